@@ -1,0 +1,100 @@
+"""What flows from the decoder to a destination: columns of changes, collapsed to one final change per key.
+
+The collapse is done before a destination sees a change, so that every destination applies the same
+four sets in the same order and none has to understand WAL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeCounts:
+    """Row changes as the source made them, before the collapse."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    truncated: int = 0
+
+    def __add__(self, other: ChangeCounts) -> ChangeCounts:
+        return ChangeCounts(
+            self.inserted + other.inserted,
+            self.updated + other.updated,
+            self.deleted + other.deleted,
+            self.truncated + other.truncated,
+        )
+
+    @property
+    def rows(self) -> int:
+        return self.inserted + self.updated + self.deleted
+
+
+@dataclass(frozen=True, slots=True)
+class PartialRows:
+    """Final rows of which some columns were unchanged TOAST values that this part never saw.
+
+    `rows` has every column but those named in `unchanged`. Row i of `origin_keys` (the key columns) is the
+    key under which the destination holds the row these values are to be taken from; it differs from the
+    key in `rows` when an update moved the row to another key.
+    """
+
+    unchanged: tuple[str, ...]
+    origin_keys: pa.Table
+    rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class TableChanges:
+    """One table's share of a batch. All tables have the Arrow schema of `schema` (`schema.arrow`).
+
+    Applied in this order, inside the batch's transaction:
+
+    1. bring the table to `schema` (add and drop columns; never backwards),
+    2. if `truncate`, empty it,
+    3. read the unchanged columns of `partials` by `origin_keys`; a missing origin row is an error,
+    4. delete the rows with a key in `deletes`, `upserts`, the partials' `origin_keys` or their `rows`,
+    5. insert `inserts`, `upserts` and the completed partials.
+
+    No key stands in more than one of `inserts`, `upserts`, `partials.rows`; a key in `deletes` may also be
+    re-inserted. Rows of `inserts` are new to the destination by the watermark rule: no look-up is needed.
+    For a table without a key all rows are `inserts`.
+    """
+
+    schema: TableSchema
+    inserts: pa.Table
+    upserts: pa.Table
+    deletes: pa.Table
+    partials: tuple[PartialRows, ...] = ()
+    truncate: bool = False
+    counts: ChangeCounts = field(default_factory=ChangeCounts)
+
+
+@dataclass(frozen=True, slots=True)
+class WatermarkMove:
+    """The watermark a table is expected to have, and the one it gets with the batch."""
+
+    expected: Lsn
+    new: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBatch:
+    """Whole source transactions, all tables together: one destination transaction.
+
+    `parts` is iterated once, in order; a table may come several times (a transaction larger than memory is
+    read back from the spool part by part). `watermarks` has every table in `parts`, and may have more.
+    `stream_lsn` is the end LSN of the last transaction for the main stream; None when a table's catch-up writes.
+    """
+
+    parts: Iterable[TableChanges]
+    watermarks: Mapping[TableId, WatermarkMove]
+    stream_lsn: Lsn | None

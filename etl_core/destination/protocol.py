@@ -1,0 +1,93 @@
+"""What a destination is: six methods with long contracts, the same for every product.
+
+The two promises a destination makes, and everything else follows from them:
+
+- **One transaction.** `write` and `TableCopy.publish` make data and watermarks durable together or not at all.
+- **The watermark is a fence.** `write` applies nothing if a touched table's stored watermark is not the expected one.
+
+A destination without transactions offers an equivalent (sequence number, offset token, snapshot property,
+idempotent job id) and says so in its docstring and in `docs/delivery.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import pyarrow as pa
+
+from etl_core.batch import WriteBatch
+from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """What the destination durably holds for one pipeline.
+
+    `tables` has a watermark per published table; a table that is not in it has no usable data.
+    `stream` is the end LSN of the last batch of the main stream, None before the first.
+    """
+
+    tables: Mapping[TableId, Lsn]
+    stream: Lsn | None
+
+
+class TableCopy(Protocol):
+    """The initial copy of one table into staging, unseen by readers until `publish`.
+
+    `write` may be called from several threads at once. Leaving the `with` block without `publish` discards
+    the staging; so does the next `copy` of the same table after a crash.
+    """
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Stages rows in the table's Arrow schema. The order of rows and calls means nothing."""
+
+    def publish(self, watermark: Lsn) -> int:
+        """Replaces the table by what was staged and sets its watermark, atomically; returns the row count.
+
+        A reader sees the old table or the new one. Called once, after all writes have returned.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Destination(Protocol):
+    """A place that tables are replicated into, on behalf of one pipeline.
+
+    One thread calls `write` at a time; copies, `read` and `positions` may run beside it from other threads.
+    Errors: DestinationUnavailable when the same call may succeed later (nothing was applied, or all of it:
+    read `positions`), TableError when one table is at fault, WatermarkConflict, else DestinationError.
+    """
+
+    def prepare(self) -> None:
+        """Creates the bookkeeping if missing (idempotent) and discards what a crashed copy left behind."""
+
+    def positions(self) -> Positions:
+        """The watermarks, as of now."""
+
+    def copy(self, schema: TableSchema) -> TableCopy:
+        """Begins the initial copy of a table; at most one at a time per table."""
+
+    def write(self, batch: WriteBatch) -> None:
+        """Applies a batch as `TableChanges` describes, then its watermarks, in one transaction.
+
+        Raises WatermarkConflict, having applied nothing, if any table in `batch.watermarks` does not have its
+        `expected` watermark. On return everything is durable.
+        """
+
+    def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """The table's rows in the Arrow schema of `schema`, in any order, from one consistent state."""
+
+    def forget(self, table_id: TableId) -> None:
+        """Removes the table's watermark, keeping its data for readers: it will be copied again."""
+
+    def close(self) -> None:
+        """Releases what is held. Idempotent."""

@@ -1,0 +1,105 @@
+"""The one root of every error this package raises, split by what the caller may do next.
+
+An error says what happened and where; `hint` says what the operator should do. Neither ever holds a
+row value or a secret: both end in logs, in the state store and in the Dagster UI.
+"""
+
+from __future__ import annotations
+
+
+class EtlError(Exception):
+    """Root of all errors. `hint` is one sentence for the person on call, or None."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class TransientError(EtlError):
+    """May succeed when tried again unchanged: a lost connection, a busy file, a full queue."""
+
+
+class PermanentError(EtlError):
+    """Fails again until a person changes something."""
+
+
+class ConfigError(PermanentError):
+    """Wrong configuration. `field` is the dotted path, `line` the 1-based line of the file, if known."""
+
+    def __init__(
+        self, message: str, *, field: str | None = None, line: int | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+        self.line = line
+
+
+class MalformedMessage(PermanentError):
+    """Bytes that are not the message they claim to be. `offset` counts from the message's first byte."""
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(f"{message} at byte {offset}")
+        self.offset = offset
+
+
+class SourceUnavailable(TransientError):
+    """The source cannot be reached or ended the connection."""
+
+
+class SlotInUse(TransientError):
+    """Another consumer holds the replication slot. `active_pid` is its server process, if known."""
+
+    def __init__(self, message: str, *, active_pid: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.active_pid = active_pid
+
+
+class SourceChanged(PermanentError):
+    """The source is not the one this pipeline replicated before; continuing could skip changes."""
+
+
+class SourceRefused(PermanentError):
+    """The source lacks a right, a setting or an object that replication needs."""
+
+
+class TableError(PermanentError):
+    """One table cannot go on; the others can. `table` is its name as `namespace.name`."""
+
+    def __init__(self, message: str, *, table: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.table = table
+
+
+class UnsupportedType(TableError):
+    """A column's type has no representation and `unknown_types_to_bytes` is off."""
+
+
+class ValueOutOfRange(TableError):
+    """A column holds a value that the destination's type cannot hold, such as NaN in a DECIMAL."""
+
+
+class SchemaChangeRefused(TableError):
+    """A schema change that cannot be applied forward in place (anything but adding or dropping columns)."""
+
+
+class DestinationUnavailable(TransientError):
+    """The destination cannot be reached or is held by someone else for the moment."""
+
+
+class DestinationError(PermanentError):
+    """The destination refuses the work."""
+
+
+class WatermarkConflict(EtlError):
+    """A table's watermark in the destination is not the one the writer expected: someone else wrote it.
+
+    Nothing of the batch was applied. The writer reloads watermarks and table states before it goes on.
+    """
+
+
+class StateConflict(EtlError):
+    """A table's state changed between reading and writing it. Read again and decide again."""
+
+
+class StateStoreUnavailable(TransientError):
+    """The state store cannot be reached or is locked."""

@@ -1,0 +1,85 @@
+"""What a table is: its columns, types, key and identity, as one immutable value that is versioned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from etl_core.identifiers import TableId, TableName
+
+
+class ReplicaIdentity(StrEnum):
+    """`pg_class.relreplident`: what the WAL holds of a row's old values."""
+
+    DEFAULT = "d"
+    NOTHING = "n"
+    FULL = "f"
+    INDEX = "i"
+
+
+class TypeKind(StrEnum):
+    """`pg_type.typtype`, and ARRAY for what `typcategory` calls one."""
+
+    BASE = "b"
+    COMPOSITE = "c"
+    DOMAIN = "d"
+    ENUM = "e"
+    PSEUDO = "p"
+    RANGE = "r"
+    MULTIRANGE = "m"
+    ARRAY = "a"
+
+
+@dataclass(frozen=True, slots=True)
+class PgType:
+    """A row of `pg_type`. `element` is an array's element type or a domain's base type, else None."""
+
+    oid: int
+    name: str
+    namespace: str = "pg_catalog"
+    kind: TypeKind = TypeKind.BASE
+    element: PgType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A published column.
+
+    `type_modifier` is `atttypmod` (-1: none). `attnum` tells a column that was dropped and added again
+    under the same name from one that stayed; 0 if unknown. `missing_value` is the text representation of
+    `attmissingval`: what rows older than the column hold (`ADD COLUMN … DEFAULT`), None for NULL.
+    """
+
+    name: str
+    type: PgType
+    type_modifier: int = -1
+    nullable: bool = True
+    attnum: int = 0
+    missing_value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """One version of a published table.
+
+    `columns` are in the order pgoutput sends them. `key` names the columns that identify a row for
+    update and delete (the primary key, or the REPLICA IDENTITY index), in column order; empty if there is none,
+    and such a table can only be appended to.
+    """
+
+    table_id: TableId
+    name: TableName
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    replica_identity: ReplicaIdentity = ReplicaIdentity.DEFAULT
+
+    def column(self, name: str) -> Column:
+        """The column called `name`; KeyError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)

@@ -1,0 +1,179 @@
+"""What must survive a restart, and the contract of every store that keeps it.
+
+All methods raise StateStoreUnavailable when the same call may succeed later. A store may be used from
+several threads and several processes at once. Nothing in it is a secret or a row value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+from etl_core.state.table_state import TableState
+
+
+@dataclass(frozen=True, slots=True)
+class SourceIdentity:
+    """What tells one source from another, and from itself restored from a backup.
+
+    `system_identifier` and `timeline` as IDENTIFY_SYSTEM gives them; `slot_lsn` is the consistent point at
+    which this pipeline created its main slot.
+    """
+
+    system_identifier: str
+    timeline: int
+    slot_name: str
+    slot_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """A table's row in the store. `version` grows with every change and guards compare-and-set."""
+
+    table_id: TableId
+    name: TableName
+    state: TableState
+    version: int
+    snapshot_lsn: Lsn | None = None
+    sync_slot: str | None = None
+    rows_copied: int | None = None
+    error: str | None = None
+    hint: str | None = None
+    attempts: int = 0
+    retry_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableUpdate:
+    """The fields a transition sets beside the state. All are written; the defaults clear them."""
+
+    snapshot_lsn: Lsn | None = None
+    sync_slot: str | None = None
+    rows_copied: int | None = None
+    error: str | None = None
+    hint: str | None = None
+    attempts: int = 0
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A line of a table's history."""
+
+    table_id: TableId
+    from_state: TableState | None
+    to_state: TableState
+    at: datetime
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationProgress:
+    """How far the main stream is durable in the destination, and what it has done so far."""
+
+    flushed_lsn: Lsn
+    commit_time: datetime | None = None
+    rows: int = 0
+    rows_per_second: float = 0.0
+    lag_seconds: float | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedSlot:
+    """A replication slot this pipeline created. `table_id` is None for the main slot."""
+
+    name: str
+    table_id: TableId | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A request that the stream stop at a transaction boundary, and its answer.
+
+    `lsn` None asks to stop at once; else to apply exactly the transactions that end at or before it.
+    `reached` is what the stream answered. A hold whose `expires_at` has passed is void.
+    """
+
+    owner: str
+    expires_at: datetime
+    lsn: Lsn | None = None
+    reached: Lsn | None = None
+
+
+class StateStore(Protocol):
+    """The store of one pipeline. Every method is one transaction."""
+
+    def migrate(self) -> None:
+        """Creates or upgrades the tables; safe when several processes do it at once."""
+
+    def source_identity(self) -> SourceIdentity | None: ...
+
+    def save_source_identity(self, identity: SourceIdentity) -> None: ...
+
+    def tables(self) -> Sequence[TableStatus]:
+        """All tables, by name."""
+
+    def table(self, table_id: TableId) -> TableStatus | None: ...
+
+    def add_table(self, table_id: TableId, name: TableName) -> TableStatus:
+        """Adds a table in state INIT, or returns the one that is there (its name brought up to date)."""
+
+    def remove_table(self, table_id: TableId) -> None:
+        """Forgets a table, its history and its schemas."""
+
+    def transition(self, current: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
+        """Moves a table on if its version is still `current.version`, appending to its history.
+
+        Raises StateConflict if someone else was first, IllegalTransition (a PermanentError) if the table of
+        transitions has no such arrow.
+        """
+
+    def history(self, table_id: TableId, limit: int = 50) -> Sequence[Transition]:
+        """The newest transitions first."""
+
+    def progress(self) -> ReplicationProgress | None: ...
+
+    def save_progress(self, progress: ReplicationProgress) -> None:
+        """Raises StateConflict if the stored flushed_lsn is beyond the given one: it only grows."""
+
+    def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
+        """The newest schema version of a table, counted from 1."""
+
+    def save_schema(self, schema: TableSchema, lsn: Lsn) -> int:
+        """Stores `schema` as the table's next version unless it equals the newest; returns its version."""
+
+    def record_slot(self, name: str, table_id: TableId | None) -> None:
+        """Called before the slot is created, so that a crash in between leaves a name, never a slot, behind."""
+
+    def forget_slot(self, name: str) -> None: ...
+
+    def owned_slots(self) -> Sequence[OwnedSlot]: ...
+
+    def publication_owned(self) -> bool:
+        """Whether this pipeline created its publication, so that teardown may drop it."""
+
+    def set_publication_owned(self, owned: bool) -> None: ...
+
+    def hold(self) -> Hold | None:
+        """The hold in force (not expired), if any."""
+
+    def request_hold(self, hold: Hold) -> None:
+        """Places or renews a hold. Raises StateConflict while another owner's is in force."""
+
+    def answer_hold(self, owner: str, reached: Lsn) -> None:
+        """The stream says where it stopped; ignored if the hold is gone."""
+
+    def release_hold(self, owner: str) -> None: ...
+
+    def clear(self) -> None:
+        """Forgets everything about this pipeline (teardown)."""
+
+    def close(self) -> None: ...
