@@ -204,9 +204,7 @@ class _Table:
 
     def origin_keys(self, chosen: Indices) -> pa.Table:
         """The key before the change, of the new tuples numbered `chosen`: the old tuple's where there is one."""
-        by_row = np.full(self.changes.tag.size, -1, np.int64)
-        by_row[self.changes.old.rows] = np.arange(self.changes.old.rows.size)
-        old = by_row[self.changes.new.rows[chosen]]
+        old = self.changes.old_of_new()[chosen]
         both = pa.concat_tables(
             [
                 self._key_table(self.changes.new.columns, chosen),
