@@ -129,15 +129,17 @@ def _wait_until_ended(process: psutil.Process) -> bool:
 def stop_stale(data_dir: Path) -> None:
     """Stop the server that an interpreter killed together with its watchdog left behind on `data_dir`, if any."""
     try:
-        pid = int((data_dir / "postmaster.pid").read_text().splitlines()[0])
-        process = psutil.Process(pid)
-        if process.cwd() != str(data_dir.resolve()):
+        lines = (data_dir / "postmaster.pid").read_text().splitlines()
+        process = psutil.Process(int(lines[0]))
+        if process.cwd() != str(data_dir):
             return  # the number belongs to another process by now
         process.send_signal(signal.SIGQUIT)
     except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         return
     if not _wait_until_ended(process):
         kill_tree(process)
+    with contextlib.suppress(OSError):  # its socket's directory, empty by now
+        Path(lines[4]).rmdir()
 
 
 def run_program(arguments: Sequence[str | Path]) -> None:
