@@ -15,7 +15,14 @@ from datetime import UTC, datetime
 from etl_core.batch import ChangeCounts, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_segment
 from etl_core.destination.protocol import Destination
-from etl_core.errors import PermanentError, StateConflict, TableError, TransientError, WatermarkConflict
+from etl_core.errors import (
+    PermanentError,
+    SchemaChangeRefused,
+    StateConflict,
+    TableError,
+    TransientError,
+    WatermarkConflict,
+)
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
@@ -154,7 +161,7 @@ class Applier:
                 table_id = changes.schema.table_id
                 known = attempt.schemas.get(table_id) or self._active.schema(table_id)
                 if known is not None and known != changes.schema:
-                    diff(known, changes.schema)  # raises unless it is only columns added or dropped
+                    _check_forward(known, changes.schema)
                 attempt.schemas[table_id] = changes.schema
                 attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
                 yield changes
@@ -203,6 +210,17 @@ class Applier:
                 if wait is None or self._stop.wait(wait):
                     raise
                 self._observer.on_retry(error, wait)
+
+
+def _check_forward(old: TableSchema, new: TableSchema) -> None:
+    """Raises SchemaChangeRefused unless columns were only added, with known values for old rows, or dropped."""
+    for column in diff(old, new).added:
+        if not column.fill_known:
+            raise SchemaChangeRefused(
+                f"{new.name}: column {column.name} was added with a default computed per row, which the WAL does not hold",
+                table=str(new.name),
+                hint=f"copy the table again: etl resync {new.name}",
+            )
 
 
 class Writer:
