@@ -6,7 +6,6 @@ One object per process and pipeline. Everything a command or an orchestrator doe
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from etl_core.replication.active import ActiveTables
 from etl_core.replication.applier import Applier, Reactions
 from etl_core.replication.assembler import Assembler
 from etl_core.replication.catchup import CatchUp
+from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
 from etl_core.replication.describe import Describer
 from etl_core.replication.handover import Handover, SyncSlots
@@ -30,8 +30,10 @@ from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Streamed, StreamWorker
+from etl_core.replication.verify import Verifier
 from etl_core.source.catalog import published_tables
 from etl_core.source.publication import drop_publication, ensure_publication
+from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import ServerInfo, current_lsn, server_info
 from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state import open_store
@@ -106,7 +108,9 @@ class Pipeline:
             if ensure_publication(connection, self.source.publication, self.config.source.tables):
                 self.store.set_publication_owned(True)
             slot = slot_status(connection, self.source.main_slot)
-            published = {table.name: table.schema.table_id for table in published_tables(connection, self.source.publication)}
+            published = {
+                table.name: table.schema.table_id for table in published_tables(connection, self.source.publication)
+            }
         self._check_source(server, slot)
         self._register(published)
         self._drop_leaked_slots()
@@ -176,7 +180,11 @@ class Pipeline:
                 self._transition(status, TableState.INIT)
         for owned in self.store.owned_slots():
             table = tables.get(owned.table_id) if owned.table_id is not None else None
-            needed = table is not None and table.state in (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
+            needed = table is not None and table.state in (
+                TableState.DATA_SYNC,
+                TableState.FINISHED_COPY,
+                TableState.SYNC_DONE,
+            )
             if owned.name != self.source.main_slot and not needed:
                 self._drop_unless_active(owned.name)
 
@@ -190,7 +198,8 @@ class Pipeline:
         prefix = f"etl_{self.config.pipeline}_copy_"
         with self.source.connect("prepare") as connection:
             names = connection.execute(
-                "SELECT DISTINCT application_name FROM pg_stat_activity WHERE starts_with(application_name, %s)", (prefix,)
+                "SELECT DISTINCT application_name FROM pg_stat_activity WHERE starts_with(application_name, %s)",
+                (prefix,),
             ).fetchall()
         return {TableId(int(name[len(prefix) :])) for (name,) in names if name[len(prefix) :].isdigit()}
 
@@ -270,7 +279,13 @@ class Pipeline:
             applier = self._applier(active, Reactions(handover.table_failed, handover.reload), is_main=True)
             assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
             worker = StreamWorker(
-                stream, assembler, applier, handover, self.config.batch, name=f"write-{self.config.pipeline}", stop=self.stop
+                stream,
+                assembler,
+                applier,
+                handover,
+                self.config.batch,
+                name=f"write-{self.config.pipeline}",
+                stop=self.stop,
             )
             return worker.run(until=until, seconds=seconds)
         finally:
@@ -278,7 +293,7 @@ class Pipeline:
             describer.close()
             stream.close()
 
-    def _open_main_stream(self, start: Lsn) -> "ReplicationStream":
+    def _open_main_stream(self, start: Lsn) -> ReplicationStream:
         return self.source.open_stream(self.source.main_slot, start, "stream")
 
     def _applier(self, active: ActiveTables, reactions: Reactions, *, is_main: bool) -> Applier:
@@ -298,7 +313,9 @@ class Pipeline:
         stored = self.store.schema(table_id)
         mark = self.destination.positions().tables.get(table_id)
         if stored is None or mark is None or slot is None:
-            raise PermanentError(f"{status.name} cannot catch up: its copy is incomplete", hint=f"etl resync {status.name}")
+            raise PermanentError(
+                f"{status.name} cannot catch up: its copy is incomplete", hint=f"etl resync {status.name}"
+            )
         active = ActiveTables()
         active.activate(table_id, mark, stored[1])
         describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
@@ -370,6 +387,25 @@ class Pipeline:
         if status.state in (TableState.PAUSED, TableState.ERRORED):
             self._transition(status, TableState.INIT)
 
+    # --- proof ------------------------------------------------------------------------------------------------
+
+    def verify(self, tables: Sequence[TableName] | None = None) -> list[Comparison]:
+        """Compares source and destination at one LSN, table by table. After `prepare`.
+
+        If nobody streams, this streams up to that LSN; a stream that runs elsewhere is held there meanwhile.
+        """
+        statuses = [self.find(name) for name in tables] if tables is not None else list(self.store.tables())
+        verifier = Verifier(
+            self.source,
+            self.store,
+            self.destination,
+            self.observer,
+            stream_to=lambda lsn: self.stream(until=lsn),
+            connections=self.config.copy.connections_per_table,
+            stop=self.stop,
+        )
+        return verifier.verify(statuses)
+
     # --- status and end ---------------------------------------------------------------------------------------
 
     def status(self) -> PipelineStatus:
@@ -390,7 +426,9 @@ class Pipeline:
         """
         main = self.source.slot_status(self.source.main_slot)
         if main is not None and main.active:
-            raise SlotInUse(f"pipeline {self.config.pipeline} is streaming", active_pid=main.active_pid, hint="stop it first")
+            raise SlotInUse(
+                f"pipeline {self.config.pipeline} is streaming", active_pid=main.active_pid, hint="stop it first"
+            )
         dropped = []
         for owned in self.store.owned_slots():
             self.source.drop_owned_slot(owned.name)

@@ -63,7 +63,8 @@ def number_keys(new: Sequence[pa.Array], old: Sequence[pa.Array]) -> tuple[Indic
         codes = both.dictionary_encode().indices
         if codes.null_count:
             raise PermanentError(
-                "a key column holds NULL", hint="give the table a primary key, or a REPLICA IDENTITY index over NOT NULL columns"
+                "a key column holds NULL",
+                hint="give the table a primary key, or a REPLICA IDENTITY index over NOT NULL columns",
             )
         numbers = codes.to_numpy().astype(np.int64)
         if combined is None:
@@ -172,7 +173,9 @@ class Chains:
         set_before[has_before] = line.sets[before[has_before]]
         previous[set_before] = line.tuple_number[before[set_before]]
         if bool((has_before & ~set_before).any()):
-            raise PermanentError("an update follows the delete of its row", hint="report this with the table's definition")
+            raise PermanentError(
+                "an update follows the delete of its row", hint="report this with the table's definition"
+            )
         self._previous = previous
 
     def resolve(self, unchanged: Mask) -> Indices:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
-from etl_core.protocol.segment import Frames, Segment
 from etl_core.decode.split import DELETE, INSERT, UPDATE, Cells, Indices, RowChanges, gather, split
 from etl_core.errors import EtlError, PermanentError, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
+from etl_core.protocol.segment import Frames, Segment
 from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load
@@ -156,7 +156,9 @@ def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[Indic
         members = np.flatnonzero(group == value)
         names = tuple(table.schema.columns[number].name for number in numbers if unknown[number][members[0]])
         partials.append(
-            PartialRows(names, table.origin_keys(origin[members]), table.rows(survivors[members], chains, without=names))
+            PartialRows(
+                names, table.origin_keys(origin[members]), table.rows(survivors[members], chains, without=names)
+            )
         )
     return survivors[~any_unknown], tuple(partials)
 
@@ -205,7 +207,10 @@ class _Table:
         by_row[self.changes.old.rows] = np.arange(self.changes.old.rows.size)
         old = by_row[self.changes.new.rows[chosen]]
         both = pa.concat_tables(
-            [self._key_table(self.changes.new.columns, chosen), self._key_table(self.changes.old.columns, old[old >= 0])]
+            [
+                self._key_table(self.changes.new.columns, chosen),
+                self._key_table(self.changes.old.columns, old[old >= 0]),
+            ]
         )
         pick = np.arange(chosen.size)
         pick[old >= 0] = chosen.size + np.arange(int((old >= 0).sum()))

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from etl_core.errors import MalformedMessage
 from etl_core.protocol.segment import Frames, big_endian_32
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH as MESSAGE
-from etl_core.errors import MalformedMessage
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 KEY_TUPLE, OLD_TUPLE, NEW_TUPLE = ord("K"), ord("O"), ord("N")
@@ -99,9 +99,7 @@ def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:
     if new_rows.size == selected.size:
         new_columns, position = _walk(data, position, start, end, column_count)
     else:
-        new_columns, position[new_rows] = _walk(
-            data, position[new_rows], start[new_rows], end[new_rows], column_count
-        )
+        new_columns, position[new_rows] = _walk(data, position[new_rows], start[new_rows], end[new_rows], column_count)
     if not np.array_equal(position, end):
         raise _malformed(position, start, position != end, "a tuple does not end with its message")
     return RowChanges(tag, Tuples(new_rows, new_columns), Tuples(old_rows, old_columns))
@@ -134,9 +132,7 @@ def _walk(
             raise _malformed(position, start, ~(is_text | null | unchanged), "unknown kind of column value")
         value = np.where(is_text, position + 5, position + 1)
         stop = np.where(is_text, value + big_endian_32(data, position + 1), value)
-        columns.append(
-            Cells(value, stop, null if null.any() else None, unchanged if unchanged.any() else None)
-        )
+        columns.append(Cells(value, stop, null if null.any() else None, unchanged if unchanged.any() else None))
         position = np.minimum(stop, last)
     return tuple(columns), position
 

@@ -23,7 +23,7 @@ from etl_core.errors import (
     TransientError,
     WatermarkConflict,
 )
-from etl_core.identifiers import TableId, TableName
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.assembler import Assembled
@@ -217,7 +217,8 @@ def _check_forward(old: TableSchema, new: TableSchema) -> None:
     for column in diff(old, new).added:
         if not column.fill_known:
             raise SchemaChangeRefused(
-                f"{new.name}: column {column.name} was added with a default computed per row, which the WAL does not hold",
+                f"{new.name}: column {column.name} was added with a default computed per row, "
+                "which the WAL does not hold",
                 table=str(new.name),
                 hint=f"copy the table again: etl resync {new.name}",
             )
@@ -291,7 +292,7 @@ class Writer:
             error: BaseException | None = None
             try:
                 self._applier.apply(batch)
-            except BaseException as caught:  # noqa: BLE001 handed to the conducting thread, which raises it
+            except BaseException as caught:
                 error = caught
             finally:
                 batch.close()

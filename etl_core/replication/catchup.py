@@ -81,7 +81,7 @@ class CatchUp:
         try:
             with self._open_stream() as stream:
                 self._stream(stream)
-        except BaseException as error:  # noqa: BLE001 the conducting thread decides what to do with it
+        except BaseException as error:
             with self._condition:
                 self._error = error
                 self._condition.notify_all()

@@ -1,7 +1,8 @@
 """Source against destination, one table at one LSN: counts, content, and which rows differ.
 
-First pass: both sides are hashed as they stream by and summed into buckets by the hash of the key; memory does not grow
-with the table. Second pass, only if a bucket differs: the rows of differing buckets are fetched again and matched by key.
+First pass: both sides are hashed as they stream by and summed into buckets by the hash of the key; memory does not
+grow with the table. Second pass, only if a bucket differs: the rows of differing buckets are fetched again and
+matched by key.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from etl_core.identifiers import TableName
+from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.content_hash import Hashes, hash_rows
 
 _BUCKETS = 1024
@@ -51,6 +52,8 @@ class Comparison:
     changed: int = 0
     ranges: tuple[KeyRange, ...] = ()
     problem: str | None = None
+    lsn: Lsn = ZERO
+    """The position both sides were read at."""
 
 
 @dataclass(slots=True)
@@ -90,7 +93,9 @@ def compare(table: TableName, key: tuple[str, ...], source: Scan, destination: S
         extra=extra,
         changed=changed,
         ranges=ranges,
-        problem=None if examined.size == different.size else f"only {examined.size} of {different.size} parts were examined",
+        problem=None
+        if examined.size == different.size
+        else f"only {examined.size} of {different.size} parts were examined",
     )
 
 
@@ -140,26 +145,32 @@ def _match(ours: pa.Table, theirs: pa.Table, key: tuple[str, ...]) -> tuple[int,
     if not ours.num_rows or not theirs.num_rows:
         lonely = ours if ours.num_rows else theirs
         return ours.num_rows, theirs.num_rows, 0, _ranges(lonely.select(keyed), key)
-    theirs = theirs.rename_columns([*keyed, _OTHER])
-    both = ours.join(theirs, keys=keyed, join_type="full outer")
-    only_ours = pc.is_null(both[_OTHER])
-    only_theirs = pc.is_null(both[_CONTENT])
-    changed = pc.fill_null(pc.not_equal(both[_CONTENT], both[_OTHER]), False)
-    differs = pc.or_(pc.or_(only_ours, only_theirs), changed)
-    count = [pc.sum(mask).as_py() or 0 for mask in (only_ours, only_theirs, changed)]
-    return count[0], count[1], count[2], _ranges(both.filter(differs).select(keyed), key)
+    both = ours.join(theirs.rename_columns([*keyed, _OTHER]), keys=keyed, join_type="full outer")
+    left, right = _side(both, _CONTENT), _side(both, _OTHER)
+    changed = left.present & right.present & (left.values != right.values)
+    differs = both.filter(pa.array(~left.present | ~right.present | changed)).select(keyed)
+    return int((~right.present).sum()), int((~left.present).sum()), int(changed.sum()), _ranges(differs, key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    values: Hashes
+    present: NDArray[np.bool_]
+
+
+def _side(joined: pa.Table, name: str) -> _Side:
+    column = joined.column(name).combine_chunks()
+    return _Side(np.asarray(column.fill_null(0)).astype(np.uint64), np.asarray(column.is_valid()))
 
 
 def _match_without_key(ours: pa.Table, theirs: pa.Table) -> tuple[int, int]:
-    left = ours.group_by(_CONTENT).aggregate([([], "count_all")])
-    right = theirs.group_by(_CONTENT).aggregate([([], "count_all")]).rename_columns([_CONTENT, _OTHER])
-    both = left.join(right, keys=_CONTENT, join_type="full outer")
-    surplus = pc.subtract(pc.fill_null(both["count_all"], 0), pc.fill_null(both[_OTHER], 0))
-    zero = pa.scalar(0, pa.int64())
-    return (
-        pc.sum(pc.max_element_wise(surplus, zero)).as_py() or 0,
-        pc.sum(pc.max_element_wise(pc.negate(surplus), zero)).as_py() or 0,
+    """How many rows are on one side only, equal rows counted as often as they are there."""
+    left, right = (np.asarray(side.column(_CONTENT).combine_chunks()).astype(np.uint64) for side in (ours, theirs))
+    values = np.unique(np.concatenate([left, right]))
+    surplus = np.bincount(np.searchsorted(values, left), minlength=values.size) - np.bincount(
+        np.searchsorted(values, right), minlength=values.size
     )
+    return int(surplus[surplus > 0].sum()), int(-surplus[surplus < 0].sum())
 
 
 def _ranges(keys: pa.Table, key: tuple[str, ...]) -> tuple[KeyRange, ...]:
@@ -167,7 +178,11 @@ def _ranges(keys: pa.Table, key: tuple[str, ...]) -> tuple[KeyRange, ...]:
     ordered = keys.sort_by([(name, "ascending") for name in key])
     size = max(1, -(-ordered.num_rows // _SHOWN_RANGES))
     return tuple(
-        KeyRange(_shown(ordered, start), _shown(ordered, min(start + size, ordered.num_rows) - 1), min(size, ordered.num_rows - start))
+        KeyRange(
+            _shown(ordered, start),
+            _shown(ordered, min(start + size, ordered.num_rows) - 1),
+            min(size, ordered.num_rows - start),
+        )
         for start in range(0, ordered.num_rows, size)
     )
 

@@ -1,10 +1,10 @@
 """The initial copy of tables: each under its own exported snapshot, published behind a swap, then handed over.
 
 A sync slot is created with the snapshot and keeps the changes made since, for the case that the main stream passes
-the snapshot before the table is taken in. Where that cannot happen the slot is dropped at once: slots are scarce, and each
-one keeps WAL. It cannot happen if, *after* FINISHED_COPY is stored, nobody streams the main slot and the stored progress has not
-passed the snapshot: a stream that starts later reads the table states after it has got hold of the slot, and takes the
-table in first.
+the snapshot before the table is taken in. Where that cannot happen the slot is dropped at once: slots are scarce, and
+each one keeps WAL. It cannot happen if, *after* FINISHED_COPY is stored, nobody streams the main slot and the stored
+progress has not passed the snapshot: a stream that starts later reads the table states after it has got hold of the
+slot, and takes the table in first.
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ class TableCopier:
                     table,
                     self._connections,
                     staging.write,
-                    lambda rows, size: self._observer.on_copy_progress(
-                        status.name, rows, size, table.estimated_bytes
-                    ),
+                    lambda rows, size: self._observer.on_copy_progress(status.name, rows, size, table.estimated_bytes),
                     self._stop,
                 )
                 reach(COPY_STAGED)

@@ -45,8 +45,8 @@ class SyncSlots:
 class Handover:
     """Keeps the main stream's active tables in step with the table states. Implements `stream.Boundary`.
 
-    `start`, `look_around`, `held_at` and `close` are the conducting thread's; `reload` and `table_failed` are called from the
-    writing one.
+    `start`, `look_around`, `held_at` and `close` are the conducting thread's; `reload` and `table_failed` are called
+    from the writing one.
     """
 
     def __init__(
@@ -133,7 +133,9 @@ class Handover:
     def _make_ready(self, status: TableStatus) -> None:
         if status.sync_slot is not None:
             self._slots.drop(status.sync_slot)
-        self._move(status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied))
+        self._move(
+            status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
+        )
 
     def _hand_over(self, position: Lsn, busy_wait: Callable[[], None]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}

@@ -15,9 +15,7 @@ from etl_core.state.store import SourceIdentity
 _START_AGAIN = "if that is intended: etl teardown, then etl run copies every table again behind the swap"
 
 
-def check_source(
-    identity: SourceIdentity, server: ServerInfo, slot: SlotStatus | None, flushed: Lsn | None
-) -> None:
+def check_source(identity: SourceIdentity, server: ServerInfo, slot: SlotStatus | None, flushed: Lsn | None) -> None:
     """Raises SourceChanged unless streaming on from `flushed` (None: nothing was streamed yet) can skip nothing."""
     if server.system_identifier != identity.system_identifier:
         raise SourceChanged(
@@ -27,26 +25,30 @@ def check_source(
         )
     if server.timeline != identity.timeline:
         raise SourceChanged(
-            f"the source is on timeline {server.timeline}, replicated so far {identity.timeline}: it was promoted or restored",
+            f"the source is on timeline {server.timeline}, replicated so far {identity.timeline}: "
+            "it was promoted or restored",
             hint=_START_AGAIN,
         )
     position = flushed or identity.slot_lsn
     if server.flush_lsn < position:
         raise SourceChanged(
-            f"the source's WAL ends at {server.flush_lsn}, before {position} which is replicated: it was restored to an earlier point",
+            f"the source's WAL ends at {server.flush_lsn}, before {position} which is replicated: "
+            "it was restored to an earlier point",
             hint=_START_AGAIN,
         )
     if slot is None:
         raise SourceChanged(
-            f"replication slot {identity.slot_name} is gone, and with it the changes since {position}", hint=_START_AGAIN
+            f"replication slot {identity.slot_name} is gone, and with it the changes since {position}",
+            hint=_START_AGAIN,
         )
-    _check_slot(identity, server, slot, position)
+    _check_slot(server, slot, position)
 
 
-def _check_slot(identity: SourceIdentity, server: ServerInfo, slot: SlotStatus, position: Lsn) -> None:
+def _check_slot(server: ServerInfo, slot: SlotStatus, position: Lsn) -> None:
     if slot.plugin != "pgoutput" or slot.database != server.database:
         raise SourceChanged(
-            f"replication slot {slot.name} is another one: plugin {slot.plugin}, database {slot.database}", hint=_START_AGAIN
+            f"replication slot {slot.name} is another one: plugin {slot.plugin}, database {slot.database}",
+            hint=_START_AGAIN,
         )
     if slot.is_lost:
         raise SourceChanged(
@@ -55,7 +57,7 @@ def _check_slot(identity: SourceIdentity, server: ServerInfo, slot: SlotStatus, 
         )
     if slot.confirmed_flush_lsn is not None and slot.confirmed_flush_lsn > position:
         raise SourceChanged(
-            f"replication slot {slot.name} is confirmed up to {slot.confirmed_flush_lsn}, beyond {position} which is replicated: "
-            "it was created again or read by someone else",
+            f"replication slot {slot.name} is confirmed up to {slot.confirmed_flush_lsn}, beyond {position} which is "
+            "replicated: it was created again or read by someone else",
             hint=_START_AGAIN,
         )

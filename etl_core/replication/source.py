@@ -39,9 +39,7 @@ class Source:
 
     def connect(self, role: str, *, replication: bool = False, autocommit: bool = True) -> Connection:
         """A connection called `etl_<pipeline>_<role>` on the server."""
-        return connect(
-            self.conninfo, pipeline=self.pipeline, role=role, replication=replication, autocommit=autocommit
-        )
+        return connect(self.conninfo, pipeline=self.pipeline, role=role, replication=replication, autocommit=autocommit)
 
     def open_stream(self, slot: str, start_lsn: Lsn, role: str) -> ReplicationStream:
         """Streams a slot. Raises SlotInUse while another consumer has it."""

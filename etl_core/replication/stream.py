@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -34,13 +35,11 @@ _STORE_IDLE = 5.0
 """Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
 
 
-def batch_is_due(
-    limits: BatchConfig, *, rows: int, size: int, age: float, quiet: bool, writer_idle: bool
-) -> bool:
+def batch_is_due(limits: BatchConfig, *, rows: int, size: int, age: float, quiet: bool, writer_idle: bool) -> bool:
     """Whether the transactions at hand become a batch now.
 
-    A full batch does, though the writer may have to be waited for. Otherwise, with the writer idle: one that is `max_age`
-    seconds old, or a quarter of that when the source has nothing more to send.
+    A full batch does, though the writer may have to be waited for. Otherwise, with the writer idle: one that is
+    `max_age` seconds old, or a quarter of that when the source has nothing more to send.
     """
     if rows >= limits.max_rows or size >= limits.max_bytes:
         return True
@@ -247,5 +246,5 @@ class StreamWorker:
         try:
             self._stream.send_status()
         except EtlError:
-            pass  # noqa: S110 the position is stored; the server is told at the next start
+            pass
         return self._writer.flushed

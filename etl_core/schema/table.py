@@ -47,8 +47,8 @@ class Column:
 
     `type_modifier` is `atttypmod` (-1: none). `attnum` tells a column that was dropped and added again
     under the same name from one that stayed; 0 if unknown. `missing_value` is the text representation of
-    `attmissingval`: what rows older than the column hold (`ADD COLUMN … DEFAULT`), None for NULL. `fill_known` is False when
-    they hold what nobody recorded (a volatile default): only a new copy of the table has it.
+    `attmissingval`: what rows older than the column hold (`ADD COLUMN … DEFAULT`), None for NULL. `fill_known` is
+    False when they hold what nobody recorded (a volatile default): only a new copy of the table has it.
     """
 
     name: str
