@@ -18,6 +18,7 @@ from etl_core.protocol.segment import Frames, Segment
 from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load
+from etl_core.values.text import Array
 
 
 def decode_segment(
@@ -173,7 +174,7 @@ class _Table:
         self.arrow = arrow_schema(schema)
         self.key_numbers = [number for number, column in enumerate(schema.columns) if column.name in schema.key]
 
-    def keys(self, columns: Sequence[Cells]) -> list[pa.Array]:
+    def keys(self, columns: Sequence[Cells]) -> list[Array]:
         return [gather(self.data, columns[number]) for number in self.key_numbers]
 
     def inserted_rows(self) -> Indices:
