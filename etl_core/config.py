@@ -132,8 +132,7 @@ class SourceConfig:
         _check_publication(self.publication)
         _check_tables(self.tables)
         _check_keywords(self.keywords)
-        parameters = self._parameters()
-        _check_address(parameters, self.dsn)
+        _check_address(self._parameters(), self.dsn)
 
     def conninfo(self) -> str:
         """The libpq connection string, password included. Raises ConfigError if `password_file` cannot be read."""
@@ -192,9 +191,11 @@ def _check_tables(tables: tuple[TableName, ...] | None) -> None:
         raise config_error(
             "source.tables", "is empty", hint="name a table, or leave it out for all that the publication publishes"
         )
+    seen: set[TableName] = set()
     for index, table in enumerate(tables):
-        if table in tables[:index]:
+        if table in seen:
             raise config_error(f"source.tables[{index}]", f"{table} is listed twice")
+        seen.add(table)
 
 
 _OWN_NAMES = ("publication", "dsn", "host", "port", "database", "user", "password", "password_file", "tables")
