@@ -1,0 +1,1 @@
+"""Public test utilities, for our tests and for people who write destinations."""
