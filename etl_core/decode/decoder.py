@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
-from etl_core.protocol.segment import Frames, Segment
 from etl_core.decode.split import DELETE, INSERT, UPDATE, Cells, Indices, RowChanges, gather, split
 from etl_core.errors import EtlError, PermanentError, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
+from etl_core.protocol.segment import Frames, Segment
 from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load
+from etl_core.values.text import Array
 
 
 def decode_segment(
@@ -156,7 +157,9 @@ def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[Indic
         members = np.flatnonzero(group == value)
         names = tuple(table.schema.columns[number].name for number in numbers if unknown[number][members[0]])
         partials.append(
-            PartialRows(names, table.origin_keys(origin[members]), table.rows(survivors[members], chains, without=names))
+            PartialRows(
+                names, table.origin_keys(origin[members]), table.rows(survivors[members], chains, without=names)
+            )
         )
     return survivors[~any_unknown], tuple(partials)
 
@@ -171,7 +174,7 @@ class _Table:
         self.arrow = arrow_schema(schema)
         self.key_numbers = [number for number, column in enumerate(schema.columns) if column.name in schema.key]
 
-    def keys(self, columns: Sequence[Cells]) -> list[pa.Array]:
+    def keys(self, columns: Sequence[Cells]) -> list[Array]:
         return [gather(self.data, columns[number]) for number in self.key_numbers]
 
     def inserted_rows(self) -> Indices:
@@ -205,7 +208,10 @@ class _Table:
         by_row[self.changes.old.rows] = np.arange(self.changes.old.rows.size)
         old = by_row[self.changes.new.rows[chosen]]
         both = pa.concat_tables(
-            [self._key_table(self.changes.new.columns, chosen), self._key_table(self.changes.old.columns, old[old >= 0])]
+            [
+                self._key_table(self.changes.new.columns, chosen),
+                self._key_table(self.changes.old.columns, old[old >= 0]),
+            ]
         )
         pick = np.arange(chosen.size)
         pick[old >= 0] = chosen.size + np.arange(int((old >= 0).sum()))

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from etl_core.errors import MalformedMessage
 from etl_core.protocol.segment import Frames, big_endian_32
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH as MESSAGE
-from etl_core.errors import MalformedMessage
+from etl_core.values.text import Array, buffer_of
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 KEY_TUPLE, OLD_TUPLE, NEW_TUPLE = ord("K"), ord("O"), ord("N")
@@ -81,7 +82,7 @@ def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:
         if wrong.any():
             raise _malformed(position, start, wrong, "unexpected kind of tuple")
         old_rows = np.flatnonzero(has_old)
-        old_columns, after = _walk(data, position[old_rows], start[old_rows], end[old_rows], column_count)
+        old_columns, after = _walk(data, position[old_rows], start[old_rows], column_count)
         position[old_rows] = after
         has_new = tag != DELETE
         moved = np.flatnonzero(has_old & has_new)
@@ -97,18 +98,16 @@ def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:
         old_columns = tuple(Cells(old_rows, old_rows, None, None) for _ in range(column_count))
         new_rows = np.arange(selected.size)
     if new_rows.size == selected.size:
-        new_columns, position = _walk(data, position, start, end, column_count)
+        new_columns, position = _walk(data, position, start, column_count)
     else:
-        new_columns, position[new_rows] = _walk(
-            data, position[new_rows], start[new_rows], end[new_rows], column_count
-        )
+        new_columns, position[new_rows] = _walk(data, position[new_rows], start[new_rows], column_count)
     if not np.array_equal(position, end):
         raise _malformed(position, start, position != end, "a tuple does not end with its message")
     return RowChanges(tag, Tuples(new_rows, new_columns), Tuples(old_rows, old_columns))
 
 
 def _walk(
-    data: NDArray[np.uint8], position: Indices, start: Indices, end: Indices, column_count: int
+    data: NDArray[np.uint8], position: Indices, start: Indices, column_count: int
 ) -> tuple[tuple[Cells, ...], Indices]:
     # Positions are clipped to the buffer before every read; a wrong length is found by the caller, where the
     # last position is not the frame's end.
@@ -134,9 +133,7 @@ def _walk(
             raise _malformed(position, start, ~(is_text | null | unchanged), "unknown kind of column value")
         value = np.where(is_text, position + 5, position + 1)
         stop = np.where(is_text, value + big_endian_32(data, position + 1), value)
-        columns.append(
-            Cells(value, stop, null if null.any() else None, unchanged if unchanged.any() else None)
-        )
+        columns.append(Cells(value, stop, null if null.any() else None, unchanged if unchanged.any() else None))
         position = np.minimum(stop, last)
     return tuple(columns), position
 
@@ -146,7 +143,7 @@ def _malformed(position: Indices, start: Indices, wrong: Mask, what: str) -> Mal
     return MalformedMessage(what, offset=int(position[first] - start[first]))
 
 
-def gather(data: NDArray[np.uint8], cells: Cells, rows: Indices | None = None) -> pa.Array:
+def gather(data: NDArray[np.uint8], cells: Cells, rows: Indices | None = None) -> Array:
     """The texts of a column (of the tuples numbered `rows`, or all) as a BinaryArray; nulls and unchanged are null."""
     start, end, null, unchanged = cells.start, cells.end, cells.null, cells.unchanged
     if rows is not None:
@@ -162,10 +159,10 @@ def gather(data: NDArray[np.uint8], cells: Cells, rows: Indices | None = None) -
     first, inverse = np.unique(start, return_inverse=True)
     stop = np.empty_like(first)
     stop[inverse] = end
-    return _gather_ascending(data, first, stop, None).take(pa.array(inverse, mask=null))
+    return _gather_ascending(data, first, stop, None).take(pa.array(inverse, pa.int64(), mask=null))
 
 
-def _gather_ascending(data: NDArray[np.uint8], start: Indices, end: Indices, null: Mask | None) -> pa.Array:
+def _gather_ascending(data: NDArray[np.uint8], start: Indices, end: Indices, null: Mask | None) -> Array:
     # An array whose elements are, in turn, the gap before a value and the value: every second element of it is the
     # column, and Arrow's own take() copies just those.
     count = start.size
@@ -173,5 +170,5 @@ def _gather_ascending(data: NDArray[np.uint8], start: Indices, end: Indices, nul
     offsets[0] = 0
     offsets[1::2] = start
     offsets[2::2] = end
-    interleaved = pa.Array.from_buffers(pa.binary(), 2 * count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-    return interleaved.take(pa.array(np.arange(1, 2 * count, 2, dtype=np.int32), mask=null))
+    interleaved = pa.Array.from_buffers(pa.binary(), 2 * count, [None, buffer_of(offsets), buffer_of(data)])
+    return interleaved.take(pa.array(np.arange(1, 2 * count, 2, dtype=np.int32), pa.int32(), mask=null))

@@ -7,6 +7,7 @@ changes a table, when a Truncate arrives, and when one grows past `SEGMENT_BYTES
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 

@@ -154,7 +154,9 @@ class Assembler:
             self.finish_segment()
         else:
             self.segment = Segment()
-        batch = Assembled(tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces))
+        batch = Assembled(
+            tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces)
+        )
         self._pieces = []
         self._in_memory = 0
         return batch
