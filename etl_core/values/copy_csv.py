@@ -15,7 +15,7 @@ import pyarrow.csv as pa_csv
 from etl_core.errors import TableError
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
-from etl_core.values.load import load
+from etl_core.values.registry import load
 from etl_core.values.text import Array
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -17,7 +17,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.arrow import arrow_type
 from etl_core.schema.table import Column
 from etl_core.values.refusal import out_of_range, unreadable
-from etl_core.values.text import Array, Mask, Positions, as_string, fixed_width, text_bytes
+from etl_core.values.text import Array, Mask, Positions, as_string, fixed_width, nulled, text_bytes, view_buffer
 
 INFINITE_DAYS = 2**31 - 1
 INFINITE_MICROSECONDS = 2**63 - 1
@@ -51,13 +51,12 @@ def load_datetime(text: Array, column: Column, table: TableName) -> Array:
     # Not so: infinity, a fifth digit of the year, BC at the end.
     usual = (part.data[part.starts + 4] == ord("-")) & (part.data[part.ends - 1] <= ord("9"))
     unusual = part.spread(~usual)
-    usual = part.spread(usual)
     try:
-        read = strings.filter(_boolean(usual)).cast(target)
+        read = nulled(strings, ~part.spread(usual)).cast(target)
     except pa.ArrowInvalid:
         raise unreadable(column, table) from None
-    integers = np.zeros(len(part), np.int32 if pa.types.is_date(target) else np.int64)
-    integers[usual] = read.view(pa.int32() if pa.types.is_date(target) else pa.int64()).to_numpy()
+    width = np.int32 if pa.types.is_date(target) else np.int64
+    integers = view_buffer(read.buffers()[1], width)[: len(part)].copy()
     integers[unusual] = _load_unusual(strings.filter(_boolean(unusual)), target, column, table)
     return fixed_width(target, integers, part.valid)
 
