@@ -36,7 +36,7 @@ from etl_core.source.publication import drop_publication, ensure_publication
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import ServerInfo, current_lsn, server_info
 from etl_core.source.slot import SlotStatus, slot_status
-from etl_core.state import open_store
+from etl_core.state.sql_store import open_store
 from etl_core.state.store import ReplicationProgress, SourceIdentity, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 

@@ -140,7 +140,7 @@ class TableCopier:
                     table,
                     self._connections,
                     staging.write,
-                    lambda rows, size: self._observer.on_copy_progress(status.name, rows, size, table.estimated_bytes),
+                    lambda rows, size, total: self._observer.on_copy_progress(status.name, rows, size, total),
                     self._stop,
                 )
                 reach(COPY_STAGED)

@@ -24,6 +24,7 @@ from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Begin
 from etl_core.replication.applier import Applier, Writer
 from etl_core.replication.assembler import Assembler
+from etl_core.replication.batching import batch_is_due
 from etl_core.replication.failpoints import CONFIRMED, reach
 from etl_core.source.replication_stream import Pause, ReplicationStream
 
@@ -33,17 +34,6 @@ _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STORE_IDLE = 5.0
 """Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
-
-
-def batch_is_due(limits: BatchConfig, *, rows: int, size: int, age: float, quiet: bool, writer_idle: bool) -> bool:
-    """Whether the transactions at hand become a batch now.
-
-    A full batch does, though the writer may have to be waited for. Otherwise, with the writer idle: one that is
-    `max_age` seconds old, or a quarter of that when the source has nothing more to send.
-    """
-    if rows >= limits.max_rows or size >= limits.max_bytes:
-        return True
-    return writer_idle and age >= (limits.max_age / 4 if quiet else limits.max_age)
 
 
 class Ended(Enum):

@@ -114,7 +114,7 @@ class Verifier:
                 table,
                 self._connections,
                 sink,
-                lambda _rows, _size: None,
+                lambda _rows, _size, _total: None,
                 self._stop,
             )
 
