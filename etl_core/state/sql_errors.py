@@ -6,6 +6,7 @@ the server's own sentence about a missing right, which names an object and nothi
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,24 +72,38 @@ def _from_sqlite(cause: sqlite3.Error, store: str) -> EtlError:
     return PermanentError(f"{store} refused a statement (SQLite error {code})", hint="report this as a defect")
 
 
-# psycopg gives no SQLSTATE for a connection that was never made: libpq has only the text. The first that occurs counts.
+# psycopg gives no SQLSTATE for a connection that was never made: libpq has only the text. The first pattern that occurs
+# counts; each has a space or a quote, so that no host's name can look like one.
 _CANNOT_CONNECT: tuple[tuple[str, type[EtlError], str, str], ...] = (
+    ("too many connections", StateStoreUnavailable, "has no connection left", "raise the limit of connections"),
+    ("connection slots are reserved", StateStoreUnavailable, "has no connection left", "raise its max_connections"),
+    ("is starting up", StateStoreUnavailable, "is starting up", "wait until it is up"),
+    ("is shutting down", StateStoreUnavailable, "is shutting down", "start it again"),
+    ("in recovery mode", StateStoreUnavailable, "recovers from a crash", "wait until it is up"),
     ("password authentication failed", PermanentError, "refuses the user or password", "check user and password"),
     ("no password supplied", PermanentError, "asks for a password", "set PGPASSWORD, or put it into ~/.pgpass"),
     ("no pg_hba.conf entry", PermanentError, "does not let this user in from here", "add a line to its pg_hba.conf"),
-    ("certificate", PermanentError, "and this machine do not agree on certificates", "check sslmode and sslrootcert"),
+    ('role ".*" does not exist', PermanentError, "does not know this user", "create the role, or change the URL"),
+    ('database ".*" does not exist', PermanentError, "does not exist", "create the database, or change the URL"),
+    ("not permitted to log in", PermanentError, "does not let this role log in", "let it: ALTER ROLE … LOGIN"),
+    (
+        "permission denied for database",
+        PermanentError,
+        "does not let this role in",
+        "let it: GRANT CONNECT ON DATABASE",
+    ),
+    ("certificate (verify|authentication) failed", PermanentError, "fails its certificate's check", "see sslrootcert"),
+    (
+        "certificate file",
+        PermanentError,
+        "needs a certificate file that cannot be used",
+        "check sslrootcert and sslcert",
+    ),
+    ("server certificate for", PermanentError, "has a certificate for another host", "check the host in the URL"),
     ("does not support SSL", PermanentError, "does not speak TLS", "set sslmode=prefer if the network is trusted"),
-    ('role "', PermanentError, "does not know this user", "create the role, or change the user in the URL"),
-    ('database "', PermanentError, "has no such database", "create the database, or change it in the URL"),
-    ("too many", StateStoreUnavailable, "has no connection left", "raise its max_connections"),
-    ("connection slots", StateStoreUnavailable, "has no connection left", "raise its max_connections"),
-    ("starting up", StateStoreUnavailable, "is starting up", "wait until it is up"),
-    ("shutting down", StateStoreUnavailable, "is shutting down", "start it again"),
-    ("refused", StateStoreUnavailable, "refuses connections", "check that it runs, and host and port"),
-    ("timeout", StateStoreUnavailable, "does not answer in time", "check the network, and host and port"),
-    ("timed out", StateStoreUnavailable, "does not answer in time", "check the network, and host and port"),
-    ("resolve", StateStoreUnavailable, "has an unknown host name", "check the host in the URL, and DNS"),
-    ("host name", StateStoreUnavailable, "has an unknown host name", "check the host in the URL, and DNS"),
+    ("Connection refused", StateStoreUnavailable, "refuses connections", "check that it runs, and host and port"),
+    ("timeout expired|timed out", StateStoreUnavailable, "does not answer in time", "check the network, host and port"),
+    ("resolve host|translate host name", StateStoreUnavailable, "has an unknown host name", "check the host, and DNS"),
 )
 
 
@@ -102,8 +117,8 @@ def _from_libpq(cause: psycopg.Error, store: str) -> EtlError:
     if not isinstance(cause, psycopg.OperationalError):
         return PermanentError(f"{store} refused a value ({type(cause).__name__})", hint="report this as a defect")
     text = str(cause)
-    for phrase, kind, sentence, hint in _CANNOT_CONNECT:
-        if phrase in text:
+    for pattern, kind, sentence, hint in _CANNOT_CONNECT:
+        if re.search(pattern, text):
             return kind(f"{store} {sentence}", hint=hint)
     return StateStoreUnavailable(f"{store} cannot be reached", hint="check that it runs, and the network to it")
 
