@@ -79,7 +79,7 @@ def ensure_publication(conn: Connection, name: str, tables: Sequence[TableName] 
         )
     statement = create_statement(conn, name, tables)
     try:
-        conn.execute(sql.SQL(statement))  # type: ignore[arg-type]  # composed below, from quoted names
+        conn.execute(sql.SQL(statement))  # composed below, of quoted names
     except errors.DuplicateObject:
         _check_coverage(conn, name, tables)
         return False
@@ -151,7 +151,7 @@ def _check_tables_exist(conn: Connection, tables: Sequence[TableName]) -> None:
         raise ConfigError(
             f"the source has no table {_listed(missing)}",
             field="source.tables",
-            hint="check the spelling; a name with capitals needs double quotes, and without a namespace it is in public",
+            hint="check the spelling; capitals need double quotes, and a name without a namespace is in public",
         )
     for namespace, name, kind, persistence in rows:
         table = TableName(namespace, name)
