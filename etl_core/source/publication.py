@@ -21,9 +21,10 @@ SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, puballtables
 FROM pg_catalog.pg_publication WHERE pubname = %s
 """
 
+# `unnest` takes several arrays only under its bare name; search_path is empty, so that is pg_catalog's.
 _FIND_TABLES = """
 SELECT w.namespace, w.name, c.relkind::text, c.relpersistence::text
-FROM pg_catalog.unnest(%s::text[], %s::text[]) AS w(namespace, name)
+FROM unnest(%s::text[], %s::text[]) AS w(namespace, name)
 LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.namespace
 LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 """

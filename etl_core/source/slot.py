@@ -161,6 +161,16 @@ def slot_status(conn: Connection, name: str) -> SlotStatus | None:
     return _status(*row) if row else None
 
 
+def find_writers(conn: Connection) -> list[Blocker]:
+    """The transactions that creating a slot now would wait for, oldest first; those of unknown age last."""
+    try:
+        since = conn.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
+        params = {"pid": conn.info.backend_pid, "since": since[0] if since else None}
+        return [Blocker(*row) for row in conn.execute(_WRITERS, params).fetchall()]
+    except psycopg.Error as error:
+        raise translate(error) from None
+
+
 def drop_slot(conn: Connection, name: str, *, timeout: float = 10.0) -> bool:
     """Drops the slot; False if there is none. `conn` must be in autocommit mode.
 
