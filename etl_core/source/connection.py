@@ -85,7 +85,7 @@ def connect(
     Raises ConfigError for a connection string that cannot be read, SourceRefused or SourceUnavailable.
     """
     params = connection_parameters(conninfo, pipeline=pipeline, role=role, replication=replication)
-    cursor_factory = psycopg.ClientCursor if replication else psycopg.Cursor
+    cursor_factory: type[psycopg.Cursor[tuple[Any, ...]]] = psycopg.ClientCursor if replication else psycopg.Cursor
     try:
         connection: Connection = psycopg.connect(
             **params, autocommit=autocommit, prepare_threshold=None, cursor_factory=cursor_factory
@@ -140,7 +140,7 @@ def _check_settings(connection: Connection) -> None:
         if reported is None or reported.decode() != SESSION_SETTINGS[name]:
             raise SourceRefused(
                 f"the session setting {name} does not reach PostgreSQL: a connection pooler drops it",
-                hint="connect to PostgreSQL itself; if that is impossible, take `options` out of ignore_startup_parameters",
+                hint="connect to PostgreSQL itself, or take `options` out of ignore_startup_parameters",
             )
     if connection.info.server_version >= 170000:
         # Unknown to older servers, which would refuse the connection for it.

@@ -21,9 +21,10 @@ SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, puballtables
 FROM pg_catalog.pg_publication WHERE pubname = %s
 """
 
+# `unnest` takes several arrays only under its bare name; search_path is empty, so that is pg_catalog's.
 _FIND_TABLES = """
 SELECT w.namespace, w.name, c.relkind::text, c.relpersistence::text
-FROM pg_catalog.unnest(%s::text[], %s::text[]) AS w(namespace, name)
+FROM unnest(%s::text[], %s::text[]) AS w(namespace, name)
 LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.namespace
 LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 """
@@ -79,7 +80,7 @@ def ensure_publication(conn: Connection, name: str, tables: Sequence[TableName] 
         )
     statement = create_statement(conn, name, tables)
     try:
-        conn.execute(sql.SQL(statement))  # type: ignore[arg-type]  # composed below, from quoted names
+        conn.execute(sql.SQL(statement))  # composed below, of quoted names
     except errors.DuplicateObject:
         _check_coverage(conn, name, tables)
         return False
@@ -151,7 +152,7 @@ def _check_tables_exist(conn: Connection, tables: Sequence[TableName]) -> None:
         raise ConfigError(
             f"the source has no table {_listed(missing)}",
             field="source.tables",
-            hint="check the spelling; a name with capitals needs double quotes, and without a namespace it is in public",
+            hint="check the spelling; capitals need double quotes, and a name without a namespace is in public",
         )
     for namespace, name, kind, persistence in rows:
         table = TableName(namespace, name)

@@ -7,7 +7,6 @@ https://www.postgresql.org/docs/current/protocol-replication.html
 
 from __future__ import annotations
 
-import select
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,26 +14,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import sql
 
-from etl_core.errors import SlotInUse, SourceRefused, SourceUnavailable, Stopped
+from etl_core.errors import SlotInUse, Stopped
 from etl_core.lsn import Lsn
+from etl_core.source.command import CommandStopped, check_result, is_good, result_sqlstate, run_command
 from etl_core.source.connection import Connection
-from etl_core.source.sqlstate import from_sqlstate, translate
+from etl_core.source.sqlstate import translate
 
-# How often a wait looks at `stop`, and how often it asks the server who it waits for.
-_LOOK_EVERY_MS = 100
+_FIRST_REPORT_S = 0.5
 _REPORT_EVERY_S = 1.0
 _DROP_RETRY_S = 0.05
+_DUPLICATE_OBJECT = "42710"
 
 # Visible without any right: pid, application name and transaction id. Age and query only to members of the
 # backend's role and to pg_read_all_stats. Of a query only the command word is taken: the rest may hold values.
-_WRITERS = """
+_WRITERS = b"""
 SELECT pid,
        extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::float8 AS age,
        application_name,
        state,
-       pg_catalog.upper(pg_catalog.substring(query, '^\\s*([A-Za-z]+)')) AS command,
+       pg_catalog.upper(pg_catalog.substring(query, '^[[:space:]]*([A-Za-z]+)')) AS command,
        NULL::text AS gid
 FROM pg_catalog.pg_stat_activity
 WHERE backend_xid IS NOT NULL AND pid <> %(pid)s AND (xact_start IS NULL OR xact_start <= %(since)s)
@@ -72,8 +72,8 @@ class CreatedSlot:
 class Blocker:
     """A transaction that the creation of a slot waits for.
 
-    `pid` is None and `gid` its name for a prepared transaction. `age` is in seconds; it and `command` (the first word of
-    its statement) are None where we may not see them.
+    `pid` is None and `gid` its name for a prepared transaction. `age` is in seconds; it and `command` (the first
+    word of its statement) are None where we may not see them.
     """
 
     pid: int | None
@@ -93,8 +93,8 @@ class Blocker:
 class SlotStatus:
     """A row of `pg_replication_slots`. Bytes; None where the server does not know or its version does not say.
 
-    `bytes_behind` is the WAL between `confirmed_flush_lsn` and the end. `wal_status` is reserved, extended, unreserved or
-    lost; `safe_wal_size` the WAL that may still be written before it is lost, None without a limit.
+    `bytes_behind` is the WAL between `confirmed_flush_lsn` and the end. `wal_status` is reserved, extended, unreserved
+    or lost; `safe_wal_size` the WAL that may still be written before it is lost, None without a limit.
     """
 
     name: str
@@ -129,21 +129,27 @@ def create_slot(
 ) -> CreatedSlot:
     """Creates a logical slot with `pgoutput` on a replication connection.
 
-    While it waits, `on_wait` gets, about every second, whom for, as `observer` (an ordinary connection) sees it. Setting
-    `stop` cancels the wait: raises Stopped, and no slot is left. Raises SlotInUse if there is one of that name,
+    While it waits, `on_wait` gets, about every second, whom for, as `observer` (an ordinary connection) sees it.
+    Setting `stop` cancels the wait: raises Stopped, and no slot is left. Raises SlotInUse if there is one of that name,
     SourceUnavailable or SourceRefused (no right, no free slot, wal_level).
     """
-    _send(conn, _create_statement(conn, name, export_snapshot))
+    statement = _create_statement(conn, name, export_snapshot)
     try:
-        _wait_until_created(conn, observer, on_wait, stop or threading.Event())
-        row = _result_row(conn, name)
-    except psycopg.Error as error:
-        raise translate(error) from None
-    return CreatedSlot(
-        name=row[0],
-        consistent_point=Lsn.parse(row[1]),
-        snapshot_name=row[2] if export_snapshot else None,
-    )
+        result = run_command(conn, statement, stop or threading.Event(), _Reporter(conn, observer, on_wait))
+    except CommandStopped as stopped:
+        # The answer and our cancelling it may have crossed.
+        if stopped.result is not None and is_good(stopped.result):
+            drop = sql.SQL("DROP_REPLICATION_SLOT {}").format(sql.Identifier(name))
+            check_result(run_command(conn, drop.as_bytes(conn), threading.Event()))
+        raise Stopped(f"the creation of replication slot {name} was stopped") from None
+    if result_sqlstate(result) == _DUPLICATE_OBJECT:
+        raise SlotInUse(
+            f"replication slot {name} exists already",
+            hint=f"if no pipeline of that name runs: SELECT pg_drop_replication_slot('{name}')",
+        )
+    check_result(result)
+    row = [(result.get_value(0, column) or b"").decode() for column in range(result.nfields)]
+    return CreatedSlot(row[0], Lsn.parse(row[1]), row[2] if export_snapshot else None)
 
 
 def slot_status(conn: Connection, name: str) -> SlotStatus | None:
@@ -153,6 +159,16 @@ def slot_status(conn: Connection, name: str) -> SlotStatus | None:
     except psycopg.Error as error:
         raise translate(error) from None
     return _status(*row) if row else None
+
+
+def find_writers(conn: Connection) -> list[Blocker]:
+    """The transactions that creating a slot now would wait for, oldest first; those of unknown age last."""
+    try:
+        since = conn.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
+        params = {"pid": conn.info.backend_pid, "since": since[0] if since else None}
+        return [Blocker(*row) for row in conn.execute(_WRITERS, params).fetchall()]
+    except psycopg.Error as error:
+        raise translate(error) from None
 
 
 def drop_slot(conn: Connection, name: str, *, timeout: float = 10.0) -> bool:
@@ -186,72 +202,29 @@ def _create_statement(conn: Connection, name: str, export_snapshot: bool) -> byt
     return statement.format(sql.Identifier(name)).as_bytes(conn)
 
 
-def _send(conn: Connection, statement: bytes) -> None:
-    """Sends without waiting for the answer, which `Connection.execute` would do deaf to `stop`."""
-    try:
-        conn.pgconn.send_query(statement)
-    except psycopg.Error as error:
-        raise translate(error) from None
+class _Reporter:
+    """Tells, about every second, whom the creation of a slot waits for."""
 
+    def __init__(
+        self, conn: Connection, observer: Connection | None, on_wait: Callable[[Sequence[Blocker]], None] | None
+    ) -> None:
+        self._params: dict[str, Any] = {"pid": conn.pgconn.backend_pid, "since": None}
+        self._observer = observer
+        self._on_wait = on_wait
+        self._due = time.monotonic() + _FIRST_REPORT_S
 
-def _wait_until_created(
-    conn: Connection,
-    observer: Connection | None,
-    on_wait: Callable[[Sequence[Blocker]], None] | None,
-    stop: threading.Event,
-) -> None:
-    pgconn = conn.pgconn
-    poll = select.poll()
-    poll.register(pgconn.socket, select.POLLIN)
-    since: Any = None
-    report_at = time.monotonic() + _REPORT_EVERY_S
-    while pgconn.is_busy():
-        if stop.is_set():
-            _cancel(conn)
-            raise Stopped("the creation of the replication slot was stopped while it waited for other transactions")
-        if poll.poll(_LOOK_EVERY_MS):
-            pgconn.consume_input()
-        elif observer is not None and on_wait is not None and time.monotonic() >= report_at:
-            since = since or _one(observer, "SELECT pg_catalog.clock_timestamp()", None)[0][0]
-            blockers = _one(observer, _WRITERS, {"pid": pgconn.backend_pid, "since": since})
-            on_wait([Blocker(*blocker) for blocker in blockers])
-            report_at = time.monotonic() + _REPORT_EVERY_S
+    def __call__(self) -> None:
+        if self._observer is None or self._on_wait is None or time.monotonic() < self._due:
+            return
+        if self._params["since"] is None:
+            # Transactions that begin later are not waited for; short ones come and go.
+            self._params["since"] = self._rows(b"SELECT pg_catalog.clock_timestamp()")[0][0]
+        self._on_wait([Blocker(*row) for row in self._rows(_WRITERS)])
+        self._due = time.monotonic() + _REPORT_EVERY_S
 
-
-def _one(conn: Connection, query: str, params: Any) -> list[tuple[Any, ...]]:
-    return conn.execute(query.encode(), params).fetchall()
-
-
-def _cancel(conn: Connection) -> None:
-    """Cancels the running command and takes its answer, so that no slot is left behind."""
-    conn.cancel_safe(timeout=10)
-    while conn.pgconn.get_result() is not None:
-        pass
-
-
-def _result_row(conn: Connection, name: str) -> list[str]:
-    """The one row of the answer; raises what the server answered instead."""
-    result = conn.pgconn.get_result()
-    while conn.pgconn.get_result() is not None:
-        pass
-    if result is None:
-        raise SourceUnavailable("the connection was lost while a replication slot was created")
-    if result.status == pq.ExecStatus.TUPLES_OK:
-        return [(result.get_value(0, column) or b"").decode() for column in range(result.nfields)]
-    state = _field(result, pq.DiagnosticField.SQLSTATE)
-    message = _field(result, pq.DiagnosticField.MESSAGE_PRIMARY)
-    if state == "42710":
-        raise SlotInUse(
-            f"replication slot {name} exists already",
-            hint=f"if no pipeline of that name runs: SELECT pg_drop_replication_slot('{name}')",
-        )
-    if state == "42601":
-        raise SourceRefused(f"replication slot {name} cannot be created: {message}")
-    raise from_sqlstate(state or None, message)
-
-
-def _field(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str:
-    return (result.error_field(field) or b"").decode(errors="replace")
+    def _rows(self, query: bytes) -> list[tuple[Any, ...]]:
+        assert self._observer is not None  # noqa: S101 - checked above
+        return self._observer.execute(query, self._params).fetchall()
 
 
 def _status(slot: dict[str, Any], bytes_behind: int | None) -> SlotStatus:

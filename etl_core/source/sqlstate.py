@@ -58,7 +58,7 @@ def _refused(sqlstate: str, message: str) -> EtlError:
             return SlotInUse(
                 f"PostgreSQL refused: {message}",
                 active_pid=int(pid.group(1)) if pid else None,
-                hint="another run of this pipeline reads the slot; stop it, or wait until the server notices that it died",
+                hint="another run of this pipeline reads the slot; stop it, or wait until the server notices its death",
             )
         case "55000" if "wal_level" in message:
             return SourceRefused(
@@ -78,7 +78,7 @@ def _refused(sqlstate: str, message: str) -> EtlError:
         case "42501" if "row-level security" in message or "row security" in message:
             return SourceRefused(
                 f"PostgreSQL refused: {message}",
-                hint="row-level security would hide rows from the copy: ALTER ROLE … BYPASSRLS for the replication user",
+                hint="row-level security would hide rows: ALTER ROLE … BYPASSRLS for the replication user",
             )
         case "42501":
             return SourceRefused(f"PostgreSQL refused: {message}", hint="grant the right; etl doctor prints the SQL")
@@ -87,7 +87,7 @@ def _refused(sqlstate: str, message: str) -> EtlError:
 
 def _resource_hint(message: str) -> str:
     if "slot" in message:
-        return "raise max_replication_slots (restart needed), or drop slots nobody reads: SELECT * FROM pg_replication_slots"
+        return "raise max_replication_slots (restart needed), or drop slots that nobody reads"
     if "max_locks_per_transaction" in message or "shared memory" in message:
         return "raise max_locks_per_transaction (restart needed)"
     return "free connections or raise max_connections and max_wal_senders; copy with fewer connections"
