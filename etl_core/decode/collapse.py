@@ -57,8 +57,8 @@ class Events:
 def number_keys(new: Sequence[Array], old: Sequence[Array]) -> tuple[Indices, Indices]:
     """Numbers the keys of new and old tuples, so that equal keys get equal numbers.
 
-    The keys are given as one array of text per key column. Texts are compared, as PostgreSQL does when it decides whether an update changed the key: two spellings of one
-    number are two keys.
+    The keys are given as one array of text per key column. Texts are compared, as PostgreSQL compares bytes when it
+    decides whether an update changed the key: two spellings of one number are two keys.
     """
     combined: Indices | None = None
     for new_column, old_column in zip(new, old, strict=True):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
 from etl_core.decode.split import DELETE, INSERT, UPDATE, Cells, Indices, RowChanges, gather, split
-from etl_core.errors import EtlError, PermanentError, TableError
+from etl_core.errors import EtlError, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.segment import Frames, Segment
@@ -119,6 +119,8 @@ def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChange
             table=str(name),
             hint=f"ALTER TABLE {name} ADD PRIMARY KEY (…); then: etl resync {name}",
         )
+    if any(cells.unchanged is not None for cells in table.changes.new.columns):
+        raise table.inserted_without_value()
     everything = np.arange(table.changes.new.rows.size)
     return TableChanges(
         table.schema,
@@ -133,6 +135,7 @@ def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChange
 def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[Indices, tuple[PartialRows, ...]]:
     """The surviving rows all of whose values are known, and the others, one PartialRows per set of unknown columns."""
     survivors = np.union1d(final.inserted, final.upserted)
+    is_insert = table.changes.tag[table.changes.new.rows] == INSERT
     unknown: dict[int, NDArray[np.bool_]] = {}
     origin = survivors
     for number, cells in enumerate(table.changes.new.columns):
@@ -141,12 +144,12 @@ def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[Indic
         source = survivors if chains is None else chains.resolve(cells.unchanged)[survivors]
         still = cells.unchanged[source]
         if still.any():
+            if bool(is_insert[source[still]].any()):
+                raise table.inserted_without_value()
             unknown[number] = still
             origin = np.where(still, source, origin)
     if not unknown:
         return survivors, ()
-    if np.intersect1d(survivors[np.logical_or.reduce(list(unknown.values()))], table.inserted_rows()).size:
-        raise PermanentError("an inserted row has unchanged values")
     # Column sets as one small number per row, so that rows with the same set form one group.
     numbers = sorted(unknown)
     _, group = np.unique(np.stack([unknown[number] for number in numbers], axis=1), axis=0, return_inverse=True)
@@ -177,9 +180,14 @@ class _Table:
     def keys(self, columns: Sequence[Cells]) -> list[Array]:
         return [gather(self.data, columns[number]) for number in self.key_numbers]
 
-    def inserted_rows(self) -> Indices:
-        """The new tuples that are inserts."""
-        return np.flatnonzero(self.changes.tag[self.changes.new.rows] == INSERT)
+    def inserted_without_value(self) -> TableError:
+        name = self.schema.name
+        return TableError(
+            f"{name}: the source sent an inserted row without the value of a TOASTed column",
+            table=str(name),
+            hint="the publication's row filter turns an update that left the value unchanged into an insert: "
+            f"drop the filter, or ALTER TABLE {name} REPLICA IDENTITY FULL; then: etl resync {name}",
+        )
 
     def rows(self, chosen: Indices, chains: Chains | None, without: tuple[str, ...] = ()) -> pa.Table:
         """The new tuples numbered `chosen`, every unchanged value replaced by the one it leads back to."""
@@ -204,9 +212,7 @@ class _Table:
 
     def origin_keys(self, chosen: Indices) -> pa.Table:
         """The key before the change, of the new tuples numbered `chosen`: the old tuple's where there is one."""
-        by_row = np.full(self.changes.tag.size, -1, np.int64)
-        by_row[self.changes.old.rows] = np.arange(self.changes.old.rows.size)
-        old = by_row[self.changes.new.rows[chosen]]
+        old = self.changes.old_of_new()[chosen]
         both = pa.concat_tables(
             [
                 self._key_table(self.changes.new.columns, chosen),

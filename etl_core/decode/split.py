@@ -53,12 +53,19 @@ class RowChanges:
     """All row changes of one relation in one segment, in commit order.
 
     `tag` is the message's tag per row; `new` has the new tuples of inserts and updates, `old` the key or old tuples of
-    deletes and of the updates that carry one.
+    deletes and of the updates that carry one. An unchanged value of a new tuple that its old tuple holds is taken from
+    there: that of a TOASTed key column, or any with REPLICA IDENTITY FULL.
     """
 
     tag: NDArray[np.uint8]
     new: Tuples
     old: Tuples
+
+    def old_of_new(self) -> Indices:
+        """For every new tuple the number of the old tuple of the same row change, or -1."""
+        by_row = np.full(self.tag.size, -1, np.int64)
+        by_row[self.old.rows] = np.arange(self.old.rows.size)
+        return by_row[self.new.rows]
 
 
 def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:
@@ -103,7 +110,32 @@ def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:
         new_columns, position[new_rows] = _walk(data, position[new_rows], start[new_rows], column_count)
     if not np.array_equal(position, end):
         raise _malformed(position, start, position != end, "a tuple does not end with its message")
-    return RowChanges(tag, Tuples(new_rows, new_columns), Tuples(old_rows, old_columns))
+    changes = RowChanges(tag, Tuples(new_rows, new_columns), Tuples(old_rows, old_columns))
+    if old_rows.size and any(cells.unchanged is not None for cells in new_columns):
+        return _with_old_values(changes)
+    return changes
+
+
+def _with_old_values(changes: RowChanges) -> RowChanges:
+    old_of_new = changes.old_of_new()
+    columns = tuple(
+        new if new.unchanged is None else _with_old_cells(new, new.unchanged, old, old_of_new)
+        for new, old in zip(changes.new.columns, changes.old.columns, strict=True)
+    )
+    return RowChanges(changes.tag, Tuples(changes.new.rows, columns), changes.old)
+
+
+def _with_old_cells(new: Cells, unchanged: Mask, old: Cells, old_of_new: Indices) -> Cells:
+    # A key tuple has NULL where a column is not part of the key: only a value there is one.
+    held = np.ones(old.start.size, np.bool_)
+    for absent in (old.null, old.unchanged):
+        if absent is not None:
+            held &= ~absent
+    rows = np.flatnonzero(unchanged & (old_of_new >= 0))
+    rows = rows[held[old_of_new[rows]]]
+    start, end, still = new.start.copy(), new.end.copy(), unchanged.copy()
+    start[rows], end[rows], still[rows] = old.start[old_of_new[rows]], old.end[old_of_new[rows]], False
+    return Cells(start, end, new.null, still if still.any() else None)
 
 
 def _walk(

@@ -27,7 +27,8 @@ class Segment:
 
     `data` holds whole CopyData payloads of row messages (XLogData header, then the pgoutput message) one after the
     other; `offsets` where each begins. `transactions` has a pair (index of the transaction's first frame in this
-    segment, its commit LSN) per transaction. `truncated` are emptied before the first frame.
+    segment, its commit LSN) per transaction; empty ones before the first frame are left out. `truncated` are emptied by
+    the first transaction, before the first frame.
     """
 
     data: bytearray = field(default_factory=bytearray)
