@@ -7,10 +7,13 @@ relied on. The sum over rows does not depend on their order. It finds accidents;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from etl_core.values.text import Array, view_buffer
 
 Hashes = NDArray[np.uint64]
 
@@ -20,7 +23,7 @@ _INVERSE = np.uint64(pow(_RADIX, -1, 1 << 64))
 _CANONICAL_NAN = np.float64("nan").view(np.uint64)
 
 
-def hash_rows(columns: Sequence[pa.Array], row_count: int) -> Hashes:
+def hash_rows(columns: Sequence[Array], row_count: int) -> Hashes:
     """One hash per row over the columns in order."""
     total = np.full(row_count, 0x2545F4914F6CDD1D, np.uint64)
     for column in columns:
@@ -28,7 +31,7 @@ def hash_rows(columns: Sequence[pa.Array], row_count: int) -> Hashes:
     return total
 
 
-def hash_column(array: pa.Array) -> Hashes:
+def hash_column(array: Array) -> Hashes:
     """One hash per value; all nulls hash alike."""
     hashes = _mix(_raw(array))
     if array.null_count:
@@ -36,12 +39,12 @@ def hash_column(array: pa.Array) -> Hashes:
     return hashes
 
 
-def _raw(array: pa.Array) -> Hashes:
+def _raw(array: Array) -> Hashes:
     kind = array.type
     if pa.types.is_list(kind):
         return _hash_lists(array)
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        offsets, data = _offsets(array), _bytes(array.buffers()[2])
+        offsets, data = _offsets(array), view_buffer(array.buffers()[2], np.uint8)
         return _hash_spans(data.astype(np.uint64) + np.uint64(1), offsets)
     if pa.types.is_boolean(kind):
         array = array.cast(pa.uint8())
@@ -55,17 +58,17 @@ def _raw(array: pa.Array) -> Hashes:
     return _mix(words[:, 0]) + words[:, 1]
 
 
-def _fixed_width(array: pa.Array, width: int) -> Hashes:
+def _fixed_width(array: Array, width: int) -> Hashes:
     """The values' bytes as 64-bit words, shape (rows, words per value)."""
-    raw = _bytes(array.buffers()[1])[array.offset * width : (array.offset + len(array)) * width]
+    raw = view_buffer(array.buffers()[1], np.uint8)[array.offset * width : (array.offset + len(array)) * width]
     if width >= 8:
         return raw.view(np.uint64).reshape(len(array), width // 8)
     return raw.view(f"u{width}").astype(np.uint64).reshape(len(array), 1)
 
 
-def _hash_lists(array: pa.Array) -> Hashes:
+def _hash_lists(array: Array) -> Hashes:
     offsets = _offsets(array)
-    return _hash_spans(hash_column(array.values), offsets)
+    return _hash_spans(hash_column(cast("pa.ListArray[Any]", array).values), offsets)
 
 
 def _hash_spans(values: Hashes, offsets: NDArray[np.int64]) -> Hashes:
@@ -87,13 +90,9 @@ def _powers(base: np.uint64, count: int) -> Hashes:
     return np.cumprod(powers, dtype=np.uint64)
 
 
-def _offsets(array: pa.Array) -> NDArray[np.int64]:
-    offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+def _offsets(array: Array) -> NDArray[np.int64]:
+    offsets = view_buffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
     return offsets.astype(np.int64)
-
-
-def _bytes(buffer: pa.Buffer | None) -> NDArray[np.uint8]:
-    return np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
 
 
 def _mix(values: Hashes) -> Hashes:
