@@ -30,7 +30,8 @@ CREATE TABLE orders (
     note text, placed_at timestamptz NOT NULL DEFAULT now());
 
 CREATE TABLE order_items (
-    order_id bigint NOT NULL, line int NOT NULL, sku text NOT NULL, quantity smallint NOT NULL, price numeric(10,2) NOT NULL,
+    order_id bigint NOT NULL, line int NOT NULL, sku text NOT NULL, quantity smallint NOT NULL,
+    price numeric(10,2) NOT NULL,
     PRIMARY KEY (order_id, line));
 
 CREATE TABLE payments (
@@ -66,7 +67,8 @@ SELECT 'SKU-' || g, 'Product ' || g, (g %% 9000) / 100.0 + 1, CASE WHEN g %% 5 >
 FROM generate_series(1, 2000 * %(scale)s) g;
 
 INSERT INTO orders (customer_id, status, total, note, placed_at)
-SELECT 1 + g %% (20000 * %(scale)s), (ARRAY['new','paid','shipped','returned'])[1 + g %% 4]::order_status, (g %% 100000) / 100.0,
+SELECT 1 + g %% (20000 * %(scale)s), (ARRAY['new','paid','shipped','returned'])[1 + g %% 4]::order_status,
+       (g %% 100000) / 100.0,
        CASE WHEN g %% 10 = 0 THEN 'please ring, ' || g END, timestamptz '2025-01-01' + g * interval '3 minutes'
 FROM generate_series(1, 120000 * %(scale)s) g;
 
@@ -80,14 +82,17 @@ SELECT g, (g %% 100000) / 100.0, (ARRAY['card','transfer','cash'])[1 + g %% 3], 
 FROM generate_series(1, 90000 * %(scale)s) g;
 
 INSERT INTO events (kind, payload, measures, page, local_time)
-SELECT (ARRAY['view','click','buy'])[1 + g %% 3], jsonb_build_object('n', g, 'path', '/p/' || g, 'tags', jsonb_build_array(g %% 3, null)),
+SELECT (ARRAY['view','click','buy'])[1 + g %% 3],
+       jsonb_build_object('n', g, 'path', '/p/' || g, 'tags', jsonb_build_array(g %% 3, null)),
        CASE WHEN g %% 4 > 0 THEN ARRAY[g / 7.0, NULL, -g] END,
-       CASE WHEN g %% 200 = 0 THEN (SELECT string_agg(md5((g * i)::text), '') FROM generate_series(1, 120) i) ELSE 'page ' || g END,
+       CASE WHEN g %% 200 = 0 THEN (SELECT string_agg(md5((g * i)::text), '') FROM generate_series(1, 120) i)
+            ELSE 'page ' || g END,
        time '00:00' + g * interval '1 second'
 FROM generate_series(1, 60000 * %(scale)s) g;
 
 INSERT INTO shipments (shipped_on, order_id, carrier)
-SELECT date '2025-01-01' + g %% 700, g, (ARRAY['post','van','bike'])[1 + g %% 3] FROM generate_series(1, 40000 * %(scale)s) g;
+SELECT date '2025-01-01' + g %% 700, g, (ARRAY['post','van','bike'])[1 + g %% 3]
+FROM generate_series(1, 40000 * %(scale)s) g;
 
 INSERT INTO carts (customer_id, items) SELECT g, g %% 9 FROM generate_series(1, 3000 * %(scale)s) g;
 """
