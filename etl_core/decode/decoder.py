@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
 from etl_core.decode.split import DELETE, INSERT, UPDATE, Cells, Indices, RowChanges, gather, split
-from etl_core.errors import EtlError, TableError
+from etl_core.errors import EtlError, MalformedMessage, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.segment import Frames, Segment
@@ -33,11 +33,15 @@ def decode_segment(
     the same as: its commit end LSN is beyond it, for a watermark never lies inside a record. Tables not in
     `watermarks` are passed over. `schemas` are as the Relation messages before this segment described them.
 
-    A TableError is raised, or, if `on_table_error` is given, handed to it and the other tables go on.
+    A TableError is raised, or, if `on_table_error` is given, handed to it and the other tables go on. Raises
+    MalformedMessage for frames that are not row messages of the tables in `schemas`.
     """
     frames = segment.seal()
     commit_lsn = _commit_lsns(segment)
     for table_id, selected in _by_relation(frames, segment):
+        schema = schemas.get(table_id)
+        if schema is None:
+            raise MalformedMessage(f"a change of relation {table_id}, which no message has described,", offset=1)
         watermark = watermarks.get(table_id)
         if watermark is None:
             continue
@@ -47,7 +51,7 @@ def decode_segment(
         if not selected.size and not truncated:
             continue
         try:
-            yield decode_table(frames, selected, schemas[table_id], truncated=truncated)
+            yield decode_table(frames, selected, schema, truncated=truncated)
         except TableError as error:
             if on_table_error is None:
                 raise
@@ -55,6 +59,8 @@ def decode_segment(
 
 
 def _commit_lsns(segment: Segment) -> NDArray[np.uint64]:
+    if not segment.is_empty and (not segment.transactions or segment.transactions[0][0] != 0):
+        raise MalformedMessage("a change outside of a transaction", offset=0)
     first = np.array([index for index, _ in segment.transactions], np.int64)
     lsn = np.array([lsn for _, lsn in segment.transactions], np.uint64)
     return lsn.repeat(np.diff(np.append(first, segment.rows)))

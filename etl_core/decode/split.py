@@ -71,49 +71,48 @@ class RowChanges:
 def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:
     """Splits the frames numbered `selected` (ascending, all of one relation).
 
-    Raises MalformedMessage if a tuple has another number of columns, an unknown kind byte, or does not end where
-    its frame ends.
+    Raises MalformedMessage for anything but an Insert, Update or Delete of tuples of `column_count` columns, NULL,
+    unchanged or text, that ends where its frame ends.
     """
     data = frames.data
     start = frames.bounds[selected]
     end = frames.bounds[selected + 1]
-    if selected.size and int((end - start).min()) < MESSAGE + 8:
-        raise _malformed(start, start, end - start < MESSAGE + 8, "row message too short")
     tag = data[start + MESSAGE]
-    kind = data[start + (MESSAGE + 5)]
+    has_old = _has_old_tuple(tag, data[start + (MESSAGE + 5)], start)
     position = start + (MESSAGE + 6)
-    has_old = kind != NEW_TUPLE
     if has_old.any():
-        wrong = has_old & (kind != KEY_TUPLE) & (kind != OLD_TUPLE) | has_old & (tag == INSERT)
-        wrong |= (tag == DELETE) & ~has_old
-        if wrong.any():
-            raise _malformed(position, start, wrong, "unexpected kind of tuple")
-        old_rows = np.flatnonzero(has_old)
-        old_columns, after = _walk(data, position[old_rows], start[old_rows], column_count)
-        position[old_rows] = after
         has_new = tag != DELETE
-        moved = np.flatnonzero(has_old & has_new)
-        if moved.size:
-            if (data[np.minimum(position[moved], end[moved] - 1)] != NEW_TUPLE).any():
-                raise MalformedMessage("an update has no new tuple", offset=0)
-            position[moved] += 1
-        new_rows = np.flatnonzero(has_new)
-    else:
-        if (tag == DELETE).any():
-            raise MalformedMessage("a delete has no old tuple", offset=MESSAGE + 5)
-        old_rows = np.empty(0, np.int64)
-        old_columns = tuple(Cells(old_rows, old_rows, None, None) for _ in range(column_count))
-        new_rows = np.arange(selected.size)
-    if new_rows.size == selected.size:
-        new_columns, position = _walk(data, position, start, column_count)
-    else:
+        old_rows, new_rows = np.flatnonzero(has_old), np.flatnonzero(has_new)
+        old_columns, position[old_rows] = _walk(data, position[old_rows], start[old_rows], column_count)
+        both = np.flatnonzero(has_old & has_new)
+        at, stop = position[both], end[both]
+        wrong = (at >= stop) | (data[np.minimum(at, stop - 1)] != NEW_TUPLE)
+        if wrong.any():
+            raise _malformed(at, start[both], wrong, "an update without a new tuple")
+        position[both] += 1
         new_columns, position[new_rows] = _walk(data, position[new_rows], start[new_rows], column_count)
+    else:
+        old_rows, new_rows = np.empty(0, np.int64), np.arange(selected.size)
+        old_columns = tuple(Cells(old_rows, old_rows, None, None) for _ in range(column_count))
+        new_columns, position = _walk(data, position, start, column_count)
     if not np.array_equal(position, end):
         raise _malformed(position, start, position != end, "a tuple does not end with its message")
     changes = RowChanges(tag, Tuples(new_rows, new_columns), Tuples(old_rows, old_columns))
     if old_rows.size and any(cells.unchanged is not None for cells in new_columns):
         return _with_old_values(changes)
     return changes
+
+
+def _has_old_tuple(tag: NDArray[np.uint8], kind: NDArray[np.uint8], start: Indices) -> Mask:
+    is_new = kind == NEW_TUPLE
+    is_insert = tag == INSERT
+    if is_insert.all() and is_new.all():
+        return np.zeros(tag.size, np.bool_)
+    is_old: Mask = (kind == KEY_TUPLE) | (kind == OLD_TUPLE)
+    right = is_new & (is_insert | (tag == UPDATE)) | is_old & ((tag == UPDATE) | (tag == DELETE))
+    if not right.all():
+        raise _malformed(start + (MESSAGE + 5), start, ~right, "not an insert, update or delete with its tuple")
+    return is_old
 
 
 def _with_old_values(changes: RowChanges) -> RowChanges:
@@ -141,9 +140,9 @@ def _with_old_cells(new: Cells, unchanged: Mask, old: Cells, old_of_new: Indices
 def _walk(
     data: NDArray[np.uint8], position: Indices, start: Indices, column_count: int
 ) -> tuple[tuple[Cells, ...], Indices]:
-    # Positions are clipped to the buffer before every read; a wrong length is found by the caller, where the
-    # last position is not the frame's end.
-    last = len(data) - 8
+    # Positions are clipped to the buffer before every read, but beyond every frame's end: a wrong length is found by
+    # the caller, where the last position is not the frame's end. A kind byte and a length need five bytes.
+    last = len(data) - 5
     position = np.minimum(position, last)
     counts = (data[position].astype(np.uint16) << 8) | data[position + 1]
     if (counts != column_count).any():
@@ -172,7 +171,7 @@ def _walk(
 
 def _malformed(position: Indices, start: Indices, wrong: Mask, what: str) -> MalformedMessage:
     first = int(np.flatnonzero(wrong)[0])
-    return MalformedMessage(what, offset=int(position[first] - start[first]))
+    return MalformedMessage(what, offset=int(position[first] - start[first]) - MESSAGE)
 
 
 def gather(data: NDArray[np.uint8], cells: Cells, rows: Indices | None = None) -> Array:
