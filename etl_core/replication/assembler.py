@@ -1,0 +1,175 @@
+"""Messages to batches: decides where segments and batches end. No socket, no clock, no thread.
+
+Invariants:
+- a batch handed out holds whole transactions only;
+- all frames of one relation in one segment are described by one schema;
+- a truncation begins a segment, so that what came before is decoded apart from what comes after, and the segment's
+  first transaction is the one that truncates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from etl_core.errors import MalformedMessage
+from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
+from etl_core.protocol.messages import Begin, Commit, Message, Relation, Truncate
+from etl_core.protocol.segment import Segment
+from etl_core.protocol.timestamp import to_datetime
+from etl_core.replication.spool import SpooledSegment
+from etl_core.schema.table import TableSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A segment and the schemas that describe its frames."""
+
+    segment: Segment | SpooledSegment
+    schemas: Mapping[TableId, TableSchema]
+    tables: frozenset[TableId]
+    """Whose changes or truncation it holds."""
+
+    def load(self) -> Segment:
+        return self.segment.load() if isinstance(self.segment, SpooledSegment) else self.segment
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """Whole transactions, ready to be decoded and written. `pieces` may be empty: transactions without rows of ours."""
+
+    pieces: tuple[Piece, ...]
+    end_lsn: Lsn
+    commit_time: datetime | None
+    rows: int
+
+    @property
+    def tables(self) -> frozenset[TableId]:
+        return frozenset().union(*(piece.tables for piece in self.pieces))
+
+    @property
+    def is_spooled(self) -> bool:
+        return any(isinstance(piece.segment, SpooledSegment) for piece in self.pieces)
+
+    def close(self) -> None:
+        """Gives up spooled bytes."""
+        for piece in self.pieces:
+            if isinstance(piece.segment, SpooledSegment):
+                piece.segment.close()
+
+
+class Assembler:
+    """Collects the frames and messages of one stream.
+
+    `describe` gives the schema of a relation the server announces. `memory_limit` bounds the bytes of frames
+    held in memory: beyond it, finished segments of the open transaction go to the spool.
+    """
+
+    def __init__(self, describe: Callable[[Relation], TableSchema], *, memory_limit: int, start_lsn: Lsn) -> None:
+        self._describe = describe
+        self._memory_limit = memory_limit
+        self._schemas: dict[TableId, TableSchema] = {}
+        self._pieces: list[Piece] = []
+        self._in_memory = 0
+        self._commit_lsn: Lsn | None = None
+        self._commit_time: datetime | None = None
+        self.segment = Segment()
+        """Where the reader appends frames."""
+        self.end_lsn = start_lsn
+        """The end of the last whole transaction."""
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._commit_lsn is not None
+
+    @property
+    def rows(self) -> int:
+        return sum(piece.segment.rows for piece in self._pieces) + self.segment.rows
+
+    @property
+    def size(self) -> int:
+        """Bytes of frames, in memory or spooled."""
+        return sum(piece.segment.size for piece in self._pieces) + self.segment.size
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._pieces) or not self.segment.is_empty
+
+    def on_message(self, message: Message) -> None:
+        """Takes note of a control message."""
+        match message:
+            case Begin():
+                self._commit_lsn = message.final_lsn
+                if self.segment.is_empty:
+                    self.segment.transactions.clear()
+                self.segment.transactions.append((self.segment.rows, message.final_lsn))
+            case Commit():
+                if message.commit_lsn != self._commit_lsn:
+                    raise MalformedMessage("a commit does not match its begin", offset=2)
+                self._commit_lsn = None
+                self._commit_time = to_datetime(message.commit_time)
+                self.end_lsn = message.end_lsn
+            case Relation():
+                self._on_relation(message)
+            case Truncate():
+                self._on_truncate(frozenset(message.table_ids))
+            case _:
+                pass  # Type, Origin and Message say nothing about rows
+
+    def _on_relation(self, message: Relation) -> None:
+        table_id = message.table_id
+        schema = self._describe(message)
+        known = self._schemas.get(table_id)
+        if known is not None and known != schema and self.segment.rows:
+            self.finish_segment()
+        self._schemas[table_id] = schema
+
+    def _on_truncate(self, tables: frozenset[TableId]) -> None:
+        if not self.segment.is_empty:
+            self.finish_segment()
+        self.segment.truncated = tables
+
+    def finish_segment(self) -> None:
+        """Closes the segment and begins the next; spools it if a transaction outgrows the memory."""
+        finished = self.segment
+        self._in_memory += finished.size
+        self._pieces.append(Piece(finished, dict(self._schemas), finished.tables()))
+        self.segment = Segment()
+        if self._commit_lsn is not None:
+            self.segment.transactions.append((0, self._commit_lsn))
+        if self._in_memory > self._memory_limit:
+            self._spool()
+
+    def _spool(self) -> None:
+        self._pieces = [
+            replace(piece, segment=SpooledSegment(piece.segment)) if isinstance(piece.segment, Segment) else piece
+            for piece in self._pieces
+        ]
+        self._in_memory = 0
+
+    def take(self) -> Assembled:
+        """Everything since the last call. Only between transactions."""
+        if self.in_transaction:
+            raise RuntimeError("a batch ends only at a transaction boundary")
+        if not self.segment.is_empty:
+            self.finish_segment()
+        else:
+            self.segment = Segment()
+        batch = Assembled(
+            tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces)
+        )
+        self._pieces = []
+        self._in_memory = 0
+        return batch
+
+    def discard(self) -> None:
+        """Forgets everything since the last `take`, the open transaction with it: it will be read again."""
+        for piece in self._pieces:
+            if isinstance(piece.segment, SpooledSegment):
+                piece.segment.close()
+        self._pieces = []
+        self._in_memory = 0
+        self._commit_lsn = None
+        self.segment = Segment()

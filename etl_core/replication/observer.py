@@ -1,0 +1,52 @@
+"""What a run tells whoever watches: the terminal, a test, Dagster. Every method may be called from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from etl_core.batch import ChangeCounts
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
+from etl_core.state.table_state import TableState
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """A batch is durable in the destination. `seconds` is how long decoding and writing it took."""
+
+    end_lsn: Lsn
+    commit_time: datetime | None
+    rows: int
+    seconds: float
+    tables: Mapping[TableName, ChangeCounts]
+
+
+class Observer:
+    """Told of progress; the default ignores it."""
+
+    def on_state(self, table: TableName, state: TableState) -> None:
+        """A table has moved to `state`."""
+
+    def on_copy_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
+        """So far `rows` rows were copied; `size` of about `total_size` bytes on the source's disk were read."""
+
+    def on_copied(self, table: TableName, rows: int, seconds: float) -> None:
+        """The initial copy of a table is published."""
+
+    def on_flush(self, flush: Flush) -> None:
+        """The main stream has written a batch."""
+
+    def on_table_error(self, table: TableName, error: EtlError) -> None:
+        """A table stopped; the others go on."""
+
+    def on_retry(self, error: EtlError, wait: float) -> None:
+        """Something failed that may pass; it is tried again after `wait` seconds."""
+
+    def on_waiting(self, reason: str) -> None:
+        """Nothing can be done until something outside ends, such as a transaction that a slot must wait for."""
+
+    def on_caught_up(self, lsn: Lsn) -> None:
+        """The stream has reached the position it was asked to reach."""
