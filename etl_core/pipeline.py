@@ -253,9 +253,12 @@ class Pipeline:
         with self.source.connect("prepare") as connection:
             return current_lsn(connection)
 
-    def stream(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
+    def stream(
+        self, *, until: Lsn | None = None, seconds: float | None = None, is_copying: Callable[[], bool] = lambda: False
+    ) -> Streamed:
         """Streams from the stored position until `until` is reached exactly, for `seconds`, or until stopped.
 
+        At `until` it waits for the tables that catch up, and as long as `is_copying()`.
         Raises SlotInUse while another consumer has the slot. After `prepare`.
         """
         identity = self.store.source_identity()
@@ -273,6 +276,7 @@ class Pipeline:
             SyncSlots(self.source.existing_owned_slots, self._drop_if_owned),
             self._begin_catch_up,
             self.observer,
+            is_copying,
         )
         try:
             handover.start(start)
@@ -336,24 +340,27 @@ class Pipeline:
             self.config.batch,
         )
 
-    def run(self, *, until: Callable[[], Lsn] | None = None, seconds: float | None = None) -> Streamed:
+    def run(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
         """Copies what needs it and streams; tables stream while others are still copied.
 
-        New and re-copied tables are picked up while it runs. After `prepare`.
+        Tables that are set back are copied while it runs. With `until` it ends when they have been copied and taken in
+        as well. After `prepare`.
         """
-        finished = threading.Event()
-        thread = threading.Thread(target=self._copy_while, args=(finished,), name="copy", daemon=True)
+        copied, finished = threading.Event(), threading.Event()
+        thread = threading.Thread(target=self._copy_while, args=(copied, finished), name="copy", daemon=True)
         thread.start()
         try:
-            return self.stream(until=until() if until else None, seconds=seconds)
+            return self.stream(until=until, seconds=seconds, is_copying=lambda: not copied.is_set())
         finally:
             finished.set()
             thread.join()
 
-    def _copy_while(self, finished: threading.Event) -> None:
+    def _copy_while(self, copied: threading.Event, finished: threading.Event) -> None:
+        """Copies tables as they need it until `finished`; `copied` is set after the first round."""
         while not (finished.is_set() or self.stop.is_set()):
             try:
                 self._copy(self._to_copy())
+                copied.set()
             except EtlError as error:  # of the store or the whole source; a table's own error is in its state
                 self.observer.on_retry(error, _COPY_POLL)
             finished.wait(_COPY_POLL)
@@ -401,6 +408,7 @@ class Pipeline:
             self.destination,
             self.observer,
             stream_to=lambda lsn: self.stream(until=lsn),
+            current_lsn=self.current_lsn,
             connections=self.config.copy.connections_per_table,
             stop=self.stop,
         )
