@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Begin
 from etl_core.replication.applier import Applier, Writer
 from etl_core.replication.assembler import Assembler
+from etl_core.replication.batching import batch_is_due
 from etl_core.replication.failpoints import CONFIRMED, reach
 from etl_core.source.replication_stream import Pause, ReplicationStream
 
@@ -32,19 +34,6 @@ _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STORE_IDLE = 5.0
 """Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
-
-
-def batch_is_due(
-    limits: BatchConfig, *, rows: int, size: int, age: float, quiet: bool, writer_idle: bool
-) -> bool:
-    """Whether the transactions at hand become a batch now.
-
-    A full batch does, though the writer may have to be waited for. Otherwise, with the writer idle: one that is `max_age`
-    seconds old, or a quarter of that when the source has nothing more to send.
-    """
-    if rows >= limits.max_rows or size >= limits.max_bytes:
-        return True
-    return writer_idle and age >= (limits.max_age / 4 if quiet else limits.max_age)
 
 
 class Ended(Enum):
@@ -205,7 +194,7 @@ class StreamWorker:
 
     def _store_idle(self, position: Lsn) -> None:
         self._next_store = time.monotonic() + _STORE_IDLE
-        self._applier.store_progress(position, None)
+        self._applier.store_progress(position)
         self._writer.moved(position)
 
     def _at_limit(self, limit: Lsn, until: Lsn | None) -> Ended | None:
@@ -244,8 +233,6 @@ class StreamWorker:
         """Waits for the last batch and tells the server. The position everything is durable up to."""
         self._wait_writer()
         self._stream.confirm(self._writer.flushed)
-        try:
+        with contextlib.suppress(EtlError):  # the position is stored; else the server is told at the next start
             self._stream.send_status()
-        except EtlError:
-            pass  # noqa: S110 the position is stored; the server is told at the next start
         return self._writer.flushed
