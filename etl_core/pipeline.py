@@ -46,13 +46,18 @@ _COPY_POLL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class PipelineStatus:
-    """What `etl status` shows. `slot` is None if it does not exist, or `source_error` says why it is not known."""
+    """What `etl status` shows.
+
+    `slot` is None if it does not exist, or `source_error` says why it is not known; `destination_error` says why the
+    watermarks are not.
+    """
 
     tables: Sequence[TableStatus]
     watermarks: dict[TableId, Lsn]
     progress: ReplicationProgress | None
     slot: SlotStatus | None
     source_error: str | None
+    destination_error: str | None = None
 
 
 class Pipeline:
@@ -409,15 +414,20 @@ class Pipeline:
     # --- status and end ---------------------------------------------------------------------------------------
 
     def status(self) -> PipelineStatus:
-        """What is known, without changing anything; a source that cannot be reached is told, not raised."""
+        """What is known, without changing anything; a source or destination out of reach is told, not raised."""
+        tables, progress = self.store.tables(), self.store.progress()
         slot, source_error = None, None
         try:
             slot = self.source.slot_status(self.source.main_slot)
         except EtlError as error:
             source_error = str(error)
-        return PipelineStatus(
-            self.store.tables(), dict(self.destination.positions().tables), self.store.progress(), slot, source_error
-        )
+        watermarks: dict[TableId, Lsn] = {}
+        destination_error = None
+        try:
+            watermarks = dict(self.destination.positions().tables)
+        except EtlError as error:
+            destination_error = str(error)
+        return PipelineStatus(tables, watermarks, progress, slot, source_error, destination_error)
 
     def teardown(self) -> list[str]:
         """Drops the slots and the publication this pipeline created, then forgets its state; says what was dropped.
