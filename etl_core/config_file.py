@@ -57,6 +57,19 @@ def load_config(path: Path | str) -> PipelineConfig:
     raise located
 
 
+def locate(error: ConfigError, path: Path | str) -> ConfigError:
+    """An error about a field that was found only when the configuration was used, as `load_config` would tell it."""
+    if error.field is None or error.line is not None:
+        return error
+    path = Path(path)
+    lines: dict[str, int] = {}
+    try:
+        _parse(_read(path), lines)
+    except ConfigError:
+        return error  # the file is no longer what was loaded
+    return _located(error, path, lines)
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")

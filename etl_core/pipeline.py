@@ -6,7 +6,7 @@ One object per process and pipeline. Everything a command or an orchestrator doe
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -46,13 +46,18 @@ _COPY_POLL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class PipelineStatus:
-    """What `etl status` shows. `slot` is None if it does not exist, or `source_error` says why it is not known."""
+    """What `etl status` shows.
+
+    `slot` is None if it does not exist, or `source_error` says why it is not known; `destination_error` says why the
+    watermarks are not.
+    """
 
     tables: Sequence[TableStatus]
     watermarks: dict[TableId, Lsn]
     progress: ReplicationProgress | None
     slot: SlotStatus | None
     source_error: str | None
+    destination_error: str | None = None
 
 
 class Pipeline:
@@ -253,12 +258,10 @@ class Pipeline:
         with self.source.connect("prepare") as connection:
             return current_lsn(connection)
 
-    def stream(
-        self, *, until: Lsn | None = None, seconds: float | None = None, is_copying: Callable[[], bool] = lambda: False
-    ) -> Streamed:
+    def stream(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
         """Streams from the stored position until `until` is reached exactly, for `seconds`, or until stopped.
 
-        At `until` it waits for the tables that catch up, and as long as `is_copying()`.
+        At `until` it waits for the tables that catch up.
         Raises SlotInUse while another consumer has the slot. After `prepare`.
         """
         identity = self.store.source_identity()
@@ -276,7 +279,6 @@ class Pipeline:
             SyncSlots(self.source.existing_owned_slots, self._drop_if_owned),
             self._begin_catch_up,
             self.observer,
-            is_copying,
         )
         try:
             handover.start(start)
@@ -340,27 +342,24 @@ class Pipeline:
             self.config.batch,
         )
 
-    def run(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
-        """Copies what needs it and streams; tables stream while others are still copied.
+    def run(self, *, seconds: float | None = None) -> Streamed:
+        """Copies what needs it and streams, for `seconds` or until stopped; tables stream while others are copied.
 
-        Tables that are set back are copied while it runs. With `until` it ends when they have been copied and taken in
-        as well. After `prepare`.
+        Tables that are set back are copied while it runs. After `prepare`.
         """
-        copied, finished = threading.Event(), threading.Event()
-        thread = threading.Thread(target=self._copy_while, args=(copied, finished), name="copy", daemon=True)
+        finished = threading.Event()
+        thread = threading.Thread(target=self._copy_while, args=(finished,), name="copy", daemon=True)
         thread.start()
         try:
-            return self.stream(until=until, seconds=seconds, is_copying=lambda: not copied.is_set())
+            return self.stream(seconds=seconds)
         finally:
             finished.set()
             thread.join()
 
-    def _copy_while(self, copied: threading.Event, finished: threading.Event) -> None:
-        """Copies tables as they need it until `finished`; `copied` is set after the first round."""
+    def _copy_while(self, finished: threading.Event) -> None:
         while not (finished.is_set() or self.stop.is_set()):
             try:
                 self._copy(self._to_copy())
-                copied.set()
             except EtlError as error:  # of the store or the whole source; a table's own error is in its state
                 self.observer.on_retry(error, _COPY_POLL)
             finished.wait(_COPY_POLL)
@@ -417,16 +416,21 @@ class Pipeline:
     # --- status and end ---------------------------------------------------------------------------------------
 
     def status(self) -> PipelineStatus:
-        """What is known, without changing anything; a source that cannot be reached is told, not raised."""
+        """What is known, without changing anything; a source or destination out of reach is told, not raised."""
         self.store.migrate()
+        tables, progress = self.store.tables(), self.store.progress()
         slot, source_error = None, None
         try:
             slot = self.source.slot_status(self.source.main_slot)
         except EtlError as error:
             source_error = str(error)
-        return PipelineStatus(
-            self.store.tables(), dict(self.destination.positions().tables), self.store.progress(), slot, source_error
-        )
+        watermarks: dict[TableId, Lsn] = {}
+        destination_error = None
+        try:
+            watermarks = dict(self.destination.positions().tables)
+        except EtlError as error:
+            destination_error = str(error)
+        return PipelineStatus(tables, watermarks, progress, slot, source_error, destination_error)
 
     def teardown(self) -> list[str]:
         """Drops the slots and the publication this pipeline created, then forgets its state; says what was dropped.

@@ -46,7 +46,6 @@ class SyncSlots:
 class Handover:
     """Keeps the main stream's active tables in step with the table states. Implements `stream.Boundary`.
 
-    `is_copying` says whether this process still copies tables that are to be taken in before a bounded stream ends.
     `start`, `look_around`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
     `table_failed` are called from the writing one.
     """
@@ -59,7 +58,6 @@ class Handover:
         slots: SyncSlots,
         begin_catch_up: Callable[[TableStatus, Lsn], CatchUp],
         observer: Observer,
-        is_copying: Callable[[], bool],
     ) -> None:
         self._store = store
         self._destination = destination
@@ -67,7 +65,6 @@ class Handover:
         self._slots = slots
         self._begin_catch_up = begin_catch_up
         self._observer = observer
-        self._is_copying = is_copying
         self._catch_ups: dict[TableId, CatchUp] = {}
         self._lock = threading.Lock()
 
@@ -98,9 +95,7 @@ class Handover:
             self._store.answer_hold(hold.owner, lsn)
 
     def is_settled(self) -> bool:
-        return not self._is_copying() and all(
-            status.state not in (TableState.FINISHED_COPY, TableState.SYNC_DONE) for status in self._store.tables()
-        )
+        return all(status.state is not TableState.FINISHED_COPY for status in self._store.tables())
 
     def close(self) -> None:
         """Stops what catches up; it goes on at the next start."""
