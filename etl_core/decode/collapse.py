@@ -5,8 +5,9 @@ changes the key leaves its old key *gone*. Sorted by key and time, the first eve
 destination has the row, the last one what becomes of it.
 
 An update may leave TOASTed values unchanged (not in the WAL). Such a value is that of the previous event of
-the same row, which stands under the old key if the update changed the key; the chain is followed by pointer jumping. Where it
-reaches back before the first event, the destination holds the value, under the key at the chain's beginning.
+the same row, which stands under the old key if the update changed the key; the chain is followed by pointer
+jumping. Where it reaches back before the first event, the destination holds the value, under the key at the
+chain's beginning.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from etl_core.decode.split import INSERT, UPDATE, Indices, Mask
 from etl_core.errors import PermanentError
+from etl_core.values.text import Array
 
 _NONE = -1
 
@@ -28,8 +30,8 @@ _NONE = -1
 class Final:
     """The last word on every key.
 
-    `inserted`, `upserted`: rows (numbers of new tuples) that survive; the destination has no row, or may have one, under
-    their key. `deleted`: numbers of old tuples whose key ends gone and is in the destination. All ascending.
+    `inserted`, `upserted`: rows (numbers of new tuples) that survive; the destination has no row, or may have one,
+    under their key. `deleted`: numbers of old tuples whose key ends gone and is in the destination. All ascending.
     """
 
     inserted: Indices
@@ -41,7 +43,8 @@ class Final:
 class Events:
     """The row changes of one relation, with their keys as small integers (equal number, equal key).
 
-    `tag` per row change; `new_row`/`old_row` the row change of each new/old tuple (ascending); `new_key`/`old_key` its key.
+    `tag` per row change; `new_row`/`old_row` the row change of each new/old tuple (ascending); `new_key`/`old_key`
+    its key.
     """
 
     tag: NDArray[np.uint8]
@@ -51,11 +54,11 @@ class Events:
     old_key: Indices
 
 
-def number_keys(new: Sequence[pa.Array], old: Sequence[pa.Array]) -> tuple[Indices, Indices]:
-    """Numbers the keys of new and old tuples, given as one array of text per key column, so that equal keys get equal numbers.
+def number_keys(new: Sequence[Array], old: Sequence[Array]) -> tuple[Indices, Indices]:
+    """Numbers the keys of new and old tuples, so that equal keys get equal numbers.
 
-    Texts are compared, as PostgreSQL does when it decides whether an update changed the key: two spellings of one
-    number are two keys.
+    The keys are given as one array of text per key column. Texts are compared, as PostgreSQL compares bytes when it
+    decides whether an update changed the key: two spellings of one number are two keys.
     """
     combined: Indices | None = None
     for new_column, old_column in zip(new, old, strict=True):
@@ -63,7 +66,8 @@ def number_keys(new: Sequence[pa.Array], old: Sequence[pa.Array]) -> tuple[Indic
         codes = both.dictionary_encode().indices
         if codes.null_count:
             raise PermanentError(
-                "a key column holds NULL", hint="give the table a primary key, or a REPLICA IDENTITY index over NOT NULL columns"
+                "a key column holds NULL",
+                hint="give the table a primary key, or a REPLICA IDENTITY index over NOT NULL columns",
             )
         numbers = codes.to_numpy().astype(np.int64)
         if combined is None:
@@ -90,7 +94,8 @@ class _Timeline:
 
 
 def _timeline(events: Events, leaving: Indices) -> _Timeline:
-    # `leaving` are the old tuples that leave their key. Within one row change the old key is left before the new one is set.
+    # `leaving` are the old tuples that leave their key. Within one row change the old key is left before the new
+    # one is set.
     key = np.concatenate([events.old_key[leaving], events.new_key])
     time = np.concatenate([2 * events.old_row[leaving], 2 * events.new_row + 1])
     number = np.concatenate([leaving, np.arange(events.new_row.size)])
@@ -172,7 +177,9 @@ class Chains:
         set_before[has_before] = line.sets[before[has_before]]
         previous[set_before] = line.tuple_number[before[set_before]]
         if bool((has_before & ~set_before).any()):
-            raise PermanentError("an update follows the delete of its row", hint="report this with the table's definition")
+            raise PermanentError(
+                "an update follows the delete of its row", hint="report this with the table's definition"
+            )
         self._previous = previous
 
     def resolve(self, unchanged: Mask) -> Indices:

@@ -3,7 +3,8 @@
 Invariants:
 - a batch handed out holds whole transactions only;
 - all frames of one relation in one segment are described by one schema;
-- a table truncated in a transaction begins a segment, so that what came before is decoded apart from what comes after.
+- a truncation begins a segment, so that what came before is decoded apart from what comes after, and the segment's
+  first transaction is the one that truncates.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class Assembler:
         match message:
             case Begin():
                 self._commit_lsn = message.final_lsn
+                if self.segment.is_empty:
+                    self.segment.transactions.clear()
                 self.segment.transactions.append((self.segment.rows, message.final_lsn))
             case Commit():
                 if message.commit_lsn != self._commit_lsn:
@@ -124,9 +127,9 @@ class Assembler:
         self._schemas[table_id] = schema
 
     def _on_truncate(self, tables: frozenset[TableId]) -> None:
-        if self.segment.rows:
+        if not self.segment.is_empty:
             self.finish_segment()
-        self.segment.truncated |= tables
+        self.segment.truncated = tables
 
     def finish_segment(self) -> None:
         """Closes the segment and begins the next; spools it if a transaction outgrows the memory."""
@@ -154,7 +157,9 @@ class Assembler:
             self.finish_segment()
         else:
             self.segment = Segment()
-        batch = Assembled(tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces))
+        batch = Assembled(
+            tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces)
+        )
         self._pieces = []
         self._in_memory = 0
         return batch

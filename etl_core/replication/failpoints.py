@@ -64,7 +64,7 @@ def activated(name: str, action: Callable[[], None]) -> Iterator[None]:
             _actions.pop(name, None)
 
 
-def _kill_at(name: str, times: int) -> Callable[[], None]:
+def _kill_at(times: int) -> Callable[[], None]:
     left = times
 
     def action() -> None:
@@ -85,4 +85,4 @@ def activate_from_environment() -> None:
     if name not in ALL:
         raise ValueError(f"ETL_FAILPOINT: there is no failpoint {name!r}")
     with _lock:
-        _actions[name] = _kill_at(name, int(times or 1))
+        _actions[name] = _kill_at(int(times or 1))

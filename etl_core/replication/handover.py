@@ -29,6 +29,7 @@ _CATCH_UPS = 4
 _SHORT_STEP = 16 << 20
 """Bytes of WAL behind the main stream from which on the main stream waits for the last step."""
 _SHORT_STEP_SECONDS = 2.0
+"""How long the main stream waits for last steps, all tables together, before it goes on and tries again later."""
 RETRY_AFTER = timedelta(minutes=1)
 
 
@@ -45,8 +46,8 @@ class SyncSlots:
 class Handover:
     """Keeps the main stream's active tables in step with the table states. Implements `stream.Boundary`.
 
-    `start`, `look_around`, `held_at` and `close` are the conducting thread's; `reload` and `table_failed` are called from the
-    writing one.
+    `start`, `look_around`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
+    `table_failed` are called from the writing one.
     """
 
     def __init__(
@@ -93,6 +94,9 @@ class Handover:
         if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
             self._store.answer_hold(hold.owner, lsn)
 
+    def is_settled(self) -> bool:
+        return all(status.state is not TableState.FINISHED_COPY for status in self._store.tables())
+
     def close(self) -> None:
         """Stops what catches up; it goes on at the next start."""
         for catch_up in self._catch_ups.values():
@@ -133,7 +137,9 @@ class Handover:
     def _make_ready(self, status: TableStatus) -> None:
         if status.sync_slot is not None:
             self._slots.drop(status.sync_slot)
-        self._move(status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied))
+        self._move(
+            status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
+        )
 
     def _hand_over(self, position: Lsn, busy_wait: Callable[[], None]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}
@@ -145,19 +151,22 @@ class Handover:
             status = by_id.get(table_id)
             if status is None or status.state is not TableState.FINISHED_COPY:
                 self._catch_ups.pop(table_id).stop()
+        deadline = time.monotonic() + _SHORT_STEP_SECONDS
         for status in by_id.values():
             if status.state is TableState.FINISHED_COPY:
                 try:
-                    self._hand_over_one(status, position, busy_wait)
+                    self._hand_over_one(status, position, deadline, busy_wait)
                 except StateConflict:
                     continue  # someone moved the table meanwhile; the next look sees it
                 except TableError as error:
                     self._fail(status, error)
 
-    def _hand_over_one(self, status: TableStatus, position: Lsn, busy_wait: Callable[[], None]) -> None:
+    def _hand_over_one(
+        self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]
+    ) -> None:
         catch_up = self._catch_ups.get(status.table_id)
         if catch_up is not None:
-            self._finish_catch_up(status, catch_up, position, busy_wait)
+            self._finish_catch_up(status, catch_up, position, deadline, busy_wait)
             return
         snapshot_lsn = status.snapshot_lsn or ZERO
         if snapshot_lsn >= position:
@@ -170,7 +179,7 @@ class Handover:
             self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
 
     def _finish_catch_up(
-        self, status: TableStatus, catch_up: CatchUp, position: Lsn, busy_wait: Callable[[], None]
+        self, status: TableStatus, catch_up: CatchUp, position: Lsn, deadline: float, busy_wait: Callable[[], None]
     ) -> None:
         if catch_up.error is not None:
             self._catch_ups.pop(status.table_id).stop()
@@ -178,7 +187,6 @@ class Handover:
             return
         if position - min(position, catch_up.through) > _SHORT_STEP:
             return
-        deadline = time.monotonic() + _SHORT_STEP_SECONDS
         while not catch_up.wait_through(position, 0.1):
             busy_wait()
             if catch_up.error is not None or time.monotonic() > deadline:
