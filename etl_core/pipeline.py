@@ -15,7 +15,7 @@ from typing import Self
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
 from etl_core.destination.registry import build_destination
-from etl_core.errors import ConfigError, EtlError, PermanentError, SlotInUse, SourceChanged, TransientError
+from etl_core.errors import ConfigError, EtlError, PermanentError, SlotInUse, SourceChanged
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
@@ -359,7 +359,7 @@ class Pipeline:
         while not (finished.is_set() or self.stop.is_set()):
             try:
                 self._copy(self._to_copy())
-            except TransientError as error:
+            except EtlError as error:  # of the store or the whole source; a table's own error is in its state
                 self.observer.on_retry(error, _COPY_POLL)
             finished.wait(_COPY_POLL)
 
@@ -414,6 +414,7 @@ class Pipeline:
     # --- status and end ---------------------------------------------------------------------------------------
 
     def status(self) -> PipelineStatus:
+        self.store.migrate()
         """What is known, without changing anything; a source or destination out of reach is told, not raised."""
         tables, progress = self.store.tables(), self.store.progress()
         slot, source_error = None, None

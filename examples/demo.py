@@ -90,9 +90,8 @@ def _demonstrate(server: PostgresServer, options: argparse.Namespace) -> int:
         raise workload.error
     if failed:
         return 1
-    _say(
-        f"The workload made {workload.worked.transactions:,} transactions, {workload.worked.truncates} of them a TRUNCATE."
-    )
+    worked = workload.worked
+    _say(f"The workload made {worked.transactions:,} transactions and {worked.truncates} TRUNCATE.")
     if _etl("stream", "--until-caught-up"):
         return 1
     _say("Proof: both sides are read at one LSN, and compared.")

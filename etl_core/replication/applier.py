@@ -83,6 +83,8 @@ class Applier:
         self._is_main = is_main
         self._backoff = backoff or Backoff()
         self._rows = 0
+        self._commit_time: datetime | None = None
+        self._stored_at = time.monotonic()
 
     def apply(self, batch: Assembled) -> None:
         """On return the batch is durable and, for the main stream, its progress stored.
@@ -95,8 +97,8 @@ class Applier:
         if not self._is_main:
             return
         rows = sum(counts.rows for counts in attempt.counts.values())
-        self._rows += rows
-        self.store_progress(batch.end_lsn, batch.commit_time, rows_per_second=rows / seconds if seconds else 0.0)
+        self._commit_time = batch.commit_time or self._commit_time
+        self.store_progress(batch.end_lsn, rows=rows, lag_since=batch.commit_time)
         reach(PROGRESS_STORED)
         if attempt.counts:
             tables = {attempt.schemas[table_id].name: counts for table_id, counts in attempt.counts.items()}
@@ -190,11 +192,17 @@ class Applier:
                 self._destination.write(WriteBatch((), {table_id: move}, None))
             self._active.advance({table_id: move})
 
-    def store_progress(self, flushed: Lsn, commit_time: datetime | None, *, rows_per_second: float = 0.0) -> None:
-        """Stores how far everything is durable. Tried again while the store is away."""
-        now = datetime.now(UTC)
-        lag = max(0.0, (now - commit_time).total_seconds()) if commit_time else None
-        progress = ReplicationProgress(flushed, commit_time, self._rows, rows_per_second, lag, now)
+    def store_progress(self, flushed: Lsn, *, rows: int = 0, lag_since: datetime | None = None) -> None:
+        """Stores how far everything is durable, `rows` more than before. Tried again while the store is away.
+
+        The lag is the age of the last commit, `lag_since`; None says that nothing more is there, so there is no lag.
+        """
+        self._rows += rows
+        now, clock = datetime.now(UTC), time.monotonic()
+        rate = rows / (clock - self._stored_at)
+        self._stored_at = clock
+        lag = max(0.0, (now - lag_since).total_seconds()) if lag_since else 0.0
+        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now)
         waits = self._backoff.waits()
         while True:
             try:

@@ -194,7 +194,7 @@ class StreamWorker:
 
     def _store_idle(self, position: Lsn) -> None:
         self._next_store = time.monotonic() + _STORE_IDLE
-        self._applier.store_progress(position, None)
+        self._applier.store_progress(position)
         self._writer.moved(position)
 
     def _at_limit(self, limit: Lsn, until: Lsn | None) -> Ended | None:

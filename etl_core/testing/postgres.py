@@ -163,15 +163,17 @@ class PostgresServer:
         """
         if self.is_running:
             return
+        self.stop()  # a server that ended by itself left its watchdog and its lock
         try:
-            if not self.data_dir.exists() or not any(self.data_dir.iterdir()):
+            if self._is_new():
                 self._initialise()
             self._lock_data_dir()
             stop_stale(self.data_dir)
             self._configure()
             self._make_socket_dir()
             self._launch()
-            self._greet()
+            if not self._version_num:
+                self._greet()
         except BaseException:
             self.stop()
             raise
@@ -206,40 +208,46 @@ class PostgresServer:
                 self._postmaster.kill()
             else:
                 self._postmaster.quit()
-        self.stop()
         self.start()
 
     def _stop_at_exit(self) -> None:
         if os.getpid() == self._owner:  # a forked child is not the owner
             self.stop()
 
+    def _is_new(self) -> bool:
+        try:
+            return not self.data_dir.exists() or not any(self.data_dir.iterdir())
+        except PermissionError:
+            raise self._foreign() from None
+
     def _initialise(self) -> None:
         """initdb beside the final place, then rename: an interrupted initdb leaves no half data directory."""
         building = self.data_dir.with_name(f"{self.data_dir.name}.new")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(mode=0o700, parents=True)
-        give_to_server(building)
-        options = ("--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync", f"--username={USER}")
-        run_program([self.binaries.path("initdb"), "--pgdata", building, *options])
-        with (building / "postgresql.conf").open("a") as configuration:
-            configuration.write(f"include '{_SETTINGS_FILE}'\n")
-        (building / _SETTINGS_FILE).touch()
-        building.rename(self.data_dir)
+        try:
+            give_to_server(building)
+            options = ("--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync", f"--username={USER}")
+            run_program([self.binaries.path("initdb"), "--pgdata", building, *options])
+            with (building / "postgresql.conf").open("a") as configuration:
+                configuration.write(f"include '{_SETTINGS_FILE}'\n")
+            (building / _SETTINGS_FILE).touch()
+            building.rename(self.data_dir)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+    def _foreign(self) -> ConfigError:
+        return ConfigError(
+            f"{self.data_dir} was not made by this class for user {server_uid()}, as whom the server would run",
+            hint="use another directory, or remove this one if nothing of it is needed",
+        )
 
     def _lock_data_dir(self) -> None:
-        user, owner = server_uid(), self.data_dir.stat().st_uid
-        if owner != user:
-            raise ConfigError(
-                f"{self.data_dir} belongs to user {owner}, the server would run as {user}",
-                hint="remove it or use another directory",
-            )
+        if self.data_dir.stat().st_uid != server_uid() or not (self.data_dir / _SETTINGS_FILE).exists():
+            raise self._foreign()
         give_to_server(self.data_dir)
-        if not (self.data_dir / _SETTINGS_FILE).exists():
-            raise ConfigError(
-                f"{self.data_dir} is not a data directory that this class made", hint="use another directory"
-            )
         version = (self.data_dir / "PG_VERSION").read_text().strip()
-        if not self.binaries.version.startswith(f"{version}."):
+        if self.binaries.major != int(version):
             raise ConfigError(
                 f"{self.data_dir} holds data of PostgreSQL {version}, the programs are {self.binaries.version}",
                 field="ETL_PG_VERSION",

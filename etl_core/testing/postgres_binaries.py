@@ -29,6 +29,11 @@ class PostgresBinaries:
     version: str
     source: str
 
+    @property
+    def major(self) -> int:
+        """The major version, such as 18."""
+        return int(re.split(r"\D", self.version)[0])
+
     def path(self, program: str) -> Path:
         """The absolute path of `program`: 'postgres', 'pg_recvlogical', …
 

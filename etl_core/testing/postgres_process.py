@@ -17,8 +17,11 @@ import psutil
 from etl_core.errors import PermanentError
 from etl_core.testing.postgres_cache import server_user
 
-STOP_TIMEOUT = 30.0
-"""Seconds that a fast shutdown may take before it is made immediate."""
+STOP_TIMEOUT = 10.0
+"""Seconds that one way to end a server may take before a harder one is tried.
+
+A fast shutdown waits for every walsender's consumer to confirm all WAL: for one that does not, without end.
+"""
 
 # Started beside the server with a pipe from us as its input. The pipe ends when we do, however we end, and then the
 # watchdog ends the server. That takes no thread, no signal handler and nothing of the platform but /bin/sh; Linux's
@@ -167,7 +170,7 @@ def server_environment() -> dict[str, str]:
 
 
 def wait_until_ready(postmaster: Postmaster, data_dir: Path, *, timeout: float) -> bool:
-    """Wait until the server accepts connections. False if it ended instead; TimeoutError after `timeout` seconds."""
+    """Wait until the server accepts connections; False if it ended instead. PermanentError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while postmaster.is_running:
         # The eighth line of postmaster.pid is the server's own word on its state (src/include/utils/pidfile.h).
@@ -176,7 +179,7 @@ def wait_until_ready(postmaster: Postmaster, data_dir: Path, *, timeout: float) 
             if len(lines) >= 8 and int(lines[0]) == postmaster.pid and lines[7].strip() == "ready":
                 return True
         if time.monotonic() > deadline:
-            raise TimeoutError
+            raise PermanentError(f"PostgreSQL on {data_dir} is not ready after {timeout:.0f} s", hint="read its log")
         time.sleep(0.01)
     return False
 

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -71,15 +72,12 @@ def own(server: PostgresServer) -> Iterator[Database]:
 
 
 @pytest.fixture
-def open_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that the server's user may enter, also when we are root: pytest's own is closed to others."""
-    directory = tmp_path_factory.mktemp("open")
-    if os.geteuid() == 0:
-        for parent in (directory, *directory.parents):
-            if parent.stat().st_mode & 0o001:
-                break
-            parent.chmod(parent.stat().st_mode | 0o011)
-    return directory
+def open_directory() -> Iterator[Path]:
+    """A directory that the server's user may enter, also when we are root: pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
 
 
 def run_python(program: str, environment: dict[str, str]) -> str:
@@ -89,15 +87,20 @@ def run_python(program: str, environment: dict[str, str]) -> str:
     ).stdout
 
 
-def start_other_process(data_dir: Path, binaries: PostgresBinaries, user: str = "") -> subprocess.Popen[str]:
-    arguments = [str(data_dir), str(binaries.bin_dir), binaries.version, user]
-    return subprocess.Popen(
-        [sys.executable, "-c", OTHER_PROCESS, *arguments],
+@contextmanager
+def other_process(data_dir: Path, binaries: PostgresBinaries, user: str = "") -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS, str(data_dir), str(binaries.bin_dir), binaries.version, user],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def read_line(process: subprocess.Popen[str]) -> dict[str, str]:
@@ -191,6 +194,18 @@ def test_stop_leaves_nothing_but_the_data(server: PostgresServer, own: Database)
     assert (server.port, server.socket_dir) == (port, socket_dir)
 
 
+def test_starts_again_after_it_ended_by_itself(server: PostgresServer, own: Database) -> None:
+    own.execute(ONE_ROW)
+    pid = int((server.data_dir / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGQUIT)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert not server.is_running
+    server.start()
+    assert own.execute("TABLE survivor") == [(1,)]
+    server.restart()
+    assert own.execute("TABLE survivor") == [(1,)]
+
+
 def test_alter_system_overrides_our_settings(server: PostgresServer, own: Database) -> None:
     own.execute("ALTER SYSTEM SET wal_level = replica")
     server.restart()
@@ -229,21 +244,30 @@ def test_an_ordinary_user_can_run_it_too(open_directory: Path, binaries: Postgre
     home = open_directory / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)
-    process = start_other_process(home / "data", binaries, user="65534")
-    assert read_line(process)["uid"] == 65534
-    said, _ = process.communicate("")
+    with other_process(home / "data", binaries, user="65534") as process:
+        assert read_line(process)["uid"] == 65534
+        said, _ = process.communicate("")
     assert json.loads(said) == [[1]]
     assert process.returncode == 0
 
 
+def test_an_interpreter_that_ends_takes_its_server_along(open_directory: Path, binaries: PostgresBinaries) -> None:
+    with other_process(open_directory / "data", binaries) as process:
+        started = read_line(process)
+        process.communicate("")
+    assert process.returncode == 0
+    assert not (open_directory / "data" / "postmaster.pid").exists()
+    assert not Path(started["socket_dir"]).exists()
+
+
 def test_a_killed_interpreter_takes_its_server_along(open_directory: Path, binaries: PostgresBinaries) -> None:
     data_dir = open_directory / "data"
-    process = start_other_process(data_dir, binaries)
-    started = read_line(process)
-    with closing(psycopg.connect(started["dsn"])) as connection:
+    with (
+        other_process(data_dir, binaries) as process,
+        closing(psycopg.connect(read_line(process)["dsn"])) as connection,
+    ):
         process.kill()
         wait_for_end_of(connection)
-    process.communicate()
     with PostgresServer(data_dir, binaries) as server:
         assert Database(server, "other").execute("TABLE survivor") == [(1,)]
 
@@ -252,37 +276,24 @@ def test_a_server_whose_watchdog_died_too_is_stopped_at_the_next_start(
     open_directory: Path, binaries: PostgresBinaries
 ) -> None:
     data_dir = open_directory / "data"
-    process = start_other_process(data_dir, binaries)
-    started = read_line(process)
-    (watchdog,) = (child for child in psutil.Process(process.pid).children() if child.name() == "sh")
-    with closing(psycopg.connect(started["dsn"])) as connection:
+    with other_process(data_dir, binaries) as process:
+        started = read_line(process)
+        (watchdog,) = (child for child in psutil.Process(process.pid).children() if child.name() == "sh")
         watchdog.kill()
-        process.kill()
-        process.communicate()
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-        with PostgresServer(data_dir, binaries) as server:
-            wait_for_end_of(connection)
-            assert not Path(started["socket_dir"]).exists()
-            assert Database(server, "other").execute("TABLE survivor") == [(1,)]
-
-
-def test_an_interpreter_that_ends_takes_its_server_along(open_directory: Path, binaries: PostgresBinaries) -> None:
-    process = start_other_process(open_directory / "data", binaries)
-    started = read_line(process)
-    process.communicate("")
-    assert process.returncode == 0
-    assert not (open_directory / "data" / "postmaster.pid").exists()
-    assert not Path(started["socket_dir"]).exists()
+    with closing(psycopg.connect(started["dsn"])) as connection, PostgresServer(data_dir, binaries) as server:
+        wait_for_end_of(connection)
+        assert not Path(started["socket_dir"]).exists()
+        assert Database(server, "other").execute("TABLE survivor") == [(1,)]
 
 
 def test_two_processes_cannot_share_a_data_directory(open_directory: Path, binaries: PostgresBinaries) -> None:
-    process = start_other_process(open_directory / "data", binaries)
-    started = read_line(process)
-    with pytest.raises(ConfigError, match="another process runs a server"):
-        PostgresServer(open_directory / "data", binaries).start()
-    with closing(psycopg.connect(started["dsn"])) as connection:
-        assert connection.execute("TABLE survivor").fetchall() == [(1,)]
-    process.communicate("")
+    with other_process(open_directory / "data", binaries) as process:
+        started = read_line(process)
+        with pytest.raises(ConfigError, match="another process runs a server"):
+            PostgresServer(open_directory / "data", binaries).start()
+        with closing(psycopg.connect(started["dsn"])) as connection:
+            assert connection.execute("TABLE survivor").fetchall() == [(1,)]
+        process.communicate("")
 
 
 # What cannot be had
@@ -301,7 +312,7 @@ def test_a_taken_port_is_a_clear_error(open_directory: Path, binaries: PostgresB
 def test_a_foreign_directory_is_left_alone(open_directory: Path, binaries: PostgresBinaries) -> None:
     (open_directory / "data").mkdir()
     (open_directory / "data" / "thesis.txt").write_text("chapter 1")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="was not made by this class"):
         PostgresServer(open_directory / "data", binaries).start()
     assert [path.name for path in (open_directory / "data").iterdir()] == ["thesis.txt"]
 
@@ -319,6 +330,7 @@ def test_a_directory_closed_to_the_servers_user_is_a_clear_error(tmp_path: Path,
     closed.mkdir(mode=0o700)
     with pytest.raises(ConfigError, match="may not enter"):
         PostgresServer(closed / "data", binaries).start()
+    assert list(closed.iterdir()) == []
 
 
 @pytest.mark.parametrize(
