@@ -414,8 +414,8 @@ class Pipeline:
     # --- status and end ---------------------------------------------------------------------------------------
 
     def status(self) -> PipelineStatus:
-        self.store.migrate()
         """What is known, without changing anything; a source or destination out of reach is told, not raised."""
+        self.store.migrate()
         tables, progress = self.store.tables(), self.store.progress()
         slot, source_error = None, None
         try:
