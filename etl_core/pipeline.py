@@ -6,7 +6,7 @@ One object per process and pipeline. Everything a command or an orchestrator doe
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -261,6 +261,7 @@ class Pipeline:
     def stream(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
         """Streams from the stored position until `until` is reached exactly, for `seconds`, or until stopped.
 
+        At `until` it waits for the tables that catch up.
         Raises SlotInUse while another consumer has the slot. After `prepare`.
         """
         identity = self.store.source_identity()
@@ -281,7 +282,8 @@ class Pipeline:
         )
         try:
             handover.start(start)
-            applier = self._applier(active, Reactions(handover.table_failed, handover.reload), is_main=True)
+            reactions = Reactions(handover.table_failed, handover.reload)
+            applier = self._applier(active, reactions, is_main=True, resumes=progress)
             assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
             worker = StreamWorker(
                 stream,
@@ -301,7 +303,14 @@ class Pipeline:
     def _open_main_stream(self, start: Lsn) -> ReplicationStream:
         return self.source.open_stream(self.source.main_slot, start, "stream")
 
-    def _applier(self, active: ActiveTables, reactions: Reactions, *, is_main: bool) -> Applier:
+    def _applier(
+        self,
+        active: ActiveTables,
+        reactions: Reactions,
+        *,
+        is_main: bool,
+        resumes: ReplicationProgress | None = None,
+    ) -> Applier:
         return Applier(
             self.destination,
             self.store,
@@ -311,6 +320,7 @@ class Pipeline:
             write_lock=self._write_lock,
             stop=self.stop,
             is_main=is_main,
+            resumes=resumes,
         )
 
     def _begin_catch_up(self, status: TableStatus, snapshot_lsn: Lsn) -> CatchUp:
@@ -341,16 +351,16 @@ class Pipeline:
             self.config.batch,
         )
 
-    def run(self, *, until: Callable[[], Lsn] | None = None, seconds: float | None = None) -> Streamed:
-        """Copies what needs it and streams; tables stream while others are still copied.
+    def run(self, *, seconds: float | None = None) -> Streamed:
+        """Copies what needs it and streams, for `seconds` or until stopped; tables stream while others are copied.
 
-        New and re-copied tables are picked up while it runs. After `prepare`.
+        Tables that are set back are copied while it runs. After `prepare`.
         """
         finished = threading.Event()
         thread = threading.Thread(target=self._copy_while, args=(finished,), name="copy", daemon=True)
         thread.start()
         try:
-            return self.stream(until=until() if until else None, seconds=seconds)
+            return self.stream(seconds=seconds)
         finally:
             finished.set()
             thread.join()
@@ -406,6 +416,7 @@ class Pipeline:
             self.destination,
             self.observer,
             stream_to=lambda lsn: self.stream(until=lsn),
+            current_lsn=self.current_lsn,
             connections=self.config.copy.connections_per_table,
             stop=self.stop,
         )

@@ -46,8 +46,8 @@ class SyncSlots:
 class Handover:
     """Keeps the main stream's active tables in step with the table states. Implements `stream.Boundary`.
 
-    `start`, `look_around`, `held_at` and `close` are the conducting thread's; `reload` and `table_failed` are called
-    from the writing one.
+    `start`, `look_around`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
+    `table_failed` are called from the writing one.
     """
 
     def __init__(
@@ -93,6 +93,9 @@ class Handover:
         hold = self._store.hold()
         if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
             self._store.answer_hold(hold.owner, lsn)
+
+    def is_settled(self) -> bool:
+        return all(status.state is not TableState.FINISHED_COPY for status in self._store.tables())
 
     def close(self) -> None:
         """Stops what catches up; it goes on at the next start."""

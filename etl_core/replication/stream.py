@@ -67,6 +67,9 @@ class Boundary(Protocol):
     def held_at(self, lsn: Lsn) -> None:
         """The stream stands at `lsn`, everything before it durable."""
 
+    def is_settled(self) -> bool:
+        """Whether no table is still to be taken in, so that a stream may end without leaving one behind."""
+
 
 class StreamWorker:
     """Streams until a limit, a time or a stop. Used once."""
@@ -205,6 +208,7 @@ class StreamWorker:
         if limit > self._writer.flushed:
             self._store_idle(limit)
         if until is not None and limit >= until:
+            self._settle()
             return Ended.REACHED
         while self._hold is not None and self._hold <= limit and not self._stop.is_set():
             self._boundary.held_at(limit)
@@ -212,6 +216,12 @@ class StreamWorker:
             self._keep_alive()
             self._hold = self._boundary.look_around(self._position, self._service)
         return Ended.STOPPED if self._stop.is_set() else None
+
+    def _settle(self) -> None:
+        """Waits at the limit for the tables that are being copied or catch up."""
+        while not (self._boundary.is_settled() or self._stop.wait(_WAIT / 2)):
+            self._service()
+            self._boundary.look_around(self._position, self._service)
 
     def _wait_writer(self) -> None:
         while not self._writer.wait_idle(_WAIT):

@@ -18,7 +18,6 @@ from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination
 from etl_core.errors import SourceUnavailable, StateConflict, TableError, TransientError
-from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_of
 from etl_core.replication.observer import Observer
@@ -46,6 +45,7 @@ class Verifier:
         observer: Observer,
         *,
         stream_to: Callable[[Lsn], object],
+        current_lsn: Callable[[], Lsn],
         connections: int,
         stop: threading.Event,
     ) -> None:
@@ -54,13 +54,18 @@ class Verifier:
         self._destination = destination
         self._observer = observer
         self._stream_to = stream_to
+        self._current_lsn = current_lsn
         self._connections = connections
         self._stop = stop
 
     def verify(self, tables: Sequence[TableStatus]) -> list[Comparison]:
         """One comparison a table, all at one LSN; a table that is not streaming is reported with that problem."""
         main = self._source.slot_status(self._source.main_slot)
-        held = self._held() if main is not None and main.active else contextlib.nullcontext(self._stream_to)
+        is_streamed = main is not None and main.active
+        if not is_streamed:
+            # Tables that still catch up may pass the position to compare at: they are taken in before there is one.
+            self._stream_to(self._current_lsn())
+        held = self._held() if is_streamed else contextlib.nullcontext(self._stream_to)
         slot = f"{self._source.main_slot}_verify"
         with held as bring_to:
             try:
@@ -78,33 +83,32 @@ class Verifier:
                     if created.snapshot_name is None:
                         raise SourceUnavailable("the server exported no snapshot to compare with")
                     bring_to(created.consistent_point)
-                    return [
-                        replace(self._compare(table.table_id, created.snapshot_name), lsn=created.consistent_point)
-                        for table in tables
-                    ]
+                    return [self._compare(table, created.snapshot_name, created.consistent_point) for table in tables]
             finally:
                 self._source.drop_owned_slot(slot)
 
-    def _compare(self, table_id: TableId, snapshot: str) -> Comparison:
-        status = self._store.table(table_id)
-        if status is None:
-            raise TransientError("a table was taken out of the pipeline while it was compared")
+    def _compare(self, before: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
+        status = self._store.table(before.table_id) or before
         if status.state is not TableState.READY:
-            return not_compared(status, f"not compared: it is in state {status.state.name}")
+            return not_compared(status, lsn, f"it is in state {status.state.name}")
+        watermark = self._destination.positions().tables.get(status.table_id)
+        if watermark is None or watermark > lsn:
+            return not_compared(status, lsn, f"the destination has it as of {watermark}: try again")
         try:
-            with self._source.connect("catalog") as connection:
-                table = published_table(connection, table_id, self._source.publication)
-            stored = self._store.schema(table_id)
-            if table is None or stored is None or table.schema.column_names != stored[1].column_names:
-                return not_compared(status, "the source's columns have changed since the last row change")
-            return compare(
-                status.name,
-                table.schema.key,
-                self._scan_source(table, snapshot),
-                scan_of(lambda: self._destination.read(table.schema)),
-            )
+            return replace(self._compare_ready(status, snapshot, lsn), lsn=lsn)
         except TableError as error:
-            return not_compared(status, str(error))
+            return not_compared(status, lsn, str(error))
+
+    def _compare_ready(self, status: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
+        with self._source.connect("catalog") as connection:
+            table = published_table(connection, status.table_id, self._source.publication)
+        stored = self._store.schema(status.table_id)
+        if table is None or stored is None or table.schema.column_names != stored[1].column_names:
+            return not_compared(status, lsn, "the source's columns have changed since the last row change")
+        schema = table.schema
+        return compare(
+            status.name, schema.key, self._scan_source(table, snapshot), scan_of(lambda: self._destination.read(schema))
+        )
 
     def _scan_source(self, table: PublishedTable, snapshot: str) -> Scan:
         def scan(sink: Sink) -> None:
@@ -170,6 +174,6 @@ class Verifier:
         )
 
 
-def not_compared(status: TableStatus, problem: str) -> Comparison:
+def not_compared(status: TableStatus, lsn: Lsn, problem: str) -> Comparison:
     """The outcome for a table that could not be compared."""
-    return Comparison(status.name, 0, 0, "", is_equal=False, problem=problem)
+    return Comparison(status.name, 0, 0, "", is_equal=False, problem=f"not compared: {problem}", lsn=lsn)

@@ -88,12 +88,20 @@ def finish_command(conn: Connection) -> pq.abc.PGresult | None:
     last = None
     while (result := conn.pgconn.get_result()) is not None:
         last = result
+        if result.status == pq.ExecStatus.COPY_OUT:
+            break  # which libpq repeats until the rows are read
     return last
 
 
 def cancel_command(conn: Connection) -> pq.abc.PGresult | None:
-    """Asks the server to cancel what `conn` runs, and takes the answer, so that nothing goes on behind our back."""
+    """Asks the server to cancel what `conn` runs, and takes the answer; None if the connection is broken."""
     with contextlib.suppress(psycopg.Error):
-        conn.cancel_safe(timeout=_CANCEL_TIMEOUT_S)
+        request_cancel(conn)
         return finish_command(conn)
     return None
+
+
+def request_cancel(conn: Connection) -> None:
+    """Asks the server to cancel what `conn` runs, if it can be reached."""
+    with contextlib.suppress(psycopg.Error):
+        conn.cancel_safe(timeout=_CANCEL_TIMEOUT_S)

@@ -72,6 +72,7 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
         "check sslmode, sslrootcert and the server's certificate",
     ),
 )
+_PORTS = re.compile(r"[0-9,]*")
 _BUSY = re.compile(r"too many (clients|connections)|remaining connection slots|max_wal_senders", re.IGNORECASE)
 
 
@@ -111,12 +112,14 @@ def connection_parameters(conninfo: str, *, pipeline: str, role: str, replicatio
             field="source.dsn",
             hint="write postgresql://user@host:5432/database, or key=value pairs as libpq knows them",
         ) from None
-    if any("@" in str(given.get(key) or "") for key in ("host", "hostaddr", "port")):
-        # An unescaped @ in a password moves its end into the host, which messages show.
+    if not _PORTS.fullmatch(str(given.get("port") or "")) or any(
+        "@" in str(given.get(key) or "") for key in ("host", "hostaddr", "dbname")
+    ):
+        # An unescaped @ or / in a password moves parts of it into the address, which messages show.
         raise ConfigError(
-            "the host of the source's connection string contains @",
+            "the address in the source's connection string is not one",
             field="source.dsn",
-            hint="write @ in a password as %40, or give the password apart from the address",
+            hint="write @ and / in a password as %40 and %2F, or give the password apart from the address",
         )
     own_options = given.get("options") or os.environ.get("PGOPTIONS") or ""
     pinned = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())

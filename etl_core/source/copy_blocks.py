@@ -16,7 +16,7 @@ import psycopg
 from psycopg import pq
 
 from etl_core.errors import SourceUnavailable, Stopped
-from etl_core.source.command import cancel_command, check_result, finish_command, run_command
+from etl_core.source.command import check_result, finish_command, request_cancel, run_command
 from etl_core.source.connection import Connection
 from etl_core.source.sqlstate import translate
 
@@ -45,7 +45,8 @@ def copy_blocks(conn: Connection, statement: bytes, stop: threading.Event) -> Ge
         raise translate(error) from None
     finally:
         if not finished:
-            cancel_command(conn)
+            # A server that sends nothing, because a filter lets no row through, would not notice the closing.
+            request_cancel(conn)
             conn.close()
 
 

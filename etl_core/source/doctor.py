@@ -271,8 +271,7 @@ def _check_slot(conn: Connection, server: _Server) -> Iterator[Finding]:
             Severity.UNSAFE,
             "slot",
             f"slot {name} belongs to something else: plugin {slot.plugin}, database {slot.database};"
-            " rename the pipeline, or drop the slot if nobody reads it",
-            drop,
+            " give the pipeline another name",
         )
     elif slot.is_lost:
         why = slot.invalidation_reason or "its WAL was removed"

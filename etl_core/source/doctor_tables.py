@@ -227,15 +227,17 @@ def _check_identity(conn: Connection, table: _Facts, publication: Publication | 
         consequence = "only inserts are replicated"
     nothing = ReplicaIdentity(table.identity) is ReplicaIdentity.NOTHING
     what = "has replica identity NOTHING" if nothing else "has no primary key or replica identity index"
+    statement = _identity_statement(conn, table)
+    advice = "" if statement else "; add a primary key, or take the table out of the publication"
     yield Finding(
         Severity.UNSAFE if nothing and changes_published else Severity.WARNING,
         "replica_identity",
-        f"table {table.name} {what}: {consequence}",
-        _identity_statement(conn, table),
+        f"table {table.name} {what}: {consequence}{advice}",
+        statement,
     )
 
 
-def _identity_statement(conn: Connection, table: _Facts) -> str:
+def _identity_statement(conn: Connection, table: _Facts) -> str | None:
     if table.has_primary_key:
         statement = sql.SQL("ALTER TABLE {} REPLICA IDENTITY DEFAULT").format(_identifier(table.name))
     elif table.unique_index is not None:
@@ -243,9 +245,7 @@ def _identity_statement(conn: Connection, table: _Facts) -> str:
             _identifier(table.name), sql.Identifier(table.unique_index)
         )
     else:
-        statement = sql.SQL("ALTER TABLE {} ADD COLUMN etl_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY").format(
-            _identifier(table.name)
-        )
+        return None  # only a person knows what identifies a row
     return statement.as_string(conn)
 
 

@@ -164,7 +164,8 @@ def _advisory_lock(first_key: int, second_key: int) -> ColumnElement[None]:
 def _switch_to_wal(connection: Connection) -> None:
     """Write-ahead logging: readers and a writer do not wait for each other. The file remembers it.
 
-    SQLite does not wait for a lock here, it fails at once when another process does the same; so we wait.
+    Where another process is about to write (it may be switching too), SQLite fails here at once, whatever its timeout:
+    so the waiting is ours.
     """
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:

@@ -236,9 +236,11 @@ class SqlStateStore:
 
     def answer_hold(self, owner: str, reached: Lsn) -> None:
         holds = self._sql.holds
-        in_force = (*self._mine(holds), holds.c.owner == owner, holds.c.expires_at > self._now())
         with self._write() as connection:
-            connection.execute(sa.update(holds).where(*in_force).values(reached=reached))
+            # An expired one may be answered: nobody is shown it, and a new request does not inherit the answer.
+            connection.execute(
+                sa.update(holds).where(*self._mine(holds), holds.c.owner == owner).values(reached=reached)
+            )
 
     def release_hold(self, owner: str) -> None:
         holds = self._sql.holds

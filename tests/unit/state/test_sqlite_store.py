@@ -6,13 +6,18 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Engine, event
 from sqlalchemy.dialects import sqlite
 
 from etl_core.errors import PermanentError, StateStoreUnavailable
@@ -111,6 +116,33 @@ def test_the_first_migration_waits_for_the_lock_too(path: Path, monkeypatch: pyt
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StateStoreUnavailable, match="locked"):
             store.migrate()
+
+
+def test_the_first_migration_begins_when_another_process_has_written(path: Path) -> None:
+    """SQLite itself would not wait here: the switch to WAL fails at once while another connection is about to write."""
+    attempts = count(1)
+    tried_again = Event()
+
+    def watch(*arguments: Any) -> None:
+        if "journal_mode" in arguments[2] and next(attempts) > 1:
+            tried_again.set()
+
+    with (
+        closing(open_store(f"sqlite:///{path}", "shop")) as store,
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        event.listen(Engine, "before_cursor_execute", watch)
+        try:
+            migrating = executor.submit(store.migrate)
+            migrating.add_done_callback(lambda _: tried_again.set())
+            tried_again.wait()
+            other.execute("COMMIT")
+            migrating.result()
+        finally:
+            event.remove(Engine, "before_cursor_execute", watch)
+        assert store.progress() is None
 
 
 def test_a_full_disk_is_unavailable(path: Path) -> None:
