@@ -84,7 +84,7 @@ def ops() -> st.SearchStrategy[Op]:
 
 
 def plans() -> st.SearchStrategy[Plan]:
-    numbers = st.one_of(st.just([]), st.lists(st.integers(1, 6), max_size=6))
+    numbers: st.SearchStrategy[list[int]] = st.one_of(st.just([]), st.lists(st.integers(1, 6), max_size=6))
     return st.builds(
         Plan,
         st.lists(shapes(), min_size=1, max_size=3),
@@ -318,7 +318,7 @@ def feed_transaction(assembler: Assembler, items: Iterator[Message | bytes], seg
 
 
 @given(plan=plans())
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_destination_equals_source_after_every_batch(plan: Plan) -> None:
     session = Session(plan)
     Replication(session.source, plan).run()
