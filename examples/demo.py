@@ -19,6 +19,8 @@ from pathlib import Path
 from shop import TABLES, Workload, create_shop
 
 from etl_core.errors import EtlError
+from etl_core.state.sql_store import open_store
+from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import PostgresServer, temporary_postgres
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,13 +92,14 @@ def _demonstrate(server: PostgresServer, options: argparse.Namespace) -> int:
         raise workload.error
     if failed:
         return 1
+    figures = _figures()
     worked = workload.worked
     _say(f"The workload made {worked.transactions:,} transactions and {worked.truncates} TRUNCATE.")
     if _etl("stream", "--until-caught-up"):
         return 1
     _say("Proof: both sides are read at one LSN, and compared.")
     different = _etl("verify")
-    _summarise(time.monotonic() - started, different)
+    _summarise(figures, time.monotonic() - started, different)
     if options.keep and not different:
         _keep(server)
     return 1 if different else 0
@@ -115,20 +118,30 @@ def _etl(*arguments: str) -> int:
         raise
 
 
-def _summarise(seconds: float, different: int) -> None:
+def _figures() -> str:
+    """How fast the copy was and how far the stream was behind when it ended, from the pipeline's own state."""
+    store = open_store(f"sqlite:///{DEMO / 'shop.state.db'}", "shop")
+    tables, progress = store.tables(), store.progress()
+    moves = [move for table in tables for move in store.history(table.table_id)]
+    store.close()
+    began = min(move.at for move in moves if move.to_state is TableState.DATA_SYNC)
+    copied = max(move.at for move in moves if move.to_state is TableState.FINISHED_COPY)
+    rows, seconds = sum(table.rows_copied or 0 for table in tables), (copied - began).total_seconds()
+    lag = progress.lag_seconds or 0.0 if progress else 0.0
+    return f"{rows:,} rows copied in {seconds:.1f} s ({rows / seconds:,.0f} rows/s); lag under load {lag:.1f} s"
+
+
+def _summarise(figures: str, seconds: float, different: int) -> None:
     command = [sys.executable, "-m", "etl_core.cli", "status", "--json", "-c", str(CONFIG)]
     status = json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
     size = sum(path.stat().st_size for path in DEMO.glob("shop.duckdb*")) / 1e6
     _say("")
+    _say("Source and destination DIFFER: that is a bug." if different else "Source and destination are equal.")
+    _say(f"  {figures}")
     _say(
-        "Source and destination DIFFER: this is a bug, please report it."
-        if different
-        else "Source and destination are equal."
+        f"  {status['stream']['rows']:,} row changes streamed into {len(status['tables'])} tables; {seconds:.0f} s in all"
     )
-    copied = sum(table["rows_copied"] for table in status["tables"])
-    _say(f"  {len(status['tables'])} tables, {copied:,} rows copied, {status['stream']['rows']:,} row changes streamed")
-    _say(f"  {seconds:.0f} s in all; rows/s and lag stand in the lines of `etl run` above")
-    _say(f"  demo/shop.duckdb       the copy, {size:.0f} MB; `duckdb demo/shop.duckdb` or python -c 'import duckdb …'")
+    _say(f"  demo/shop.duckdb       the copy, {size:.0f} MB: python -c 'import duckdb; …', or the duckdb command")
     _say("  demo/etl.yaml          the pipeline's configuration")
     _say("  demo/shop.state.db     its state: table states, positions, history")
     _say("")
