@@ -282,7 +282,8 @@ class Pipeline:
         )
         try:
             handover.start(start)
-            applier = self._applier(active, Reactions(handover.table_failed, handover.reload), is_main=True)
+            reactions = Reactions(handover.table_failed, handover.reload)
+            applier = self._applier(active, reactions, is_main=True, resumes=progress)
             assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
             worker = StreamWorker(
                 stream,
@@ -302,7 +303,14 @@ class Pipeline:
     def _open_main_stream(self, start: Lsn) -> ReplicationStream:
         return self.source.open_stream(self.source.main_slot, start, "stream")
 
-    def _applier(self, active: ActiveTables, reactions: Reactions, *, is_main: bool) -> Applier:
+    def _applier(
+        self,
+        active: ActiveTables,
+        reactions: Reactions,
+        *,
+        is_main: bool,
+        resumes: ReplicationProgress | None = None,
+    ) -> Applier:
         return Applier(
             self.destination,
             self.store,
@@ -312,6 +320,7 @@ class Pipeline:
             write_lock=self._write_lock,
             stop=self.stop,
             is_main=is_main,
+            resumes=resumes,
         )
 
     def _begin_catch_up(self, status: TableStatus, snapshot_lsn: Lsn) -> CatchUp:

@@ -96,7 +96,7 @@ def _demonstrate(server: PostgresServer, options: argparse.Namespace) -> int:
         return 1
     _say("Proof: both sides are read at one LSN, and compared.")
     different = _etl("verify")
-    _summarise(rows, time.monotonic() - started, different)
+    _summarise(time.monotonic() - started, different)
     if options.keep and not different:
         _keep(server)
     return 1 if different else 0
@@ -115,7 +115,7 @@ def _etl(*arguments: str) -> int:
         raise
 
 
-def _summarise(rows: int, seconds: float, different: int) -> None:
+def _summarise(seconds: float, different: int) -> None:
     command = [sys.executable, "-m", "etl_core.cli", "status", "--json", "-c", str(CONFIG)]
     status = json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
     size = sum(path.stat().st_size for path in DEMO.glob("shop.duckdb*")) / 1e6
@@ -125,7 +125,9 @@ def _summarise(rows: int, seconds: float, different: int) -> None:
         if different
         else "Source and destination are equal."
     )
-    _say(f"  {rows:,} rows at the start, {len(status['tables'])} tables, {seconds:.0f} s in all")
+    copied = sum(table["rows_copied"] for table in status["tables"])
+    _say(f"  {len(status['tables'])} tables, {copied:,} rows copied, {status['stream']['rows']:,} row changes streamed")
+    _say(f"  {seconds:.0f} s in all; rows/s and lag stand in the lines of `etl run` above")
     _say(f"  demo/shop.duckdb       the copy, {size:.0f} MB; `duckdb demo/shop.duckdb` or python -c 'import duckdb …'")
     _say("  demo/etl.yaml          the pipeline's configuration")
     _say("  demo/shop.state.db     its state: table states, positions, history")

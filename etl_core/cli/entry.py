@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from etl_core.cli.arguments import Arguments, parse_arguments
-from etl_core.cli.failures import FAILED, INTERRUPTED, report, report_threads, say
+from etl_core.cli.failures import FAILED, INTERRUPTED, report, reported_threads, say
 from etl_core.cli.logs import show_logs
 from etl_core.errors import ConfigError
 
@@ -19,9 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # an arrow must not fail where the terminal is not UTF-8
     arguments = parse_arguments(argv)
     show_logs(arguments.verbose)
-    report_threads(arguments.verbose > 0)
+    verbose = arguments.verbose > 0
     try:
-        return _run(arguments)
+        with reported_threads(verbose=verbose):
+            return _run(arguments)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
-        return report(error, verbose=arguments.verbose > 0)
+        return report(error, verbose=verbose)
 
 
 def _run(arguments: Arguments) -> int:

@@ -6,6 +6,8 @@ import logging
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from etl_core.errors import ConfigError, EtlError
@@ -33,14 +35,20 @@ def report(error: BaseException, *, verbose: bool) -> int:
     return FAILED
 
 
-def report_threads(verbose: bool) -> None:
-    """Has what a thread dies of said like everything else."""
+@contextmanager
+def reported_threads(*, verbose: bool) -> Iterator[None]:
+    """Within the block, what a thread dies of is said like everything else."""
 
     def report_thread(args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
             report(args.exc_value, verbose=verbose)
 
+    before = threading.excepthook
     threading.excepthook = report_thread
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _report_unexpected(error: BaseException, verbose: bool) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from etl_core.cli.failures import DONE, FAILED
 from etl_core.cli.follow import follow
 from etl_core.cli.session import Session
-from etl_core.cli.texts import duration, plural, rate
+from etl_core.cli.texts import columns, duration, plural, rate
 from etl_core.errors import EtlError
 from etl_core.replication.copy import Copied
 from etl_core.replication.stream import Ended, Streamed
@@ -85,16 +85,22 @@ def _follow(session: Session, attempt: Callable[[], Streamed]) -> int:
 
 def _show_copies(session: Session, results: Sequence[Copied | EtlError], seconds: float) -> list[Copied]:
     copied = [result for result in results if isinstance(result, Copied)]
-    for table in copied:
-        session.results.append(
-            f"{table.name}  {plural(table.rows, 'row')} in {duration(table.seconds)}, "
-            f"{rate(table.rows, table.seconds)}, as of {table.snapshot_lsn}"
-        )
     if copied:
+        session.results.extend(columns([_copied_row(table) for table in copied]))
         rows = sum(table.rows for table in copied)
         total = f"{plural(rows, 'row')} in {duration(seconds)}, {rate(rows, seconds)}"
         session.results.append(f"copied {plural(len(copied), 'table')}: {total}")
     return copied
+
+
+def _copied_row(table: Copied) -> tuple[str, ...]:
+    return (
+        str(table.name),
+        plural(table.rows, "row"),
+        duration(table.seconds),
+        rate(table.rows, table.seconds),
+        f"at {table.snapshot_lsn}",
+    )
 
 
 def _show_failed(session: Session) -> list[TableStatus]:

@@ -18,7 +18,6 @@ from etl_core.state.store import TableStatus
 
 
 def status(pipeline: Pipeline, arguments: Arguments) -> int:
-    pipeline.store.migrate()
     known = pipeline.status()
     now = datetime.now(UTC)
     if arguments.json:
@@ -54,7 +53,7 @@ def _stream(known: PipelineStatus, now: datetime) -> str:
         f"replicated up to {progress.flushed_lsn}",
         f"lag {duration(lag)}" if lag is not None else "lag unknown",
         f"{progress.rows:,} row changes since its start" if progress.rows else "",
-        f"{progress.rows_per_second:,.0f} rows/s in the last batch" if progress.rows_per_second else "",
+        f"{progress.rows_per_second:,.0f} rows/s lately" if progress.rows_per_second else "",
         f"seen {duration(max(0.0, (now - progress.updated_at).total_seconds()))} ago" if progress.updated_at else "",
     ]
     return ", ".join(part for part in parts if part)

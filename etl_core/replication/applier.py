@@ -71,6 +71,7 @@ class Applier:
         write_lock: threading.Lock,
         stop: threading.Event,
         is_main: bool,
+        resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self._destination = destination
@@ -82,8 +83,8 @@ class Applier:
         self._stop = stop
         self._is_main = is_main
         self._backoff = backoff or Backoff()
-        self._rows = 0
-        self._commit_time: datetime | None = None
+        self._rows = resumes.rows if resumes else 0
+        self._commit_time = resumes.commit_time if resumes else None
         self._stored_at = time.monotonic()
 
     def apply(self, batch: Assembled) -> None:

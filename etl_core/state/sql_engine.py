@@ -89,7 +89,8 @@ def _open_sqlite(url: URL) -> tuple[Engine, str]:
 
 
 def _make_durable(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-    # FULL: a slot's name must not be forgotten by a power failure. Costs 0.4 ms a commit over NORMAL here.
+    # FULL: a slot's name must not be forgotten by a power failure. The price is the disk's sync at every commit:
+    # saving progress took 0.7 ms on an idle disk, 7 ms on a busy one, against 0.3 and 0.5 ms with NORMAL.
     connection.execute("PRAGMA synchronous = FULL")
 
 

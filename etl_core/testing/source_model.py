@@ -169,7 +169,8 @@ class SourceModel:
 
     def commit(self) -> Transaction:
         """Ends the transaction, also an empty one, which servers before 15 send too."""
-        commit_lsn = Lsn(self._end_lsn + 64 * (len(self._changes) + 1))
+        # As close as transactions that ran at the same time can commit: the next record begins where this one ends.
+        commit_lsn = self._end_lsn
         self._end_lsn = Lsn(commit_lsn + _COMMIT_RECORD)
         contents = {table.table_id: TableContent(table.schema, dict(table.rows)) for table in self.tables}
         transaction = Transaction(commit_lsn, self._end_lsn, tuple(self._changes), contents)
