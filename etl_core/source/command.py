@@ -30,21 +30,19 @@ def run_command(
     """Runs one statement and returns its result, good or bad; after COPY_OUT the rows are the caller's to read.
 
     `while_waiting` is called about ten times a second until the server answers. When `stop` is set, the command is
-    cancelled and Stopped raised; its `result` attribute is what the server answered, which may be success.
+    cancelled and CommandStopped raised; it is cancelled, too, when the wait is left by any other exception.
     Raises SourceUnavailable if the connection breaks.
     """
     pgconn = conn.pgconn
     try:
         pgconn.send_query(statement)
-        poll = select.poll()
-        poll.register(pgconn.socket, select.POLLIN)
-        while pgconn.is_busy():
-            if stop.is_set():
-                raise CommandStopped(cancel_command(conn))
-            if poll.poll(_LOOK_EVERY_MS):
-                pgconn.consume_input()
-            elif while_waiting is not None:
-                while_waiting()
+        try:
+            is_answered = _wait(pgconn, stop, while_waiting)
+        except BaseException:
+            request_cancel(conn)
+            raise
+        if not is_answered:
+            raise CommandStopped(cancel_command(conn))
         result = pgconn.get_result()
         if result is None:
             raise SourceUnavailable("the connection to PostgreSQL was lost")
@@ -53,6 +51,20 @@ def run_command(
     except psycopg.Error as error:
         raise translate(error) from None
     return result
+
+
+def _wait(pgconn: pq.abc.PGconn, stop: threading.Event, while_waiting: Callable[[], None] | None) -> bool:
+    """Waits for the answer; False if `stop` was set first."""
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    while pgconn.is_busy():
+        if stop.is_set():
+            return False
+        if poll.poll(_LOOK_EVERY_MS):
+            pgconn.consume_input()
+        elif while_waiting is not None:
+            while_waiting()
+    return True
 
 
 class CommandStopped(Stopped):

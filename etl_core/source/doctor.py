@@ -34,7 +34,7 @@ _GOOD_MINORS: tuple[tuple[Mapping[int, int], str], ...] = (
 )
 
 _SETTINGS = """
-SELECT name, setting, unit FROM pg_catalog.pg_settings
+SELECT name, setting FROM pg_catalog.pg_settings
 WHERE name IN ('max_replication_slots', 'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout',
                'idle_replication_slot_timeout')
 """

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -164,9 +165,7 @@ def slot_status(conn: Connection, name: str) -> SlotStatus | None:
 def find_writers(conn: Connection) -> list[Blocker]:
     """The transactions that creating a slot now would wait for, oldest first; those of unknown age last."""
     try:
-        since = conn.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
-        params = {"pid": conn.info.backend_pid, "since": since[0] if since else None}
-        return [Blocker(*row) for row in conn.execute(_WRITERS, params).fetchall()]
+        return _read_writers(conn, conn.info.backend_pid, _now(conn))
     except psycopg.Error as error:
         raise translate(error) from None
 
@@ -202,13 +201,27 @@ def _create_statement(conn: Connection, name: str, export_snapshot: bool) -> byt
     return statement.format(sql.Identifier(name)).as_bytes(conn)
 
 
+def _now(conn: Connection) -> datetime:
+    row = conn.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM
+    now: datetime = row[0]
+    return now
+
+
+def _read_writers(conn: Connection, own_pid: int, since: datetime) -> list[Blocker]:
+    rows = conn.execute(_WRITERS, {"pid": own_pid, "since": since}).fetchall()
+    return [Blocker(*row) for row in rows]
+
+
 class _Reporter:
     """Tells, about every second, whom the creation of a slot waits for."""
 
     def __init__(
         self, conn: Connection, observer: Connection | None, on_wait: Callable[[Sequence[Blocker]], None] | None
     ) -> None:
-        self._params: dict[str, Any] = {"pid": conn.pgconn.backend_pid, "since": None}
+        self._pid = conn.info.backend_pid
+        # When the wait began: transactions that begin later are not waited for; short ones come and go.
+        self._since: datetime | None = None
         self._observer = observer
         self._on_wait = on_wait
         self._due = time.monotonic() + _FIRST_REPORT_S
@@ -216,15 +229,15 @@ class _Reporter:
     def __call__(self) -> None:
         if self._observer is None or self._on_wait is None or time.monotonic() < self._due:
             return
-        if self._params["since"] is None:
-            # Transactions that begin later are not waited for; short ones come and go.
-            self._params["since"] = self._rows(b"SELECT pg_catalog.clock_timestamp()")[0][0]
-        self._on_wait([Blocker(*row) for row in self._rows(_WRITERS)])
         self._due = time.monotonic() + _REPORT_EVERY_S
-
-    def _rows(self, query: bytes) -> list[tuple[Any, ...]]:
-        assert self._observer is not None  # noqa: S101 - checked above
-        return self._observer.execute(query, self._params).fetchall()
+        try:
+            if self._since is None:
+                self._since = _now(self._observer)
+            blockers = _read_writers(self._observer, self._pid, self._since)
+        except psycopg.Error:
+            self._observer = None  # the wait goes on without a report
+        else:
+            self._on_wait(blockers)
 
 
 def _status(slot: dict[str, Any], bytes_behind: int | None) -> SlotStatus:

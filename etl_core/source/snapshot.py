@@ -24,7 +24,7 @@ from etl_core.schema.table import TableSchema
 from etl_core.source.catalog import PublishedTable
 from etl_core.source.command import check_result, result_sqlstate, run_command
 from etl_core.source.connection import Connection
-from etl_core.source.sqlstate import translate
+from etl_core.source.sqlstate import MISSING_RIGHT_HINT, translate
 
 RANGE_BYTES = 64 << 20
 """Of the table's file; large enough that a range's start costs nothing, small enough to share between connections."""
@@ -223,9 +223,7 @@ def as_table_error(error: EtlError, table: TableName) -> EtlError:
     return TableError(
         f"table {table} cannot be copied: {error}",
         table=str(table),
-        hint=error.hint
-        if error.hint and "BYPASSRLS" in error.hint
-        else f"GRANT SELECT ON {table} TO the replication user",
+        hint=f"GRANT SELECT ON {table} TO the replication user" if error.hint == MISSING_RIGHT_HINT else error.hint,
     )
 
 

@@ -21,6 +21,8 @@ _VALUE_CLASSES = frozenset({"22", "23", "P0"})
 _CONNECTION_LOST = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
 _TRY_AGAIN = frozenset({"40001", "40P01", "55P03", "57014"})
 
+MISSING_RIGHT_HINT = "grant the right; etl doctor prints the SQL"
+
 _ACTIVE_PID = re.compile(r"\bPID (\d+)")
 
 
@@ -81,7 +83,7 @@ def _refused(sqlstate: str, message: str) -> EtlError:
                 hint="row-level security would hide rows: ALTER ROLE … BYPASSRLS for the replication user",
             )
         case "42501":
-            return SourceRefused(f"PostgreSQL refused: {message}", hint="grant the right; etl doctor prints the SQL")
+            return SourceRefused(f"PostgreSQL refused: {message}", hint=MISSING_RIGHT_HINT)
     return SourceRefused(f"PostgreSQL refused (SQLSTATE {sqlstate}): {message}")
 
 

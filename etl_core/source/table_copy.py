@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from etl_core.errors import EtlError, Stopped, TableError
+from etl_core.errors import EtlError, SourceUnavailable, Stopped, TableError
 from etl_core.source.catalog import PublishedTable
 from etl_core.source.connection import Connection
 from etl_core.source.copy_blocks import copy_blocks
@@ -96,11 +96,13 @@ def copy_table(
         check_unchanged(first, table)
         ranges = plan_ranges(first, table, range_bytes)
         opened = [first]
-        while len(opened) < min(connections, len(ranges)):
-            another = _open(connect, snapshot_name, stack)
-            if not lock_table(another, table, stop, wait=False):
-                break
-            opened.append(another)
+        with contextlib.suppress(SourceUnavailable):  # a server without room for more lets the first copy alone
+            while len(opened) < min(connections, len(ranges)):
+                another = _open(connect, snapshot_name, stack)
+                if not lock_table(another, table, stop, wait=False):
+                    another.close()
+                    break
+                opened.append(another)
         return _Copy(table, ranges, sink, on_progress, stop).run(opened)
 
 
@@ -175,7 +177,7 @@ class _Copy:
         with self._lock:
             if not self._ranges:
                 return None
-            if self._halt.is_set():
+            if self._halt.is_set() or self._stop.is_set():
                 raise _stopped(self._table)
             return self._ranges.popleft()
 

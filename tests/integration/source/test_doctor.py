@@ -136,8 +136,8 @@ def test_a_partition_with_another_identity(database: Database) -> None:
 def reader(database: Database) -> Iterator[str]:
     """The connection string of a role without rights, gone with the test."""
     role = f"role_{database.name}"
-    database.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'reader'").format(sql.Identifier(role)))
-    yield make_conninfo(database.dsn, user=role, password="reader")
+    database.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(sql.Identifier(role)))
+    yield make_conninfo(database.dsn, user=role, password="secret")
     database.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
     database.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 

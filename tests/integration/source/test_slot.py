@@ -155,3 +155,38 @@ def test_without_the_right_to_see_it_a_writer_still_has_a_name(database: Databas
     finally:
         writer.connection.close()
         database.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def test_the_wait_survives_its_observer(database: Database, conn: Connection, walsender: Connection) -> None:
+    writer = Writer(database)
+    other = psycopg.connect(database.dsn, autocommit=True)
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid' AND pid = %s"
+
+    def end_writer_when_waited_for() -> None:
+        while other.execute(waiting, (walsender.info.backend_pid,)).fetchone() == (0,):
+            pass
+        writer.connection.rollback()
+
+    conn.close()
+    ender = threading.Thread(target=end_writer_when_waited_for)
+    ender.start()
+    slot = create_slot(walsender, database.name, export_snapshot=True, observer=conn, on_wait=lambda _: None)
+    ender.join()
+    assert slot.snapshot_name
+    other.close()
+    writer.connection.close()
+
+
+def test_an_error_of_the_callback_cancels_the_creation(
+    database: Database, conn: Connection, walsender: Connection
+) -> None:
+    writer = Writer(database)
+
+    def on_wait(_: Sequence[Blocker]) -> None:
+        raise RuntimeError("not interested")
+
+    with pytest.raises(RuntimeError, match="not interested"):
+        create_slot(walsender, database.name, export_snapshot=True, observer=conn, on_wait=on_wait)
+    walsender.close()
+    writer.connection.close()
+    assert slot_status(conn, database.name) is None

@@ -454,14 +454,14 @@ def test_an_error_of_the_row_filter_quotes_no_value(database: Database, walsende
 def reader(database: Database) -> Iterator[str]:
     """A role with REPLICATION and no other right, gone with the test."""
     name = f"reader_{database.name}"
-    database.execute(sql.SQL("CREATE ROLE {} LOGIN REPLICATION PASSWORD 'reader'").format(sql.Identifier(name)))
+    database.execute(sql.SQL("CREATE ROLE {} LOGIN REPLICATION PASSWORD 'secret'").format(sql.Identifier(name)))
     yield name
     database.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
     database.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
 def as_reader(database: Database, reader: str) -> Callable[[], Connection]:
-    dsn = make_conninfo(database.dsn, user=reader, password="reader")
+    dsn = make_conninfo(database.dsn, user=reader, password="secret")
     return lambda: connect(dsn, pipeline=PIPELINE, role="copy")
 
 
@@ -502,3 +502,11 @@ def test_ranges_cover_the_file_and_the_last_is_open(database: Database, conn: Co
     assert [part.first for part in ranges] == list(range(0, 8 * len(ranges), 8))
     assert [part.end for part in ranges] == [*range(8, 8 * len(ranges), 8), None]
     assert sum(part.size for part in ranges) == database.execute("SELECT pg_relation_size('t')")[0][0]
+
+
+def test_a_server_without_room_for_more_connections(database: Database, walsender: Connection, reader: str) -> None:
+    table = publish(database, *MANY_ROWS)
+    grant(database, reader, "t")
+    database.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT 1").format(sql.Identifier(reader)))
+    copying = Copying(database, walsender)
+    assert copying.run(table, 4, open_one=as_reader(database, reader)).rows == 20000
