@@ -100,7 +100,8 @@ def decode_table(frames: Frames, selected: Indices, schema: TableSchema, *, trun
         return _append(table, truncated, counts)
     try:
         new_key, old_key = number_keys(table.keys(changes.new.columns), table.keys(changes.old.columns))
-        final, chains = collapse(Events(changes.tag, changes.new.rows, new_key, changes.old.rows, old_key))
+        events = Events(changes.tag, changes.new.rows, new_key, changes.old.rows, old_key, changes.old_of_new())
+        final, chains = collapse(events, with_chains=table.has_unchanged)
         complete, partials = _complete(table, final, chains)
     except TableError:
         raise
@@ -108,8 +109,8 @@ def decode_table(frames: Frames, selected: Indices, schema: TableSchema, *, trun
         raise TableError(f"{schema.name}: {error}", table=str(schema.name), hint=error.hint) from None
     return TableChanges(
         schema,
-        inserts=table.rows(np.intersect1d(final.inserted, complete, assume_unique=True), chains),
-        upserts=table.rows(np.intersect1d(final.upserted, complete, assume_unique=True), chains),
+        inserts=table.rows(final.inserted[complete[final.inserted]], chains),
+        upserts=table.rows(final.upserted[complete[final.upserted]], chains),
         deletes=table.old_keys(final.deleted),
         partials=partials,
         truncate=truncated,
@@ -125,7 +126,7 @@ def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChange
             table=str(name),
             hint=f"ALTER TABLE {name} ADD PRIMARY KEY (…); then: etl resync {name}",
         )
-    if any(cells.unchanged is not None for cells in table.changes.new.columns):
+    if table.has_unchanged:
         raise table.inserted_without_value()
     everything = np.arange(table.changes.new.rows.size)
     return TableChanges(
@@ -138,39 +139,39 @@ def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChange
     )
 
 
-def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[Indices, tuple[PartialRows, ...]]:
-    """The surviving rows all of whose values are known, and the others, one PartialRows per set of unknown columns."""
-    survivors = np.union1d(final.inserted, final.upserted)
-    is_insert = table.changes.tag[table.changes.new.rows] == INSERT
+def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[NDArray[np.bool_], tuple[PartialRows, ...]]:
+    """Which new tuples have all their values known, and the surviving others, one PartialRows per set of columns."""
+    columns = table.changes.new.columns
+    complete = np.ones(table.changes.new.rows.size, np.bool_)
+    if not table.has_unchanged:
+        return complete, ()
+    survivors = np.concatenate([final.inserted, final.upserted])
     unknown: dict[int, NDArray[np.bool_]] = {}
     origin = survivors
-    for number, cells in enumerate(table.changes.new.columns):
+    for number, cells in enumerate(columns):
         if cells.unchanged is None:
             continue
         source = survivors if chains is None else chains.resolve(cells.unchanged)[survivors]
         still = cells.unchanged[source]
         if still.any():
-            if bool(is_insert[source[still]].any()):
+            if bool((table.changes.tag[table.changes.new.rows[source[still]]] == INSERT).any()):
                 raise table.inserted_without_value()
             unknown[number] = still
             origin = np.where(still, source, origin)
     if not unknown:
-        return survivors, ()
-    # Column sets as one small number per row, so that rows with the same set form one group.
-    numbers = sorted(unknown)
-    _, group = np.unique(np.stack([unknown[number] for number in numbers], axis=1), axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    any_unknown = np.logical_or.reduce([unknown[number] for number in numbers])
+        return complete, ()
+    numbers = list(unknown)
+    pattern = np.stack(list(unknown.values()), axis=1)
+    lacking = np.flatnonzero(pattern.any(axis=1))
+    complete[survivors[lacking]] = False
+    sets, group = np.unique(pattern[lacking], axis=0, return_inverse=True)
     partials = []
-    for value in np.unique(group[any_unknown]):
-        members = np.flatnonzero(group == value)
-        names = tuple(table.schema.columns[number].name for number in numbers if unknown[number][members[0]])
-        partials.append(
-            PartialRows(
-                names, table.origin_keys(origin[members]), table.rows(survivors[members], chains, without=names)
-            )
-        )
-    return survivors[~any_unknown], tuple(partials)
+    for which, lacks in enumerate(sets):
+        members = lacking[group.reshape(-1) == which]
+        names = tuple(table.schema.columns[number].name for number, lack in zip(numbers, lacks, strict=True) if lack)
+        rows = table.rows(survivors[members], chains, without=names)
+        partials.append(PartialRows(names, table.origin_keys(origin[members]), rows))
+    return complete, tuple(partials)
 
 
 class _Table:
@@ -181,6 +182,7 @@ class _Table:
         self.schema = schema
         self.changes = changes
         self.arrow = arrow_schema(schema)
+        self.has_unchanged = any(cells.unchanged is not None for cells in changes.new.columns)
         self.key_numbers = [number for number, column in enumerate(schema.columns) if column.name in schema.key]
 
     def keys(self, columns: Sequence[Cells]) -> list[Array]:
