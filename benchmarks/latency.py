@@ -118,7 +118,9 @@ def _commit_steadily(session: Session, file: Path, flushes: _Flushes) -> list[fl
         for number in range(_PER_SECOND * _SECONDS):
             time.sleep(max(0.0, started + number / _PER_SECOND - time.monotonic()))
             with connection.transaction():
-                connection.execute("INSERT INTO orders SELECT (make_order(%s)).*", (_BASE + number + 1,))
+                connection.execute(
+                    "INSERT INTO orders SELECT * FROM make_orders(%(id)s, %(id)s)", {"id": _BASE + number + 1}
+                )
                 connection.execute("UPDATE orders SET amount = amount + 1 WHERE id = %s", (number * 7919 % _BASE + 1,))
             committed.append(time.monotonic())
             if proving.done():
