@@ -138,10 +138,8 @@ def _summarise(figures: str, seconds: float, different: int) -> None:
     _say("")
     _say("Source and destination DIFFER: that is a bug." if different else "Source and destination are equal.")
     _say(f"  {figures}")
-    _say(
     changes, tables = status["stream"]["rows"], len(status["tables"])
     _say(f"  {changes:,} row changes streamed into {tables} tables; {seconds:.0f} s in all")
-    )
     _say(f"  demo/shop.duckdb       the copy, {size:.0f} MB: python -c 'import duckdb; …', or the duckdb command")
     _say("  demo/etl.yaml          the pipeline's configuration")
     _say("  demo/shop.state.db     its state: table states, positions, history")

@@ -66,6 +66,7 @@ class Handover:
         self._begin_catch_up = begin_catch_up
         self._observer = observer
         self._catch_ups: dict[TableId, CatchUp] = {}
+        self._hold_lsn: Lsn | None = None
         self._lock = threading.Lock()
 
     def start(self, position: Lsn) -> None:
@@ -82,12 +83,15 @@ class Handover:
         self._hand_over(position, lambda: None)
 
     def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
-        """See `stream.Boundary`."""
-        self._hand_over(position, busy_wait)
-        hold = self._store.hold()
-        if hold is None:
-            return None
-        return position if hold.lsn is None else hold.lsn
+        """See `stream.Boundary`. What is out of reach for a moment is looked for again the next time."""
+        try:
+            self._hand_over(position, busy_wait)
+            hold = self._store.hold()
+        except TransientError as error:
+            self._observer.on_retry(error, 0.0)
+            return self._hold_lsn
+        self._hold_lsn = None if hold is None else hold.lsn or position
+        return self._hold_lsn
 
     def held_at(self, lsn: Lsn) -> None:
         hold = self._store.hold()
@@ -153,6 +157,8 @@ class Handover:
                 self._catch_ups.pop(table_id).stop()
         deadline = time.monotonic() + _SHORT_STEP_SECONDS
         for status in by_id.values():
+            if status.state is TableState.SYNC_DONE and status.table_id in self._active:
+                self._make_ready(status)  # something was out of reach the last time
             if status.state is TableState.FINISHED_COPY:
                 try:
                     self._hand_over_one(status, position, deadline, busy_wait)
