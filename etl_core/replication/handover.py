@@ -157,15 +157,15 @@ class Handover:
                 self._catch_ups.pop(table_id).stop()
         deadline = time.monotonic() + _SHORT_STEP_SECONDS
         for status in by_id.values():
-            if status.state is TableState.SYNC_DONE and status.table_id in self._active:
-                self._make_ready(status)  # something was out of reach the last time
-            if status.state is TableState.FINISHED_COPY:
-                try:
+            try:
+                if status.state is TableState.FINISHED_COPY:
                     self._hand_over_one(status, position, deadline, busy_wait)
-                except StateConflict:
-                    continue  # someone moved the table meanwhile; the next look sees it
-                except TableError as error:
-                    self._fail(status, error)
+                elif status.state is TableState.SYNC_DONE and status.table_id in self._active:
+                    self._make_ready(status)  # something was out of reach the last time
+            except StateConflict:
+                continue  # someone moved the table meanwhile; the next look sees it
+            except TableError as error:
+                self._fail(status, error)
 
     def _hand_over_one(
         self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]
