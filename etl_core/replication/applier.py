@@ -15,8 +15,15 @@ from datetime import UTC, datetime
 from etl_core.batch import ChangeCounts, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_segment
 from etl_core.destination.protocol import Destination
-from etl_core.errors import PermanentError, StateConflict, TableError, TransientError, WatermarkConflict
-from etl_core.identifiers import TableId, TableName
+from etl_core.errors import (
+    PermanentError,
+    SchemaChangeRefused,
+    StateConflict,
+    TableError,
+    TransientError,
+    WatermarkConflict,
+)
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.assembler import Assembled
@@ -64,6 +71,7 @@ class Applier:
         write_lock: threading.Lock,
         stop: threading.Event,
         is_main: bool,
+        resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self._destination = destination
@@ -75,7 +83,9 @@ class Applier:
         self._stop = stop
         self._is_main = is_main
         self._backoff = backoff or Backoff()
-        self._rows = 0
+        self._rows = resumes.rows if resumes else 0
+        self._commit_time = resumes.commit_time if resumes else None
+        self._stored_at = time.monotonic()
 
     def apply(self, batch: Assembled) -> None:
         """On return the batch is durable and, for the main stream, its progress stored.
@@ -88,8 +98,8 @@ class Applier:
         if not self._is_main:
             return
         rows = sum(counts.rows for counts in attempt.counts.values())
-        self._rows += rows
-        self.store_progress(batch.end_lsn, batch.commit_time, rows_per_second=rows / seconds if seconds else 0.0)
+        self._commit_time = batch.commit_time or self._commit_time
+        self.store_progress(batch.end_lsn, rows=rows, lag_since=batch.commit_time)
         reach(PROGRESS_STORED)
         if attempt.counts:
             tables = {attempt.schemas[table_id].name: counts for table_id, counts in attempt.counts.items()}
@@ -154,7 +164,7 @@ class Applier:
                 table_id = changes.schema.table_id
                 known = attempt.schemas.get(table_id) or self._active.schema(table_id)
                 if known is not None and known != changes.schema:
-                    diff(known, changes.schema)  # raises unless it is only columns added or dropped
+                    _check_forward(known, changes.schema)
                 attempt.schemas[table_id] = changes.schema
                 attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
                 yield changes
@@ -183,11 +193,17 @@ class Applier:
                 self._destination.write(WriteBatch((), {table_id: move}, None))
             self._active.advance({table_id: move})
 
-    def store_progress(self, flushed: Lsn, commit_time: datetime | None, *, rows_per_second: float = 0.0) -> None:
-        """Stores how far everything is durable. Tried again while the store is away."""
-        now = datetime.now(UTC)
-        lag = max(0.0, (now - commit_time).total_seconds()) if commit_time else None
-        progress = ReplicationProgress(flushed, commit_time, self._rows, rows_per_second, lag, now)
+    def store_progress(self, flushed: Lsn, *, rows: int = 0, lag_since: datetime | None = None) -> None:
+        """Stores how far everything is durable, `rows` more than before. Tried again while the store is away.
+
+        The lag is the age of the last commit, `lag_since`; None says that nothing more is there, so there is no lag.
+        """
+        self._rows += rows
+        now, clock = datetime.now(UTC), time.monotonic()
+        rate = rows / (clock - self._stored_at)
+        self._stored_at = clock
+        lag = max(0.0, (now - lag_since).total_seconds()) if lag_since else 0.0
+        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now)
         waits = self._backoff.waits()
         while True:
             try:
@@ -203,6 +219,18 @@ class Applier:
                 if wait is None or self._stop.wait(wait):
                     raise
                 self._observer.on_retry(error, wait)
+
+
+def _check_forward(old: TableSchema, new: TableSchema) -> None:
+    """Raises SchemaChangeRefused unless columns were only added, with known values for old rows, or dropped."""
+    for column in diff(old, new).added:
+        if not column.fill_known:
+            raise SchemaChangeRefused(
+                f"{new.name}: column {column.name} was added with a default computed per row, "
+                "which the WAL does not hold",
+                table=str(new.name),
+                hint=f"copy the table again: etl resync {new.name}",
+            )
 
 
 class Writer:
@@ -273,7 +301,7 @@ class Writer:
             error: BaseException | None = None
             try:
                 self._applier.apply(batch)
-            except BaseException as caught:  # noqa: BLE001 handed to the conducting thread, which raises it
+            except BaseException as caught:
                 error = caught
             finally:
                 batch.close()

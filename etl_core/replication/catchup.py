@@ -7,6 +7,7 @@ the destination as the main stream does, under the same watermark rule, so it ma
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from etl_core.config import BatchConfig
@@ -14,6 +15,7 @@ from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.applier import Applier
 from etl_core.replication.assembler import Assembler
+from etl_core.replication.batching import batch_is_due
 from etl_core.replication.failpoints import CATCHUP_WRITTEN, reach
 from etl_core.source.replication_stream import Pause, ReplicationStream
 
@@ -42,6 +44,8 @@ class CatchUp:
         self._finish = threading.Event()
         self._condition = threading.Condition()
         self._through = snapshot_lsn
+        self._wanted: Lsn | None = None
+        self._batch_since: float | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"catch-up-{table_id}", daemon=True)
         self._thread.start()
@@ -59,8 +63,12 @@ class CatchUp:
             return self._error
 
     def wait_through(self, position: Lsn, seconds: float) -> bool:
-        """Waits until the table is complete up to `position`; False if it is not yet, or has failed."""
+        """Waits until the table is complete up to `position`; False if it is not yet, or has failed.
+
+        What has been read up to `position` is written at once from now on, however little it is.
+        """
         with self._condition:
+            self._wanted = position
             self._condition.wait_for(lambda: self._through >= position or self._error is not None, seconds)
             return self._through >= position and self._error is None
 
@@ -81,7 +89,7 @@ class CatchUp:
         try:
             with self._open_stream() as stream:
                 self._stream(stream)
-        except BaseException as error:  # noqa: BLE001 the conducting thread decides what to do with it
+        except BaseException as error:
             with self._condition:
                 self._error = error
                 self._condition.notify_all()
@@ -103,10 +111,10 @@ class CatchUp:
 
     def _between_transactions(self, stream: ReplicationStream, assembler: Assembler, *, quiet: bool) -> None:
         if assembler.has_changes:
-            full = assembler.rows >= self._limits.max_rows or assembler.size * _MEMORY_SHARE >= self._limits.max_bytes
-            if not (full or quiet):
+            if not self._is_due(assembler, quiet=quiet):
                 return
             self.applier.apply(assembler.take())
+            self._batch_since = None
             reach(CATCHUP_WRITTEN)
         position = max(assembler.end_lsn, stream.server_lsn)
         stream.confirm(position)
@@ -116,3 +124,17 @@ class CatchUp:
                 self._condition.notify_all()
         if quiet:
             stream.send_status(reply_requested=True)
+
+    def _is_due(self, assembler: Assembler, *, quiet: bool) -> bool:
+        if self._wanted is not None and assembler.end_lsn >= self._wanted > self._through:
+            return True
+        now = time.monotonic()
+        self._batch_since = self._batch_since or now
+        return batch_is_due(
+            self._limits,
+            rows=assembler.rows,
+            size=assembler.size * _MEMORY_SHARE,
+            age=now - self._batch_since,
+            quiet=quiet,
+            writer_idle=True,
+        )

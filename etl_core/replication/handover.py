@@ -29,6 +29,7 @@ _CATCH_UPS = 4
 _SHORT_STEP = 16 << 20
 """Bytes of WAL behind the main stream from which on the main stream waits for the last step."""
 _SHORT_STEP_SECONDS = 2.0
+"""How long the main stream waits for last steps, all tables together, before it goes on and tries again later."""
 RETRY_AFTER = timedelta(minutes=1)
 
 
@@ -45,8 +46,8 @@ class SyncSlots:
 class Handover:
     """Keeps the main stream's active tables in step with the table states. Implements `stream.Boundary`.
 
-    `start`, `look_around`, `held_at` and `close` are the conducting thread's; `reload` and `table_failed` are called from the
-    writing one.
+    `start`, `look_around`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
+    `table_failed` are called from the writing one.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Handover:
         self._begin_catch_up = begin_catch_up
         self._observer = observer
         self._catch_ups: dict[TableId, CatchUp] = {}
+        self._hold_lsn: Lsn | None = None
         self._lock = threading.Lock()
 
     def start(self, position: Lsn) -> None:
@@ -81,17 +83,23 @@ class Handover:
         self._hand_over(position, lambda: None)
 
     def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
-        """See `stream.Boundary`."""
-        self._hand_over(position, busy_wait)
-        hold = self._store.hold()
-        if hold is None:
-            return None
-        return position if hold.lsn is None else hold.lsn
+        """See `stream.Boundary`. What is out of reach for a moment is looked for again the next time."""
+        try:
+            self._hand_over(position, busy_wait)
+            hold = self._store.hold()
+        except TransientError as error:
+            self._observer.on_retry(error, 0.0)
+            return self._hold_lsn
+        self._hold_lsn = None if hold is None else hold.lsn or position
+        return self._hold_lsn
 
     def held_at(self, lsn: Lsn) -> None:
         hold = self._store.hold()
         if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
             self._store.answer_hold(hold.owner, lsn)
+
+    def is_settled(self) -> bool:
+        return all(status.state is not TableState.FINISHED_COPY for status in self._store.tables())
 
     def close(self) -> None:
         """Stops what catches up; it goes on at the next start."""
@@ -133,7 +141,9 @@ class Handover:
     def _make_ready(self, status: TableStatus) -> None:
         if status.sync_slot is not None:
             self._slots.drop(status.sync_slot)
-        self._move(status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied))
+        self._move(
+            status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
+        )
 
     def _hand_over(self, position: Lsn, busy_wait: Callable[[], None]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}
@@ -145,19 +155,24 @@ class Handover:
             status = by_id.get(table_id)
             if status is None or status.state is not TableState.FINISHED_COPY:
                 self._catch_ups.pop(table_id).stop()
+        deadline = time.monotonic() + _SHORT_STEP_SECONDS
         for status in by_id.values():
-            if status.state is TableState.FINISHED_COPY:
-                try:
-                    self._hand_over_one(status, position, busy_wait)
-                except StateConflict:
-                    continue  # someone moved the table meanwhile; the next look sees it
-                except TableError as error:
-                    self._fail(status, error)
+            try:
+                if status.state is TableState.FINISHED_COPY:
+                    self._hand_over_one(status, position, deadline, busy_wait)
+                elif status.state is TableState.SYNC_DONE and status.table_id in self._active:
+                    self._make_ready(status)  # something was out of reach the last time
+            except StateConflict:
+                continue  # someone moved the table meanwhile; the next look sees it
+            except TableError as error:
+                self._fail(status, error)
 
-    def _hand_over_one(self, status: TableStatus, position: Lsn, busy_wait: Callable[[], None]) -> None:
+    def _hand_over_one(
+        self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]
+    ) -> None:
         catch_up = self._catch_ups.get(status.table_id)
         if catch_up is not None:
-            self._finish_catch_up(status, catch_up, position, busy_wait)
+            self._finish_catch_up(status, catch_up, position, deadline, busy_wait)
             return
         snapshot_lsn = status.snapshot_lsn or ZERO
         if snapshot_lsn >= position:
@@ -170,7 +185,7 @@ class Handover:
             self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
 
     def _finish_catch_up(
-        self, status: TableStatus, catch_up: CatchUp, position: Lsn, busy_wait: Callable[[], None]
+        self, status: TableStatus, catch_up: CatchUp, position: Lsn, deadline: float, busy_wait: Callable[[], None]
     ) -> None:
         if catch_up.error is not None:
             self._catch_ups.pop(status.table_id).stop()
@@ -178,7 +193,6 @@ class Handover:
             return
         if position - min(position, catch_up.through) > _SHORT_STEP:
             return
-        deadline = time.monotonic() + _SHORT_STEP_SECONDS
         while not catch_up.wait_through(position, 0.1):
             busy_wait()
             if catch_up.error is not None or time.monotonic() > deadline:

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Begin
 from etl_core.replication.applier import Applier, Writer
 from etl_core.replication.assembler import Assembler
+from etl_core.replication.batching import batch_is_due
 from etl_core.replication.failpoints import CONFIRMED, reach
 from etl_core.source.replication_stream import Pause, ReplicationStream
 
@@ -32,19 +34,6 @@ _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STORE_IDLE = 5.0
 """Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
-
-
-def batch_is_due(
-    limits: BatchConfig, *, rows: int, size: int, age: float, quiet: bool, writer_idle: bool
-) -> bool:
-    """Whether the transactions at hand become a batch now.
-
-    A full batch does, though the writer may have to be waited for. Otherwise, with the writer idle: one that is `max_age`
-    seconds old, or a quarter of that when the source has nothing more to send.
-    """
-    if rows >= limits.max_rows or size >= limits.max_bytes:
-        return True
-    return writer_idle and age >= (limits.max_age / 4 if quiet else limits.max_age)
 
 
 class Ended(Enum):
@@ -77,6 +66,9 @@ class Boundary(Protocol):
 
     def held_at(self, lsn: Lsn) -> None:
         """The stream stands at `lsn`, everything before it durable."""
+
+    def is_settled(self) -> bool:
+        """Whether no table is still to be taken in, so that a stream may end without leaving one behind."""
 
 
 class StreamWorker:
@@ -205,7 +197,7 @@ class StreamWorker:
 
     def _store_idle(self, position: Lsn) -> None:
         self._next_store = time.monotonic() + _STORE_IDLE
-        self._applier.store_progress(position, None)
+        self._applier.store_progress(position)
         self._writer.moved(position)
 
     def _at_limit(self, limit: Lsn, until: Lsn | None) -> Ended | None:
@@ -216,6 +208,7 @@ class StreamWorker:
         if limit > self._writer.flushed:
             self._store_idle(limit)
         if until is not None and limit >= until:
+            self._settle()
             return Ended.REACHED
         while self._hold is not None and self._hold <= limit and not self._stop.is_set():
             self._boundary.held_at(limit)
@@ -223,6 +216,12 @@ class StreamWorker:
             self._keep_alive()
             self._hold = self._boundary.look_around(self._position, self._service)
         return Ended.STOPPED if self._stop.is_set() else None
+
+    def _settle(self) -> None:
+        """Waits at the limit for the tables that are being copied or catch up."""
+        while not (self._boundary.is_settled() or self._stop.wait(_WAIT / 2)):
+            self._service()
+            self._boundary.look_around(self._position, self._service)
 
     def _wait_writer(self) -> None:
         while not self._writer.wait_idle(_WAIT):
@@ -244,8 +243,6 @@ class StreamWorker:
         """Waits for the last batch and tells the server. The position everything is durable up to."""
         self._wait_writer()
         self._stream.confirm(self._writer.flushed)
-        try:
+        with contextlib.suppress(EtlError):  # the position is stored; else the server is told at the next start
             self._stream.send_status()
-        except EtlError:
-            pass  # noqa: S110 the position is stored; the server is told at the next start
         return self._writer.flushed

@@ -3,13 +3,14 @@
 https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-START-REPLICATION
 
 libpq does the connection, its encryption and its framing; this file owns when to read and when to answer. Measured on
-PostgreSQL 18 over TCP, 8 columns, CPU of our process per row: blocking reads 3.4 µs (one recv() for every second row), reads that
-wait until 64 kB have come 1.4 µs, and the walsender gets 20 % faster because it no longer wakes us for each of its sends.
+PostgreSQL 18 over TCP, 8 columns, CPU of our process per row: blocking reads 3.4 µs (one recv() for every second
+row), reads that wait until 64 kB have come 1.4 µs, and the walsender gets 20 % faster because it no longer wakes us
+for each of its sends.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import select
 import socket
@@ -106,8 +107,7 @@ class ReplicationStream:
         """Whether the socket can wait for a low-water mark: TCP on Linux can, a unix socket ignores it."""
         if self._socket.family == getattr(socket, "AF_UNIX", None):
             return False
-        # Room for what the walsender sends while we decode; without it it would stop and wait.
-        with contextlib.suppress(OSError):
+        if _may_have_receive_buffer():
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _LOW_WATER)
@@ -130,7 +130,7 @@ class ReplicationStream:
                 if size > 0:
                     if frame[0] == _XLOG_DATA:
                         tag = frame[_HEADER] if size > _HEADER else 0
-                        if tag == _INSERT or tag == _UPDATE or tag == _DELETE:  # noqa: PLR1714 twice as fast as `in`
+                        if tag == _INSERT or tag == _UPDATE or tag == _DELETE:  # noqa: SIM109 half the time of a tuple
                             append(at)
                             data += frame
                             at += size
@@ -199,7 +199,9 @@ class ReplicationStream:
         """Tells the server what is flushed, now; it answers a request with a keepalive. Raises SourceUnavailable."""
         self._status_due = time.monotonic() + STATUS_INTERVAL
         # "Written" is told as flushed too: what we hold in memory must not count for anything on the server.
-        update = StandbyStatusUpdate(self._flushed, self._flushed, self._flushed, from_datetime(datetime.now(UTC)), reply_requested)
+        update = StandbyStatusUpdate(
+            self._flushed, self._flushed, self._flushed, from_datetime(datetime.now(UTC)), reply_requested
+        )
         try:
             self._pgconn.put_copy_data(update.to_bytes())
             self._pgconn.flush()
@@ -218,6 +220,20 @@ class ReplicationStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@functools.cache
+def _may_have_receive_buffer() -> bool:
+    """Whether this machine grants a receive buffer that holds what the walsender sends while we decode.
+
+    Where net.core.rmem_max is small, asking would get less than the kernel's own tuning, and end that tuning.
+    """
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        except OSError:
+            return False
+        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= _RECEIVE_BUFFER
 
 
 def _field(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str | None:

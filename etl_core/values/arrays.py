@@ -77,6 +77,8 @@ def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positio
 
 
 def _check_ends(part: TextBytes, column: Column, table: TableName) -> None:
+    if (part.ends - part.starts < len("{}")).any():
+        raise unreadable(column, table)
     opening, closing = part.data[part.starts], part.data[part.ends - 1]
     if (opening == ord("[")).any():
         raise out_of_range(
@@ -85,7 +87,7 @@ def _check_ends(part: TextBytes, column: Column, table: TableName) -> None:
             table,
             "store arrays that begin at 1, or cast the column to text in the source",
         )
-    if (part.ends - part.starts < 2).any() or (opening != ord("{")).any() or (closing != ord("}")).any():
+    if (opening != ord("{")).any() or (closing != ord("}")).any():
         raise unreadable(column, table)
 
 

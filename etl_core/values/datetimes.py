@@ -17,7 +17,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.arrow import arrow_type
 from etl_core.schema.table import Column
 from etl_core.values.refusal import out_of_range, unreadable
-from etl_core.values.text import Array, Mask, Positions, as_string, fixed_width, text_bytes, validity
+from etl_core.values.text import Array, Mask, Positions, as_string, fixed_width, nulled, text_bytes, view_buffer
 
 INFINITE_DAYS = 2**31 - 1
 INFINITE_MICROSECONDS = 2**63 - 1
@@ -25,7 +25,6 @@ INFINITE_MICROSECONDS = 2**63 - 1
 _DAY = 86_400_000_000
 _LAST_DAY, _LAST_TIME = divmod(INFINITE_MICROSECONDS, _DAY)
 
-_USUAL = r"^\d{4}-[-0-9:.+ ]*$"
 _DATE = r"^(?P<year>\d+)-(?P<month>\d\d)-(?P<day>\d\d)"
 _CLOCK = r" (?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)(?:\.(?P<fraction>\d{1,6}))?"
 _PATTERNS = {
@@ -46,18 +45,20 @@ def load_datetime(text: Array, column: Column, table: TableName) -> Array:
         return strings.cast(target)
     except pa.ArrowInvalid:
         pass
-    integers = np.zeros(len(strings), np.int32 if pa.types.is_date(target) else np.int64)
-    usual = pc.match_substring_regex(strings, _USUAL)
+    part = text_bytes(strings)
+    if (part.ends - part.starts < len("infinity")).any():
+        raise unreadable(column, table)
+    # Not so: infinity, a fifth digit of the year, BC at the end.
+    usual = (part.data[part.starts + 4] == ord("-")) & (part.data[part.ends - 1] <= ord("9"))
+    unusual = part.spread(~usual)
     try:
-        read = strings.filter(usual).cast(target)
+        read = nulled(strings, ~part.spread(usual)).cast(target)
     except pa.ArrowInvalid:
         raise unreadable(column, table) from None
-    is_usual = _mask(usual)
-    integers[is_usual] = read.view(pa.int32() if pa.types.is_date(target) else pa.int64()).to_numpy()
-    valid = validity(strings)
-    is_unusual = ~is_usual if valid is None else ~is_usual & valid
-    integers[is_unusual] = _load_unusual(strings.filter(_boolean(is_unusual)), target, column, table)
-    return fixed_width(target, integers, valid)
+    width = np.int32 if pa.types.is_date(target) else np.int64
+    integers = view_buffer(read.buffers()[1], width)[: len(part)].copy()
+    integers[unusual] = _load_unusual(strings.filter(_boolean(unusual)), target, column, table)
+    return fixed_width(target, integers, part.valid)
 
 
 def _load_unusual(strings: Array, target: pa.DataType, column: Column, table: TableName) -> Positions:
@@ -104,7 +105,10 @@ def _days_from_civil(year: Positions, month: Positions, day: Positions) -> Posit
 
 
 def load_time(text: Array, column: Column, table: TableName) -> Array:
-    """Microseconds since midnight, `24:00:00` included. Arrow has no cast from text to time."""
+    """Microseconds since midnight, `24:00:00` included (DuckDB holds it; Arrow's `validate(full=True)` objects to it).
+
+    Arrow has no cast from text to time.
+    """
     part = text_bytes(text)
     starts, lengths = part.starts, part.ends - part.starts
     if len(starts) == 0:
@@ -135,12 +139,7 @@ def _integer(fields: Array, name: str) -> Positions:
 
 
 def _equals(strings: Array, word: str) -> Mask:
-    return _mask(pc.equal(strings, pa.scalar(word)))
-
-
-def _mask(boolean: Array) -> Mask:
-    """NULL counts as false."""
-    mask: Mask = boolean.fill_null(False).to_numpy(zero_copy_only=False)
+    mask: Mask = pc.equal(strings, pa.scalar(word)).to_numpy(zero_copy_only=False)
     return mask
 
 

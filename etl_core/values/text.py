@@ -77,6 +77,13 @@ def text_bytes(text: Array) -> TextBytes:
     return TextBytes(data, offsets, valid)
 
 
+def nulled(strings: Array, hidden: Mask) -> Array:
+    """The string array with NULL where `hidden` is true; it shares the bytes."""
+    _, offsets, data = strings.buffers()
+    shifted = None if offsets is None else offsets.slice(strings.offset * np.int32().itemsize)
+    return pa.Array.from_buffers(pa.string(), len(strings), [bitmap(~hidden), shifted, data])
+
+
 def validity(array: Array) -> Mask | None:
     """True for each value that is not NULL; None if all are."""
     bitmap = array.buffers()[0]

@@ -1,0 +1,167 @@
+"""Schema `_etl` of the DuckDB file: per pipeline, the watermark of every table and the position of the stream.
+
+LSNs are UBIGINT, so that they compare as numbers. A table that was forgotten keeps its row with a NULL watermark: the
+row also says that the table of that name is ours to replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from etl_core.batch import WatermarkMove
+from etl_core.destination.protocol import Positions
+from etl_core.errors import WatermarkConflict
+from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+
+NAMESPACE = "_etl"
+
+_CREATE = (
+    "CREATE SCHEMA IF NOT EXISTS _etl",
+    """
+    CREATE TABLE IF NOT EXISTS _etl.watermarks (
+        pipeline VARCHAR NOT NULL, table_id UINTEGER NOT NULL, namespace VARCHAR NOT NULL, name VARCHAR NOT NULL,
+        lsn UBIGINT, attnums STRUCT(name VARCHAR, attnum SMALLINT)[] NOT NULL, updated_at TIMESTAMPTZ NOT NULL)
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS _etl.streams (
+        pipeline VARCHAR NOT NULL, lsn UBIGINT NOT NULL, updated_at TIMESTAMPTZ NOT NULL)
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A row of `_etl.watermarks`. `attnums` tells a column from one that was dropped and added again."""
+
+    pipeline: str
+    table_id: TableId
+    name: TableName
+    lsn: Lsn | None
+    attnums: Mapping[str, int]
+
+
+class Bookkeeping:
+    """What one pipeline reads and writes in `_etl`, within the connection's transaction."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, pipeline: str) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+
+    def create(self) -> None:
+        """Idempotent."""
+        for statement in _CREATE:
+            self._connection.execute(statement)
+
+    def exists(self) -> bool:
+        """Whether `create` was ever committed in this file."""
+        found = self._connection.execute(
+            "SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() "
+            "AND schema_name = '_etl' AND table_name = 'streams'"
+        ).fetchall()
+        return bool(found[0][0])
+
+    def all_tables(self) -> list[StoredTable]:
+        """Of every pipeline."""
+        rows = self._connection.execute(
+            "SELECT pipeline, table_id, namespace, name, lsn, attnums FROM _etl.watermarks"
+        ).fetchall()
+        return [
+            StoredTable(
+                pipeline,
+                TableId(table_id),
+                TableName(namespace, name),
+                None if lsn is None else Lsn(lsn),
+                {entry["name"]: entry["attnum"] for entry in attnums},
+            )
+            for pipeline, table_id, namespace, name, lsn, attnums in rows
+        ]
+
+    def tables(self) -> dict[TableId, StoredTable]:
+        """Of this pipeline, forgotten ones too."""
+        return {stored.table_id: stored for stored in self.all_tables() if stored.pipeline == self._pipeline}
+
+    def positions(self) -> Positions:
+        if not self.exists():
+            return Positions({}, None)
+        stream = self._connection.execute(
+            "SELECT lsn FROM _etl.streams WHERE pipeline = ?", [self._pipeline]
+        ).fetchall()
+        return Positions(
+            {stored.table_id: stored.lsn for stored in self.tables().values() if stored.lsn is not None},
+            Lsn(stream[0][0]) if stream else None,
+        )
+
+    def check_fence(self, watermarks: Mapping[TableId, WatermarkMove]) -> dict[TableId, StoredTable]:
+        """This pipeline's tables. Raises WatermarkConflict unless each has the watermark that is expected of it."""
+        tables = self.tables()
+        for table_id, move in watermarks.items():
+            stored = tables.get(table_id)
+            found = None if stored is None else stored.lsn
+            if found != move.expected:
+                name = f"table {table_id}" if stored is None else str(stored.name)
+                raise WatermarkConflict(f"{name} has the watermark {found}, not the expected {move.expected}")
+        return tables
+
+    def move_watermarks(self, watermarks: Mapping[TableId, WatermarkMove]) -> None:
+        if not watermarks:
+            return
+        moves = pa.table(
+            {
+                "table_id": pa.array(watermarks.keys(), pa.uint32()),
+                "lsn": pa.array([move.new for move in watermarks.values()], pa.uint64()),
+            }
+        )
+        self._connection.register("etl$moves", moves)
+        self._connection.execute(
+            'UPDATE _etl.watermarks AS w SET lsn = m.lsn, updated_at = now() FROM "etl$moves" AS m '
+            "WHERE w.table_id = m.table_id AND w.pipeline = ?",
+            [self._pipeline],
+        )
+        self._connection.unregister("etl$moves")
+
+    def move_stream(self, lsn: Lsn) -> None:
+        updated = self._connection.execute(
+            "UPDATE _etl.streams SET lsn = ?, updated_at = now() WHERE pipeline = ?", [int(lsn), self._pipeline]
+        ).fetchall()
+        if not updated[0][0]:
+            self._connection.execute("INSERT INTO _etl.streams VALUES (?, ?, now())", [self._pipeline, int(lsn)])
+
+    def put_table(self, schema: TableSchema, lsn: Lsn) -> None:
+        """Sets the table's row, replacing one of the same id or the same name."""
+        self._connection.execute(
+            "DELETE FROM _etl.watermarks WHERE (pipeline = ? AND table_id = ?) OR (namespace = ? AND name = ?)",
+            [self._pipeline, int(schema.table_id), schema.name.namespace, schema.name.name],
+        )
+        self._connection.execute(
+            "INSERT INTO _etl.watermarks VALUES (?, ?, ?, ?, ?, ?, now())",
+            [
+                self._pipeline,
+                int(schema.table_id),
+                schema.name.namespace,
+                schema.name.name,
+                int(lsn),
+                _entries({column.name: column.attnum for column in schema.columns}),
+            ],
+        )
+
+    def put_attnums(self, table_id: TableId, attnums: Mapping[str, int]) -> None:
+        self._connection.execute(
+            "UPDATE _etl.watermarks SET attnums = ? WHERE pipeline = ? AND table_id = ?",
+            [_entries(attnums), self._pipeline, int(table_id)],
+        )
+
+    def forget(self, table_id: TableId) -> None:
+        self._connection.execute(
+            "UPDATE _etl.watermarks SET lsn = NULL, updated_at = now() WHERE pipeline = ? AND table_id = ?",
+            [self._pipeline, int(table_id)],
+        )
+
+
+def _entries(attnums: Mapping[str, int]) -> list[dict[str, object]]:
+    return [{"name": name, "attnum": attnum} for name, attnum in attnums.items()]

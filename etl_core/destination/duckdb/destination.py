@@ -1,0 +1,128 @@
+"""DuckDB as a destination: the source's table `public.orders` is `public.orders` in one file, bookkeeping is in `_etl`.
+
+**Exactly once.** Data, watermarks and the stream's position of a batch are one DuckDB transaction, made durable by its
+COMMIT (WAL or table, fsynced). A process killed before leaves the state before; one killed after has committed, which
+`positions` tells the next. `write` reads the watermarks in the transaction that moves them.
+
+**Sharing the file.** It is opened for each operation and closed; between two, other processes may read it. While `read`
+is being consumed the file is open: other processes must wait, this one need not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from etl_core.batch import WriteBatch
+from etl_core.destination.duckdb import statements
+from etl_core.destination.duckdb.apply import TableWriter
+from etl_core.destination.duckdb.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.duckdb.connection import DatabaseFile
+from etl_core.destination.duckdb.copy import DuckDBCopy
+from etl_core.destination.duckdb.failures import explain_table
+from etl_core.destination.duckdb.staging import discard_abandoned, staging_directory
+from etl_core.destination.options import check_options, required_path
+from etl_core.destination.protocol import Positions
+from etl_core.identifiers import TableId
+from etl_core.schema.arrow import arrow_schema
+from etl_core.schema.table import TableSchema
+
+# Merging writes rows again; done this seldom it costs little, and lost space stays small beside what the changes wrote.
+_CHANGES_PER_MERGE = 2_000_000
+_READ_ROWS = 50_000
+
+
+class DuckDBDestination:
+    """See Destination. May be used from several threads; writers of one file take turns."""
+
+    def __init__(self, path: Path, pipeline: str, *, wait_seconds: float = 60.0) -> None:
+        self._file = DatabaseFile(path, wait_seconds=wait_seconds)
+        self._pipeline = pipeline
+        self._changed = 0
+        self._wrote = False
+
+    def prepare(self) -> None:
+        discard_abandoned(staging_directory(self._file.path, self._pipeline))
+        with self._file.transaction() as connection:
+            Bookkeeping(connection, self._pipeline).create()
+
+    def positions(self) -> Positions:
+        if not self._file.path.exists():
+            return Positions({}, None)
+        with self._file.open() as connection:
+            return Bookkeeping(connection, self._pipeline).positions()
+
+    def copy(self, schema: TableSchema) -> DuckDBCopy:
+        self._wrote = True
+        return DuckDBCopy(self._file, self._pipeline, schema)
+
+    def write(self, batch: WriteBatch) -> None:
+        if self._changed >= _CHANGES_PER_MERGE and self._file.merge():
+            self._changed = 0
+        with self._file.transaction() as connection:
+            book = Bookkeeping(connection, self._pipeline)
+            stored = book.check_fence(batch.watermarks)
+            changed = self._apply(connection, book, stored, batch)
+            book.move_watermarks(batch.watermarks)
+            if batch.stream_lsn is not None:
+                book.move_stream(batch.stream_lsn)
+        self._changed += changed
+        self._wrote = True
+
+    def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """See Destination. The file stays open until the iterator is exhausted or closed."""
+        target = arrow_schema(schema)
+        with self._file.open() as connection:
+            table = statements.table_identifier(_database(connection), schema.name)
+            try:
+                rows = connection.sql(statements.text(statements.select(table, schema.columns)))
+                for batch in rows.to_arrow_reader(_READ_ROWS):
+                    yield batch.cast(target)
+            except duckdb.Error as error:
+                raise explain_table(error, schema.name, self._file.path) from None
+
+    def forget(self, table_id: TableId) -> None:
+        with self._file.transaction() as connection:
+            Bookkeeping(connection, self._pipeline).forget(table_id)
+
+    def close(self) -> None:
+        """Leaves one file, without a WAL and without the space of deleted rows, unless another process has it open."""
+        if self._wrote and self._file.merge():
+            self._wrote = False
+
+    def _apply(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        book: Bookkeeping,
+        stored: Mapping[TableId, StoredTable],
+        batch: WriteBatch,
+    ) -> int:
+        database = _database(connection)
+        writers: dict[TableId, TableWriter] = {}
+        changed = 0
+        for part in batch.parts:
+            table_id = part.schema.table_id
+            if table_id not in writers:
+                before = stored[table_id]
+                writers[table_id] = TableWriter(connection, database, before.name, before.attnums)
+            try:
+                changed += writers[table_id].apply(part)
+            except duckdb.Error as error:
+                raise explain_table(error, part.schema.name, self._file.path) from None
+        for table_id, writer in writers.items():
+            if writer.attnums != stored[table_id].attnums:
+                book.put_attnums(table_id, writer.attnums)
+        return changed
+
+
+def _database(connection: duckdb.DuckDBPyConnection) -> str:
+    return str(connection.execute(statements.CURRENT_DATABASE).fetchall()[0][0])
+
+
+def from_options(options: Mapping[str, object], pipeline: str) -> DuckDBDestination:
+    """Builds the destination `{type: duckdb, path: …}`."""
+    check_options("duckdb", options, ("path",))
+    return DuckDBDestination(required_path("duckdb", options, "path"), pipeline)

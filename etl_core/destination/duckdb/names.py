@@ -1,0 +1,80 @@
+"""Which tables cannot be kept in one DuckDB file: it folds ASCII case, so names that differ only by that are one.
+
+Also what guards a person's own data: a table that no pipeline made is never replaced.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable
+
+from etl_core.destination.duckdb.bookkeeping import NAMESPACE, StoredTable
+from etl_core.errors import TableError
+from etl_core.schema.table import TableSchema
+
+_RESERVED = {NAMESPACE, "information_schema", "pg_catalog"}
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def fold(name: str) -> str:
+    """Equal for names that are the same to DuckDB."""
+    return name.translate(_LOWER)
+
+
+def check_columns(schema: TableSchema) -> None:
+    """Raises TableError for a table without columns or with two that DuckDB cannot tell apart."""
+    if not schema.columns:
+        raise TableError(
+            f"{schema.name} has no columns, which DuckDB does not allow",
+            table=str(schema.name),
+            hint="remove the table from the publication",
+        )
+    seen: dict[str, str] = {}
+    for name in schema.column_names:
+        other = seen.setdefault(fold(name), name)
+        if other != name:
+            raise TableError(
+                f"columns {other} and {name} of {schema.name} differ only by case, and DuckDB folds case",
+                table=str(schema.name),
+                hint="rename one of them, or leave it out of the publication",
+            )
+
+
+def check_name(
+    schema: TableSchema, pipeline: str, stored: Iterable[StoredTable], present: Iterable[tuple[str, str]]
+) -> None:
+    """Raises TableError if the table's name belongs to something else.
+
+    `stored` are the tables of all pipelines, `present` the namespace and name of every table and view of the file.
+    """
+    name = schema.name
+    if fold(name.namespace) in _RESERVED:
+        raise TableError(
+            f"namespace {name.namespace} of {name} is reserved in DuckDB",
+            table=str(name),
+            hint="rename the schema at the source, or remove the table from the publication",
+        )
+    ours = False
+    for other in stored:
+        if fold(other.name.namespace) != fold(name.namespace) or fold(other.name.name) != fold(name.name):
+            continue
+        if other.lsn is not None and other.pipeline != pipeline:
+            raise TableError(
+                f"{name} is already replicated into this file by pipeline {other.pipeline}",
+                table=str(name),
+                hint="give each pipeline a file of its own",
+            )
+        if other.lsn is not None and other.name != name:
+            raise TableError(
+                f"{name} and {other.name} differ only by case, and DuckDB folds case",
+                table=str(name),
+                hint="rename one of them at the source, or remove it from the publication",
+            )
+        ours = True
+    same = (fold(name.namespace), fold(name.name))
+    if not ours and any((fold(namespace), fold(relation)) == same for namespace, relation in present):
+        raise TableError(
+            f"{name} exists in the file and was not made by a pipeline",
+            table=str(name),
+            hint="rename or drop it: the copy would replace it",
+        )

@@ -1,0 +1,174 @@
+"""The SQL a table needs, composed with every identifier quoted.
+
+DuckDB quotes identifiers as PostgreSQL does, so psycopg's composition serves. Names have three parts: with two, a
+namespace called like the file would be ambiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from etl_core.destination.duckdb.types import duckdb_type, text_form
+from etl_core.identifiers import TableName
+from etl_core.schema.table import Column
+
+Query = sql.Composable
+
+CURRENT_DATABASE = "SELECT current_database()"
+RELATIONS = """
+    SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = current_database()
+    UNION ALL
+    SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = current_database() AND NOT internal
+"""
+
+
+def text(query: Query) -> str:
+    """The statement to execute."""
+    return query.as_string(None)
+
+
+def table_identifier(database: str, name: TableName) -> sql.Identifier:
+    return sql.Identifier(database, name.namespace, name.name)
+
+
+def create_schema(database: str, namespace: str) -> Query:
+    return sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(database, namespace))
+
+
+def create_or_replace(table: Query, columns: Sequence[Column]) -> Query:
+    """An empty table in place of what is there."""
+    defined = sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(c.name), _type(c)) for c in columns)
+    return sql.SQL("CREATE OR REPLACE TABLE {} ({})").format(table, defined)
+
+
+def insert(table: Query, columns: Sequence[Column], source: str) -> Query:
+    """Inserts the rows of a registered Arrow table by column name."""
+    return sql.SQL("INSERT INTO {} BY NAME SELECT {} FROM {}").format(
+        table, _converted(columns, sql.Identifier(source)), sql.Identifier(source)
+    )
+
+
+def insert_all(table: Query, source: str) -> Query:
+    """Inserts the rows of a table that already has the stored types."""
+    return sql.SQL("INSERT INTO {} BY NAME SELECT * FROM {}").format(table, sql.Identifier(source))
+
+
+def delete_all(table: Query) -> Query:
+    return sql.SQL("DELETE FROM {}").format(table)
+
+
+def delete_keys(table: Query, key: Sequence[Column], source: str) -> Query:
+    """Deletes the rows whose key stands in a registered Arrow table; a key may stand there twice."""
+    same = [
+        sql.SQL("t.{} IS NOT DISTINCT FROM k.{}").format(sql.Identifier(c.name), sql.Identifier(c.name)) for c in key
+    ]
+    return sql.SQL("DELETE FROM {} AS t WHERE EXISTS (SELECT 1 FROM (SELECT {} FROM {}) AS k WHERE {})").format(
+        table, _converted(key, sql.Identifier(source)), sql.Identifier(source), sql.SQL(" AND ").join(same)
+    )
+
+
+def complete(
+    result: str,
+    table: Query,
+    known: Sequence[Column],
+    unchanged: Sequence[Column],
+    key: Sequence[Column],
+    origins: Sequence[str],
+    source: str,
+) -> Query:
+    """Puts the rows of `source` into temporary table `result`, their `unchanged` columns read from `table`.
+
+    `origins` are the names that the columns of the origin key have in `source`, in the order of `key`.
+    """
+    kept = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(column.name)) for column in unchanged)
+    same = [
+        sql.SQL("t.{} IS NOT DISTINCT FROM {}").format(
+            sql.Identifier(column.name), _cast(sql.Identifier("p", origin), column)
+        )
+        for column, origin in zip(key, origins, strict=True)
+    ]
+    return sql.SQL("CREATE OR REPLACE TEMP TABLE {} AS SELECT {}, {} FROM {} AS p JOIN {} AS t ON {}").format(
+        sql.Identifier(result),
+        _converted(known, sql.Identifier("p")),
+        kept,
+        sql.Identifier(source),
+        table,
+        sql.SQL(" AND ").join(same),
+    )
+
+
+def drop_temporary(name: str) -> Query:
+    return sql.SQL("DROP TABLE {}").format(sql.Identifier("temp", "main", name))
+
+
+def describe(table: Query) -> Query:
+    """A row per column: name and type first."""
+    return sql.SQL("DESCRIBE {}").format(table)
+
+
+def add_column(table: Query, column: Column) -> Query:
+    return sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(table, sql.Identifier(column.name), _type(column))
+
+
+def drop_column(table: Query, name: str) -> Query:
+    return sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(name))
+
+
+def fill(table: Query, columns: Sequence[Column], source: str) -> Query:
+    """Sets `columns` of every row to the values in the one row of `source`."""
+    values = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(c.name), _cast(sql.Identifier("f", c.name), c)) for c in columns
+    )
+    return sql.SQL("UPDATE {} SET {} FROM {} AS f").format(table, values, sql.Identifier(source))
+
+
+def rebuild(table: Query, columns: Sequence[Column], added: Sequence[Column], source: str) -> Query:
+    """The table anew with `columns`; those in `added` have the values in the one row of `source`."""
+    new = {column.name for column in added}
+    chosen = sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(_cast(sql.Identifier("f", c.name), c), sql.Identifier(c.name))
+        if c.name in new
+        else sql.Identifier("t", c.name)
+        for c in columns
+    )
+    return sql.SQL("CREATE OR REPLACE TABLE {} AS SELECT {} FROM {} AS t CROSS JOIN {} AS f").format(
+        table, chosen, table, sql.Identifier(source)
+    )
+
+
+def select(table: Query, columns: Sequence[Column]) -> Query:
+    """The rows with UUID and JSON as text."""
+    chosen = []
+    for column in columns:
+        form = text_form(column)
+        name = sql.Identifier(column.name)
+        chosen.append(name if form is None else sql.SQL("CAST({} AS {}) AS {}").format(name, _word(form), name))
+    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(chosen), table)
+
+
+def _converted(columns: Sequence[Column], relation: sql.Identifier) -> Query:
+    """The select list that turns Arrow values into stored ones."""
+    return sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(
+            _cast(sql.SQL("{}.{}").format(relation, sql.Identifier(c.name)), c), sql.Identifier(c.name)
+        )
+        for c in columns
+    )
+
+
+def _cast(value: Query, column: Column) -> Query:
+    # JSON comes under its own name (see types); for all but UUID the Arrow type is the stored type.
+    if not duckdb_type(column).startswith("UUID"):
+        return value
+    return sql.SQL("CAST({} AS {})").format(value, _type(column))
+
+
+def _type(column: Column) -> Query:
+    return _word(duckdb_type(column))
+
+
+def _word(known: str) -> Query:
+    # Only type names of the table in `types` come here, never a name from the source.
+    return sql.SQL(known)

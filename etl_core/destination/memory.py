@@ -1,0 +1,265 @@
+"""The reference destination: what the contract says, in few words, on Arrow tables in memory.
+
+A transaction works on copies of the dictionaries (Arrow tables are immutable, so they are shared) and puts them in
+place when it is complete. Nothing here is fast, and nothing survives the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from etl_core.batch import PartialRows, TableChanges, WriteBatch
+from etl_core.destination.options import check_options
+from etl_core.destination.protocol import Positions
+from etl_core.errors import DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
+from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
+from etl_core.schema.arrow import arrow_schema
+from etl_core.schema.table import TableSchema
+from etl_core.values import load_missing
+
+Key = tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A table's rows and the schema they have."""
+
+    schema: TableSchema
+    rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Which table a pipeline keeps under an id, and up to where."""
+
+    name: TableName
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that is committed, of all pipelines. Never changed in place."""
+
+    tables: Mapping[TableName, StoredTable] = field(default_factory=dict)
+    watermarks: Mapping[tuple[str, TableId], Watermark] = field(default_factory=dict)
+    streams: Mapping[str, Lsn] = field(default_factory=dict)
+
+
+class MemoryDatabase:
+    """What the destinations of several pipelines, or one opened twice, have in common."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.state = State()
+        self.copying: set[tuple[str, TableId]] = set()
+
+
+class MemoryDestination:
+    """One pipeline's share of a MemoryDatabase. Thread-safe."""
+
+    def __init__(self, database: MemoryDatabase, pipeline: str) -> None:
+        self._database = database
+        self._pipeline = pipeline
+
+    def prepare(self) -> None:
+        """Nothing to create, and a crash leaves nothing behind."""
+
+    def positions(self) -> Positions:
+        state = self._database.state
+        tables = {table_id: mark.lsn for (owner, table_id), mark in state.watermarks.items() if owner == self._pipeline}
+        return Positions(tables, state.streams.get(self._pipeline))
+
+    def copy(self, schema: TableSchema) -> MemoryCopy:
+        return MemoryCopy(self._database, self._pipeline, schema)
+
+    def write(self, batch: WriteBatch) -> None:
+        with self._database.lock:
+            before = self._database.state
+            marks = self._check_fence(before, batch)
+            tables = dict(before.tables)
+            for changes in batch.parts:
+                schema = changes.schema
+                if marks[schema.table_id].name != schema.name:
+                    raise SchemaChangeRefused(
+                        f"{marks[schema.table_id].name} was renamed to {schema.name}", table=str(schema.name)
+                    )
+                tables[schema.name] = apply_changes(tables[schema.name], changes)
+            moved = {
+                (self._pipeline, table_id): replace(marks[table_id], lsn=move.new)
+                for table_id, move in batch.watermarks.items()
+            }
+            stream = {} if batch.stream_lsn is None else {self._pipeline: batch.stream_lsn}
+            self._database.state = State(tables, {**before.watermarks, **moved}, {**before.streams, **stream})
+
+    def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        stored = self._database.state.tables.get(schema.name)
+        if stored is None:
+            raise TableError(f"{schema.name} is not in the destination", table=str(schema.name))
+        return iter(stored.rows.select(list(schema.column_names)).cast(arrow_schema(schema)).to_batches())
+
+    def forget(self, table_id: TableId) -> None:
+        with self._database.lock:
+            before = self._database.state
+            kept = {key: mark for key, mark in before.watermarks.items() if key != (self._pipeline, table_id)}
+            self._database.state = replace(before, watermarks=kept)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _check_fence(self, state: State, batch: WriteBatch) -> dict[TableId, Watermark]:
+        marks = {table_id: mark for (owner, table_id), mark in state.watermarks.items() if owner == self._pipeline}
+        for table_id, move in batch.watermarks.items():
+            stored = marks[table_id].lsn if table_id in marks else None
+            if stored != move.expected:
+                raise WatermarkConflict(
+                    f"table {table_id} has the watermark {stored}, not the expected {move.expected}"
+                )
+        return marks
+
+
+class MemoryCopy:
+    """Batches in a list until they are published."""
+
+    def __init__(self, database: MemoryDatabase, pipeline: str, schema: TableSchema) -> None:
+        self._database = database
+        self._key = (pipeline, schema.table_id)
+        self._schema = schema
+        self._staged: list[pa.RecordBatch] = []
+        self._lock = threading.Lock()
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        with self._lock:
+            self._staged.append(rows)
+
+    def publish(self, watermark: Lsn) -> int:
+        name = self._schema.name
+        rows = pa.Table.from_batches(self._staged, schema=arrow_schema(self._schema))
+        with self._database.lock:
+            before = self._database.state
+            same_name = [key for key, mark in before.watermarks.items() if mark.name == name and key != self._key]
+            for owner, _ in same_name:
+                if owner != self._key[0]:
+                    raise TableError(f"{name} is already replicated here by pipeline {owner}", table=str(name))
+            # The same pipeline and name with another id: the table was dropped and created again at the source.
+            kept = {key: mark for key, mark in before.watermarks.items() if key not in same_name}
+            self._database.state = State(
+                {**before.tables, name: StoredTable(self._schema, rows)},
+                {**kept, self._key: Watermark(name, watermark)},
+                before.streams,
+            )
+        return rows.num_rows
+
+    def __enter__(self) -> Self:
+        with self._database.lock:
+            if self._key in self._database.copying:
+                raise DestinationUnavailable(f"another copy of {self._schema.name} is running")
+            self._database.copying.add(self._key)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._database.lock:
+            self._database.copying.discard(self._key)
+        self._staged = []
+
+
+def apply_changes(stored: StoredTable, changes: TableChanges) -> StoredTable:
+    """The table after the five steps of TableChanges."""
+    schema = changes.schema
+    rows = bring_to_schema(stored, schema)
+    if changes.truncate:
+        rows = rows.slice(0, 0)
+    completed = [_complete(rows, partial, schema) for partial in changes.partials]
+    gone = _keys_to_delete(changes)
+    if gone:
+        rows = rows.take(
+            pa.array([at for at, key in enumerate(_keys(rows, schema.key)) if key not in gone], pa.int64())
+        )
+    arriving = [table for table in (changes.inserts, changes.upserts, *completed) if table.num_rows]
+    return StoredTable(schema, pa.concat_tables([rows, *arriving]))
+
+
+def bring_to_schema(stored: StoredTable, schema: TableSchema) -> pa.Table:
+    """The stored rows with the columns of `schema`; a new column has what its old rows hold at the source."""
+    target = arrow_schema(schema)
+    columns: list[Any] = []
+    for column in schema.columns:
+        if not _stays(stored.schema, schema, column.name):
+            columns.append(_repeated(load_missing(column, schema.name), stored.rows.num_rows))
+        elif stored.rows.schema.field(column.name).type == target.field(column.name).type:
+            columns.append(stored.rows[column.name])
+        else:
+            raise SchemaChangeRefused(
+                f"column {column.name} of {schema.name} has another type than before", table=str(schema.name)
+            )
+    return pa.Table.from_arrays(columns, schema=target)
+
+
+def _repeated(value: Any, count: int) -> Any:
+    return pa.repeat(value, count)
+
+
+def _stays(before: TableSchema, after: TableSchema, name: str) -> bool:
+    if name not in before.column_names:
+        return False
+    old, new = before.column(name).attnum, after.column(name).attnum
+    return old == new or 0 in (old, new)
+
+
+def _complete(rows: pa.Table, partial: PartialRows, schema: TableSchema) -> pa.Table:
+    """The partial rows with their unchanged columns read from `rows`, found by origin key."""
+    position = {key: at for at, key in enumerate(_keys(rows, schema.key))}
+    try:
+        origins = pa.array([position[key] for key in _keys(partial.origin_keys, schema.key)], pa.int64())
+    except KeyError:
+        raise TableError(
+            f"{schema.name}: a row whose unchanged values are needed is not in the destination",
+            table=str(schema.name),
+            hint=f"copy the table again: etl resync {schema.name}",
+        ) from None
+    columns = [
+        rows[name].take(origins) if name in partial.unchanged else partial.rows[name] for name in schema.column_names
+    ]
+    return pa.Table.from_arrays(columns, schema=arrow_schema(schema))
+
+
+def _keys_to_delete(changes: TableChanges) -> set[Key]:
+    tables = [changes.deletes, changes.upserts]
+    for partial in changes.partials:
+        tables += [partial.origin_keys, partial.rows]
+    return {key for table in tables if table.num_rows for key in _keys(table, changes.schema.key)}
+
+
+def _keys(rows: pa.Table, names: Sequence[str]) -> list[Key]:
+    """The key of every row as a tuple; all different when the table has no key."""
+    if not names:
+        return [(at,) for at in range(rows.num_rows)]
+    return list(zip(*(_hashable(rows[name]) for name in names), strict=True))
+
+
+def _hashable(column: Any) -> list[Hashable]:
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_time64(kind):
+        # Python's datetime ends at year 9999; infinity is beyond.
+        return list(column.cast(pa.int64()).to_pylist())
+    if pa.types.is_date32(kind):
+        return list(column.cast(pa.int32()).to_pylist())
+    if pa.types.is_floating(kind):
+        return [str(value + 0.0) for value in column.to_pylist()]  # NaN equals NaN, -0 equals 0
+    if pa.types.is_nested(kind):
+        return [str(value) for value in column.to_pylist()]
+    return list(column.to_pylist())
+
+
+def from_options(options: Mapping[str, object], pipeline: str) -> MemoryDestination:
+    """Builds the destination `type: memory`: a new database that ends with the process. It has no options."""
+    check_options("memory", options, ())
+    return MemoryDestination(MemoryDatabase(), pipeline)

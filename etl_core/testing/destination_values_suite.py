@@ -1,0 +1,138 @@
+"""The part of the destination contract about values: every type comes out as it went in, as data and as key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pyarrow import MonthDayNano
+
+from etl_core.destination.protocol import Destination
+from etl_core.schema import pg_types
+from etl_core.schema.table import Column, PgType, TypeKind
+from etl_core.testing.destination_tables import (
+    INT4,
+    INT8,
+    TEXT,
+    array_of,
+    batch,
+    changes,
+    comparable,
+    contents,
+    numeric_modifier,
+    partial,
+    publish,
+    rows,
+    table,
+)
+
+_UUID = PgType(pg_types.UUID, "uuid")
+_JSON = PgType(pg_types.JSON, "json")
+_JSONB = PgType(pg_types.JSONB, "jsonb")
+_NUMERIC = PgType(pg_types.NUMERIC, "numeric")
+_TIMESTAMPTZ = PgType(pg_types.TIMESTAMPTZ, "timestamptz")
+_DATE = PgType(pg_types.DATE, "date")
+_MOOD = PgType(70_000, "mood", "public", TypeKind.ENUM)
+_DOMAIN = PgType(70_001, "id", "public", TypeKind.DOMAIN, _UUID)
+_POINT = PgType(600, "point")
+_INFINITE = 2**63 - 1
+
+_A = "00000000-0000-0000-0000-00000000000a"
+_B = "ffffffff-ffff-ffff-ffff-fffffffffffe"
+
+# (column, values); dates in days, times and timestamps in microseconds, as Arrow stores them.
+CASES: tuple[tuple[Column, list[Any]], ...] = (
+    (Column("bool", PgType(pg_types.BOOL, "bool")), [True, False]),
+    (Column("int2", PgType(pg_types.INT2, "int2")), [-32768, 32767]),
+    (Column("int4", INT4), [-(2**31), 2**31 - 1]),
+    (Column("int8", INT8), [-(2**63), 2**63 - 1]),
+    (Column("float4", PgType(pg_types.FLOAT4, "float4")), [1.5, float("inf"), float("nan")]),
+    (Column("float8", PgType(pg_types.FLOAT8, "float8")), [0.1, -0.0, 5e-324, 1.7976931348623157e308, float("nan")]),
+    (Column("money", _NUMERIC, numeric_modifier(12, 2)), [Decimal("-9999999999.99"), Decimal("0.00")]),
+    (Column("wide", _NUMERIC, numeric_modifier(38, 10)), [Decimal("1234567890123456789012345678.0123456789")]),
+    (Column("numeric", _NUMERIC), ["NaN", "1.10", "1e400", "-0.00000000000000000000000000000000000000000000001"]),
+    (Column("text", TEXT), ["", " trailing ", "ünï \U0001f600 \n\t\"'\\", "x" * 100_000]),
+    (Column("bytea", PgType(pg_types.BYTEA, "bytea")), [b"", b"\x00\xff\x00", bytes(range(256))]),
+    (Column("uuid", _UUID), [_A, _B]),
+    (Column("domain", _DOMAIN), [_A]),
+    (Column("date", _DATE), [0, -719_528, 2_932_896, 2**31 - 1, -(2**31 - 1), -2_440_588]),
+    (Column("time", PgType(pg_types.TIME, "time")), [0, 86_399_999_999, 86_400_000_000]),
+    (Column("timestamp", PgType(pg_types.TIMESTAMP, "timestamp")), [0, -1, 1_700_000_000_123_456, _INFINITE, -_INFINITE]),
+    (Column("timestamptz", _TIMESTAMPTZ), [0, -210_866_803_200_000_000, 9_000_000_000_000_000_000, _INFINITE, -_INFINITE]),
+    (Column("interval", PgType(pg_types.INTERVAL, "interval")), [MonthDayNano((14, -3, 4_000_005_000)), MonthDayNano((0, 0, -1_000))]),
+    (Column("json", _JSON), ['{"b": 1,   "a": [1, null], "b": 2}', '"\\ud800"', "1e1000", "null"]),
+    (Column("jsonb", _JSONB), ['{"a": "ü"}', "[]"]),
+    (Column("mood", _MOOD), ["sad", "it's \"ok\""]),
+    (Column("unknown", _POINT), [b"(1,2)"]),
+    (Column("ints", array_of(1007, INT4)), [[1, None, 3], []]),
+    (Column("texts", array_of(1009, TEXT)), [["", None, "a,b"], [None]]),
+    (Column("uuids", array_of(2951, _UUID)), [[_A, None], []]),
+    (Column("jsons", array_of(3807, _JSONB)), [['{"a":  1}', None], []]),
+    (Column("dates", array_of(1182, _DATE)), []),
+    (Column("moods", array_of(70_002, _MOOD)), [["sad", None]]),
+    (Column("moneys", array_of(1231, _NUMERIC), numeric_modifier(10, 2)), [[Decimal("1.10"), None]]),
+)  # fmt: skip
+
+
+class ValueSuite:
+    """Mixed into DestinationSuite."""
+
+    @pytest.mark.parametrize(("column", "values"), CASES, ids=[column.name for column, _ in CASES])
+    def test_values_come_out_as_they_went_in(self, destination: Destination, column: Column, values: list[Any]) -> None:
+        schema = table("values", Column("id", INT8), column, Column("tail", TEXT))
+        copied = [(at, value, "copied") for at, value in enumerate([*values, None])]
+        inserted = [(at + 1000, value, "inserted") for at, value in enumerate([*values, None])]
+        publish(destination, schema, copied)
+        destination.write(batch(changes(schema, inserts=inserted), expected=100, new=200))
+        assert contents(destination, schema) == Counter(comparable(rows(schema, copied + inserted)))
+        # Carried over as an unchanged value, out of the destination and back.
+        moved = {(at,): (at + 5000, "moved") for at, _, _ in copied}
+        destination.write(
+            batch(changes(schema, partials=[partial(schema, [column.name], moved)]), expected=200, new=300)
+        )
+        carried = [(at + 5000, value, "moved") for at, value, _ in copied]
+        assert contents(destination, schema) == Counter(comparable(rows(schema, carried + inserted)))
+
+    @pytest.mark.parametrize(
+        ("column", "values"),
+        [(column, values) for column, values in CASES if len(values) > 1 and column.name not in ("json", "jsons")],
+        ids=[column.name for column, values in CASES if len(values) > 1 and column.name not in ("json", "jsons")],
+    )
+    def test_values_are_keys(self, destination: Destination, column: Column, values: list[Any]) -> None:
+        if column.name in ("float8", "jsonb", "ints", "texts", "uuids"):
+            values = values[:1] + values[2:]
+        schema = table("keyed", Column("what", TEXT), column, key=(column.name,))
+        publish(destination, schema, [("old", value) for value in values])
+        last = len(values) - 1
+        destination.write(
+            batch(
+                changes(schema, upserts=[("new", value) for value in values[:last]], deletes=[(values[last],)]),
+                expected=100,
+                new=200,
+            )
+        )
+        expected = Counter(comparable(rows(schema, [("new", value) for value in values[:last]])))
+        assert contents(destination, schema) == expected
+
+    @pytest.mark.parametrize(
+        ("column", "missing", "value"),
+        [
+            (Column("uuid", _UUID, missing_value=_A), _A, _B),
+            (Column("jsonb", _JSONB, missing_value='{"a": 1}'), '{"a": 1}', "[]"),
+            (Column("money", _NUMERIC, numeric_modifier(8, 2), missing_value="1.50"), Decimal("1.50"), Decimal("2.00")),
+            (Column("when", _TIMESTAMPTZ, missing_value="infinity"), _INFINITE, 0),
+            (Column("ints", array_of(1007, INT4), missing_value="{1,NULL}"), [1, None], [2]),
+        ],
+        ids=lambda value: value.name if isinstance(value, Column) else "",
+    )
+    def test_a_missing_value_of_any_type(
+        self, destination: Destination, column: Column, missing: object, value: object
+    ) -> None:
+        before = table("grows", Column("id", INT8))
+        after = table("grows", Column("id", INT8), column)
+        publish(destination, before, [(1,), (2,)])
+        destination.write(batch(changes(after, inserts=[(3, value)]), expected=100, new=200))
+        expected = rows(after, [(1, missing), (2, missing), (3, value)])
+        assert contents(destination, after) == Counter(comparable(expected))
