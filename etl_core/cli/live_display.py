@@ -43,7 +43,7 @@ class LiveDisplay(Display):
         self._stream: StreamActivity | None = None
         self._errored: dict[TableName, None] = {}
         self._waiting: tuple[str, float] | None = None
-        self._live = Live(console=console, refresh_per_second=_REFRESHES, get_renderable=self._draw, transient=True)
+        self._live = Live(console=console, refresh_per_second=_REFRESHES, get_renderable=self.draw, transient=True)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -101,7 +101,8 @@ class LiveDisplay(Display):
 
     # --- drawing ----------------------------------------------------------------------------------------------
 
-    def _draw(self) -> RenderableType:
+    def draw(self) -> RenderableType:
+        """What is below the lines, as of now."""
         now = time.monotonic()
         with self._lock:
             parts: list[RenderableType] = [Text(self._title, style="bold")]

@@ -113,7 +113,9 @@ def test_a_run_can_begin_before_its_server(project) -> None:
 def test_a_second_run_waits_for_the_slot_and_says_who_has_it(project) -> None:
     first = project.start("run")
     first.wait_for(READY)
-    [(pid,)] = project.database.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", (project.slot,))
+    [(pid,)] = project.database.execute(
+        "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", (project.slot,)
+    )
     bounded = project.run("stream", "--until-caught-up")
     assert bounded.status == 1
     assert str(pid) in bounded.err
