@@ -15,7 +15,7 @@ from typing import Self
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
 from etl_core.destination.registry import build_destination
-from etl_core.errors import ConfigError, EtlError, PermanentError, SlotInUse, SourceChanged
+from etl_core.errors import ConfigError, EtlError, PermanentError, SlotInUse, SourceChanged, TableError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
@@ -328,8 +328,10 @@ class Pipeline:
         stored = self.store.schema(table_id)
         mark = self.destination.positions().tables.get(table_id)
         if stored is None or mark is None or slot is None:
-            raise PermanentError(
-                f"{status.name} cannot catch up: its copy is incomplete", hint=f"etl resync {status.name}"
+            raise TableError(
+                f"{status.name} cannot catch up: its copy is incomplete",
+                table=str(status.name),
+                hint=f"etl resync {status.name}",
             )
         active = ActiveTables()
         active.activate(table_id, mark, stored[1])
@@ -349,6 +351,7 @@ class Pipeline:
             lambda start: Assembler(describer, memory_limit=self.config.batch.max_bytes // 4, start_lsn=start),
             self._applier(active, Reactions(table_failed, reload), is_main=False),
             self.config.batch,
+            describer.close,
         )
 
     def run(self, *, seconds: float | None = None) -> Streamed:

@@ -25,7 +25,7 @@ _MEMORY_SHARE = 4
 
 
 class CatchUp:
-    """The catch-up of one table. `applier` has just that table active."""
+    """The catch-up of one table. `applier` has just that table active; `on_end` is called when the thread ends."""
 
     def __init__(
         self,
@@ -35,13 +35,16 @@ class CatchUp:
         build_assembler: Callable[[Lsn], Assembler],
         applier: Applier,
         limits: BatchConfig,
+        on_end: Callable[[], None],
     ) -> None:
         self.table_id = table_id
         self._open_stream = open_stream
         self._build_assembler = build_assembler
         self.applier = applier
         self._limits = limits
-        self._finish = threading.Event()
+        self._on_end = on_end
+        self._stop = threading.Event()
+        self._is_finishing = False
         self._condition = threading.Condition()
         self._through = snapshot_lsn
         self._wanted: Lsn | None = None
@@ -72,32 +75,42 @@ class CatchUp:
             self._condition.wait_for(lambda: self._through >= position or self._error is not None, seconds)
             return self._through >= position and self._error is None
 
-    def finish(self) -> Lsn:
-        """Stops, and says in the destination how far the table is complete. Returns that; raises if it failed."""
-        self.stop()
+    def finish(self, busy_wait: Callable[[], None]) -> Lsn:
+        """Stops, and says in the destination how far the table is complete. Returns that; raises if it failed.
+
+        The destination may take its time: `busy_wait` is called again and again meanwhile.
+        """
+        self._is_finishing = True
+        self._stop.set()
+        while self._thread.is_alive():
+            self._thread.join(_WAIT)
+            busy_wait()
         if self._error is not None:
             raise self._error
-        self.applier.move_watermark(self.table_id, self._through)
         return self._through
 
     def stop(self) -> None:
         """Stops at the next transaction boundary."""
-        self._finish.set()
+        self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
         try:
             with self._open_stream() as stream:
                 self._stream(stream)
+            if self._is_finishing:
+                self.applier.move_watermark(self.table_id, self._through)
         except BaseException as error:
             with self._condition:
                 self._error = error
                 self._condition.notify_all()
+        finally:
+            self._on_end()
 
     def _stream(self, stream: ReplicationStream) -> None:
         assembler = self._build_assembler(ZERO)
         try:
-            while not self._finish.is_set():
+            while not self._stop.is_set():
                 message = stream.receive(assembler.segment, _WAIT)
                 if message is Pause.FULL:
                     assembler.finish_segment()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination
-from etl_core.errors import EtlError, PermanentError, StateConflict, TableError, TransientError
+from etl_core.errors import EtlError, StateConflict, TableError, TransientError, WatermarkConflict
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
@@ -126,7 +126,11 @@ class Handover:
     def _activate(self, status: TableStatus, watermark: Lsn) -> None:
         stored = self._store.schema(status.table_id)
         if stored is None:
-            raise PermanentError(f"the state store has no schema for {status.name}", hint=f"etl resync {status.name}")
+            raise TableError(
+                f"the state store has no schema for {status.name}",
+                table=str(status.name),
+                hint=f"etl resync {status.name}",
+            )
         self._active.activate(status.table_id, watermark, stored[1])
 
     def _resume_sync_done(self, status: TableStatus, marks: Mapping[TableId, Lsn], position: Lsn) -> None:
@@ -197,8 +201,12 @@ class Handover:
             busy_wait()
             if catch_up.error is not None or time.monotonic() > deadline:
                 return
-        through = catch_up.finish()
         del self._catch_ups[status.table_id]
+        try:
+            through = catch_up.finish(busy_wait)
+        except EtlError as error:
+            self._catch_up_failed(status, error)
+            return
         status = self._move(
             status,
             TableState.SYNC_DONE,
@@ -209,7 +217,7 @@ class Handover:
         self._make_ready(status)
 
     def _catch_up_failed(self, status: TableStatus, error: BaseException) -> None:
-        if isinstance(error, TransientError):
+        if isinstance(error, (TransientError, WatermarkConflict)):
             self._observer.on_retry(error, 0.0)  # begun again at the next look
         elif isinstance(error, EtlError):
             self._fail(status, error)

@@ -193,7 +193,7 @@ class Lab:
         pipeline.stream(until=pipeline.current_lsn())
         return pipeline
 
-    def process(self, *arguments: str, failpoint: str | None = None) -> subprocess.Popen[str]:
+    def process(self, *arguments: str, failpoint: str | None = None) -> subprocess.Popen[bytes]:
         """The `etl` command on this pipeline, in a process of its own."""
         file = self.path.with_name("etl.yaml")
         file.write_text(
@@ -211,13 +211,13 @@ class Lab:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         if failpoint is not None:
             environment["ETL_FAILPOINT"] = failpoint
-        process = subprocess.Popen(
-            [sys.executable, "-m", "etl_core.cli", arguments[0], "-c", str(file), *arguments[1:]],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with self.path.with_name("etl.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "etl_core.cli", arguments[0], "-c", str(file), *arguments[1:]],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
         self._open.callback(_end, process)
         return process
 
@@ -274,10 +274,10 @@ def _plain(value: object) -> str:
     return repr(value)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
 
 
 class Churn:
