@@ -19,13 +19,12 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import main_slot_name
 from etl_core.lsn import Lsn
 
-_MASTER = "master"
 _SLOT = main_slot_name(PIPELINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """`rows` row changes of `database` up to `until`, behind slot "master". `is_null`: nothing is stored of them."""
+    """`rows` row changes of `database` up to `until`, behind slot `master`. `is_null`: nothing is stored of them."""
 
     server: Server
     database: str
@@ -35,13 +34,17 @@ class Backlog:
     watermarks: dict[str, int]
     is_null: bool
 
+    @property
+    def master(self) -> str:
+        return master_slot(self.database)
+
     def receive(self, *, unix: bool = False) -> Run:
         """One run of `pg_recvlogical`."""
-        return self.server.receive(self.database, _MASTER, self.until, self.rows, unix=unix)
+        return self.server.receive(self.database, self.master, self.until, self.rows, unix=unix)
 
     def stream(self, *, unix: bool = False) -> Run:
         """One run of the pipeline in a process of its own: until everything is durable."""
-        self.server.copy_slot(self.database, _MASTER, _SLOT)
+        self.server.copy_slot(self.database, self.master, _SLOT)
         work = self._fresh_directory()
         server_before = self.server.backend_cpu()
         measured = run_child("stream", self._spec(work, unix=unix))
@@ -53,7 +56,7 @@ class Backlog:
 
     def halves(self) -> dict[str, Any]:
         """What reading and decoding cost apart, CPU in µs per row; see child.py."""
-        self.server.copy_slot(self.database, _MASTER, _SLOT)
+        self.server.copy_slot(self.database, self.master, _SLOT)
         measured = run_child("halves", self._spec(self._fresh_directory(), unix=False))
         self.server.drop_slot(self.database, _SLOT)
         return measured
@@ -73,6 +76,11 @@ class Backlog:
         return work
 
 
+def master_slot(database: str) -> str:
+    """The slot that stands at the beginning of a backlog; only copies of it are read."""
+    return f"master_{database}"
+
+
 def make_backlog(
     server: Server, database: str, directory: Path, make_changes: Callable[[], int], *, is_null: bool = False
 ) -> Backlog:
@@ -87,7 +95,7 @@ def make_backlog(
                 raise result
         pipeline.stream(until=pipeline.current_lsn())
         watermarks = watermarks_of(pipeline.destination)
-    server.copy_slot(database, _SLOT, _MASTER)
+    server.copy_slot(database, _SLOT, master_slot(database))
     server.drop_slot(database, _SLOT)
     rows = make_changes()
     return Backlog(server, database, state, rows, server.current_lsn(), watermarks, is_null)

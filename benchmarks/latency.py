@@ -39,7 +39,7 @@ _READ_EVERY = 2.0
 def latency(session: Session) -> Result:
     create_workload(session.server, _DATABASE, base=_BASE)
     backlog = make_backlog(session.server, _DATABASE, session.directory, lambda: 0)
-    session.server.copy_slot(_DATABASE, "master", main_slot_name(PIPELINE))
+    session.server.copy_slot(_DATABASE, backlog.master, main_slot_name(PIPELINE))
     spec = {"dsn": session.server.dsn(_DATABASE), "directory": str(backlog.directory)}
     command = child_command("follow", spec)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
