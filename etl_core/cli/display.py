@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,9 @@ from etl_core.cli.failures import say
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.replication.observer import Flush, Observer
+from etl_core.state.table_state import TableState
+
+_log = logging.getLogger(__name__)
 
 
 class Display(Observer):
@@ -31,7 +35,11 @@ class Display(Observer):
         """Shows a sentence at once."""
         say(sentence)
 
+    def on_state(self, table: TableName, state: TableState) -> None:
+        _log.debug("%s is in state %s", table, state.name)
+
     def on_flush(self, flush: Flush) -> None:
+        _log.debug("wrote %d row changes up to %s in %.3f s", flush.rows, flush.end_lsn, flush.seconds)
         with self._lock:
             self.rows += flush.rows
 

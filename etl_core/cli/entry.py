@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from etl_core import __version__
 from etl_core.cli.arguments import Arguments, parse_arguments
 from etl_core.cli.failures import FAILED, INTERRUPTED, report, reported_threads, say
 from etl_core.cli.logs import show_logs
 from etl_core.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,13 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = arguments.verbose > 0
     try:
         with reported_threads(verbose=verbose):
-            return _run(arguments)
+            status = _run(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is no failure yet
+        return status
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone. Python would fail once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
         return FAILED
     except Exception as error:
         return report(error, verbose=verbose)
@@ -42,6 +50,7 @@ def _run(arguments: Arguments) -> int:
 
     activate_from_environment()
     config = load_config(arguments.config)
+    _log.info("etl %s, Python %s, %r", __version__, sys.version.partition(" ")[0], config)
     try:
         return run_command(arguments, config)
     except ConfigError as error:

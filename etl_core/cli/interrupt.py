@@ -19,6 +19,8 @@ from etl_core.cli.failures import INTERRUPTED
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STDERR = 2
+_PATIENCE = 1.0
+"""Seconds that the announcement may take when everything else has ended already."""
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
@@ -29,6 +31,7 @@ class Interrupt:
         self._stop = stop
         self._say = say
         self._previous: dict[signal.Signals, Any] = {}
+        self._announcement: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self._reading, self._writing = socket.socketpair()
@@ -49,6 +52,8 @@ class Interrupt:
         self._writing.close()
         self._thread.join()
         self._reading.close()
+        if self._announcement is not None:
+            self._announcement.join(_PATIENCE)
 
     def _watch(self) -> None:
         while received := self._reading.recv(64):
@@ -62,7 +67,8 @@ class Interrupt:
         self._stop.set()
         # In a thread of its own: a terminal that takes no output must not keep the second Ctrl-C from being heard.
         sentence = "stopping at the next transaction boundary; press Ctrl-C again to stop at once"
-        threading.Thread(target=self._say, args=(sentence,), name="announce", daemon=True).start()
+        self._announcement = threading.Thread(target=self._say, args=(sentence,), name="announce", daemon=True)
+        self._announcement.start()
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -61,6 +61,7 @@ class LineDisplay(Display):
         sys.stderr.flush()
 
     def on_state(self, table: TableName, state: TableState) -> None:
+        super().on_state(table, state)
         if state is TableState.DATA_SYNC:
             with self._lock:
                 self._copies[table] = CopyActivity(self._clock())

@@ -58,6 +58,7 @@ class LiveDisplay(Display):
         self._console.print(Text(sentence))
 
     def on_state(self, table: TableName, state: TableState) -> None:
+        super().on_state(table, state)
         with self._lock:
             if state is not TableState.ERRORED:
                 self._errored.pop(table, None)

@@ -48,15 +48,19 @@ def _stream(known: PipelineStatus, now: datetime) -> str:
     progress = known.progress
     if progress is None:
         return "has not begun: etl stream"
-    lag = lag_seconds(known, now)
     parts = [
         f"replicated up to {progress.flushed_lsn}",
-        f"lag {duration(lag)}" if lag is not None else "lag unknown",
-        f"{progress.rows:,} row changes since its start" if progress.rows else "",
+        _in_step(known, lag_seconds(known, now) or 0.0),
+        f"{progress.rows:,} row changes" if progress.rows else "",
         f"{progress.rows_per_second:,.0f} rows/s lately" if progress.rows_per_second else "",
-        f"seen {duration(max(0.0, (now - progress.updated_at).total_seconds()))} ago" if progress.updated_at else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _in_step(known: PipelineStatus, lag: float) -> str:
+    if known.slot is not None and known.slot.active:
+        return f"lag {duration(lag)}"
+    return f"{'nobody streams, ' if known.slot is not None else ''}in step {duration(lag)} ago"
 
 
 def _slot(slot: SlotStatus) -> str:
@@ -89,8 +93,13 @@ def _tables(tables: Sequence[TableStatus], watermarks: dict[TableId, Lsn]) -> li
     for line, table in zip(lines, tables, strict=True):
         shown.append(line)
         if table.error:
-            again = f" (tried {table.attempts} times)" if table.attempts > 1 else ""
-            shown.append(f"    {' '.join(table.error.splitlines())}{again}")
+            shown.append(f"    {' '.join(table.error.splitlines())}{_tries(table)}")
         if table.hint:
             shown.append(f"    → {' '.join(table.hint.splitlines())}")
     return shown
+
+
+def _tries(table: TableStatus) -> str:
+    told = f"tried {table.attempts} times" if table.attempts > 1 else ""
+    again = f"again at {table.retry_at.astimezone():%H:%M:%S}" if table.retry_at is not None else ""
+    return f" ({', '.join(part for part in (told, again) if part)})" if told or again else ""
