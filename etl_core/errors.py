@@ -54,6 +54,10 @@ class SlotInUse(TransientError):
         self.active_pid = active_pid
 
 
+class Stopped(TransientError):
+    """The work was asked to stop before it was done. Nothing of it may be used."""
+
+
 class SourceChanged(PermanentError):
     """The source is not the one this pipeline replicated before; continuing could skip changes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass
 from typing import NewType, Self
 
@@ -11,6 +12,7 @@ from etl_core.errors import ConfigError
 TableId = NewType("TableId", int)
 """A relation OID: unsigned 32 bits. Survives a rename, not a drop and re-creation."""
 
+_FOLD = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 # NAMEDATALEN - 1 is 63; `etl_`, `_sync_` and a 10-digit OID leave 43 for the pipeline.
 _PIPELINE = re.compile(r"[a-z][a-z0-9_]{0,42}")
 _BARE = re.compile(r"[a-z_\x80-\U0010ffff][a-z0-9_$\x80-\U0010ffff]*")
@@ -31,18 +33,15 @@ class TableName:
         Unquoted parts are folded to lower case as PostgreSQL folds them. Raises ConfigError.
         """
         parts: list[str] = []
-        at = 0
-        while True:
+        at, more = 0, True
+        while more:
             match = _PART.match(text, at)
             if match is None:
                 break
-            part = match.group()
-            parts.append(part[1:-1].replace('""', '"') if part[0] == '"' else part.strip().lower())
-            at = match.end()
-            if at == len(text) or text[at] != ".":
-                break
-            at += 1
-        if at != len(text) or not 1 <= len(parts) <= 2 or not all(parts):
+            parts.append(_unquoted(match.group()))
+            more = match.end() < len(text) and text[match.end()] == "."
+            at = match.end() + more
+        if at != len(text) or more or not 1 <= len(parts) <= 2 or not all(parts):
             raise ConfigError(
                 f"{text!r} is not a table name",
                 hint='write namespace.table, with double quotes around a part that needs them: sales."Order"',
@@ -51,6 +50,13 @@ class TableName:
 
     def __str__(self) -> str:
         return f"{_quoted(self.namespace)}.{_quoted(self.name)}"
+
+
+def _unquoted(part: str) -> str:
+    if part[0] == '"':
+        return part[1:-1].replace('""', '"')
+    # PostgreSQL folds ASCII letters only, in a UTF-8 database.
+    return part.strip().translate(_FOLD)
 
 
 def _quoted(part: str) -> str:

@@ -5,9 +5,11 @@ https://www.postgresql.org/docs/current/datatype-pg-lsn.html
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 _LIMIT = 1 << 64
+_TEXT = re.compile("([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
 class Lsn(int):
@@ -23,13 +25,10 @@ class Lsn(int):
     @classmethod
     def parse(cls, text: str) -> Self:
         """`'16/B374D848'` → Lsn. Raises ValueError for anything else."""
-        high, slash, low = text.partition("/")
-        if not slash or not 1 <= len(high) <= 8 or not 1 <= len(low) <= 8:
+        match = _TEXT.fullmatch(text)
+        if match is None:
             raise ValueError(f"not an LSN: {text!r}")
-        try:
-            return cls((int(high, 16) << 32) | int(low, 16))
-        except ValueError:
-            raise ValueError(f"not an LSN: {text!r}") from None
+        return cls((int(match[1], 16) << 32) | int(match[2], 16))
 
     def __str__(self) -> str:
         return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"

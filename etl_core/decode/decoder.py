@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
-from etl_core.protocol.segment import Frames, Segment
 from etl_core.decode.split import DELETE, INSERT, UPDATE, Cells, Indices, RowChanges, gather, split
-from etl_core.errors import EtlError, PermanentError, TableError
+from etl_core.errors import EtlError, MalformedMessage, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
+from etl_core.protocol.segment import Frames, Segment
 from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load
+from etl_core.values.text import Array
 
 
 def decode_segment(
@@ -32,11 +33,15 @@ def decode_segment(
     the same as: its commit end LSN is beyond it, for a watermark never lies inside a record. Tables not in
     `watermarks` are passed over. `schemas` are as the Relation messages before this segment described them.
 
-    A TableError is raised, or, if `on_table_error` is given, handed to it and the other tables go on.
+    A TableError is raised, or, if `on_table_error` is given, handed to it and the other tables go on. Raises
+    MalformedMessage for frames that are not row messages of the tables in `schemas`.
     """
     frames = segment.seal()
     commit_lsn = _commit_lsns(segment)
     for table_id, selected in _by_relation(frames, segment):
+        schema = schemas.get(table_id)
+        if schema is None:
+            raise MalformedMessage(f"a change of relation {table_id}, which no message has described,", offset=1)
         watermark = watermarks.get(table_id)
         if watermark is None:
             continue
@@ -46,7 +51,7 @@ def decode_segment(
         if not selected.size and not truncated:
             continue
         try:
-            yield decode_table(frames, selected, schemas[table_id], truncated=truncated)
+            yield decode_table(frames, selected, schema, truncated=truncated)
         except TableError as error:
             if on_table_error is None:
                 raise
@@ -54,6 +59,8 @@ def decode_segment(
 
 
 def _commit_lsns(segment: Segment) -> NDArray[np.uint64]:
+    if not segment.is_empty and (not segment.transactions or segment.transactions[0][0] != 0):
+        raise MalformedMessage("a change outside of a transaction", offset=0)
     first = np.array([index for index, _ in segment.transactions], np.int64)
     lsn = np.array([lsn for _, lsn in segment.transactions], np.uint64)
     return lsn.repeat(np.diff(np.append(first, segment.rows)))
@@ -93,7 +100,8 @@ def decode_table(frames: Frames, selected: Indices, schema: TableSchema, *, trun
         return _append(table, truncated, counts)
     try:
         new_key, old_key = number_keys(table.keys(changes.new.columns), table.keys(changes.old.columns))
-        final, chains = collapse(Events(changes.tag, changes.new.rows, new_key, changes.old.rows, old_key))
+        events = Events(changes.tag, changes.new.rows, new_key, changes.old.rows, old_key, changes.old_of_new())
+        final, chains = collapse(events, with_chains=table.has_unchanged)
         complete, partials = _complete(table, final, chains)
     except TableError:
         raise
@@ -101,8 +109,8 @@ def decode_table(frames: Frames, selected: Indices, schema: TableSchema, *, trun
         raise TableError(f"{schema.name}: {error}", table=str(schema.name), hint=error.hint) from None
     return TableChanges(
         schema,
-        inserts=table.rows(np.intersect1d(final.inserted, complete, assume_unique=True), chains),
-        upserts=table.rows(np.intersect1d(final.upserted, complete, assume_unique=True), chains),
+        inserts=table.rows(final.inserted[complete[final.inserted]], chains),
+        upserts=table.rows(final.upserted[complete[final.upserted]], chains),
         deletes=table.old_keys(final.deleted),
         partials=partials,
         truncate=truncated,
@@ -118,6 +126,8 @@ def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChange
             table=str(name),
             hint=f"ALTER TABLE {name} ADD PRIMARY KEY (…); then: etl resync {name}",
         )
+    if table.has_unchanged:
+        raise table.inserted_without_value()
     everything = np.arange(table.changes.new.rows.size)
     return TableChanges(
         table.schema,
@@ -129,36 +139,39 @@ def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChange
     )
 
 
-def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[Indices, tuple[PartialRows, ...]]:
-    """The surviving rows all of whose values are known, and the others, one PartialRows per set of unknown columns."""
-    survivors = np.union1d(final.inserted, final.upserted)
+def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[NDArray[np.bool_], tuple[PartialRows, ...]]:
+    """Which new tuples have all their values known, and the surviving others, one PartialRows per set of columns."""
+    columns = table.changes.new.columns
+    complete = np.ones(table.changes.new.rows.size, np.bool_)
+    if not table.has_unchanged:
+        return complete, ()
+    survivors = np.concatenate([final.inserted, final.upserted])
     unknown: dict[int, NDArray[np.bool_]] = {}
     origin = survivors
-    for number, cells in enumerate(table.changes.new.columns):
+    for number, cells in enumerate(columns):
         if cells.unchanged is None:
             continue
         source = survivors if chains is None else chains.resolve(cells.unchanged)[survivors]
         still = cells.unchanged[source]
         if still.any():
+            if bool((table.changes.tag[table.changes.new.rows[source[still]]] == INSERT).any()):
+                raise table.inserted_without_value()
             unknown[number] = still
             origin = np.where(still, source, origin)
     if not unknown:
-        return survivors, ()
-    if np.intersect1d(survivors[np.logical_or.reduce(list(unknown.values()))], table.inserted_rows()).size:
-        raise PermanentError("an inserted row has unchanged values")
-    # Column sets as one small number per row, so that rows with the same set form one group.
-    numbers = sorted(unknown)
-    _, group = np.unique(np.stack([unknown[number] for number in numbers], axis=1), axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    any_unknown = np.logical_or.reduce([unknown[number] for number in numbers])
+        return complete, ()
+    numbers = list(unknown)
+    pattern = np.stack(list(unknown.values()), axis=1)
+    lacking = np.flatnonzero(pattern.any(axis=1))
+    complete[survivors[lacking]] = False
+    sets, group = np.unique(pattern[lacking], axis=0, return_inverse=True)
     partials = []
-    for value in np.unique(group[any_unknown]):
-        members = np.flatnonzero(group == value)
-        names = tuple(table.schema.columns[number].name for number in numbers if unknown[number][members[0]])
-        partials.append(
-            PartialRows(names, table.origin_keys(origin[members]), table.rows(survivors[members], chains, without=names))
-        )
-    return survivors[~any_unknown], tuple(partials)
+    for which, lacks in enumerate(sets):
+        members = lacking[group.reshape(-1) == which]
+        names = tuple(table.schema.columns[number].name for number, lack in zip(numbers, lacks, strict=True) if lack)
+        rows = table.rows(survivors[members], chains, without=names)
+        partials.append(PartialRows(names, table.origin_keys(origin[members]), rows))
+    return complete, tuple(partials)
 
 
 class _Table:
@@ -169,14 +182,20 @@ class _Table:
         self.schema = schema
         self.changes = changes
         self.arrow = arrow_schema(schema)
+        self.has_unchanged = any(cells.unchanged is not None for cells in changes.new.columns)
         self.key_numbers = [number for number, column in enumerate(schema.columns) if column.name in schema.key]
 
-    def keys(self, columns: Sequence[Cells]) -> list[pa.Array]:
+    def keys(self, columns: Sequence[Cells]) -> list[Array]:
         return [gather(self.data, columns[number]) for number in self.key_numbers]
 
-    def inserted_rows(self) -> Indices:
-        """The new tuples that are inserts."""
-        return np.flatnonzero(self.changes.tag[self.changes.new.rows] == INSERT)
+    def inserted_without_value(self) -> TableError:
+        name = self.schema.name
+        return TableError(
+            f"{name}: the source sent an inserted row without the value of a TOASTed column",
+            table=str(name),
+            hint="the publication's row filter turns an update that left the value unchanged into an insert: "
+            f"drop the filter, or ALTER TABLE {name} REPLICA IDENTITY FULL; then: etl resync {name}",
+        )
 
     def rows(self, chosen: Indices, chains: Chains | None, without: tuple[str, ...] = ()) -> pa.Table:
         """The new tuples numbered `chosen`, every unchanged value replaced by the one it leads back to."""
@@ -201,11 +220,12 @@ class _Table:
 
     def origin_keys(self, chosen: Indices) -> pa.Table:
         """The key before the change, of the new tuples numbered `chosen`: the old tuple's where there is one."""
-        by_row = np.full(self.changes.tag.size, -1, np.int64)
-        by_row[self.changes.old.rows] = np.arange(self.changes.old.rows.size)
-        old = by_row[self.changes.new.rows[chosen]]
+        old = self.changes.old_of_new()[chosen]
         both = pa.concat_tables(
-            [self._key_table(self.changes.new.columns, chosen), self._key_table(self.changes.old.columns, old[old >= 0])]
+            [
+                self._key_table(self.changes.new.columns, chosen),
+                self._key_table(self.changes.old.columns, old[old >= 0]),
+            ]
         )
         pick = np.arange(chosen.size)
         pick[old >= 0] = chosen.size + np.arange(int((old >= 0).sum()))

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from etl_core.errors import MalformedMessage
 from etl_core.protocol.segment import Frames, big_endian_32
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH as MESSAGE
-from etl_core.errors import MalformedMessage
+from etl_core.values.text import Array, buffer_of
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 KEY_TUPLE, OLD_TUPLE, NEW_TUPLE = ord("K"), ord("O"), ord("N")
@@ -52,67 +53,96 @@ class RowChanges:
     """All row changes of one relation in one segment, in commit order.
 
     `tag` is the message's tag per row; `new` has the new tuples of inserts and updates, `old` the key or old tuples of
-    deletes and of the updates that carry one.
+    deletes and of the updates that carry one. An unchanged value of a new tuple that its old tuple holds is taken from
+    there: that of a TOASTed key column, or any with REPLICA IDENTITY FULL.
     """
 
     tag: NDArray[np.uint8]
     new: Tuples
     old: Tuples
 
+    def old_of_new(self) -> Indices:
+        """For every new tuple the number of the old tuple of the same row change, or -1."""
+        by_row = np.full(self.tag.size, -1, np.int64)
+        by_row[self.old.rows] = np.arange(self.old.rows.size)
+        return by_row[self.new.rows]
+
 
 def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:
     """Splits the frames numbered `selected` (ascending, all of one relation).
 
-    Raises MalformedMessage if a tuple has another number of columns, an unknown kind byte, or does not end where
-    its frame ends.
+    Raises MalformedMessage for anything but an Insert, Update or Delete of tuples of `column_count` columns, NULL,
+    unchanged or text, that ends where its frame ends.
     """
     data = frames.data
     start = frames.bounds[selected]
     end = frames.bounds[selected + 1]
-    if selected.size and int((end - start).min()) < MESSAGE + 8:
-        raise _malformed(start, start, end - start < MESSAGE + 8, "row message too short")
     tag = data[start + MESSAGE]
-    kind = data[start + (MESSAGE + 5)]
+    has_old = _has_old_tuple(tag, data[start + (MESSAGE + 5)], start)
     position = start + (MESSAGE + 6)
-    has_old = kind != NEW_TUPLE
     if has_old.any():
-        wrong = has_old & (kind != KEY_TUPLE) & (kind != OLD_TUPLE) | has_old & (tag == INSERT)
-        wrong |= (tag == DELETE) & ~has_old
-        if wrong.any():
-            raise _malformed(position, start, wrong, "unexpected kind of tuple")
-        old_rows = np.flatnonzero(has_old)
-        old_columns, after = _walk(data, position[old_rows], start[old_rows], end[old_rows], column_count)
-        position[old_rows] = after
         has_new = tag != DELETE
-        moved = np.flatnonzero(has_old & has_new)
-        if moved.size:
-            if (data[np.minimum(position[moved], end[moved] - 1)] != NEW_TUPLE).any():
-                raise MalformedMessage("an update has no new tuple", offset=0)
-            position[moved] += 1
-        new_rows = np.flatnonzero(has_new)
+        old_rows, new_rows = np.flatnonzero(has_old), np.flatnonzero(has_new)
+        old_columns, position[old_rows] = _walk(data, position[old_rows], start[old_rows], column_count)
+        both = np.flatnonzero(has_old & has_new)
+        at, stop = position[both], end[both]
+        wrong = (at >= stop) | (data[np.minimum(at, stop - 1)] != NEW_TUPLE)
+        if wrong.any():
+            raise _malformed(at, start[both], wrong, "an update without a new tuple")
+        position[both] += 1
+        new_columns, position[new_rows] = _walk(data, position[new_rows], start[new_rows], column_count)
     else:
-        if (tag == DELETE).any():
-            raise MalformedMessage("a delete has no old tuple", offset=MESSAGE + 5)
-        old_rows = np.empty(0, np.int64)
+        old_rows, new_rows = np.empty(0, np.int64), np.arange(selected.size)
         old_columns = tuple(Cells(old_rows, old_rows, None, None) for _ in range(column_count))
-        new_rows = np.arange(selected.size)
-    if new_rows.size == selected.size:
-        new_columns, position = _walk(data, position, start, end, column_count)
-    else:
-        new_columns, position[new_rows] = _walk(
-            data, position[new_rows], start[new_rows], end[new_rows], column_count
-        )
+        new_columns, position = _walk(data, position, start, column_count)
     if not np.array_equal(position, end):
         raise _malformed(position, start, position != end, "a tuple does not end with its message")
-    return RowChanges(tag, Tuples(new_rows, new_columns), Tuples(old_rows, old_columns))
+    changes = RowChanges(tag, Tuples(new_rows, new_columns), Tuples(old_rows, old_columns))
+    if old_rows.size and any(cells.unchanged is not None for cells in new_columns):
+        return _with_old_values(changes)
+    return changes
+
+
+def _has_old_tuple(tag: NDArray[np.uint8], kind: NDArray[np.uint8], start: Indices) -> Mask:
+    is_new = kind == NEW_TUPLE
+    is_insert = tag == INSERT
+    if is_insert.all() and is_new.all():
+        return np.zeros(tag.size, np.bool_)
+    is_old: Mask = (kind == KEY_TUPLE) | (kind == OLD_TUPLE)
+    right = is_new & (is_insert | (tag == UPDATE)) | is_old & ((tag == UPDATE) | (tag == DELETE))
+    if not right.all():
+        raise _malformed(start + (MESSAGE + 5), start, ~right, "not an insert, update or delete with its tuple")
+    return is_old
+
+
+def _with_old_values(changes: RowChanges) -> RowChanges:
+    old_of_new = changes.old_of_new()
+    columns = tuple(
+        new if new.unchanged is None else _with_old_cells(new, new.unchanged, old, old_of_new)
+        for new, old in zip(changes.new.columns, changes.old.columns, strict=True)
+    )
+    return RowChanges(changes.tag, Tuples(changes.new.rows, columns), changes.old)
+
+
+def _with_old_cells(new: Cells, unchanged: Mask, old: Cells, old_of_new: Indices) -> Cells:
+    # A key tuple has NULL where a column is not part of the key: only a value there is one.
+    held = np.ones(old.start.size, np.bool_)
+    for absent in (old.null, old.unchanged):
+        if absent is not None:
+            held &= ~absent
+    rows = np.flatnonzero(unchanged & (old_of_new >= 0))
+    rows = rows[held[old_of_new[rows]]]
+    start, end, still = new.start.copy(), new.end.copy(), unchanged.copy()
+    start[rows], end[rows], still[rows] = old.start[old_of_new[rows]], old.end[old_of_new[rows]], False
+    return Cells(start, end, new.null, still if still.any() else None)
 
 
 def _walk(
-    data: NDArray[np.uint8], position: Indices, start: Indices, end: Indices, column_count: int
+    data: NDArray[np.uint8], position: Indices, start: Indices, column_count: int
 ) -> tuple[tuple[Cells, ...], Indices]:
-    # Positions are clipped to the buffer before every read; a wrong length is found by the caller, where the
-    # last position is not the frame's end.
-    last = len(data) - 8
+    # Positions are clipped to the buffer before every read, but beyond every frame's end: a wrong length is found by
+    # the caller, where the last position is not the frame's end. A kind byte and a length need five bytes.
+    last = len(data) - 5
     position = np.minimum(position, last)
     counts = (data[position].astype(np.uint16) << 8) | data[position + 1]
     if (counts != column_count).any():
@@ -134,19 +164,17 @@ def _walk(
             raise _malformed(position, start, ~(is_text | null | unchanged), "unknown kind of column value")
         value = np.where(is_text, position + 5, position + 1)
         stop = np.where(is_text, value + big_endian_32(data, position + 1), value)
-        columns.append(
-            Cells(value, stop, null if null.any() else None, unchanged if unchanged.any() else None)
-        )
+        columns.append(Cells(value, stop, null if null.any() else None, unchanged if unchanged.any() else None))
         position = np.minimum(stop, last)
     return tuple(columns), position
 
 
 def _malformed(position: Indices, start: Indices, wrong: Mask, what: str) -> MalformedMessage:
     first = int(np.flatnonzero(wrong)[0])
-    return MalformedMessage(what, offset=int(position[first] - start[first]))
+    return MalformedMessage(what, offset=int(position[first] - start[first]) - MESSAGE)
 
 
-def gather(data: NDArray[np.uint8], cells: Cells, rows: Indices | None = None) -> pa.Array:
+def gather(data: NDArray[np.uint8], cells: Cells, rows: Indices | None = None) -> Array:
     """The texts of a column (of the tuples numbered `rows`, or all) as a BinaryArray; nulls and unchanged are null."""
     start, end, null, unchanged = cells.start, cells.end, cells.null, cells.unchanged
     if rows is not None:
@@ -162,10 +190,10 @@ def gather(data: NDArray[np.uint8], cells: Cells, rows: Indices | None = None) -
     first, inverse = np.unique(start, return_inverse=True)
     stop = np.empty_like(first)
     stop[inverse] = end
-    return _gather_ascending(data, first, stop, None).take(pa.array(inverse, mask=null))
+    return _gather_ascending(data, first, stop, None).take(pa.array(inverse, pa.int64(), mask=null))
 
 
-def _gather_ascending(data: NDArray[np.uint8], start: Indices, end: Indices, null: Mask | None) -> pa.Array:
+def _gather_ascending(data: NDArray[np.uint8], start: Indices, end: Indices, null: Mask | None) -> Array:
     # An array whose elements are, in turn, the gap before a value and the value: every second element of it is the
     # column, and Arrow's own take() copies just those.
     count = start.size
@@ -173,5 +201,5 @@ def _gather_ascending(data: NDArray[np.uint8], start: Indices, end: Indices, nul
     offsets[0] = 0
     offsets[1::2] = start
     offsets[2::2] = end
-    interleaved = pa.Array.from_buffers(pa.binary(), 2 * count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-    return interleaved.take(pa.array(np.arange(1, 2 * count, 2, dtype=np.int32), mask=null))
+    interleaved = pa.Array.from_buffers(pa.binary(), 2 * count, [None, buffer_of(offsets), buffer_of(data)])
+    return interleaved.take(pa.array(np.arange(1, 2 * count, 2, dtype=np.int32), pa.int32(), mask=null))

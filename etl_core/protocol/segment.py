@@ -7,9 +7,11 @@ changes a table, when a Truncate arrives, and when one grows past `SEGMENT_BYTES
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
+from etl_core.errors import MalformedMessage
 from etl_core.identifiers import TableId
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH
 
@@ -17,7 +19,10 @@ SEGMENT_BYTES = 16 << 20
 """Where a segment is closed. Decoding 16 MiB of frames needs about 60 MB; larger ones are not faster per row."""
 
 PADDING = bytes(8)
-"""Behind the last frame, so that eight bytes may be read at any position inside a frame."""
+"""Behind the last frame, so that a kind byte and a length may be read where a frame with a wrong length ends."""
+
+_SHORTEST_FRAME = XLOG_DATA_HEADER_LENGTH + 8
+"""Tag, relation, kind of tuple, number of columns."""
 
 
 @dataclass(slots=True)
@@ -26,7 +31,8 @@ class Segment:
 
     `data` holds whole CopyData payloads of row messages (XLogData header, then the pgoutput message) one after the
     other; `offsets` where each begins. `transactions` has a pair (index of the transaction's first frame in this
-    segment, its commit LSN) per transaction. `truncated` are emptied before the first frame.
+    segment, its commit LSN) per transaction; empty ones before the first frame are left out. `truncated` are emptied by
+    the first transaction, before the first frame.
     """
 
     data: bytearray = field(default_factory=bytearray)
@@ -45,8 +51,13 @@ class Segment:
         return not self.offsets and not self.truncated
 
     def seal(self) -> Frames:
-        """The segment as arrays, for the splitter. The reader appends nothing afterwards; may be called again."""
+        """The segment as arrays, for the splitter. The reader appends nothing afterwards; may be called again.
+
+        Raises MalformedMessage if a frame is too short to be a row message.
+        """
         bounds = np.array([*self.offsets, self.size], np.int64)
+        if self.offsets and int(np.diff(bounds).min()) < _SHORTEST_FRAME:
+            raise MalformedMessage("a row message too short for its tuple", offset=0)
         if len(self.data) == self.size:
             self.data += PADDING
         return Frames(np.frombuffer(self.data, np.uint8), bounds)

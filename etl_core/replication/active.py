@@ -34,10 +34,10 @@ class ActiveTables:
             self._schemas.pop(table_id, None)
 
     def advance(self, moves: Mapping[TableId, WatermarkMove]) -> None:
-        """What a write has made durable. A table deactivated meanwhile stays so."""
+        """What a write has made durable. A table deactivated or copied again meanwhile stays as it is."""
         with self._lock:
             for table_id, move in moves.items():
-                if table_id in self._watermarks:
+                if self._watermarks.get(table_id) == move.expected:
                     self._watermarks[table_id] = move.new
 
     def set_schema(self, schema: TableSchema) -> None:

@@ -3,7 +3,8 @@
 Invariants:
 - a batch handed out holds whole transactions only;
 - all frames of one relation in one segment are described by one schema;
-- a table truncated in a transaction begins a segment, so that what came before is decoded apart from what comes after.
+- a truncation begins a segment, so that what came before is decoded apart from what comes after, and the segment's
+  first transaction is the one that truncates.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from datetime import datetime
 from etl_core.errors import MalformedMessage
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
-from etl_core.protocol.messages import Begin, Commit, Message, Relation, Truncate
+from etl_core.protocol.messages import (
+    Begin,
+    Commit,
+    LogicalDecodingMessage,
+    Message,
+    Origin,
+    Relation,
+    Truncate,
+    Type,
+)
 from etl_core.protocol.segment import Segment
 from etl_core.protocol.timestamp import to_datetime
 from etl_core.replication.spool import SpooledSegment
@@ -78,6 +88,7 @@ class Assembler:
         """Where the reader appends frames."""
         self.end_lsn = start_lsn
         """The end of the last whole transaction."""
+        self._taken_lsn = start_lsn
 
     @property
     def in_transaction(self) -> bool:
@@ -100,20 +111,26 @@ class Assembler:
         """Takes note of a control message."""
         match message:
             case Begin():
+                if self._commit_lsn is not None:
+                    raise MalformedMessage("a transaction begins inside another", offset=0)
                 self._commit_lsn = message.final_lsn
+                if self.segment.is_empty:
+                    self.segment.transactions.clear()
                 self.segment.transactions.append((self.segment.rows, message.final_lsn))
             case Commit():
                 if message.commit_lsn != self._commit_lsn:
                     raise MalformedMessage("a commit does not match its begin", offset=2)
+                self._commit_time = _commit_time(message)
                 self._commit_lsn = None
-                self._commit_time = to_datetime(message.commit_time)
                 self.end_lsn = message.end_lsn
             case Relation():
                 self._on_relation(message)
             case Truncate():
                 self._on_truncate(frozenset(message.table_ids))
+            case Type() | Origin() | LogicalDecodingMessage():
+                pass  # they say nothing about rows
             case _:
-                pass  # Type, Origin and Message say nothing about rows
+                raise MalformedMessage(f"{type(message).__name__} does not belong in a stream of version 1", offset=0)
 
     def _on_relation(self, message: Relation) -> None:
         table_id = message.table_id
@@ -124,9 +141,11 @@ class Assembler:
         self._schemas[table_id] = schema
 
     def _on_truncate(self, tables: frozenset[TableId]) -> None:
-        if self.segment.rows:
+        if self._commit_lsn is None:
+            raise MalformedMessage("a truncation outside of a transaction", offset=0)
+        if not self.segment.is_empty:
             self.finish_segment()
-        self.segment.truncated |= tables
+        self.segment.truncated = tables
 
     def finish_segment(self) -> None:
         """Closes the segment and begins the next; spools it if a transaction outgrows the memory."""
@@ -140,10 +159,9 @@ class Assembler:
             self._spool()
 
     def _spool(self) -> None:
-        self._pieces = [
-            replace(piece, segment=SpooledSegment(piece.segment)) if isinstance(piece.segment, Segment) else piece
-            for piece in self._pieces
-        ]
+        for number, piece in enumerate(self._pieces):
+            if isinstance(piece.segment, Segment):
+                self._pieces[number] = replace(piece, segment=SpooledSegment(piece.segment))
         self._in_memory = 0
 
     def take(self) -> Assembled:
@@ -154,9 +172,12 @@ class Assembler:
             self.finish_segment()
         else:
             self.segment = Segment()
-        batch = Assembled(tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces))
+        batch = Assembled(
+            tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces)
+        )
         self._pieces = []
         self._in_memory = 0
+        self._taken_lsn = self.end_lsn
         return batch
 
     def discard(self) -> None:
@@ -167,4 +188,12 @@ class Assembler:
         self._pieces = []
         self._in_memory = 0
         self._commit_lsn = None
+        self.end_lsn = self._taken_lsn
         self.segment = Segment()
+
+
+def _commit_time(message: Commit) -> datetime:
+    try:
+        return to_datetime(message.commit_time)
+    except ValueError:
+        raise MalformedMessage("a commit outside of the years 1 to 9999", offset=18) from None

@@ -56,15 +56,18 @@ def activated(name: str, action: Callable[[], None]) -> Iterator[None]:
     if name not in ALL:
         raise ValueError(f"there is no failpoint {name!r}")
     with _lock:
+        before = _actions.get(name)
         _actions[name] = action
     try:
         yield
     finally:
         with _lock:
-            _actions.pop(name, None)
+            del _actions[name]
+            if before is not None:
+                _actions[name] = before
 
 
-def _kill_at(name: str, times: int) -> Callable[[], None]:
+def _kill_at(times: int) -> Callable[[], None]:
     left = times
 
     def action() -> None:
@@ -84,5 +87,7 @@ def activate_from_environment() -> None:
     name, _, times = text.partition(":")
     if name not in ALL:
         raise ValueError(f"ETL_FAILPOINT: there is no failpoint {name!r}")
+    if times and not (times.isdecimal() and int(times) > 0):
+        raise ValueError(f"ETL_FAILPOINT: {times!r} does not say how many times {name} is reached")
     with _lock:
-        _actions[name] = _kill_at(name, int(times or 1))
+        _actions[name] = _kill_at(int(times or 1))

@@ -20,7 +20,7 @@ class Backoff:
 
     def waits(self) -> Iterator[float]:
         """One wait, in seconds, for every try after the first."""
-        wait = self.first
+        wait = min(self.first, self.longest)
         for _ in range(self.tries - 1):
             yield wait * (1 - random.random() / 4)  # noqa: S311 no secret depends on it
             wait = min(wait * 2, self.longest)

@@ -47,7 +47,8 @@ class Column:
 
     `type_modifier` is `atttypmod` (-1: none). `attnum` tells a column that was dropped and added again
     under the same name from one that stayed; 0 if unknown. `missing_value` is the text representation of
-    `attmissingval`: what rows older than the column hold (`ADD COLUMN … DEFAULT`), None for NULL.
+    `attmissingval`: what rows older than the column hold (`ADD COLUMN … DEFAULT`), None for NULL. `fill_known` is
+    False when they hold what nobody recorded (a volatile default): only a new copy of the table has it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Column:
     nullable: bool = True
     attnum: int = 0
     missing_value: str | None = None
+    fill_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from signal import SIGQUIT, Signals
 from typing import Any, Protocol
+from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg import errors, sql
@@ -22,13 +24,22 @@ class Postgres(Protocol):
         """`server_version_num`, such as 180004."""
 
     def dsn(self, database: str = "postgres", **params: str | int) -> str:
-        """A superuser's connection URL; `params` are further libpq parameters."""
+        """A superuser's connection URL over TCP; `params` are further libpq parameters."""
+
+    def local_dsn(self, database: str = "postgres") -> str:
+        """A superuser's cheapest way in from here, for the tests' own housekeeping."""
+
+    def stop(self) -> None:
+        """Stop cleanly, whatever is still connected."""
+
+    def start(self) -> None:
+        """Start again: same address, same data."""
 
     def restart(self) -> None:
-        """Stop cleanly and start again: same port, same data."""
+        """Stop cleanly and start again."""
 
-    def crash(self) -> None:
-        """End without a clean shutdown and start again."""
+    def crash(self, signal: Signals = SIGQUIT) -> None:
+        """End without a clean shutdown (SIGQUIT, or SIGKILL for the hardest end) and start again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +58,11 @@ class Database:
         self, query: str | sql.SQL | sql.Composed, params: Sequence[Any] | Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
         """Run `query` (several statements without `params`) in autocommit; the rows of the last one, or []."""
-        return _execute(self.dsn, query, params)
+        return _execute(self.server.local_dsn(self.name), query, params)
 
     def drop(self) -> None:
         """End every connection, drop the database's replication slots, then the database."""
-        maintenance = self.server.dsn("postgres")
+        maintenance = self.server.local_dsn()
         name = sql.Identifier(self.name)
         # A consumer that reconnects at once would win the race against the slot's removal.
         _execute(maintenance, sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
@@ -81,8 +92,21 @@ def create_database(server: Postgres, name: str | None = None) -> Database:
     """A new, empty database on `server`; `name` is unique by default."""
     name = name or f"test_{secrets.token_hex(6)}"
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
-    _execute(server.dsn("postgres"), statement)
+    _execute(server.local_dsn(), statement)
     return Database(server, name)
+
+
+def connection_url(database: str, params: Mapping[str, str | int]) -> str:
+    """The URL to `database`. libpq takes every parameter after the `?`; login and address go where people look first.
+
+    An address that is a unix socket's directory has no place before the path.
+    """
+    query = {key: str(value) for key, value in params.items()}
+    user, password = (quote(query.pop(key, ""), safe="") for key in ("user", "password"))
+    login = f"{user}:{password}" if password else user
+    location = "" if query["host"].startswith("/") else f"{query.pop('host')}:{query.pop('port')}"
+    tail = f"?{urlencode(query, quote_via=quote)}" if query else ""
+    return f"postgresql://{login}@{location}/{quote(database, safe='')}{tail}"
 
 
 def _execute(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -13,28 +15,38 @@ from pathlib import Path
 import psutil
 
 from etl_core.errors import PermanentError
-from etl_core.testing.postgres_binaries import server_user
+from etl_core.testing.postgres_cache import server_user
 
-STOP_TIMEOUT = 30.0
-"""Seconds that a fast shutdown may take before it is made immediate."""
+STOP_TIMEOUT = 10.0
+"""Seconds that one way to end a server may take before a harder one is tried.
 
-# Started beside the server with a pipe from us as its input: the pipe ends when we do, however we end, and then the
-# watchdog ends the server. It needs no thread, no signal handler and nothing of the platform but /bin/sh.
+A fast shutdown waits for every walsender's consumer to confirm all WAL: for one that does not, without end.
+"""
+
+# Started beside the server with a pipe from us as its input. The pipe ends when we do, however we end, and then the
+# watchdog ends the server. That takes no thread, no signal handler and nothing of the platform but /bin/sh; Linux's
+# parent-death signal would follow the thread that started the server instead of the process. The wait is bounded
+# because a dead process that its container's init does not reap still answers `kill -0`.
 _WATCHDOG = """
+data_dir=$1 server=$2; shift 2
 read -r _
-read -r pid < "$1/postmaster.pid" && [ "$pid" = "$2" ] && kill -QUIT "$pid"
-while kill -0 "$2"; do sleep 0.1; done
-rm -rf -- "$3"
+read -r pid < "$data_dir/postmaster.pid" && [ "$pid" = "$server" ] && kill -QUIT "$server"
+tries=0
+while [ $tries -lt 100 ] && kill -0 "$server"; do sleep 0.1; tries=$((tries + 1)); done
+[ $# -eq 0 ] || rm -rf -- "$@"
 """
 
 
 class Postmaster:
     """A running `postgres` process of ours and its watchdog.
 
-    The server gets a session of its own, so that Ctrl-C reaches us and not it: we decide how it ends.
+    The server gets a session of its own, so that Ctrl-C reaches us and not it: we decide how it ends. `leftovers` are
+    the directories that the watchdog removes when we end without stopping the server.
     """
 
-    def __init__(self, arguments: Sequence[str | Path], *, data_dir: Path, socket_dir: Path, log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str | Path], *, data_dir: Path, log: Path, leftovers: Sequence[Path] = ()
+    ) -> None:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 arguments,
@@ -47,7 +59,7 @@ class Postmaster:
                 **server_user(),
             )
         self._watchdog = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCHDOG, "sh", str(data_dir), str(self.pid), str(socket_dir)],
+            ["/bin/sh", "-c", _WATCHDOG, "sh", data_dir, str(self.pid), *leftovers],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -95,32 +107,42 @@ class Postmaster:
 
 
 def kill_tree(postmaster: psutil.Process) -> None:
-    """SIGKILL for `postmaster` and its children; returns when all are gone."""
+    """SIGKILL for `postmaster` and its children; returns when all have ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         postmaster.suspend()  # or it would start new children
         processes = [*postmaster.children(recursive=True), postmaster]
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes[:-1], timeout=STOP_TIMEOUT)
+        for process in processes:
+            _wait_until_ended(process)
+
+
+def _wait_until_ended(process: psutil.Process) -> bool:
+    """True when `process` has ended within STOP_TIMEOUT, be it reaped or not: a container's init may never reap."""
+    deadline = time.monotonic() + STOP_TIMEOUT
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+    return True
 
 
 def stop_stale(data_dir: Path) -> None:
     """Stop the server that an interpreter killed together with its watchdog left behind on `data_dir`, if any."""
-    pid_file = data_dir / "postmaster.pid"
     try:
-        pid = int(pid_file.read_text().splitlines()[0])
-        process = psutil.Process(pid)
-        if Path(process.cwd()) != data_dir:
+        lines = (data_dir / "postmaster.pid").read_text().splitlines()
+        process = psutil.Process(int(lines[0]))
+        if process.cwd() != str(data_dir):
             return  # the number belongs to another process by now
+        process.send_signal(signal.SIGQUIT)
     except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         return
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(signal.SIGQUIT)
-        try:
-            process.wait(STOP_TIMEOUT)
-        except psutil.TimeoutExpired:
-            kill_tree(process)
+    if not _wait_until_ended(process):
+        kill_tree(process)
+    with contextlib.suppress(OSError):  # its socket's directory, empty by now
+        Path(lines[4]).rmdir()
 
 
 def run_program(arguments: Sequence[str | Path]) -> None:
@@ -148,7 +170,7 @@ def server_environment() -> dict[str, str]:
 
 
 def wait_until_ready(postmaster: Postmaster, data_dir: Path, *, timeout: float) -> bool:
-    """Wait until the server accepts connections. False if it ended instead; TimeoutError after `timeout` seconds."""
+    """Wait until the server accepts connections; False if it ended instead. PermanentError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while postmaster.is_running:
         # The eighth line of postmaster.pid is the server's own word on its state (src/include/utils/pidfile.h).
@@ -157,6 +179,18 @@ def wait_until_ready(postmaster: Postmaster, data_dir: Path, *, timeout: float) 
             if len(lines) >= 8 and int(lines[0]) == postmaster.pid and lines[7].strip() == "ready":
                 return True
         if time.monotonic() > deadline:
-            raise TimeoutError
+            raise PermanentError(f"PostgreSQL on {data_dir} is not ready after {timeout:.0f} s", hint="read its log")
         time.sleep(0.01)
     return False
+
+
+def free_port() -> int:
+    """A port nobody listens on, below the range from which systems take ports for outgoing connections.
+
+    A port of that range could be taken by any program's connection while the server restarts.
+    """
+    while True:
+        port = 20000 + secrets.randbelow(12768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

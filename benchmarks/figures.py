@@ -1,0 +1,100 @@
+"""The figures: what each must reach, how they are printed, and where they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+OUT = Path(__file__).parent / "out" / "latest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure must reach, and what bounds it when it does not."""
+
+    limit: float
+    at_least: bool
+    bound: str
+
+    def reached_by(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+
+
+def _at_least(limit: float, bound: str) -> Goal:
+    return Goal(limit, True, bound)
+
+
+def _at_most(limit: float, bound: str) -> Goal:
+    return Goal(limit, False, bound)
+
+
+_CORES = "walsender, reader and decoder share the processors: compare the CPU seconds per million rows below"
+GOALS: Mapping[str, Goal] = {
+    "stream_arrow_ratio": _at_least(1.00, _CORES),
+    "stream_arrow_unix_ratio": _at_least(0.75, f"a unix socket has no low-water mark, every send wakes us; {_CORES}"),
+    "stream_duckdb_ratio": _at_least(0.90, f"DuckDB's own CPU comes on top; {_CORES}"),
+    "copy_arrow_ratio": _at_least(
+        0.70, "two backends and our two threads share the processors; Python's lock lets one of ours run"
+    ),
+    "copy_duckdb_ratio": _at_least(0.55, "staging and DuckDB's compression come on top of the copy"),
+    "copy_cpu_s_per_million_rows": _at_most(1.3, "libpq hands out one row at a time"),
+    "decode_us_per_row": _at_most(1.2, "memory bandwidth, and Arrow's parsing of text"),
+    "read_us_per_row": _at_most(2.5, "libpq hands out one row at a time; recv()"),
+    "peak_rss_mb": _at_most(500, "one batch being read, one being written, and DuckDB's memory_limit"),
+    "latency_p50_ms": _at_most(500, "max_age / 4 and the length of a flush"),
+    "latency_p99_ms": _at_most(2000, "max_age / 4 and the longest flush"),
+}
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything that was measured: `figures` by key, `details` by benchmark (all runs, in seconds and rows)."""
+
+    figures: dict[str, float]
+    details: dict[str, Any]
+
+    def add(self, benchmark: str, figures: Mapping[str, float], details: Mapping[str, Any]) -> None:
+        self.figures |= figures
+        self.details[benchmark] = dict(details)
+
+    def print(self) -> None:
+        console = Console()
+        table = Table("key", "value", "must reach", "reached")
+        missed = []
+        for key, value in self.figures.items():
+            goal = GOALS.get(key)
+            reached = "" if goal is None else "yes" if goal.reached_by(value) else "no"
+            table.add_row(key, f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}", str(goal or ""), reached)
+            if goal is not None and reached == "no":
+                missed.append((key, goal))
+        console.print(table)
+        for key, goal in missed:
+            console.print(f"{key} is not reached; what bounds it: {goal.bound}")
+
+    def write(self, environment: Mapping[str, Any]) -> None:
+        """One JSON object: the figures by key, then `details` and `environment`."""
+        OUT.parent.mkdir(exist_ok=True)
+        content = {**self.figures, "details": self.details, "environment": {**_environment(), **environment}}
+        OUT.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processors": os.cpu_count(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,144 @@
+"""From a commit on the source to its visibility in DuckDB, while 50 transactions a second are made.
+
+Each transaction inserts one row and updates another. Its time begins when COMMIT has returned to the client that made
+it, and ends when the stream says that the batch with it is durable: by then the DuckDB file is closed again, and the
+next process that opens it sees the row. One client writes, so the n-th row inserted is in the first batch that
+brings the rows inserted to n. That the batch is really visible is proven every two seconds by this process, which opens
+the file, read-only, and must find every row that had been reported before; a reader keeps the writer out for a few
+milliseconds, so reading for every row would measure the readers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from benchmarks.backlog import make_backlog
+from benchmarks.measuring import child_command
+from benchmarks.pipelines import PIPELINE, database_file
+from benchmarks.session import Result, Session
+from benchmarks.workload import create_workload
+from etl_core.identifiers import main_slot_name
+
+_DATABASE = "latency"
+_BASE = 100_000
+_PER_SECOND = 50
+_SECONDS = 60
+_READ_EVERY = 2.0
+
+
+def latency(session: Session) -> Result:
+    create_workload(session.server, _DATABASE, base=_BASE)
+    backlog = make_backlog(session.server, _DATABASE, session.directory, lambda: 0)
+    session.server.copy_slot(_DATABASE, backlog.master, main_slot_name(PIPELINE))
+    spec = {"dsn": session.server.dsn(_DATABASE), "directory": str(backlog.directory)}
+    command = child_command("follow", spec)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
+        assert stream.stdin is not None
+        flushes = _Flushes(stream)
+        committed = _commit_steadily(session, database_file(backlog.directory), flushes)
+        flushes.wait_for(len(committed))
+        stream.stdin.close()
+        flushes.thread.join()
+    milliseconds = (flushes.visible_at(len(committed)) - np.array(committed)) * 1000
+    figures = {f"latency_p{p}_ms": float(np.percentile(milliseconds, p)) for p in (50, 99)}
+    return Result(
+        figures,
+        {
+            "transactions": len(committed),
+            "seconds": committed[-1] - committed[0],
+            "max_ms": float(milliseconds.max()),
+            "flushes": len(flushes.times),
+            "flush_ms_median": float(np.median(flushes.seconds)) * 1000,
+            "reads_that_proved_it": flushes.proofs,
+        },
+    )
+
+
+class _Flushes:
+    """What the streaming process says, read by a thread of its own."""
+
+    def __init__(self, stream: subprocess.Popen[str]) -> None:
+        self.times: list[float] = []
+        self.inserted: list[int] = []
+        self.seconds: list[float] = []
+        self.proofs = 0
+        self._stream = stream
+        self._ready = threading.Event()
+        self._changed = threading.Condition()
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
+        if not self._ready.wait(60) or stream.poll() is not None:
+            raise RuntimeError("the stream did not start")
+
+    @property
+    def rows(self) -> int:
+        """How many inserted rows are visible."""
+        return self.inserted[-1] if self.inserted else 0
+
+    def wait_for(self, rows: int) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.rows >= rows, 60):
+                raise RuntimeError(f"{self.rows} of {rows} rows became visible")
+
+    def visible_at(self, rows: int) -> Any:
+        """For each of the first `rows` rows when it became visible."""
+        return np.array(self.times)[np.searchsorted(self.inserted, np.arange(1, rows + 1))]
+
+    def _listen(self) -> None:
+        assert self._stream.stdout is not None
+        for line in self._stream.stdout:
+            said = json.loads(line)
+            with self._changed:
+                if "at" in said:
+                    self.inserted.append(self.rows + said["inserted"])
+                    self.times.append(said["at"])
+                    self.seconds.append(said["seconds"])
+                    self._changed.notify_all()
+            self._ready.set()
+
+
+def _commit_steadily(session: Session, file: Path, flushes: _Flushes) -> list[float]:
+    """When the COMMIT of each transaction returned."""
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(1)
+    proving = pool.submit(_prove, file, flushes, stop)
+    committed = []
+    with session.server.connect(_DATABASE) as connection:
+        started = time.monotonic()
+        for number in range(_PER_SECOND * _SECONDS):
+            time.sleep(max(0.0, started + number / _PER_SECOND - time.monotonic()))
+            with connection.transaction():
+                connection.execute(
+                    "INSERT INTO orders SELECT * FROM make_orders(%(id)s, %(id)s)", {"id": _BASE + number + 1}
+                )
+                connection.execute("UPDATE orders SET amount = amount + 1 WHERE id = %s", (number * 7919 % _BASE + 1,))
+            committed.append(time.monotonic())
+            if proving.done():
+                break  # it failed
+    stop.set()
+    proving.result()
+    pool.shutdown()
+    return committed
+
+
+def _prove(file: Path, flushes: _Flushes, stop: threading.Event) -> None:
+    while not stop.wait(_READ_EVERY):
+        before = flushes.rows
+        seen: int | None = None
+        while seen is None:
+            with suppress(duckdb.IOException), duckdb.connect(file, read_only=True) as connection:
+                seen = connection.execute("SELECT count(*) FROM public.orders").fetchall()[0][0] - _BASE
+            time.sleep(0.002)
+        if seen < before:
+            raise RuntimeError(f"{before} rows were reported visible, a reader found {seen}")
+        flushes.proofs += 1

@@ -1,0 +1,60 @@
+"""The list of commands, and what each is given: a pipeline, and a display where the work is long."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from threading import Event
+
+from rich.console import Console
+
+from etl_core.cli.arguments import Arguments
+from etl_core.cli.display import Display
+from etl_core.cli.doctor import doctor
+from etl_core.cli.interrupt import Interrupt
+from etl_core.cli.line_display import LineDisplay
+from etl_core.cli.live_display import LiveDisplay
+from etl_core.cli.replicate import run, stream, sync
+from etl_core.cli.session import Session
+from etl_core.cli.status import status
+from etl_core.cli.tables import pause, resume, resync
+from etl_core.cli.teardown import teardown
+from etl_core.cli.verify import verify
+from etl_core.config import PipelineConfig
+from etl_core.pipeline import Pipeline
+
+_SHORT: dict[str, Callable[[Pipeline, Arguments], int]] = {
+    "doctor": doctor,
+    "status": status,
+    "resync": resync,
+    "pause": pause,
+    "resume": resume,
+    "teardown": teardown,
+}
+_LONG: dict[str, Callable[[Session], int]] = {"sync": sync, "stream": stream, "run": run, "verify": verify}
+"""Those that show progress, and end at a transaction boundary when interrupted."""
+
+
+def run_command(arguments: Arguments, config: PipelineConfig) -> int:
+    """Runs the command; returns the exit status. Raises what it fails with."""
+    short = _SHORT.get(arguments.command)
+    if short is not None:
+        with Pipeline(config) as pipeline:
+            return short(pipeline, arguments)
+    stop = Event()
+    display = _choose_display(arguments, config)
+    with Interrupt(stop, display.say), Pipeline(config, observer=display, stop=stop) as pipeline:
+        session = Session(pipeline, arguments, display)
+        with display:
+            status = _LONG[arguments.command](session)
+        session.print_results()
+    return status
+
+
+def _choose_display(arguments: Arguments, config: PipelineConfig) -> Display:
+    if arguments.quiet:
+        return Display()
+    console = Console(stderr=True)
+    if sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal:
+        return LiveDisplay(console, f"{config.pipeline} → {config.destination.type}")
+    return LineDisplay()

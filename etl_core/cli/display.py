@@ -1,0 +1,43 @@
+"""What is shown while a long command works. This one is the quietest, `--quiet`: only what went wrong."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from etl_core.cli.failures import say
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
+from etl_core.replication.observer import Flush, Observer
+
+
+class Display(Observer):
+    """An observer that shows progress within its `with` block. `rows` counts the changes that were made durable."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Shows what is still to be shown, and gives the terminal back."""
+
+    def say(self, sentence: str) -> None:
+        """Shows a sentence at once."""
+        say(sentence)
+
+    def on_flush(self, flush: Flush) -> None:
+        with self._lock:
+            self.rows += flush.rows
+
+    def on_table_error(self, table: TableName, error: EtlError) -> None:
+        self.say(table_error(table, error))
+
+
+def table_error(table: TableName, error: EtlError) -> str:
+    return f"{table} failed: {error}" + (f" → {error.hint}" if error.hint else "")

@@ -1,0 +1,48 @@
+"""`etl doctor`: what the preflight found, grouped, each with the SQL that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from etl_core.cli.arguments import Arguments
+from etl_core.cli.failures import DONE, FAILED
+from etl_core.cli.texts import plural, put
+from etl_core.pipeline import Pipeline
+from etl_core.source.doctor import Finding, Severity, examine
+
+_ORDER = (Severity.UNSAFE, Severity.WARNING, Severity.NOTE, Severity.OK)
+
+
+def doctor(pipeline: Pipeline, _: Arguments) -> int:
+    source = pipeline.config.source
+    findings = examine(
+        source.conninfo(), pipeline=pipeline.config.pipeline, publication=source.publication, tables=source.tables
+    )
+    for line in finding_lines(findings):
+        put(line)
+    return FAILED if any(finding.severity is Severity.UNSAFE for finding in findings) else DONE
+
+
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """The findings, the worst first, those of one check together; SQL on lines of its own, to be copied."""
+    lines: list[str] = []
+    # Sorting is stable: within a severity, checks stay in the order they were made in.
+    ordered = sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
+    for (severity, check), group in groupby(ordered, key=lambda finding: (finding.severity, finding.check)):
+        heading = f"{severity.upper() if severity is Severity.UNSAFE else severity:<8} {check}"
+        for finding in group:
+            lines.append(f"{heading:<32} {finding.message}")
+            if finding.sql:
+                lines += [f"    {line}" for line in f"{finding.sql.rstrip().rstrip(';')};".splitlines()]
+            heading = ""
+    return [*lines, "", _summary(findings)]
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    unsafe = sum(finding.severity is Severity.UNSAFE for finding in findings)
+    warnings = sum(finding.severity is Severity.WARNING for finding in findings)
+    told = f" ({plural(warnings, 'warning')})" if warnings else ""
+    if unsafe:
+        return f"not safe to replicate: mend {plural(unsafe, 'finding')} marked UNSAFE first{told}"
+    return f"ready to replicate{told}"

@@ -1,0 +1,96 @@
+"""`etl status`: what is known of a pipeline, as text or as JSON; before the first run and without the source, too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from etl_core.cli.arguments import Arguments
+from etl_core.cli.failures import DONE
+from etl_core.cli.status_json import lag_seconds, status_object
+from etl_core.cli.texts import NOTHING, STATE_WORDS, columns, duration, number, put, size
+from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
+from etl_core.pipeline import Pipeline, PipelineStatus
+from etl_core.source.slot import SlotStatus
+from etl_core.state.store import TableStatus
+
+
+def status(pipeline: Pipeline, arguments: Arguments) -> int:
+    known = pipeline.status()
+    now = datetime.now(UTC)
+    if arguments.json:
+        put(json.dumps(status_object(pipeline.config, known, now), indent=2, ensure_ascii=False))
+        return DONE
+    put(f"pipeline     {pipeline.config.pipeline} → {pipeline.config.destination.type}")
+    for line in status_lines(known, now):
+        put(line)
+    return DONE
+
+
+def status_lines(known: PipelineStatus, now: datetime) -> list[str]:
+    """The status as text, without the name of the pipeline."""
+    lines = [f"source       {known.source_error}"] if known.source_error else []
+    if known.destination_error:
+        lines.append(f"destination  {known.destination_error}")
+    if not known.tables and known.progress is None:
+        return [*lines, "nothing has been replicated yet: etl run"]
+    lines.append(f"stream       {_stream(known, now)}")
+    if known.slot is not None:
+        lines.append(f"slot         {_slot(known.slot)}")
+    elif not known.source_error:
+        lines.append("slot         does not exist: changes are not kept for this pipeline")
+    return [*lines, "", *_tables(known.tables, known.watermarks)]
+
+
+def _stream(known: PipelineStatus, now: datetime) -> str:
+    progress = known.progress
+    if progress is None:
+        return "has not begun: etl stream"
+    lag = lag_seconds(known, now)
+    parts = [
+        f"replicated up to {progress.flushed_lsn}",
+        f"lag {duration(lag)}" if lag is not None else "lag unknown",
+        f"{progress.rows:,} row changes since its start" if progress.rows else "",
+        f"{progress.rows_per_second:,.0f} rows/s lately" if progress.rows_per_second else "",
+        f"seen {duration(max(0.0, (now - progress.updated_at).total_seconds()))} ago" if progress.updated_at else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _slot(slot: SlotStatus) -> str:
+    reader = f"read by server process {slot.active_pid}" if slot.active else "nobody reads it"
+    parts = [
+        f"{slot.name}: {slot.wal_status or 'unknown'}",
+        f"invalidated: {slot.invalidation_reason}" if slot.invalidation_reason else "",
+        reader,
+        f"confirmed {slot.confirmed_flush_lsn}" if slot.confirmed_flush_lsn is not None else "",
+        f"{size(slot.bytes_behind)} behind" if slot.bytes_behind is not None else "",
+        f"{size(slot.safe_wal_size)} to the WAL limit" if slot.safe_wal_size is not None else "no WAL limit",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _tables(tables: Sequence[TableStatus], watermarks: dict[TableId, Lsn]) -> list[str]:
+    rows = [("TABLE", "STATE", "WATERMARK", "ROWS COPIED")]
+    for table in tables:
+        watermark = watermarks.get(table.table_id)
+        rows.append(
+            (
+                str(table.name),
+                STATE_WORDS[table.state],
+                NOTHING if watermark is None else str(watermark),
+                number(table.rows_copied),
+            )
+        )
+    header, *lines = columns(rows)
+    shown = [header]
+    for line, table in zip(lines, tables, strict=True):
+        shown.append(line)
+        if table.error:
+            again = f" (tried {table.attempts} times)" if table.attempts > 1 else ""
+            shown.append(f"    {' '.join(table.error.splitlines())}{again}")
+        if table.hint:
+            shown.append(f"    → {' '.join(table.hint.splitlines())}")
+    return shown

@@ -1,0 +1,94 @@
+"""`etl status --json`: its keys, which `docs/configuration.md` promises to keep.
+
+LSNs are text as PostgreSQL prints them, times are ISO 8601 in UTC, sizes bytes. What is not known is null.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from etl_core.config import PipelineConfig
+from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
+from etl_core.pipeline import PipelineStatus
+from etl_core.source.slot import SlotStatus
+from etl_core.state.store import TableStatus
+
+
+def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) -> dict[str, object]:
+    """The object that is printed."""
+    return {
+        "pipeline": config.pipeline,
+        "source": {"reachable": known.source_error is None, "error": known.source_error},
+        "destination": {"type": config.destination.type, "error": known.destination_error},
+        "stream": _stream(known, now),
+        "slot": None if known.slot is None else _slot(known.slot),
+        "tables": [_table(table, known.watermarks) for table in known.tables],
+    }
+
+
+def lag_seconds(known: PipelineStatus, now: datetime) -> float | None:
+    """How many seconds the destination is behind the source, None before the first batch or position.
+
+    While somebody streams: as of the last batch, 0 when nothing has changed since. Otherwise the time since the
+    destination was last known to be in step, as nobody looks.
+    """
+    progress = known.progress
+    if progress is None:
+        return None
+    lag = progress.lag_seconds or 0.0
+    if (known.slot is not None and known.slot.active) or progress.updated_at is None:
+        return lag
+    return lag + max(0.0, (now - progress.updated_at).total_seconds())
+
+
+def _stream(known: PipelineStatus, now: datetime) -> dict[str, object] | None:
+    progress = known.progress
+    if progress is None:
+        return None
+    return {
+        "active": None if known.slot is None else known.slot.active,
+        "flushed_lsn": str(progress.flushed_lsn),
+        "commit_time": _time(progress.commit_time),
+        "lag_seconds": lag_seconds(known, now),
+        "rows": progress.rows,
+        "rows_per_second": progress.rows_per_second,
+        "updated_at": _time(progress.updated_at),
+    }
+
+
+def _slot(slot: SlotStatus) -> dict[str, object]:
+    return {
+        "name": slot.name,
+        "active": slot.active,
+        "active_pid": slot.active_pid,
+        "wal_status": slot.wal_status,
+        "invalidation_reason": slot.invalidation_reason,
+        "restart_lsn": _lsn(slot.restart_lsn),
+        "confirmed_flush_lsn": _lsn(slot.confirmed_flush_lsn),
+        "bytes_behind": slot.bytes_behind,
+        "bytes_to_wal_limit": slot.safe_wal_size,
+    }
+
+
+def _table(table: TableStatus, watermarks: dict[TableId, Lsn]) -> dict[str, object]:
+    return {
+        "name": str(table.name),
+        "state": table.state.name.lower(),
+        "watermark_lsn": _lsn(watermarks.get(table.table_id)),
+        "snapshot_lsn": _lsn(table.snapshot_lsn),
+        "rows_copied": table.rows_copied,
+        "error": table.error,
+        "hint": table.hint,
+        "attempts": table.attempts,
+        "retry_at": _time(table.retry_at),
+        "updated_at": _time(table.updated_at),
+    }
+
+
+def _lsn(lsn: Lsn | None) -> str | None:
+    return None if lsn is None else str(lsn)
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds")

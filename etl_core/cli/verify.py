@@ -1,0 +1,74 @@
+"""`etl verify`: a line for each table, equal or how it differs; exit status 1 unless all are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from etl_core.cli.failures import DONE, FAILED
+from etl_core.cli.session import Session
+from etl_core.cli.texts import columns, number, plural
+from etl_core.replication.compare import Comparison
+
+
+def verify(session: Session) -> int:
+    pipeline, tables = session.pipeline, session.arguments.tables
+    pipeline.prepare()
+    comparisons = pipeline.verify(tables or None)
+    session.results.extend(comparison_lines(comparisons))
+    return DONE if all(comparison.is_equal for comparison in comparisons) else FAILED
+
+
+def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """The result as text: a table of the tables, the differences of each below it, and one sentence at the end."""
+    if not comparisons:
+        return ["no table is replicated yet: etl run"]
+    lines = columns([_row(comparison) for comparison in comparisons])
+    shown: list[str] = []
+    for line, comparison in zip(lines, comparisons, strict=True):
+        shown += [line, *(f"    {detail}" for detail in _details(comparison))]
+    return [*shown, _summary(comparisons)]
+
+
+def _row(comparison: Comparison) -> tuple[str, ...]:
+    if _was_compared(comparison):
+        return (
+            str(comparison.table),
+            "equal" if comparison.is_equal else "differs",
+            plural(comparison.source_rows, "row"),
+            f"content {comparison.content}",
+            f"at {comparison.lsn}",
+        )
+    return (str(comparison.table), "not compared", "", "", "")
+
+
+def _was_compared(comparison: Comparison) -> bool:
+    return bool(comparison.content)
+
+
+def _details(comparison: Comparison) -> list[str]:
+    details = []
+    if _was_compared(comparison) and not comparison.is_equal:
+        details.append(
+            f"{number(comparison.source_rows)} rows in the source, {number(comparison.destination_rows)} in the "
+            f"destination: {number(comparison.missing)} missing, {number(comparison.extra)} extra, "
+            f"{number(comparison.changed)} changed"
+        )
+        details += [f"key {_keys(keys.first, keys.last)}: {plural(keys.rows, 'row')}" for keys in comparison.ranges]
+    if comparison.problem is not None:
+        details.append(comparison.problem)
+    return details
+
+
+def _keys(first: str, last: str) -> str:
+    return first if first == last else f"{first} … {last}"
+
+
+def _summary(comparisons: Sequence[Comparison]) -> str:
+    equal = sum(comparison.is_equal for comparison in comparisons)
+    if equal == len(comparisons):
+        return f"equal: {plural(equal, 'table')}, {plural(sum(c.source_rows for c in comparisons), 'row')}"
+    different = sum(_was_compared(comparison) and not comparison.is_equal for comparison in comparisons)
+    parts = [f"{plural(different, 'table')} differ" + ("s" if different == 1 else "")] if different else []
+    if len(comparisons) - equal - different:
+        parts.append(f"{plural(len(comparisons) - equal - different, 'table')} not compared")
+    return f"{', '.join(parts)}, {number(equal)} equal"

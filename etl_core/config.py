@@ -1,0 +1,358 @@
+"""What a person decides about a pipeline, checked once, as frozen values. Nothing here connects.
+
+Wrong values raise ConfigError with the dotted field (`source.publication`). Neither `repr` nor an error ever
+holds a password; `SourceConfig.conninfo()` and `StateConfig.url` do. `etl_core.config_file` reads it all from YAML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TypeAlias
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from etl_core.errors import ConfigError
+from etl_core.identifiers import TableName, check_pipeline_name
+
+_Conninfo: TypeAlias = dict[str, str]
+
+_HIDDEN = "***"
+_SECRET = "password|secret|token|_key"  # noqa: S105 - parts of names, not a secret
+_URL_SECRET = re.compile(rf"([?&][^=&]*(?:{_SECRET})[^=&]*=)[^&#]*", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_SIZE_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_DURATION_UNITS = {
+    "": Decimal(1),
+    "ms": Decimal("0.001"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "min": Decimal(60),
+    "h": Decimal(3600),
+}
+_NAME_BYTES = 63  # NAMEDATALEN - 1
+
+
+def config_error(where: str, what: str, *, hint: str | None = None) -> ConfigError:
+    """The error for the dotted field `where`; its message is `where: what`."""
+    return ConfigError(f"{where}: {what}", field=where, hint=hint)
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str | None:
+    """A hint that names the known word most like `word`, if one is."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else None
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes: `1048576`, `64MiB` (2**20 each) or `64MB` (10**6 each); B, kB, KiB, GB, GiB too. Raises ConfigError."""
+    match = _NUMBER.fullmatch(str(text).strip())
+    if match is None or (unit := _SIZE_UNITS.get(match[2].lower())) is None:
+        raise ConfigError(f"{text!r} is not a size", hint="write bytes, or a number with a unit: 1048576, 64MiB, 64MB")
+    return int(Decimal(match[1]) * unit)
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds: `1.5`, `1s`, `500ms`, `2m` (or `2min`), `1h`. Raises ConfigError."""
+    match = _NUMBER.fullmatch(str(text).strip())
+    if match is None or (unit := _DURATION_UNITS.get(match[2].lower())) is None:
+        raise ConfigError(
+            f"{text!r} is not a duration", hint="write seconds, or a number with a unit: 1s, 500ms, 2m, 1h"
+        )
+    return float(Decimal(match[1]) * unit)
+
+
+def redacted(dsn_or_url: str) -> str:
+    """A connection URL or libpq keyword string with its secrets as `***`, to be shown.
+
+    What cannot be told from a secret is hidden too: everything from the first colon to the last `@`, and a
+    keyword string that libpq cannot read.
+    """
+    if _URL.match(dsn_or_url):
+        scheme, _, rest = _URL_SECRET.sub(rf"\1{_HIDDEN}", dsn_or_url).partition("://")
+        head, at, tail = rest.rpartition("@")
+        user, colon, _ = head.partition(":")
+        return f"{scheme}://{user}{':' + _HIDDEN if colon else ''}{at}{tail}"
+    parsed = _parse_dsn(dsn_or_url)
+    return _HIDDEN if parsed is None else _redacted_conninfo(parsed)
+
+
+def _redacted_conninfo(parameters: _Conninfo) -> str:
+    shown = {key: _HIDDEN if re.search(_SECRET, key) else value for key, value in parameters.items()}
+    return make_conninfo("", **shown)
+
+
+def _parse_dsn(dsn: str) -> _Conninfo | None:
+    # libpq's own words quote pieces of the string, a password's among them: they are dropped.
+    try:
+        return {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
+    except (psycopg.Error, UnicodeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SourceConfig:
+    """The database to replicate: `dsn` (a URL or a libpq keyword string) or host, port, database and user.
+
+    `keywords` are other connection keywords as libpq knows them (`sslmode`, `connect_timeout` …). `password_file`
+    holds the password alone, and is read at each `conninfo()`; without a password libpq looks into PGPASSWORD and
+    the password file of its own. `tables` None replicates what the publication publishes.
+    """
+
+    publication: str
+    dsn: str | None = None
+    host: str | None = None
+    port: int | None = None
+    database: str | None = None
+    user: str | None = None
+    password: str | None = None
+    password_file: Path | None = None
+    tables: tuple[TableName, ...] | None = None
+    keywords: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_publication(self.publication)
+        _check_tables(self.tables)
+        _check_keywords(self.keywords)
+        _check_address(self._parameters(), self.dsn)
+
+    def conninfo(self) -> str:
+        """The libpq connection string, password included. Raises ConfigError if `password_file` cannot be read."""
+        parameters = self._parameters()
+        if self.password_file is not None:
+            parameters["password"] = _read_password(self.password_file)
+        return make_conninfo("", **parameters)
+
+    def _parameters(self) -> _Conninfo:
+        """What libpq is told, without `password_file`. Raises ConfigError for what is said twice."""
+        parameters: _Conninfo = {}
+        if self.dsn is not None:
+            parsed = _parse_dsn(self.dsn) if self.dsn.strip() else None
+            if parsed is None:
+                raise config_error(
+                    "source.dsn",
+                    "is not a connection string that libpq understands",
+                    hint="write postgresql://user@host:5432/database (special characters percent-encoded)"
+                    " or host=… dbname=… user=…",
+                )
+            parameters = parsed
+        own = {
+            "host": ("host", self.host),
+            "port": ("port", None if self.port is None else str(self.port)),
+            "database": ("dbname", self.database),
+            "user": ("user", self.user),
+            "password": ("password", self.password),
+            **{key: (key, value) for key, value in self.keywords.items()},
+        }
+        for name, (keyword, value) in own.items():
+            if value is None:
+                continue
+            if keyword in parameters:
+                raise config_error(f"source.{name}", "is in source.dsn too", hint="say it in one of the two places")
+            parameters[keyword] = value
+        if self.password_file is not None and "password" in parameters:
+            raise config_error(
+                "source.password_file", "there is another password beside it", hint="say it in one of the two places"
+            )
+        return parameters
+
+    def __repr__(self) -> str:
+        conninfo = _redacted_conninfo(self._parameters())
+        return f"SourceConfig({conninfo!r}, publication={self.publication!r}, tables={self.tables!r})"
+
+
+def _check_publication(name: str) -> None:
+    if not name or "\0" in name or len(name.encode()) > _NAME_BYTES:
+        raise config_error("source.publication", f"must be a name of 1 to {_NAME_BYTES} bytes")
+
+
+def _check_tables(tables: tuple[TableName, ...] | None) -> None:
+    if tables is None:
+        return
+    if not tables:
+        raise config_error(
+            "source.tables", "is empty", hint="name a table, or leave it out for all that the publication publishes"
+        )
+    seen: set[TableName] = set()
+    for index, table in enumerate(tables):
+        if table in seen:
+            raise config_error(f"source.tables[{index}]", f"{table} is listed twice")
+        seen.add(table)
+
+
+_OWN_NAMES = ("publication", "dsn", "host", "port", "database", "user", "password", "password_file", "tables")
+_INSTEAD = {"dbname": "write source.database", "replication": "etl decides it", "client_encoding": "it is always UTF8"}
+
+
+def _check_keywords(keywords: Mapping[str, str]) -> None:
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} - _INSTEAD.keys()
+    for keyword in keywords:
+        where = f"source.{keyword}"
+        if keyword in _INSTEAD:
+            raise config_error(where, "cannot be set", hint=_INSTEAD[keyword])
+        if keyword not in known or keyword in _OWN_NAMES:
+            raise config_error(
+                where,
+                "is neither ours nor a connection keyword of libpq",
+                hint=did_you_mean(keyword, known.union(_OWN_NAMES)),
+            )
+
+
+def _check_address(parameters: _Conninfo, dsn: str | None) -> None:
+    for keyword in ("replication", "client_encoding"):
+        if keyword in parameters:
+            raise config_error("source.dsn", f"{keyword} cannot be set", hint=_INSTEAD[keyword])
+    if dsn is None and not parameters.keys() & {"host", "hostaddr", "service", "dbname"}:
+        raise config_error(
+            "source",
+            "says neither dsn nor host",
+            hint="add dsn: postgresql://user@host:5432/database, or host, database and user",
+        )
+    # An @ or / in a password that is not percent-encoded makes the rest of the password a host, a port or a
+    # database, and these stand in the messages of a connection that fails. It stops here, unseen.
+    port = parameters.get("port", "")
+    if _spilled_password(dsn or "") or not re.fullmatch(r"[\d,]*", port):
+        raise config_error(
+            "source.dsn",
+            "has no valid host and port",
+            hint="percent-encode special characters of user and password, or write the password as source.password",
+        )
+    if any(not 1 <= int(number) <= 65535 for number in port.split(",") if number):
+        raise config_error("source" if dsn else "source.port", "the port must lie between 1 and 65535")
+
+
+def _spilled_password(dsn: str) -> bool:
+    """Whether a URL has an @ behind the one at which libpq ends user and password: the first, if before any /."""
+    if not _URL.match(dsn):
+        return False
+    rest = dsn.partition("://")[2]
+    address = rest.partition("@")[2] if "@" in rest.partition("/")[0] else rest
+    return "@" in address.partition("?")[0]
+
+
+def _read_password(path: Path) -> str:
+    try:
+        password = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise config_error("source.password_file", f"{path} cannot be read: {reason}") from None
+    if not password or "\0" in password or "\n" in password:
+        raise config_error("source.password_file", f"{path} must hold the password alone, on one line")
+    return password
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DestinationConfig:
+    """Where to replicate to. `options` belong to the destination `type`, which checks them; any may be a secret."""
+
+    type: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.type:
+            raise config_error("destination.type", "must name a destination")
+
+    def __repr__(self) -> str:
+        return f"DestinationConfig({self.type!r}, options: {', '.join(self.options) or 'none'})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StateConfig:
+    """The state store, as an SQLAlchemy URL: `sqlite:///shop.state.db` or `postgresql+psycopg://…`.
+
+    `postgresql://` becomes `postgresql+psycopg://`, the only driver we install.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        url = _parse_url(self.url)
+        if (
+            url is None
+            or url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg")
+            or "@" in (url.host or "")  # a password that is not percent-encoded
+        ):
+            raise config_error(
+                "state.url",
+                "is not the URL of a state store",
+                hint="write sqlite:///shop.state.db or postgresql+psycopg://user@host/database",
+            )
+        if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
+            raise config_error("state.url", "keeps the state in memory only", hint="write sqlite:///shop.state.db")
+        if url.drivername == "postgresql":
+            object.__setattr__(self, "url", "postgresql+psycopg" + self.url.removeprefix("postgresql"))
+
+    def __repr__(self) -> str:
+        return f"StateConfig({redacted(self.url)!r})"
+
+
+def _parse_url(url: str) -> URL | None:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """When a batch is written: after `max_rows` rows, `max_bytes` bytes or `max_age` seconds, whichever is first."""
+
+    max_rows: int = 100_000
+    max_bytes: int = 64 * 2**20
+    max_age: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive("batch.max_rows", self.max_rows)
+        _check_positive("batch.max_bytes", self.max_bytes)
+        _check_positive("batch.max_age", self.max_age)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyConfig:
+    """The initial copy: `workers` tables at once, each over `connections_per_table` connections."""
+
+    workers: int = 4
+    connections_per_table: int = 4
+
+    def __post_init__(self) -> None:
+        _check_positive("copy.workers", self.workers)
+        _check_positive("copy.connections_per_table", self.connections_per_table)
+
+
+def _check_positive(where: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise config_error(where, f"must be greater than 0, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """One pipeline. With `unknown_types_to_bytes` values of unknown types are raw text, else their table is refused."""
+
+    pipeline: str
+    source: SourceConfig
+    destination: DestinationConfig
+    state: StateConfig
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    copy: CopyConfig = field(default_factory=CopyConfig)
+    unknown_types_to_bytes: bool = True
+
+    def __post_init__(self) -> None:
+        check_pipeline_name(self.pipeline)

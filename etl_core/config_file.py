@@ -1,0 +1,399 @@
+"""Reads a pipeline's configuration from YAML; every error names the file's line and the dotted field.
+
+    etl.yaml:7: source.publication: must be text, not a number
+
+`${NAME}` in a value is the environment variable NAME (`$${` is a literal `${`). Relative paths in the file, such
+as a DuckDB file's, are relative to the file's folder. A YAML library's own words may quote the text around an
+error, where a password can stand: they are not repeated beyond single characters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from etl_core.config import (
+    BatchConfig,
+    CopyConfig,
+    DestinationConfig,
+    PipelineConfig,
+    SourceConfig,
+    StateConfig,
+    config_error,
+    did_you_mean,
+    parse_duration,
+    parse_size,
+)
+from etl_core.errors import ConfigError
+from etl_core.identifiers import TableName, check_pipeline_name
+
+_T = TypeVar("_T")
+
+_VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_QUOTED = re.compile(r"'(?!<)[^']{2,}'")
+_HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_TAG = "tag:yaml.org,2002:"
+_KINDS = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+
+
+def load_config(path: Path | str) -> PipelineConfig:
+    """Reads and checks the file at `path`. Raises ConfigError, with `field` and `line` where there are."""
+    path = Path(path)
+    text = _read(path)
+    lines: dict[str, int] = {}
+    try:
+        return _pipeline(_Section("", _parse(text, lines)), path.absolute().parent)
+    except ConfigError as error:
+        located = _located(error, path, lines)
+    raise located
+
+
+def locate(error: ConfigError, path: Path | str) -> ConfigError:
+    """An error about a field that was found only when the configuration was used, as `load_config` would tell it."""
+    if error.field is None or error.line is not None:
+        return error
+    path = Path(path)
+    lines: dict[str, int] = {}
+    try:
+        _parse(_read(path), lines)
+    except ConfigError:
+        return error  # the file is no longer what was loaded
+    return _located(error, path, lines)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file", hint="name the configuration file with -c") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _located(error: ConfigError, path: Path, lines: dict[str, int]) -> ConfigError:
+    """`error` with the line of its field, or of the nearest section around it that is in the file."""
+    message, line = str(error), error.line
+    if error.field is not None:
+        if not message.startswith(f"{error.field}: "):
+            message = f"{error.field}: {message}"
+        around = [
+            known for known in lines if error.field == known or error.field.startswith((f"{known}.", f"{known}["))
+        ]
+        line = line or lines.get(max(around, key=len, default=""))
+    return ConfigError(f"{path}:{line or 1}: {message}", field=error.field, line=line or 1, hint=error.hint)
+
+
+# From YAML to plain values
+
+
+def _parse(text: str, lines: dict[str, int]) -> dict[str, object]:
+    """The document as dicts, lists and scalars; the line of each dotted field goes into `lines`."""
+    problem = None
+    try:
+        loader = yaml.SafeLoader(text)
+        _refuse_aliases(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        problem = _syntax_error(error, text)
+    if problem is not None:
+        raise problem
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError("the file must hold a mapping that begins with pipeline:", line=1)
+    return _mapping(loader, node, "", lines)
+
+
+def _refuse_aliases(text: str) -> None:
+    """Nothing here needs them, and an unquoted password that begins with * or & reads as one."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ConfigError(
+                "YAML aliases are not supported",
+                line=event.start_mark.line + 1 if event.start_mark else None,
+                hint="put text that begins with * or & into quotes",
+            )
+
+
+def _syntax_error(error: yaml.YAMLError, text: str) -> ConfigError:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        line = error.problem_mark.line + 1
+        problem = _QUOTED.sub("…", error.problem or "")
+    else:
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+        problem = "a character that YAML does not allow"
+    source_line = text.split("\n")[line - 1] if line <= text.count("\n") + 1 else ""
+    return ConfigError(
+        f"not valid YAML: {problem}",
+        line=line,
+        hint="inside { } and [ ] put a value with ${…} into quotes" if "${" in source_line else None,
+    )
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, field: str, lines: dict[str, int]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_TAG}str":
+            raise ConfigError(f"{field}: a key must be text" if field else "a key must be text", line=line)
+        key = key_node.value
+        # Within a field's value a key may be part of an unquoted password: {hunter2}. Errors name the field only.
+        where = field if "." in field else f"{field}.{key}" if field else key
+        if key in values:
+            error = config_error(where, "has a key twice" if where == field else f"stands in line {lines[where]} too")
+            error.line = line
+            raise error
+        lines.setdefault(where, line)
+        values[key] = _value(loader, value_node, where, lines)
+    return values
+
+
+def _value(loader: yaml.SafeLoader, node: yaml.Node, field: str, lines: dict[str, int]) -> object:
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(loader, node, field, lines)
+    if isinstance(node, yaml.SequenceNode):
+        items = []
+        for index, item in enumerate(node.value):
+            where = f"{field}[{index}]"
+            lines[where] = item.start_mark.line + 1
+            items.append(_value(loader, item, where, lines))
+        return items
+    return _scalar(loader, node, field)
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node, field: str) -> object:
+    kind = node.tag.removeprefix(_TAG)
+    if kind in ("str", "timestamp"):
+        return _expand(str(node.value), field)
+    if kind not in ("int", "float", "bool", "null"):
+        raise config_error(
+            field, "has a YAML tag that is not supported", hint="put text that begins with ! into quotes"
+        )
+    try:
+        value: object = loader.construct_object(node)
+    except (ValueError, KeyError, IndexError):
+        raise config_error(field, "is not what its YAML tag says") from None
+    if value is None:
+        raise config_error(field, "has no value", hint="give it one, or remove the line")
+    return value
+
+
+def _expand(text: str, field: str) -> str:
+    """`text` with the values of the environment variables it names."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[0][1:]
+        if not _VARIABLE_NAME.fullmatch(match[2]):
+            raise config_error(
+                field, "has ${…} without the name of an environment variable", hint="write $${ for a literal ${"
+            )
+        if match[2] not in os.environ:
+            raise config_error(
+                field, f"the environment variable {match[2]} is not set", hint=f"export {match[2]}=… first"
+            )
+        return os.environ[match[2]]
+
+    return _VARIABLE.sub(value, text)
+
+
+# From plain values to the configuration
+
+
+class _Section:
+    """A mapping of the file: each key is taken once, and what is left at the end is unknown."""
+
+    def __init__(self, field: str, values: dict[str, object]) -> None:
+        self._field = field
+        self._left = dict(values)
+        self._known: list[str] = []
+
+    def where(self, key: str) -> str:
+        return f"{self._field}.{key}" if self._field else key
+
+    def take(self, key: str) -> object | None:
+        self._known.append(key)
+        return self._left.pop(key, None)
+
+    def rest(self) -> dict[str, object]:
+        left, self._left = self._left, {}
+        return left
+
+    def required(self, key: str, value: _T | None) -> _T:
+        if value is None:
+            slip = difflib.get_close_matches(key, self._left, n=1)
+            raise config_error(self.where(key), "is missing", hint=f"did you mean it by {slip[0]}?" if slip else None)
+        return value
+
+    def text(self, key: str) -> str | None:
+        return _text(self.where(key), self.take(key))
+
+    def integer(self, key: str, default: _T) -> int | _T:
+        value = self.take(key)
+        if value is None:
+            return default
+        if isinstance(value, str) and re.fullmatch(r"[0-9]+", value):  # as an environment variable gives it
+            return int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong_kind(self.where(key), "a whole number", value)
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.take(key)
+        if value is None:
+            return default
+        if value in ("true", "false"):
+            return value == "true"
+        if not isinstance(value, bool):
+            raise _wrong_kind(self.where(key), "true or false", value)
+        return value
+
+    def quantity(self, key: str, parse: Callable[[str], _T], default: _T) -> _T:
+        """A number, or text with a unit."""
+        value = self.take(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise _wrong_kind(self.where(key), "a number with a unit", value)
+        return _in_field(self.where(key), parse, str(value))
+
+    def section(self, key: str) -> _Section | None:
+        value = self.take(key)
+        if value is not None and not isinstance(value, dict):
+            raise _wrong_kind(self.where(key), "a mapping", value)
+        return None if value is None else _Section(self.where(key), value)
+
+    def texts(self, key: str) -> list[tuple[str, str]] | None:
+        """A list of texts, each with its dotted field."""
+        value = self.take(key)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise _wrong_kind(self.where(key), "a list", value)
+        wheres = [f"{self.where(key)}[{index}]" for index in range(len(value))]
+        return [(where, str(_text(where, item))) for where, item in zip(wheres, value, strict=True)]
+
+    def finish(self) -> None:
+        for key in self._left:
+            raise config_error(
+                self.where(key),
+                "is unknown",
+                hint=did_you_mean(key, self._known) or f"known here: {', '.join(self._known)}",
+            )
+
+
+def _text(where: str, value: object | None) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise _wrong_kind(where, "text", value)
+    return value
+
+
+def _wrong_kind(where: str, wanted: str, value: object) -> ConfigError:
+    hint = "put it into quotes" if wanted == "text" and not isinstance(value, dict | list) else None
+    return config_error(where, f"must be {wanted}, not {_KINDS[type(value)]}", hint=hint)
+
+
+def _in_field(where: str, parse: Callable[[str], _T], text: str) -> _T:
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise config_error(where, str(error), hint=error.hint) from None
+
+
+def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
+    pipeline = check_pipeline_name(root.required("pipeline", root.text("pipeline")))
+    source, destination = root.section("source"), root.section("destination")
+    state, batch, copy = root.section("state"), root.section("batch"), root.section("copy")
+    unknown_types_to_bytes = root.flag("unknown_types_to_bytes", True)
+    root.finish()
+    return PipelineConfig(
+        pipeline=pipeline,
+        source=_source(root.required("source", source), folder),
+        destination=_destination(root.required("destination", destination), folder),
+        state=_state(state, pipeline, folder),
+        batch=_batch(batch) if batch else BatchConfig(),
+        copy=_copy(copy) if copy else CopyConfig(),
+        unknown_types_to_bytes=unknown_types_to_bytes,
+    )
+
+
+def _source(section: _Section, folder: Path) -> SourceConfig:
+    publication = section.required("publication", section.text("publication"))
+    password_file, tables = section.text("password_file"), section.texts("tables")
+    return SourceConfig(
+        publication=publication,
+        dsn=section.text("dsn"),
+        host=section.text("host"),
+        port=section.integer("port", None),
+        database=section.text("database"),
+        user=section.text("user"),
+        password=section.text("password"),
+        password_file=None if password_file is None else folder / password_file,
+        tables=None if tables is None else tuple(_in_field(where, TableName.parse, name) for where, name in tables),
+        keywords={key: _keyword_value(section.where(key), value) for key, value in section.rest().items()},
+    )
+
+
+def _keyword_value(where: str, value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return str(_text(where, value))
+
+
+def _destination(section: _Section, folder: Path) -> DestinationConfig:
+    kind = section.required("type", section.text("type"))
+    options = section.rest()
+    path = options.get("path")
+    if isinstance(path, str) and not _HAS_SCHEME.match(path) and not path.startswith(":"):  # not md:…, :memory:
+        options["path"] = str(folder / path)
+    return DestinationConfig(kind, options)
+
+
+def _state(section: _Section | None, pipeline: str, folder: Path) -> StateConfig:
+    if section is None:
+        default = URL.create("sqlite", database=str(folder / f"{pipeline}.state.db"))
+        return StateConfig(default.render_as_string(hide_password=False))
+    url = section.required("url", section.text("url"))
+    section.finish()
+    return StateConfig(_absolute_sqlite(url, folder))
+
+
+def _absolute_sqlite(text: str, folder: Path) -> str:
+    """A SQLite file's URL made absolute; any other text, also a wrong one, as it is."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        return text
+    if url.drivername != "sqlite" or not url.database or url.database.startswith((":", "file:")):
+        return text
+    return url.set(database=str(folder / url.database)).render_as_string(hide_password=False)
+
+
+def _batch(section: _Section) -> BatchConfig:
+    default = BatchConfig()
+    batch = BatchConfig(
+        max_rows=section.integer("max_rows", default.max_rows),
+        max_bytes=section.quantity("max_bytes", parse_size, default.max_bytes),
+        max_age=section.quantity("max_age", parse_duration, default.max_age),
+    )
+    section.finish()
+    return batch
+
+
+def _copy(section: _Section) -> CopyConfig:
+    default = CopyConfig()
+    copy = CopyConfig(
+        workers=section.integer("workers", default.workers),
+        connections_per_table=section.integer("connections_per_table", default.connections_per_table),
+    )
+    section.finish()
+    return copy

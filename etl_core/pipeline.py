@@ -1,0 +1,468 @@
+"""The pipeline: validates, wires the parts together, and runs them until caught up, stopped or failed.
+
+One object per process and pipeline. Everything a command or an orchestrator does goes through its methods.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from etl_core.config import PipelineConfig
+from etl_core.destination.protocol import Destination
+from etl_core.destination.registry import build_destination
+from etl_core.errors import ConfigError, EtlError, PermanentError, SlotInUse, SourceChanged, TableError
+from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
+from etl_core.replication.active import ActiveTables
+from etl_core.replication.applier import Applier, Reactions
+from etl_core.replication.assembler import Assembler
+from etl_core.replication.catchup import CatchUp
+from etl_core.replication.compare import Comparison
+from etl_core.replication.copy import Copied, TableCopier
+from etl_core.replication.describe import Describer
+from etl_core.replication.handover import Handover, SyncSlots
+from etl_core.replication.identity import check_source
+from etl_core.replication.observer import Observer
+from etl_core.replication.source import Source
+from etl_core.replication.stream import Streamed, StreamWorker
+from etl_core.replication.verify import Verifier
+from etl_core.source.catalog import published_tables
+from etl_core.source.publication import drop_publication, ensure_publication
+from etl_core.source.replication_stream import ReplicationStream
+from etl_core.source.server import ServerInfo, current_lsn, server_info
+from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.state.sql_store import open_store
+from etl_core.state.store import ReplicationProgress, SourceIdentity, StateStore, TableStatus, TableUpdate
+from etl_core.state.table_state import TableState
+
+_COPY_POLL = 1.0
+"""Seconds between two looks for tables to copy while streaming."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatus:
+    """What `etl status` shows.
+
+    `slot` is None if it does not exist, or `source_error` says why it is not known; `destination_error` says why the
+    watermarks are not.
+    """
+
+    tables: Sequence[TableStatus]
+    watermarks: dict[TableId, Lsn]
+    progress: ReplicationProgress | None
+    slot: SlotStatus | None
+    source_error: str | None
+    destination_error: str | None = None
+
+
+class Pipeline:
+    """Replicates the tables of one publication into one destination.
+
+    `stop` may be set from anywhere: what runs then ends at a transaction boundary. A context manager.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        *,
+        observer: Observer | None = None,
+        stop: threading.Event | None = None,
+        store: StateStore | None = None,
+        destination: Destination | None = None,
+    ) -> None:
+        """Opens the state store and the destination from `config`, unless given. Connects to nothing else yet."""
+        self.config = config
+        self.observer = observer or Observer()
+        self.stop = stop or threading.Event()
+        self.store = store or open_store(config.state.url, config.pipeline)
+        self.destination = destination or build_destination(
+            config.destination.type, config.destination.options, config.pipeline
+        )
+        self.source = Source(config.source.conninfo(), config.pipeline, config.source.publication, self.store)
+        self._write_lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the destination and the store. Idempotent."""
+        self.destination.close()
+        self.store.close()
+
+    # --- preparing --------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Brings store, destination, publication, main slot and table list into being. Idempotent.
+
+        Raises ConfigError, SourceRefused or SourceChanged; nothing was replicated then.
+        """
+        self.store.migrate()
+        self.destination.prepare()
+        with self.source.connect("prepare") as connection:
+            server = server_info(connection)
+            if ensure_publication(connection, self.source.publication, self.config.source.tables):
+                self.store.set_publication_owned(True)
+            slot = slot_status(connection, self.source.main_slot)
+            published = {
+                table.name: table.schema.table_id for table in published_tables(connection, self.source.publication)
+            }
+        self._check_source(server, slot)
+        self._register(published)
+        self._drop_leaked_slots()
+
+    def _check_source(self, server: ServerInfo, slot: SlotStatus | None) -> None:
+        identity = self.store.source_identity()
+        progress = self.store.progress()
+        if identity is not None:
+            check_source(identity, server, slot, progress.flushed_lsn if progress else None)
+            return
+        if slot is not None:
+            self._drop_unfinished_slot(slot)
+        with self.source.connect("slots", replication=True) as connection:
+            created = self.source.create_slot(
+                connection,
+                self.source.main_slot,
+                None,
+                export_snapshot=False,
+                on_wait=lambda blockers: self.observer.on_waiting(
+                    f"creating replication slot {self.source.main_slot} waits for {'; '.join(map(str, blockers))}"
+                ),
+                stop=self.stop,
+            )
+        self.store.save_source_identity(
+            SourceIdentity(server.system_identifier, server.timeline, self.source.main_slot, created.consistent_point)
+        )
+
+    def _drop_unfinished_slot(self, slot: SlotStatus) -> None:
+        """A main slot though nothing was replicated: ours, from a start that crashed, or somebody else's."""
+        if slot.name not in {owned.name for owned in self.store.owned_slots()}:
+            raise SourceChanged(
+                f"replication slot {slot.name} exists, but this pipeline did not create it",
+                hint="another pipeline has this name, or the state store was lost; if nobody uses the slot: "
+                f"SELECT pg_drop_replication_slot('{slot.name}')",
+            )
+        self.source.drop_owned_slot(slot.name)
+
+    def _register(self, published: dict[TableName, TableId]) -> None:
+        wanted = self.config.source.tables or sorted(published)
+        by_id = {published[name]: name for name in wanted if name in published}
+        for status in self.store.tables():
+            if status.table_id not in by_id:
+                self._forget(status)
+        known = {status.table_id: status.name for status in self.store.tables()}
+        for table_id, name in by_id.items():
+            if known.get(table_id) != name:
+                self.store.add_table(table_id, name)
+
+    def _forget(self, status: TableStatus) -> None:
+        """A table that is no longer published or wanted, or was dropped. Its data stays for readers."""
+        if status.sync_slot is not None:
+            self._drop_if_owned(status.sync_slot)
+        self.destination.forget(status.table_id)
+        self.store.remove_table(status.table_id)
+
+    def _drop_if_owned(self, slot: str) -> None:
+        if slot in {owned.name for owned in self.store.owned_slots()}:
+            self.source.drop_owned_slot(slot)
+
+    def _drop_leaked_slots(self) -> None:
+        """Drops slots that a crash left behind, and sets copies that died back to INIT."""
+        running = self._running_copies()
+        tables = {status.table_id: status for status in self.store.tables()}
+        for status in tables.values():
+            if status.state is TableState.DATA_SYNC and status.table_id not in running:
+                self._drop_if_owned(self.source.sync_slot(status.table_id))
+                self._transition(status, TableState.INIT)
+        for owned in self.store.owned_slots():
+            table = tables.get(owned.table_id) if owned.table_id is not None else None
+            needed = table is not None and table.state in (
+                TableState.DATA_SYNC,
+                TableState.FINISHED_COPY,
+                TableState.SYNC_DONE,
+            )
+            if owned.name != self.source.main_slot and not needed:
+                self._drop_unless_active(owned.name)
+
+    def _drop_unless_active(self, name: str) -> None:
+        status = self.source.slot_status(name)
+        if status is None or not status.active:
+            self.source.drop_owned_slot(name)
+
+    def _running_copies(self) -> set[TableId]:
+        """The tables that a process somewhere is copying now, as the server sees it."""
+        prefix = f"etl_{self.config.pipeline}_copy_"
+        with self.source.connect("prepare") as connection:
+            names = connection.execute(
+                "SELECT DISTINCT application_name FROM pg_stat_activity WHERE starts_with(application_name, %s)",
+                (prefix,),
+            ).fetchall()
+        return {TableId(int(name[len(prefix) :])) for (name,) in names if name[len(prefix) :].isdigit()}
+
+    def _transition(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
+        moved = self.store.transition(status, to, update)
+        self.observer.on_state(status.name, to)
+        return moved
+
+    # --- copying ----------------------------------------------------------------------------------------------
+
+    def sync(self, tables: Sequence[TableName] | None = None) -> list[Copied | EtlError]:
+        """Copies the tables that have not been copied yet; named ones are copied again, behind the swap.
+
+        One result per table, errors included. After `prepare`.
+        """
+        if tables is not None:
+            for name in tables:
+                self.resync(name)
+            wanted = {self.find(name).table_id for name in tables}
+        else:
+            wanted = None
+        return self._copy([status for status in self._to_copy() if wanted is None or status.table_id in wanted])
+
+    def _to_copy(self) -> list[TableStatus]:
+        """Tables in INIT; failed ones whose time to try again has come are set back first."""
+        now = datetime.now(UTC)
+        for status in self.store.tables():
+            if status.state is TableState.ERRORED and status.retry_at is not None and status.retry_at <= now:
+                self._transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
+        return [status for status in self.store.tables() if status.state is TableState.INIT]
+
+    def _copy(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
+        return self._copier().copy_all(tables)
+
+    def _copier(self) -> TableCopier:
+        return TableCopier(
+            self.source,
+            self.store,
+            self.destination,
+            self.observer,
+            workers=self.config.copy.workers,
+            connections_per_table=self.config.copy.connections_per_table,
+            unknown_types_to_bytes=self.config.unknown_types_to_bytes,
+            stop=self.stop,
+        )
+
+    # --- streaming --------------------------------------------------------------------------------------------
+
+    def current_lsn(self) -> Lsn:
+        """The source's WAL position now: everything committed before is at or before it."""
+        with self.source.connect("prepare") as connection:
+            return current_lsn(connection)
+
+    def stream(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
+        """Streams from the stored position until `until` is reached exactly, for `seconds`, or until stopped.
+
+        At `until` it waits for the tables that catch up.
+        Raises SlotInUse while another consumer has the slot. After `prepare`.
+        """
+        identity = self.store.source_identity()
+        if identity is None:
+            raise PermanentError("the pipeline was not prepared")
+        progress = self.store.progress()
+        start = progress.flushed_lsn if progress else identity.slot_lsn
+        active = ActiveTables()
+        describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
+        stream = self._open_main_stream(start)
+        handover = Handover(
+            self.store,
+            self.destination,
+            active,
+            SyncSlots(self.source.existing_owned_slots, self._drop_if_owned),
+            self._begin_catch_up,
+            self.observer,
+        )
+        try:
+            handover.start(start)
+            reactions = Reactions(handover.table_failed, handover.reload)
+            applier = self._applier(active, reactions, is_main=True, resumes=progress)
+            assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
+            worker = StreamWorker(
+                stream,
+                assembler,
+                applier,
+                handover,
+                self.config.batch,
+                name=f"write-{self.config.pipeline}",
+                stop=self.stop,
+            )
+            return worker.run(until=until, seconds=seconds)
+        finally:
+            handover.close()
+            describer.close()
+            stream.close()
+
+    def _open_main_stream(self, start: Lsn) -> ReplicationStream:
+        return self.source.open_stream(self.source.main_slot, start, "stream")
+
+    def _applier(
+        self,
+        active: ActiveTables,
+        reactions: Reactions,
+        *,
+        is_main: bool,
+        resumes: ReplicationProgress | None = None,
+    ) -> Applier:
+        return Applier(
+            self.destination,
+            self.store,
+            active,
+            reactions,
+            self.observer,
+            write_lock=self._write_lock,
+            stop=self.stop,
+            is_main=is_main,
+            resumes=resumes,
+        )
+
+    def _begin_catch_up(self, status: TableStatus, snapshot_lsn: Lsn) -> CatchUp:
+        table_id, slot = status.table_id, status.sync_slot
+        stored = self.store.schema(table_id)
+        mark = self.destination.positions().tables.get(table_id)
+        if stored is None or mark is None or slot is None:
+            raise TableError(
+                f"{status.name} cannot catch up: its copy is incomplete",
+                table=str(status.name),
+                hint=f"etl resync {status.name}",
+            )
+        active = ActiveTables()
+        active.activate(table_id, mark, stored[1])
+        describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
+
+        def table_failed(_: TableId, error: EtlError) -> None:
+            raise error
+
+        def reload() -> None:
+            marks = self.destination.positions().tables
+            active.activate(table_id, marks.get(table_id, snapshot_lsn), active.schema(table_id) or stored[1])
+
+        return CatchUp(
+            table_id,
+            snapshot_lsn,
+            lambda: self.source.open_stream(slot, Lsn(0), f"catchup_{table_id}"),
+            lambda start: Assembler(describer, memory_limit=self.config.batch.max_bytes // 4, start_lsn=start),
+            self._applier(active, Reactions(table_failed, reload), is_main=False),
+            self.config.batch,
+            describer.close,
+        )
+
+    def run(self, *, seconds: float | None = None) -> Streamed:
+        """Copies what needs it and streams, for `seconds` or until stopped; tables stream while others are copied.
+
+        Tables that are set back are copied while it runs. After `prepare`.
+        """
+        finished = threading.Event()
+        thread = threading.Thread(target=self._copy_while, args=(finished,), name="copy", daemon=True)
+        thread.start()
+        try:
+            return self.stream(seconds=seconds)
+        finally:
+            finished.set()
+            thread.join()
+
+    def _copy_while(self, finished: threading.Event) -> None:
+        while not (finished.is_set() or self.stop.is_set()):
+            try:
+                self._copy(self._to_copy())
+            except EtlError as error:  # of the store or the whole source; a table's own error is in its state
+                self.observer.on_retry(error, _COPY_POLL)
+            finished.wait(_COPY_POLL)
+
+    # --- tables -----------------------------------------------------------------------------------------------
+
+    def find(self, name: TableName) -> TableStatus:
+        """The status of a table by name. Raises ConfigError naming the known ones."""
+        tables = self.store.tables()
+        for status in tables:
+            if status.name == name:
+                return status
+        known = ", ".join(str(status.name) for status in tables[:8]) or "none"
+        raise ConfigError(f"{name} is not a table of pipeline {self.config.pipeline}", hint=f"its tables: {known}")
+
+    def resync(self, name: TableName) -> None:
+        """Has a table copied again, behind the swap: by a running `run`, or at the next one."""
+        status = self.find(name)
+        if status.state is not TableState.INIT:
+            self._transition(status, TableState.INIT)
+
+    def pause(self, name: TableName) -> None:
+        """Stops applying a table's changes. Its data stays as it is."""
+        status = self.find(name)
+        if status.state is not TableState.PAUSED:
+            self._transition(status, TableState.PAUSED)
+
+    def resume(self, name: TableName) -> None:
+        """Brings a paused or failed table back: it is copied again, as its changes were not kept meanwhile."""
+        status = self.find(name)
+        if status.state in (TableState.PAUSED, TableState.ERRORED):
+            self._transition(status, TableState.INIT)
+
+    # --- proof ------------------------------------------------------------------------------------------------
+
+    def verify(self, tables: Sequence[TableName] | None = None) -> list[Comparison]:
+        """Compares source and destination at one LSN, table by table. After `prepare`.
+
+        If nobody streams, this streams up to that LSN; a stream that runs elsewhere is held there meanwhile.
+        """
+        statuses = [self.find(name) for name in tables] if tables is not None else list(self.store.tables())
+        verifier = Verifier(
+            self.source,
+            self.store,
+            self.destination,
+            self.observer,
+            stream_to=lambda lsn: self.stream(until=lsn),
+            current_lsn=self.current_lsn,
+            connections=self.config.copy.connections_per_table,
+            stop=self.stop,
+        )
+        return verifier.verify(statuses)
+
+    # --- status and end ---------------------------------------------------------------------------------------
+
+    def status(self) -> PipelineStatus:
+        """What is known, without changing anything; a source or destination out of reach is told, not raised."""
+        self.store.migrate()
+        tables, progress = self.store.tables(), self.store.progress()
+        slot, source_error = None, None
+        try:
+            slot = self.source.slot_status(self.source.main_slot)
+        except EtlError as error:
+            source_error = str(error)
+        watermarks: dict[TableId, Lsn] = {}
+        destination_error = None
+        try:
+            watermarks = dict(self.destination.positions().tables)
+        except EtlError as error:
+            destination_error = str(error)
+        return PipelineStatus(tables, watermarks, progress, slot, source_error, destination_error)
+
+    def teardown(self) -> list[str]:
+        """Drops the slots and the publication this pipeline created, then forgets its state; says what was dropped.
+
+        The destination keeps its tables. Raises SlotInUse while somebody streams.
+        """
+        main = self.source.slot_status(self.source.main_slot)
+        if main is not None and main.active:
+            raise SlotInUse(
+                f"pipeline {self.config.pipeline} is streaming", active_pid=main.active_pid, hint="stop it first"
+            )
+        dropped = []
+        for owned in self.store.owned_slots():
+            self.source.drop_owned_slot(owned.name)
+            dropped.append(f"replication slot {owned.name}")
+        if self.store.publication_owned():
+            with self.source.connect("teardown") as connection:
+                drop_publication(connection, self.source.publication)
+            dropped.append(f"publication {self.source.publication}")
+        for status in self.store.tables():
+            self.destination.forget(status.table_id)
+        self.store.clear()
+        return dropped

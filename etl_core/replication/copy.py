@@ -1,0 +1,188 @@
+"""The initial copy of tables: each under its own exported snapshot, published behind a swap, then handed over.
+
+A sync slot is created with the snapshot and keeps the changes made since, for the case that the main stream passes
+the snapshot before the table is taken in. Where that cannot happen the slot is dropped at once: slots are scarce, and
+each one keeps WAL. It cannot happen if, *after* FINISHED_COPY is stored, nobody streams the main slot and the stored
+progress has not passed the snapshot: a stream that starts later reads the table states after it has got hold of the
+slot, and takes the table in first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from etl_core.destination.protocol import Destination
+from etl_core.errors import EtlError, StateConflict, TableError, TransientError
+from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
+from etl_core.replication.failpoints import (
+    COPY_FINISHED,
+    COPY_PUBLISHED,
+    COPY_STAGED,
+    COPY_STARTED,
+    SLOT_CREATED,
+    reach,
+)
+from etl_core.replication.observer import Observer
+from etl_core.replication.source import Source
+from etl_core.schema.arrow import refuse_unsupported
+from etl_core.source.catalog import PublishedTable, published_table
+from etl_core.source.slot import Blocker
+from etl_core.source.table_copy import copy_table
+from etl_core.state.store import StateStore, TableStatus, TableUpdate
+from etl_core.state.table_state import TableState
+
+RETRY_AFTER = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A finished initial copy. `seconds` includes waiting for the snapshot."""
+
+    name: TableName
+    rows: int
+    seconds: float
+    snapshot_lsn: Lsn
+
+
+class TableCopier:
+    """Copies tables of one pipeline; several at a time, each over several connections."""
+
+    def __init__(
+        self,
+        source: Source,
+        store: StateStore,
+        destination: Destination,
+        observer: Observer,
+        *,
+        workers: int,
+        connections_per_table: int,
+        unknown_types_to_bytes: bool,
+        stop: threading.Event,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._destination = destination
+        self._observer = observer
+        self._workers = workers
+        self._connections = connections_per_table
+        self._unknown_types_to_bytes = unknown_types_to_bytes
+        self._stop = stop
+
+    def copy_all(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
+        """Copies tables that are in INIT, `workers` at a time; one result a table. One that fails becomes ERRORED."""
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="copy") as pool:
+            return list(pool.map(self._copy_or_fail, tables))
+
+    def _copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
+        if self._stop.is_set():
+            return TransientError(f"{status.name} was not copied: stopped before its turn")
+        try:
+            return self.copy(status)
+        except EtlError as error:
+            if not self._stop.is_set():
+                self._fail(status, error)
+            return error
+
+    def copy(self, status: TableStatus) -> Copied:
+        """Copies one table that is in INIT. On return it is in FINISHED_COPY.
+
+        Raises what went wrong; nothing but the table's state (DATA_SYNC) is left behind then.
+        """
+        started = time.monotonic()
+        slot = self._source.sync_slot(status.table_id)
+        status = self._move(status, TableState.DATA_SYNC, TableUpdate(sync_slot=slot, attempts=status.attempts))
+        reach(COPY_STARTED)
+        self._source.store.record_slot(slot, status.table_id)
+        self._source.drop_owned_slot(slot)
+        try:
+            rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot)
+        except BaseException:
+            self._source.drop_owned_slot(slot)
+            raise
+        reach(COPY_PUBLISHED)
+        self._store.save_schema(table.schema, snapshot_lsn)
+        status = self._move(
+            status,
+            TableState.FINISHED_COPY,
+            TableUpdate(snapshot_lsn=snapshot_lsn, sync_slot=slot, rows_copied=rows),
+        )
+        reach(COPY_FINISHED)
+        self._drop_needless_slot(slot, snapshot_lsn)
+        seconds = time.monotonic() - started
+        self._observer.on_copied(status.name, rows, seconds)
+        return Copied(status.name, rows, seconds, snapshot_lsn)
+
+    def _copy_under_snapshot(self, status: TableStatus, slot: str) -> tuple[int, Lsn, PublishedTable]:
+        # The connection that created the slot keeps its snapshot alive, as long as it does nothing else.
+        with self._source.connect(f"copy_{status.table_id}", replication=True) as exporter:
+            created = self._source.create_slot(
+                exporter,
+                slot,
+                status.table_id,
+                export_snapshot=True,
+                on_wait=lambda blockers: self._on_wait(status.name, blockers),
+                stop=self._stop,
+            )
+            reach(SLOT_CREATED)
+            if created.snapshot_name is None:
+                raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
+            table = self._describe(status)
+            with self._destination.copy(table.schema) as staging:
+                copy_table(
+                    lambda: self._source.connect(f"copy_{status.table_id}"),
+                    created.snapshot_name,
+                    table,
+                    self._connections,
+                    staging.write,
+                    lambda rows, size, total: self._observer.on_copy_progress(status.name, rows, size, total),
+                    self._stop,
+                )
+                reach(COPY_STAGED)
+                rows = staging.publish(created.consistent_point)
+            return rows, created.consistent_point, table
+
+    def _describe(self, status: TableStatus) -> PublishedTable:
+        with self._source.connect("catalog") as connection:
+            table = published_table(connection, status.table_id, self._source.publication)
+        if table is None:
+            raise TableError(
+                f"{status.name} is no longer in publication {self._source.publication}",
+                table=str(status.name),
+                hint="add it again, or take it out of the configuration",
+            )
+        if not self._unknown_types_to_bytes:
+            refuse_unsupported(table.schema)
+        return table
+
+    def _drop_needless_slot(self, slot: str, snapshot_lsn: Lsn) -> None:
+        main = self._source.slot_status(self._source.main_slot)
+        progress = self._store.progress()
+        if main is not None and not main.active and (progress is None or progress.flushed_lsn <= snapshot_lsn):
+            self._source.drop_owned_slot(slot)
+
+    def _on_wait(self, table: TableName, blockers: Sequence[Blocker]) -> None:
+        who = "; ".join(map(str, blockers)) or "running transactions"
+        self._observer.on_waiting(f"the copy of {table} waits for {who}")
+
+    def _move(self, status: TableStatus, to: TableState, update: TableUpdate) -> TableStatus:
+        moved = self._store.transition(status, to, update)
+        self._observer.on_state(status.name, to)
+        return moved
+
+    def _fail(self, status: TableStatus, error: EtlError) -> None:
+        current = self._store.table(status.table_id)
+        if current is None or current.state is not TableState.DATA_SYNC:
+            return  # someone moved it on; their decision stands
+        retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
+        update = TableUpdate(error=str(error), hint=error.hint, attempts=current.attempts + 1, retry_at=retry_at)
+        try:
+            self._move(current, TableState.ERRORED, update)
+        except StateConflict:
+            return
+        self._observer.on_table_error(status.name, error)

@@ -1,0 +1,107 @@
+"""Relation messages to table schemas: what the WAL says a table was, completed by what the catalog knows.
+
+A Relation message has names, types and key flags as of the WAL, but no attribute numbers, no missing values and
+nothing about types that are not built in. The catalog has them as of today, which may be ahead; it is
+asked again for every Relation message after the first, because the server sends one after each change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from etl_core.errors import SourceChanged
+from etl_core.identifiers import TableId, TableName
+from etl_core.protocol.messages import Relation, RelationColumn
+from etl_core.schema.pg_types import builtin
+from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
+from etl_core.source.catalog import FillKind, added_column_fill, published_tables, table_schema
+from etl_core.source.connection import Connection
+
+
+class Describer:
+    """Describes relations on one connection, which it opens when first asked and closes with `close`.
+
+    `applied` gives the schema a table has in the destination, None for a table that is not replicated.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        publication: str,
+        applied: Callable[[TableId], TableSchema | None],
+    ) -> None:
+        self._connect = connect
+        self._publication = publication
+        self._applied = applied
+        self._connection: Connection | None = None
+        self._first_look: dict[TableId, TableSchema] | None = None
+
+    def __call__(self, relation: Relation) -> TableSchema:
+        """The schema of the rows that follow `relation`."""
+        catalog = self._catalog(relation.table_id)
+        columns = tuple(_column(described, catalog) for described in relation.columns)
+        schema = TableSchema(
+            relation.table_id,
+            TableName(relation.namespace or "pg_catalog", relation.name),
+            columns,
+            _key(relation, catalog),
+            relation.replica_identity,
+        )
+        return self._with_fills(schema)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+    def _catalog(self, table_id: TableId) -> TableSchema | None:
+        if self._first_look is None:
+            # One query for all tables: a stream begins with a Relation message for each.
+            tables = published_tables(self._open(), self._publication)
+            self._first_look = {table.schema.table_id: table.schema for table in tables}
+        if table_id in self._first_look:
+            return self._first_look.pop(table_id)
+        return table_schema(self._open(), table_id, self._publication)
+
+    def _with_fills(self, schema: TableSchema) -> TableSchema:
+        applied = self._applied(schema.table_id)
+        if applied is None:
+            return schema
+        known = {(column.name, column.attnum) for column in applied.columns}
+        columns = tuple(
+            column if (column.name, column.attnum) in known or not column.attnum else self._fill(schema, column)
+            for column in schema.columns
+        )
+        return replace(schema, columns=columns)
+
+    def _fill(self, schema: TableSchema, column: Column) -> Column:
+        try:
+            fill = added_column_fill(self._open(), schema.table_id, column.attnum)
+        except SourceChanged:
+            return column  # dropped since; a later Relation message says so
+        return replace(column, missing_value=fill.text, fill_known=fill.kind is not FillKind.UNKNOWN)
+
+
+def _column(described: RelationColumn, catalog: TableSchema | None) -> Column:
+    if catalog is not None:
+        for column in catalog.columns:
+            if column.name == described.name and column.type.oid == described.type_oid:
+                return replace(column, type_modifier=described.type_modifier)
+    pg_type = builtin(described.type_oid) or PgType(described.type_oid, str(described.type_oid), kind=TypeKind.PSEUDO)
+    return Column(described.name, pg_type, described.type_modifier)
+
+
+def _key(relation: Relation, catalog: TableSchema | None) -> tuple[str, ...]:
+    names = {column.name for column in relation.columns}
+    if relation.replica_identity in (ReplicaIdentity.DEFAULT, ReplicaIdentity.INDEX):
+        return tuple(column.name for column in relation.columns if column.key)
+    # FULL flags every column, NOTHING none: the primary key decides, if the catalog has one.
+    if catalog is not None and catalog.key and names.issuperset(catalog.key):
+        return tuple(column.name for column in relation.columns if column.name in catalog.key)
+    return ()

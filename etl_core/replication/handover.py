@@ -1,0 +1,275 @@
+"""Hand-over: from a table's initial copy to the main stream, without the other tables waiting.
+
+A table whose snapshot the main stream has not passed is simply taken in: its watermark skips what it has. Otherwise
+its catch-up runs until it has passed the main stream's position, and the table is taken in there. Because a change
+is applied if and only if it is beyond the table's watermark, it does not matter how far beyond the catch-up got.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from etl_core.destination.protocol import Destination
+from etl_core.errors import EtlError, StateConflict, TableError, TransientError, WatermarkConflict
+from etl_core.identifiers import TableId
+from etl_core.lsn import ZERO, Lsn
+from etl_core.replication.active import ActiveTables
+from etl_core.replication.catchup import CatchUp
+from etl_core.replication.failpoints import SYNC_DONE_STORED, reach
+from etl_core.replication.observer import Observer
+from etl_core.state.store import StateStore, TableStatus, TableUpdate
+from etl_core.state.table_state import TableState
+
+_CATCH_UPS = 4
+"""How many run at a time; each holds a walsender."""
+_SHORT_STEP = 16 << 20
+"""Bytes of WAL behind the main stream from which on the main stream waits for the last step."""
+_SHORT_STEP_SECONDS = 2.0
+"""How long the main stream waits for last steps, all tables together, before it goes on and tries again later."""
+RETRY_AFTER = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSlots:
+    """What the hand-over does with sync slots, on connections of its own."""
+
+    names: Callable[[], Sequence[str]]
+    """Of those that exist on the source."""
+    drop: Callable[[str], None]
+    """Drops a slot this pipeline owns, and forgets it; nothing if it is gone."""
+
+
+class Handover:
+    """Keeps the main stream's active tables in step with the table states. Implements `stream.Boundary`.
+
+    `start`, `look_around`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
+    `table_failed` are called from the writing one.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        destination: Destination,
+        active: ActiveTables,
+        slots: SyncSlots,
+        begin_catch_up: Callable[[TableStatus, Lsn], CatchUp],
+        observer: Observer,
+    ) -> None:
+        self._store = store
+        self._destination = destination
+        self._active = active
+        self._slots = slots
+        self._begin_catch_up = begin_catch_up
+        self._observer = observer
+        self._catch_ups: dict[TableId, CatchUp] = {}
+        self._hold_lsn: Lsn | None = None
+        self._lock = threading.Lock()
+
+    def start(self, position: Lsn) -> None:
+        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
+        marks = self._destination.positions().tables
+        for status in self._store.tables():
+            match status.state:
+                case TableState.READY:
+                    self._take_in_ready(status, marks)
+                case TableState.SYNC_DONE:
+                    self._resume_sync_done(status, marks, position)
+                case _:
+                    pass
+        self._hand_over(position, lambda: None)
+
+    def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
+        """See `stream.Boundary`. What is out of reach for a moment is looked for again the next time."""
+        try:
+            self._hand_over(position, busy_wait)
+            hold = self._store.hold()
+        except TransientError as error:
+            self._observer.on_retry(error, 0.0)
+            return self._hold_lsn
+        self._hold_lsn = None if hold is None else hold.lsn or position
+        return self._hold_lsn
+
+    def held_at(self, lsn: Lsn) -> None:
+        hold = self._store.hold()
+        if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
+            self._store.answer_hold(hold.owner, lsn)
+
+    def is_settled(self) -> bool:
+        return all(status.state is not TableState.FINISHED_COPY for status in self._store.tables())
+
+    def close(self) -> None:
+        """Stops what catches up; it goes on at the next start."""
+        for catch_up in self._catch_ups.values():
+            catch_up.stop()
+        self._catch_ups.clear()
+
+    # --- taking tables in -------------------------------------------------------------------------------------
+
+    def _take_in_ready(self, status: TableStatus, marks: Mapping[TableId, Lsn]) -> None:
+        watermark = marks.get(status.table_id)
+        if watermark is None:
+            self._fail(
+                status,
+                TableError(
+                    f"{status.name} was replicated before, but the destination has no watermark for it",
+                    table=str(status.name),
+                    hint=f"was the destination restored or replaced? etl resync {status.name}",
+                ),
+            )
+            return
+        self._activate(status, watermark)
+
+    def _activate(self, status: TableStatus, watermark: Lsn) -> None:
+        stored = self._store.schema(status.table_id)
+        if stored is None:
+            raise TableError(
+                f"the state store has no schema for {status.name}",
+                table=str(status.name),
+                hint=f"etl resync {status.name}",
+            )
+        self._active.activate(status.table_id, watermark, stored[1])
+
+    def _resume_sync_done(self, status: TableStatus, marks: Mapping[TableId, Lsn], position: Lsn) -> None:
+        """The process ended after the catch-up was complete: its watermark is beyond where the stream begins again."""
+        watermark = marks.get(status.table_id)
+        if watermark is None or watermark < position:
+            self._move(status, TableState.INIT)
+            return
+        self._activate(status, watermark)
+        self._make_ready(status)
+
+    def _make_ready(self, status: TableStatus) -> None:
+        if status.sync_slot is not None:
+            self._slots.drop(status.sync_slot)
+        self._move(
+            status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
+        )
+
+    def _hand_over(self, position: Lsn, busy_wait: Callable[[], None]) -> None:
+        by_id = {status.table_id: status for status in self._store.tables()}
+        for table_id in self._active.watermarks():
+            status = by_id.get(table_id)
+            if status is None or status.state not in (TableState.READY, TableState.SYNC_DONE):
+                self._active.deactivate(table_id)
+        for table_id in list(self._catch_ups):
+            status = by_id.get(table_id)
+            if status is None or status.state is not TableState.FINISHED_COPY:
+                self._catch_ups.pop(table_id).stop()
+        deadline = time.monotonic() + _SHORT_STEP_SECONDS
+        for status in by_id.values():
+            try:
+                if status.state is TableState.FINISHED_COPY:
+                    self._hand_over_one(status, position, deadline, busy_wait)
+                elif status.state is TableState.SYNC_DONE and status.table_id in self._active:
+                    self._make_ready(status)  # something was out of reach the last time
+            except StateConflict:
+                continue  # someone moved the table meanwhile; the next look sees it
+            except TableError as error:
+                self._fail(status, error)
+
+    def _hand_over_one(
+        self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]
+    ) -> None:
+        catch_up = self._catch_ups.get(status.table_id)
+        if catch_up is not None:
+            self._finish_catch_up(status, catch_up, position, deadline, busy_wait)
+            return
+        snapshot_lsn = status.snapshot_lsn or ZERO
+        if snapshot_lsn >= position:
+            self._activate(status, snapshot_lsn)
+            self._make_ready(status)
+        elif status.sync_slot is None or status.sync_slot not in self._slots.names():
+            # The stream has passed the snapshot and nothing kept the changes in between: only a new copy has them.
+            self._move(status, TableState.INIT)
+        elif len(self._catch_ups) < _CATCH_UPS:
+            self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
+
+    def _finish_catch_up(
+        self, status: TableStatus, catch_up: CatchUp, position: Lsn, deadline: float, busy_wait: Callable[[], None]
+    ) -> None:
+        if catch_up.error is not None:
+            self._catch_ups.pop(status.table_id).stop()
+            self._catch_up_failed(status, catch_up.error)
+            return
+        if position - min(position, catch_up.through) > _SHORT_STEP:
+            return
+        while not catch_up.wait_through(position, 0.1):
+            busy_wait()
+            if catch_up.error is not None or time.monotonic() > deadline:
+                return
+        del self._catch_ups[status.table_id]
+        try:
+            through = catch_up.finish(busy_wait)
+        except EtlError as error:
+            self._catch_up_failed(status, error)
+            return
+        status = self._move(
+            status,
+            TableState.SYNC_DONE,
+            TableUpdate(snapshot_lsn=status.snapshot_lsn, sync_slot=status.sync_slot, rows_copied=status.rows_copied),
+        )
+        reach(SYNC_DONE_STORED)
+        self._activate(status, through)
+        self._make_ready(status)
+
+    def _catch_up_failed(self, status: TableStatus, error: BaseException) -> None:
+        if isinstance(error, (TransientError, WatermarkConflict)):
+            self._observer.on_retry(error, 0.0)  # begun again at the next look
+        elif isinstance(error, EtlError):
+            self._fail(status, error)
+        else:
+            raise error
+
+    # --- what the writing thread finds out --------------------------------------------------------------------
+
+    def table_failed(self, table_id: TableId, error: EtlError) -> None:
+        """Stores why a table stopped."""
+        status = self._store.table(table_id)
+        if status is not None:
+            self._fail(status, error)
+
+    def reload(self) -> None:
+        """A watermark in the destination was not the expected one: someone else wrote, or an answer was lost."""
+        marks = self._destination.positions().tables
+        states = {status.table_id: status for status in self._store.tables()}
+        for table_id, ours in self._active.watermarks().items():
+            status = states.get(table_id)
+            theirs = marks.get(table_id)
+            if status is None or status.state is not TableState.READY:
+                self._active.deactivate(table_id)
+            elif theirs is not None and theirs > ours:
+                self._activate(status, theirs)
+            elif theirs != ours:
+                self._active.deactivate(table_id)
+                self._fail(
+                    status,
+                    TableError(
+                        f"the destination's watermark of {status.name} went back",
+                        table=str(status.name),
+                        hint=f"was the destination restored or replaced? etl resync {status.name}",
+                    ),
+                )
+
+    # --- states -----------------------------------------------------------------------------------------------
+
+    def _fail(self, status: TableStatus, error: EtlError) -> None:
+        retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
+        update = TableUpdate(error=str(error), hint=error.hint, attempts=status.attempts + 1, retry_at=retry_at)
+        try:
+            self._move(status, TableState.ERRORED, update)
+        except StateConflict:
+            return  # someone moved it on; their decision stands
+        if status.sync_slot is not None:
+            # Only a new copy brings the table back: the slot would hold WAL for nothing.
+            self._slots.drop(status.sync_slot)
+        self._observer.on_table_error(status.name, error)
+
+    def _move(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
+        with self._lock:
+            moved = self._store.transition(status, to, update)
+        self._observer.on_state(status.name, to)
+        return moved

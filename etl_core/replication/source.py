@@ -1,0 +1,83 @@
+"""What the conductor needs of the source: connections by role, and the slots this pipeline owns."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from etl_core.errors import PermanentError
+from etl_core.identifiers import TableId, main_slot_name, sync_slot_name
+from etl_core.lsn import Lsn
+from etl_core.source.connection import Connection, connect
+from etl_core.source.replication_stream import ReplicationStream
+from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, create_slot, drop_slot, slot_status
+from etl_core.state.store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One pipeline's source. Every call opens the connections it needs, and closes those it does not return.
+
+    `conninfo` may hold a password and is never shown.
+    """
+
+    conninfo: str
+    pipeline: str
+    publication: str
+    store: StateStore
+
+    def __repr__(self) -> str:
+        return f"Source(pipeline={self.pipeline!r}, publication={self.publication!r})"
+
+    @property
+    def main_slot(self) -> str:
+        return main_slot_name(self.pipeline)
+
+    def sync_slot(self, table_id: TableId) -> str:
+        return sync_slot_name(self.pipeline, table_id)
+
+    def connect(self, role: str, *, replication: bool = False, autocommit: bool = True) -> Connection:
+        """A connection called `etl_<pipeline>_<role>` on the server."""
+        return connect(self.conninfo, pipeline=self.pipeline, role=role, replication=replication, autocommit=autocommit)
+
+    def open_stream(self, slot: str, start_lsn: Lsn, role: str) -> ReplicationStream:
+        """Streams a slot. Raises SlotInUse while another consumer has it."""
+        return ReplicationStream(self.connect(role, replication=True), slot, self.publication, start_lsn)
+
+    def slot_status(self, name: str) -> SlotStatus | None:
+        with self.connect("slots") as connection:
+            return slot_status(connection, name)
+
+    def create_slot(
+        self,
+        connection: Connection,
+        name: str,
+        table_id: TableId | None,
+        *,
+        export_snapshot: bool,
+        on_wait: Callable[[Sequence[Blocker]], None],
+        stop: threading.Event,
+    ) -> CreatedSlot:
+        """Creates a slot on the replication connection `connection`, recorded as ours before it exists."""
+        self.store.record_slot(name, table_id)
+        with self.connect("slots") as observer:
+            return create_slot(
+                connection, name, export_snapshot=export_snapshot, observer=observer, on_wait=on_wait, stop=stop
+            )
+
+    def drop_owned_slot(self, name: str) -> None:
+        """Drops a slot this pipeline recorded as its own, and forgets it; nothing if it is gone. Never another's."""
+        if name not in {slot.name for slot in self.store.owned_slots()}:
+            raise PermanentError(f"replication slot {name} is not one this pipeline created, so it is not dropped")
+        with self.connect("slots") as connection:
+            drop_slot(connection, name)
+        self.store.forget_slot(name)
+
+    def existing_owned_slots(self) -> list[str]:
+        """Those of our recorded slots that exist on the server."""
+        owned = [slot.name for slot in self.store.owned_slots()]
+        if not owned:
+            return []
+        with self.connect("slots") as connection:
+            return [name for name in owned if slot_status(connection, name) is not None]

@@ -1,0 +1,248 @@
+"""The stream worker: reads the main slot, cuts batches, has them written, confirms them, takes tables in.
+
+One thread conducts (this one); the `Writer`'s thread writes. A batch is written while the next is read, never more.
+
+Invariants:
+- what is confirmed was stored, what was stored is durable in the destination;
+- a keepalive moves the position only when nothing is in flight;
+- tables are taken in, and the stream held, only between transactions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from etl_core.config import BatchConfig
+from etl_core.errors import EtlError
+from etl_core.lsn import Lsn
+from etl_core.protocol.messages import Begin
+from etl_core.replication.applier import Applier, Writer
+from etl_core.replication.assembler import Assembler
+from etl_core.replication.batching import batch_is_due
+from etl_core.replication.failpoints import CONFIRMED, reach
+from etl_core.source.replication_stream import Pause, ReplicationStream
+
+_WAIT = 0.2
+"""Seconds to wait for data before looking at the rest of the world."""
+_LOOK_AROUND = 0.5
+"""Seconds between two looks at table states and holds."""
+_STORE_IDLE = 5.0
+"""Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
+
+
+class Ended(Enum):
+    """Why a stream ended."""
+
+    REACHED = "reached"
+    """The limit."""
+    STOPPED = "stopped"
+    """Somebody asked."""
+    TIME = "time"
+    """The time given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """How a stream ended, and where: everything up to `lsn` is durable."""
+
+    ended: Ended
+    lsn: Lsn
+
+
+class Boundary(Protocol):
+    """What else happens between transactions; see `handover.py`."""
+
+    def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
+        """Takes tables in that are ready for it at `position`, the end of the last batch cut.
+
+        Returns the LSN at which the stream is to be held, None if it is not.
+        """
+
+    def held_at(self, lsn: Lsn) -> None:
+        """The stream stands at `lsn`, everything before it durable."""
+
+    def is_settled(self) -> bool:
+        """Whether no table is still to be taken in, so that a stream may end without leaving one behind."""
+
+
+class StreamWorker:
+    """Streams until a limit, a time or a stop. Used once."""
+
+    def __init__(
+        self,
+        stream: ReplicationStream,
+        assembler: Assembler,
+        applier: Applier,
+        boundary: Boundary,
+        limits: BatchConfig,
+        *,
+        name: str,
+        stop: threading.Event,
+    ) -> None:
+        self._stream = stream
+        self._assembler = assembler
+        self._applier = applier
+        self._boundary = boundary
+        self._limits = limits
+        self._stop = stop
+        self._position = assembler.end_lsn
+        self._writer = Writer(applier, name=name, start_lsn=assembler.end_lsn)
+        self._batch_since: float | None = None
+        self._next_look = 0.0
+        self._next_store = time.monotonic() + _STORE_IDLE
+        self._quiet = False
+        self._hold: Lsn | None = None
+
+    def run(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
+        """Streams until the position `until` is reached exactly, for `seconds`, or until stopped.
+
+        On return the writer is done and the last position confirmed. Raises what ended it: SourceUnavailable,
+        DestinationUnavailable, a PermanentError.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            while True:
+                ended = self._step(until, deadline)
+                if ended is not None:
+                    return Streamed(ended, self._finish())
+        finally:
+            self._assembler.discard()
+            self._writer.close()
+
+    def _step(self, until: Lsn | None, deadline: float | None) -> Ended | None:
+        limit = self._limit(until)
+        wait = 0.02 if self._batch_since is not None else _WAIT
+        message = self._stream.receive(self._assembler.segment, wait)
+        self._quiet = message is Pause.QUIET
+        if message is Pause.FULL:
+            self._assembler.finish_segment()
+        elif not isinstance(message, Pause):
+            # A transaction beyond the limit is put aside, not dropped: a hold ends or moves on, and it goes on.
+            while limit is not None and isinstance(message, Begin) and message.final_lsn >= limit:
+                ended = self._at_limit(limit, until)
+                if ended is not None:
+                    return ended
+                limit = self._limit(until)
+            self._assembler.on_message(message)
+        self._keep_alive()
+        if self._assembler.in_transaction:
+            return Ended.STOPPED if self._stop.is_set() else None
+        return self._between_transactions(until, deadline)
+
+    def _limit(self, until: Lsn | None) -> Lsn | None:
+        if self._hold is None or until is None:
+            return until if self._hold is None else self._hold
+        return min(until, self._hold)
+
+    def _between_transactions(self, until: Lsn | None, deadline: float | None) -> Ended | None:
+        now = time.monotonic()
+        if self._assembler.has_changes and self._batch_since is None:
+            self._batch_since = now
+        if self._stop.is_set():
+            self._cut()
+            return Ended.STOPPED
+        if deadline is not None and now >= deadline:
+            self._cut()
+            return Ended.TIME
+        if self._is_due(now):
+            self._cut()
+        elif not self._assembler.has_changes:
+            self._advance_idle(now)
+        limit = self._limit(until)
+        if limit is not None and max(self._assembler.end_lsn, self._stream.server_lsn) >= limit:
+            return self._at_limit(limit, until)
+        if limit is not None and self._quiet:
+            self._stream.send_status(reply_requested=True)
+        # A table is taken in at the position of the last cut, so nothing may be at hand.
+        if now >= self._next_look and not self._assembler.has_changes:
+            self._next_look = now + _LOOK_AROUND
+            self._hold = self._boundary.look_around(self._position, self._service)
+        return None
+
+    def _is_due(self, now: float) -> bool:
+        if self._batch_since is None:
+            return False
+        return batch_is_due(
+            self._limits,
+            rows=self._assembler.rows,
+            size=self._assembler.size,
+            age=now - self._batch_since,
+            quiet=self._quiet,
+            writer_idle=self._writer.is_idle,
+        )
+
+    def _cut(self) -> None:
+        """Hands what is at hand to the writer, waiting for it to be free. Returns while it writes."""
+        self._wait_writer()
+        if self._assembler.has_changes:
+            batch = self._assembler.take()
+            self._position = batch.end_lsn
+            self._writer.submit(batch)
+        self._batch_since = None
+
+    def _advance_idle(self, now: float) -> None:
+        """Moves the position over WAL that holds nothing of ours, when nothing is in flight."""
+        if not self._writer.is_idle:
+            return
+        position = max(self._assembler.end_lsn, self._stream.server_lsn)
+        self._position = max(self._position, position)
+        if now >= self._next_store and position > self._writer.flushed:
+            self._store_idle(position)
+
+    def _store_idle(self, position: Lsn) -> None:
+        self._next_store = time.monotonic() + _STORE_IDLE
+        self._applier.store_progress(position)
+        self._writer.moved(position)
+
+    def _at_limit(self, limit: Lsn, until: Lsn | None) -> Ended | None:
+        """The position is exactly `limit`: everything before is made durable. Ends, or stands still while held."""
+        self._cut()
+        self._wait_writer()
+        self._position = max(self._position, limit)
+        if limit > self._writer.flushed:
+            self._store_idle(limit)
+        if until is not None and limit >= until:
+            self._settle()
+            return Ended.REACHED
+        while self._hold is not None and self._hold <= limit and not self._stop.is_set():
+            self._boundary.held_at(limit)
+            self._stop.wait(_WAIT / 2)
+            self._keep_alive()
+            self._hold = self._boundary.look_around(self._position, self._service)
+        return Ended.STOPPED if self._stop.is_set() else None
+
+    def _settle(self) -> None:
+        """Waits at the limit for the tables that are being copied or catch up."""
+        while not (self._boundary.is_settled() or self._stop.wait(_WAIT / 2)):
+            self._service()
+            self._boundary.look_around(self._position, self._service)
+
+    def _wait_writer(self) -> None:
+        while not self._writer.wait_idle(_WAIT):
+            self._keep_alive()
+
+    def _service(self) -> None:
+        """What must go on while the conductor waits for something else."""
+        self._keep_alive()
+        self._writer.is_idle  # noqa: B018 raises what the writer failed with
+
+    def _keep_alive(self) -> None:
+        flushed = self._writer.flushed
+        if flushed > self._stream.flushed:
+            self._stream.confirm(flushed)
+            reach(CONFIRMED)
+        self._stream.keep_alive()
+
+    def _finish(self) -> Lsn:
+        """Waits for the last batch and tells the server. The position everything is durable up to."""
+        self._wait_writer()
+        self._stream.confirm(self._writer.flushed)
+        with contextlib.suppress(EtlError):  # the position is stored; else the server is told at the next start
+            self._stream.send_status()
+        return self._writer.flushed

@@ -1,0 +1,260 @@
+"""What a publication publishes, read from the catalog: tables, columns, types, keys, partitions.
+
+One statement for all tables (1,000 of them in well under a second), so that its answer is of one moment, and one for
+their types. Works on ordinary and on replication connections.
+https://www.postgresql.org/docs/current/catalogs.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from etl_core.errors import SourceChanged
+from etl_core.identifiers import TableId, TableName
+from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
+from etl_core.source.connection import Connection
+from etl_core.source.sqlstate import translate
+
+# Column lists and row filters came with PostgreSQL 15; 14 publishes all columns that are not generated.
+_PUBLISHED_15 = "SELECT relid, attrs::int2[] AS attrs, qual FROM pg_catalog.pg_get_publication_tables({name})"
+_PUBLISHED_14 = (
+    "SELECT relid, NULL::int2[] AS attrs, NULL::pg_catalog.pg_node_tree AS qual"
+    " FROM pg_catalog.pg_get_publication_tables({name})"
+)
+
+# Sizes come from statistics, never from pg_relation_size, which waits for whoever alters the table.
+_TABLES = """
+WITH published AS MATERIALIZED ({published})
+SELECT c.oid::bigint,
+       n.nspname::text,
+       c.relname::text,
+       c.relkind::text,
+       c.relreplident::text,
+       pg_catalog.pg_get_expr(p.qual, p.relid),
+       columns.described,
+       identity.attnums,
+       leaves.names,
+       leaves.bytes,
+       leaves.rows
+FROM published p
+JOIN pg_catalog.pg_class c ON c.oid = p.relid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN LATERAL (
+    SELECT pg_catalog.json_agg(
+               pg_catalog.json_build_array(
+                   a.attname, a.atttypid::bigint, a.atttypmod, a.attnotnull, a.attnum,
+                   -- One element, whose text the array's text quotes. The join undoes the split of a box's commas.
+                   CASE WHEN a.atthasmissing THEN
+                       pg_catalog.array_to_string(a.attmissingval::text::text[], ',') END)
+               ORDER BY a.attnum) AS described
+    FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND CASE WHEN p.attrs IS NULL THEN a.attgenerated = '' ELSE a.attnum = ANY (p.attrs) END
+) columns ON true
+LEFT JOIN LATERAL (
+    SELECT i.indkey::int2[] AS attnums
+    FROM pg_catalog.pg_index i
+    WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+      AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END
+) identity ON true
+LEFT JOIN LATERAL (
+    SELECT pg_catalog.json_agg(pg_catalog.json_build_array(ln.nspname, l.relname) ORDER BY ln.nspname, l.relname)
+               FILTER (WHERE c.relkind = 'p') AS names,
+           sum(GREATEST(l.relpages, 0)::bigint) * pg_catalog.current_setting('block_size')::bigint AS bytes,
+           sum(GREATEST(l.reltuples, 0)::bigint) AS rows
+    FROM (SELECT c.oid AS relid WHERE c.relkind <> 'p'
+          UNION ALL
+          SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid END) t
+          WHERE t.isleaf) leaf
+    JOIN pg_catalog.pg_class l ON l.oid = leaf.relid AND l.relkind = 'r'
+    JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
+) leaves ON true
+{condition}
+ORDER BY n.nspname, c.relname
+"""
+
+# A true array's element type names it as its array type; int2vector and oidvector print differently and are not named.
+_TYPES = """
+WITH RECURSIVE needed(oid) AS (
+    SELECT pg_catalog.unnest({oids}::oid[])
+    UNION
+    SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END
+    FROM needed JOIN pg_catalog.pg_type t USING (oid)
+    WHERE t.typtype = 'd' OR t.typelem <> 0
+)
+SELECT t.oid::bigint, t.typname::text, n.nspname::text, t.typtype::text,
+       CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN e.oid IS NOT NULL THEN e.oid END::bigint,
+       e.oid IS NOT NULL
+FROM needed
+JOIN pg_catalog.pg_type t USING (oid)
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
+"""
+
+_COLUMN_FILL = """
+SELECT CASE WHEN a.atthasmissing THEN pg_catalog.array_to_string(a.attmissingval::text::text[], ',') END,
+       a.atthasmissing,
+       a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> '' OR t.typdefault IS NOT NULL
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = {table_id} AND a.attnum = {attnum} AND NOT a.attisdropped
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTable:
+    """A table as its publication publishes it.
+
+    `row_filter` is the publication's WHERE expression, as SQL with qualified names. `leaves` are the partitions that
+    hold the rows of a partitioned table, at any depth; empty for an ordinary one. The estimates are of the last
+    VACUUM or ANALYZE, 0 before the first.
+    """
+
+    schema: TableSchema
+    is_partitioned: bool = False
+    row_filter: str | None = None
+    leaves: tuple[TableName, ...] = ()
+    estimated_rows: int = 0
+    estimated_bytes: int = 0
+
+    @property
+    def name(self) -> TableName:
+        return self.schema.name
+
+
+class FillKind(StrEnum):
+    """What rows older than a column hold in it."""
+
+    NULL = "null"
+    CONSTANT = "constant"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """`text` is the constant's text representation, None for the other kinds.
+
+    UNKNOWN: PostgreSQL computed a value per row and rewrote the table, without writing that to the WAL as row changes;
+    the table must be copied again.
+    """
+
+    kind: FillKind
+    text: str | None = None
+
+
+def published_tables(conn: Connection, publication: str) -> list[PublishedTable]:
+    """All tables the publication publishes, by name; partitions under their root if it says publish_via_partition_root.
+
+    Raises SourceRefused if there is no such publication.
+    """
+    return _read_tables(conn, publication, sql.SQL(""))
+
+
+def published_table(conn: Connection, table_id: TableId, publication: str) -> PublishedTable | None:
+    """One table as of now; None if it does not exist or is not published."""
+    tables = _read_tables(conn, publication, sql.SQL("WHERE c.oid = {}").format(sql.Literal(int(table_id))))
+    return tables[0] if tables else None
+
+
+def table_schema(conn: Connection, table_id: TableId, publication: str) -> TableSchema | None:
+    """One table's schema as of now, which may be ahead of the WAL being read; None if it is not published."""
+    table = published_table(conn, table_id, publication)
+    return table.schema if table else None
+
+
+def added_column_fill(conn: Connection, table_id: TableId, attnum: int) -> Fill:
+    """What the rows hold that were there before column `attnum` was added.
+
+    Decided from today's catalog: UNKNOWN is also the answer when a constant is no longer recorded, because the table
+    was rewritten since (VACUUM FULL, CLUSTER), or when a default was set after the column was added. One case is
+    beyond the catalog: a default that was dropped before such a rewrite reads as NULL.
+    Raises SourceChanged if the column is gone.
+    """
+    statement = sql.SQL(_COLUMN_FILL).format(table_id=sql.Literal(int(table_id)), attnum=sql.Literal(attnum))
+    rows = _rows(conn, statement)
+    if not rows:
+        raise SourceChanged(
+            f"column number {attnum} of the table with OID {table_id} no longer exists", hint="copy the table again"
+        )
+    text, has_missing, is_computed = rows[0]
+    if has_missing:
+        return Fill(FillKind.CONSTANT, text)
+    return Fill(FillKind.UNKNOWN if is_computed else FillKind.NULL)
+
+
+def _read_tables(conn: Connection, publication: str, condition: sql.Composable) -> list[PublishedTable]:
+    published = _PUBLISHED_15 if conn.info.server_version >= 150000 else _PUBLISHED_14
+    statement = sql.SQL(_TABLES).format(
+        published=sql.SQL(published).format(name=sql.Literal(publication)), condition=condition
+    )
+    rows = _rows(conn, statement)
+    types = _read_types(conn, {column[1] for row in rows for column in row[6] or ()})
+    return [_build_table(row, types) for row in rows]
+
+
+def _build_table(row: tuple[Any, ...], types: Mapping[int, PgType]) -> PublishedTable:
+    oid, namespace, name, relkind, identity, row_filter, described, key_attnums, leaves, size, estimated_rows = row
+    columns = tuple(
+        Column(
+            name=column_name,
+            type=types.get(type_oid) or PgType(type_oid, "unknown"),
+            type_modifier=type_modifier,
+            nullable=not not_null,
+            attnum=attnum,
+            missing_value=missing_value,
+        )
+        for column_name, type_oid, type_modifier, not_null, attnum, missing_value in described or ()
+    )
+    wanted = set(key_attnums or ())
+    key = tuple(column.name for column in columns if column.attnum in wanted)
+    schema = TableSchema(
+        table_id=TableId(oid),
+        name=TableName(namespace, name),
+        columns=columns,
+        # A key of which a column is not published identifies nothing; PostgreSQL refuses updates of such a table.
+        key=key if len(key) == len(wanted) else (),
+        replica_identity=ReplicaIdentity(identity),
+    )
+    return PublishedTable(
+        schema=schema,
+        is_partitioned=relkind == "p",
+        row_filter=row_filter,
+        leaves=tuple(TableName(*leaf) for leaf in leaves or ()),
+        estimated_rows=int(estimated_rows or 0),
+        estimated_bytes=int(size or 0),
+    )
+
+
+def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
+    wanted = sorted(oids)
+    if not wanted:
+        return {}
+    rows = {row[0]: row for row in _rows(conn, sql.SQL(_TYPES).format(oids=sql.Literal(wanted)))}
+    types: dict[int, PgType] = {}
+
+    def build(oid: int) -> PgType:
+        if oid not in types:
+            _, name, namespace, kind, element, is_array = rows[oid]
+            types[oid] = PgType(
+                oid=oid,
+                name=name,
+                namespace=namespace,
+                kind=TypeKind.ARRAY if is_array else TypeKind(kind),
+                element=build(element) if element is not None and element in rows else None,
+            )
+        return types[oid]
+
+    return {oid: build(oid) for oid in wanted if oid in rows}
+
+
+def _rows(conn: Connection, statement: sql.Composed) -> list[tuple[Any, ...]]:
+    try:
+        return conn.execute(statement).fetchall()
+    except psycopg.Error as error:
+        raise translate(error) from None

@@ -1,0 +1,87 @@
+"""Which server this is and where its WAL ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.rows import dict_row
+
+from etl_core.lsn import Lsn
+from etl_core.source.connection import Connection
+from etl_core.source.sqlstate import translate
+
+# pg_control_checkpoint() would do for the timeline, but lags behind a promotion until the next checkpoint.
+_INFO = """
+SELECT pg_catalog.current_setting('server_version_num')::int AS version_num,
+       pg_catalog.current_setting('server_version') AS version,
+       (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS system_identifier,
+       CASE WHEN pg_catalog.pg_is_in_recovery()
+            THEN (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())
+            ELSE ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))
+                 ::bit(32)::int END AS timeline,
+       CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+            ELSE pg_catalog.pg_current_wal_flush_lsn() END::text AS flush_lsn,
+       pg_catalog.current_setting('wal_level') AS wal_level,
+       pg_catalog.pg_is_in_recovery() AS in_recovery,
+       pg_catalog.pg_encoding_to_char(d.encoding) AS server_encoding,
+       d.datname::text AS database,
+       CURRENT_USER::text AS user_name
+FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server says of itself.
+
+    `system_identifier` and `timeline` are what IDENTIFY_SYSTEM gives. `flush_lsn` is the end of durable WAL, on a
+    standby of replayed WAL. `version_num` is `server_version_num`, such as 180004.
+    """
+
+    version_num: int
+    version: str
+    system_identifier: str
+    timeline: int
+    flush_lsn: Lsn
+    wal_level: str
+    in_recovery: bool
+    server_encoding: str
+    database: str
+    user: str
+
+
+def server_info(conn: Connection) -> ServerInfo:
+    """One query, on an ordinary or a replication connection."""
+    try:
+        with conn.cursor(row_factory=dict_row) as cursor:
+            row = cursor.execute(_INFO).fetchone()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    assert row is not None  # noqa: S101 - the database we are connected to exists
+    return ServerInfo(
+        version_num=row["version_num"],
+        version=row["version"],
+        # SQL has no unsigned 64-bit type; IDENTIFY_SYSTEM prints it unsigned.
+        system_identifier=str(int(row["system_identifier"]) % 2**64),
+        timeline=row["timeline"],
+        flush_lsn=Lsn.parse(row["flush_lsn"] or "0/0"),
+        wal_level=row["wal_level"],
+        in_recovery=row["in_recovery"],
+        server_encoding=row["server_encoding"],
+        database=row["database"],
+        user=row["user_name"],
+    )
+
+
+def current_lsn(conn: Connection) -> Lsn:
+    """The end of durable WAL: every transaction committed (and reported) before this call ends at or before it.
+
+    With `synchronous_commit = off` a commit can be reported before its WAL is durable.
+    """
+    try:
+        row = conn.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").fetchone()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    assert row is not None  # noqa: S101 - a SELECT without FROM
+    return Lsn.parse(row[0])

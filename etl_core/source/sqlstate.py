@@ -1,0 +1,100 @@
+"""PostgreSQL's errors → ours: which of them pass, which need a person, and what that person should do.
+
+Decided by SQLSTATE, as messages are translated by the server's `lc_messages`. Only the failure to connect has none
+(libpq keeps its text alone), see `connection.py`.
+https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+
+from etl_core.errors import EtlError, SlotInUse, SourceChanged, SourceRefused, SourceUnavailable
+
+# The server's message may quote a row's value in these classes: data exception, constraint violation, and what
+# a person's own function raises.
+_VALUE_CLASSES = frozenset({"22", "23", "P0"})
+
+# The server went away or is about to: 57P01 to 57P05, and the timeouts that end a session.
+_CONNECTION_LOST = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
+_TRY_AGAIN = frozenset({"40001", "40P01", "55P03", "57014"})
+
+MISSING_RIGHT_HINT = "grant the right; etl doctor prints the SQL"
+
+_ACTIVE_PID = re.compile(r"\bPID (\d+)")
+
+
+def translate(error: psycopg.Error) -> EtlError:
+    """The error to raise for `error`, which an established connection reported: `raise translate(error) from None`.
+
+    `from None`, because PostgreSQL's details, and psycopg's text with them, can quote a row.
+    """
+    return from_sqlstate(error.sqlstate, error.diag.message_primary or _first_line(error))
+
+
+def from_sqlstate(sqlstate: str | None, message: str) -> EtlError:
+    """The error for a five-character SQLSTATE (None: the connection broke) and its primary message."""
+    if sqlstate is None or sqlstate[:2] == "08" or sqlstate in _CONNECTION_LOST:
+        return SourceUnavailable(
+            f"the connection to PostgreSQL was lost: {message}" if message else "the connection to PostgreSQL was lost",
+            hint="nothing to do if the server was restarted; else look into its log",
+        )
+    if sqlstate[:2] in _VALUE_CLASSES:
+        return SourceRefused(
+            f"PostgreSQL could not compute a value (SQLSTATE {sqlstate})",
+            hint="check the publication's row filter and the functions it calls; the server's log has the statement",
+        )
+    if sqlstate in _TRY_AGAIN:
+        return SourceUnavailable(f"PostgreSQL could not do it now: {message}")
+    if sqlstate[:2] == "53":
+        return SourceUnavailable(f"PostgreSQL is out of a resource: {message}", hint=_resource_hint(message))
+    return _refused(sqlstate, message)
+
+
+def _refused(sqlstate: str, message: str) -> EtlError:
+    match sqlstate:
+        case "55006" if "slot" in message:
+            pid = _ACTIVE_PID.search(message)
+            return SlotInUse(
+                f"PostgreSQL refused: {message}",
+                active_pid=int(pid.group(1)) if pid else None,
+                hint="another run of this pipeline reads the slot; stop it, or wait until the server notices its death",
+            )
+        case "55000" if "wal_level" in message:
+            return SourceRefused(
+                f"PostgreSQL refused: {message}", hint="ALTER SYSTEM SET wal_level = 'logical'; then restart the server"
+            )
+        case "55000" if "slot" in message:
+            return SourceChanged(
+                f"the replication slot has lost WAL: {message}",
+                hint="its changes are gone; drop the slot and copy the tables again",
+            )
+        case "58P01":
+            return SourceChanged(f"WAL is missing: {message}", hint="its changes are gone; copy the tables again")
+        case "42704" if "slot" in message:
+            return SourceChanged(
+                f"PostgreSQL refused: {message}", hint="without its slot changes are missing; copy the tables again"
+            )
+        case "42501" if "row-level security" in message or "row security" in message:
+            return SourceRefused(
+                f"PostgreSQL refused: {message}",
+                hint="row-level security would hide rows: ALTER ROLE … BYPASSRLS for the replication user",
+            )
+        case "42501":
+            return SourceRefused(f"PostgreSQL refused: {message}", hint=MISSING_RIGHT_HINT)
+    return SourceRefused(f"PostgreSQL refused (SQLSTATE {sqlstate}): {message}")
+
+
+def _resource_hint(message: str) -> str:
+    if "slot" in message:
+        return "raise max_replication_slots (restart needed), or drop slots that nobody reads"
+    if "max_locks_per_transaction" in message or "shared memory" in message:
+        return "raise max_locks_per_transaction (restart needed)"
+    return "free connections or raise max_connections and max_wal_senders; copy with fewer connections"
+
+
+def _first_line(error: psycopg.Error) -> str:
+    """libpq's own text for a broken connection; the server's errors come through `diag`."""
+    return str(error).partition("\n")[0].strip()

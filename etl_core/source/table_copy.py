@@ -1,0 +1,198 @@
+"""The initial copy of one table to Arrow, over several connections that all see one snapshot.
+
+Ranges wait in one queue, and each connection's thread takes the next one when it has finished its last. The first error
+stops the others; all threads are joined and all connections closed before `copy_table` returns or raises. What was
+given to `sink` before an error is of no use: a copy is whole or discarded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from etl_core.errors import EtlError, SourceUnavailable, Stopped, TableError
+from etl_core.source.catalog import PublishedTable
+from etl_core.source.connection import Connection
+from etl_core.source.copy_blocks import copy_blocks
+from etl_core.source.snapshot import (
+    RANGE_BYTES,
+    CtidRange,
+    as_table_error,
+    check_unchanged,
+    copy_statement,
+    import_snapshot,
+    lock_table,
+    plan_ranges,
+)
+from etl_core.values import read_csv
+
+_LOOK_EVERY_S = 0.1
+
+Sink = Callable[[pa.RecordBatch], None]
+OnProgress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """`bytes` is what COPY sent."""
+
+    rows: int
+    bytes: int
+
+
+def copy_range(
+    conn: Connection, table: PublishedTable, part: CtidRange, sink: Sink, stop: threading.Event
+) -> CopyResult:
+    """Copies one range in the transaction `conn` is in, giving `sink` record batches of about 4 MB of CSV each.
+
+    Raises Stopped, TableError, or what the server's error translates to; `conn` is closed then.
+    """
+    rows = size = 0
+    with contextlib.closing(copy_blocks(conn, copy_statement(table, part).as_bytes(conn), stop)) as blocks:
+        for block in blocks:
+            batch = read_csv(block, table.schema)
+            sink(batch)
+            rows += batch.num_rows
+            size += len(block)
+    return CopyResult(rows, size)
+
+
+def copy_table(
+    connect: Callable[[], Connection],
+    snapshot_name: str,
+    table: PublishedTable,
+    connections: int,
+    sink: Sink,
+    on_progress: OnProgress,
+    stop: threading.Event,
+    *,
+    range_bytes: int = RANGE_BYTES,
+) -> CopyResult:
+    """Copies the table as the snapshot sees it, on up to `connections` connections at once.
+
+    `connect` opens an ordinary connection in autocommit mode. The connection that exported the snapshot must stay open.
+    `sink` is called from several threads at once. `on_progress(rows, size, total_size)`, never twice at once, says how
+    many rows were copied so far and how many bytes of the table's files on the source are done, of how many.
+
+    Raises TransientError if the table changed between the snapshot and now (take a new snapshot, read the table again),
+    Stopped when `stop` is set, TableError if this table cannot be copied, and what `sink` raises.
+    """
+    if not table.schema.columns:
+        raise TableError(
+            f"table {table.name} has no published column, so there is nothing to copy",
+            table=str(table.name),
+            hint="take the table out of the publication",
+        )
+    with contextlib.ExitStack() as stack:
+        if stop.is_set():
+            raise _stopped(table)
+        first = _open(connect, snapshot_name, stack)
+        lock_table(first, table, stop, wait=True)
+        check_unchanged(first, table)
+        ranges = plan_ranges(first, table, range_bytes)
+        opened = [first]
+        with contextlib.suppress(SourceUnavailable):  # a server without room for more lets the first copy alone
+            while len(opened) < min(connections, len(ranges)):
+                another = _open(connect, snapshot_name, stack)
+                if not lock_table(another, table, stop, wait=False):
+                    another.close()
+                    break
+                opened.append(another)
+        return _Copy(table, ranges, sink, on_progress, stop).run(opened)
+
+
+def _open(connect: Callable[[], Connection], snapshot_name: str, stack: contextlib.ExitStack) -> Connection:
+    conn = connect()
+    stack.callback(conn.close)
+    import_snapshot(conn, snapshot_name)
+    return conn
+
+
+def _stopped(table: PublishedTable) -> Stopped:
+    return Stopped(f"the copy of table {table.name} was stopped")
+
+
+class _Copy:
+    """The threads of one copy and what they share, under one lock."""
+
+    def __init__(
+        self, table: PublishedTable, ranges: list[CtidRange], sink: Sink, on_progress: OnProgress, stop: threading.Event
+    ) -> None:
+        self._table = table
+        self._ranges = deque(ranges)
+        self._total_size = sum(part.size for part in ranges)
+        self._sink = sink
+        self._on_progress = on_progress
+        self._stop = stop
+        self._halt = threading.Event()
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._rows = self._bytes = self._size = 0
+
+    def run(self, connections: list[Connection]) -> CopyResult:
+        threads = [
+            threading.Thread(target=self._work, args=(conn,), name=f"copy-{self._table.schema.table_id}-{number}")
+            for number, conn in enumerate(connections, 1)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            self._watch(threads)
+        finally:
+            # Also when Ctrl-C ended the watch: the threads use the connections and the sink.
+            self._halt.set()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+        if self._error is not None:
+            raise self._error
+        return CopyResult(self._rows, self._bytes)
+
+    def _watch(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(_LOOK_EVERY_S)
+                if self._stop.is_set():
+                    return
+
+    def _work(self, conn: Connection) -> None:
+        try:
+            while (part := self._next()) is not None:
+                self._finished(part, copy_range(conn, self._table, part, self._take, self._halt))
+        except BaseException as error:
+            with self._lock:
+                # The others are stopped by the first error; what they say then is its consequence.
+                self._error = self._error or _as_raised(error, self._table)
+            self._halt.set()
+        finally:
+            # Not at the end of the copy: a REINDEX that waits for this transaction holds up the other connections.
+            conn.close()
+
+    def _next(self) -> CtidRange | None:
+        with self._lock:
+            if not self._ranges:
+                return None
+            if self._halt.is_set() or self._stop.is_set():
+                raise _stopped(self._table)
+            return self._ranges.popleft()
+
+    def _take(self, batch: pa.RecordBatch) -> None:
+        self._sink(batch)
+        with self._lock:
+            self._rows += batch.num_rows
+            self._on_progress(self._rows, self._size, self._total_size)
+
+    def _finished(self, part: CtidRange, result: CopyResult) -> None:
+        with self._lock:
+            self._bytes += result.bytes
+            self._size += part.size
+            self._on_progress(self._rows, self._size, self._total_size)
+
+
+def _as_raised(error: BaseException, table: PublishedTable) -> BaseException:
+    return as_table_error(error, table.name) if isinstance(error, EtlError) else error

@@ -1,0 +1,338 @@
+"""The state store in SQLite or PostgreSQL: one class over both, as `store.py` prescribes.
+
+Every write is one short transaction that no other writer of the pipeline runs beside (see `sql_engine`); a table's
+transitions are guarded by its version besides, because their callers decided on what they read earlier.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, Engine, Row, TableClause
+
+from etl_core.errors import StateConflict
+from etl_core.identifiers import TableId, TableName, check_pipeline_name
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+from etl_core.state.schema_json import schema_from_json, schema_to_json
+from etl_core.state.sql_engine import begin_migration, begin_read, begin_write, open_engine
+from etl_core.state.sql_errors import translated
+from etl_core.state.sql_migrations import apply_migrations
+from etl_core.state.sql_tables import build_tables
+from etl_core.state.store import (
+    Hold,
+    OwnedSlot,
+    ReplicationProgress,
+    SourceIdentity,
+    StateStore,
+    TableStatus,
+    TableUpdate,
+    Transition,
+)
+from etl_core.state.table_state import TableState, check_transition
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+HISTORY_KEPT = 200
+"""Transitions per table."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def open_store(url: str, pipeline: str, *, now: Callable[[], datetime] = utc_now) -> StateStore:
+    """The store of `pipeline` at `url`: `sqlite:///path` or `postgresql://…` (also `postgresql+psycopg://…`).
+
+    Does not connect; call `migrate` before anything else. `now` gives aware times; holds expire by it. Open a store
+    in the process that uses it: connections do not survive a fork. Raises ConfigError.
+    """
+    check_pipeline_name(pipeline)
+    engine, place = open_engine(url, pipeline)
+    return SqlStateStore(engine, place, pipeline, now)
+
+
+class SqlStateStore:
+    """A StateStore on an engine of `sql_engine`. `place` names the database in messages, without a secret."""
+
+    def __init__(self, engine: Engine, place: str, pipeline: str, now: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._place = place
+        self._pipeline = pipeline
+        self._now = now
+        self._sql = build_tables(engine.dialect.name)
+
+    def __repr__(self) -> str:
+        return f"<SqlStateStore {self._pipeline} at {self._place}>"
+
+    def migrate(self) -> None:
+        with translated(self._place), self._engine.begin() as connection:
+            begin_migration(connection)
+            apply_migrations(connection, self._sql, self._now())
+
+    def source_identity(self) -> SourceIdentity | None:
+        row = self._row(self._sql.sources)
+        return None if row is None else SourceIdentity(**_fields(row))
+
+    def save_source_identity(self, identity: SourceIdentity) -> None:
+        with self._write() as connection:
+            self._put(connection, self._sql.sources, _values(identity))
+
+    def tables(self) -> Sequence[TableStatus]:
+        rows = self._rows(self._sql.tables)
+        # Sorted here: databases differ in how they order names.
+        return sorted(map(_table_status, rows), key=lambda status: (status.name, status.table_id))
+
+    def table(self, table_id: TableId) -> TableStatus | None:
+        row = self._row(self._sql.tables, table_id)
+        return None if row is None else _table_status(row)
+
+    def add_table(self, table_id: TableId, name: TableName) -> TableStatus:
+        tables, now = self._sql.tables, self._now()
+        with self._write() as connection:
+            row = connection.execute(self._select(tables, table_id)).one_or_none()
+            if row is None:
+                # Not from 1: a status read before the table was removed must never match the table added again.
+                version = secrets.randbelow(1 << 40)
+                status = TableStatus(table_id, name, TableState.INIT, version, updated_at=now)
+                connection.execute(sa.insert(tables).values(self._table_row(status)))
+                self._append_history(connection, status, None)
+                return status
+            status = _table_status(row)
+            if status.name != name:
+                status = replace(status, name=name, version=status.version + 1, updated_at=now)
+                values = self._table_row(status)
+                connection.execute(sa.update(tables).where(*self._mine(tables, table_id)).values(values))
+            return status
+
+    def remove_table(self, table_id: TableId) -> None:
+        with self._write() as connection:
+            for table in (self._sql.tables, self._sql.history, self._sql.schemas):
+                connection.execute(sa.delete(table).where(*self._mine(table, table_id)))
+
+    def transition(self, current: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
+        check_transition(current.state, to)
+        status = TableStatus(
+            current.table_id,
+            current.name,
+            to,
+            current.version + 1,
+            **_values(update or TableUpdate()),
+            updated_at=self._now(),
+        )
+        tables = self._sql.tables
+        with self._write() as connection:
+            moved = connection.execute(
+                sa.update(tables)
+                .where(*self._mine(tables, current.table_id), tables.c.version == current.version)
+                .values(self._table_row(status))
+            )
+            if moved.rowcount != 1:
+                raise StateConflict(
+                    f"table {current.name} is no longer in the state {current.state.name} that was read",
+                    hint="another process moved or removed it: read the table again",
+                )
+            self._append_history(connection, status, current.state)
+        return status
+
+    def history(self, table_id: TableId, limit: int = 50) -> Sequence[Transition]:
+        history = self._sql.history
+        statement = self._select(history, table_id).order_by(history.c.version.desc()).limit(limit)
+        with self._read() as connection:
+            rows = connection.execute(statement).all()
+        return [Transition(table_id, row.from_state, row.to_state, row.at, row.error) for row in rows]
+
+    def progress(self) -> ReplicationProgress | None:
+        row = self._row(self._sql.progress)
+        return None if row is None else ReplicationProgress(**_fields(row))
+
+    def save_progress(self, progress: ReplicationProgress) -> None:
+        table = self._sql.progress
+        values = {"pipeline": self._pipeline, **_values(replace(progress, updated_at=self._now()))}
+        with self._write() as connection:
+            moved = connection.execute(
+                sa.update(table).where(*self._mine(table), table.c.flushed_lsn <= progress.flushed_lsn).values(values)
+            )
+            if moved.rowcount == 1:
+                return
+            stored = connection.scalar(sa.select(table.c.flushed_lsn).where(*self._mine(table)))
+            if stored is not None:
+                raise StateConflict(
+                    f"progress of pipeline {self._pipeline} is stored up to {stored}, beyond {progress.flushed_lsn}",
+                    hint="another process writes progress for this pipeline: end one of them",
+                )
+            connection.execute(sa.insert(table).values(values))
+
+    def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
+        with self._read() as connection:
+            return self._newest_schema(connection, table_id)
+
+    def save_schema(self, schema: TableSchema, lsn: Lsn) -> int:
+        with self._write() as connection:
+            newest = self._newest_schema(connection, schema.table_id)
+            if newest is not None and newest[1] == schema:
+                return newest[0]
+            version = 1 if newest is None else newest[0] + 1
+            connection.execute(
+                sa.insert(self._sql.schemas).values(
+                    pipeline=self._pipeline,
+                    table_id=schema.table_id,
+                    version=version,
+                    lsn=lsn,
+                    schema_json=schema_to_json(schema),
+                    saved_at=self._now(),
+                )
+            )
+            return version
+
+    def record_slot(self, name: str, table_id: TableId | None) -> None:
+        slots = self._sql.slots
+        values = {"pipeline": self._pipeline, "name": name, "table_id": table_id, "created_at": self._now()}
+        with self._write() as connection:
+            connection.execute(sa.delete(slots).where(*self._mine(slots), slots.c.name == name))
+            connection.execute(sa.insert(slots).values(values))
+
+    def forget_slot(self, name: str) -> None:
+        slots = self._sql.slots
+        with self._write() as connection:
+            connection.execute(sa.delete(slots).where(*self._mine(slots), slots.c.name == name))
+
+    def owned_slots(self) -> Sequence[OwnedSlot]:
+        rows = self._rows(self._sql.slots)
+        return sorted((OwnedSlot(**_fields(row)) for row in rows), key=lambda slot: slot.name)
+
+    def publication_owned(self) -> bool:
+        row = self._row(self._sql.publications)
+        return row is not None and row.owned
+
+    def set_publication_owned(self, owned: bool) -> None:
+        with self._write() as connection:
+            self._put(connection, self._sql.publications, {"owned": owned})
+
+    def hold(self) -> Hold | None:
+        row = self._row(self._sql.holds)
+        return self._in_force(row)
+
+    def request_hold(self, hold: Hold) -> None:
+        with self._write() as connection:
+            current = self._in_force(connection.execute(self._select(self._sql.holds)).one_or_none())
+            if current is not None and current.owner != hold.owner:
+                until = current.expires_at.isoformat(sep=" ", timespec="seconds")
+                raise StateConflict(
+                    f"pipeline {self._pipeline} is held by {current.owner} until {until}",
+                    hint="wait until that hold is released or expires",
+                )
+            # A renewal keeps the answer: the stream still stands where it stopped for the same request.
+            renewed = current is not None and current.lsn == hold.lsn
+            reached = current.reached if current is not None and renewed else None
+            self._put(connection, self._sql.holds, _values(replace(hold, reached=reached)))
+
+    def answer_hold(self, owner: str, reached: Lsn) -> None:
+        holds = self._sql.holds
+        with self._write() as connection:
+            # An expired one may be answered: nobody is shown it, and a new request does not inherit the answer.
+            connection.execute(
+                sa.update(holds).where(*self._mine(holds), holds.c.owner == owner).values(reached=reached)
+            )
+
+    def release_hold(self, owner: str) -> None:
+        holds = self._sql.holds
+        with self._write() as connection:
+            connection.execute(sa.delete(holds).where(*self._mine(holds), holds.c.owner == owner))
+
+    def clear(self) -> None:
+        with self._write() as connection:
+            for table in self._sql.of_pipeline():
+                connection.execute(sa.delete(table).where(*self._mine(table)))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        """A transaction for one SELECT."""
+        with translated(self._place), self._engine.begin() as connection:
+            begin_read(connection)
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """A transaction that is alone in its pipeline; any error leaves nothing of it behind."""
+        with translated(self._place), self._engine.begin() as connection:
+            begin_write(connection, self._pipeline)
+            yield connection
+
+    def _mine(self, table: TableClause, table_id: TableId | None = None) -> tuple[ColumnElement[bool], ...]:
+        """Conditions for this pipeline's rows in `table`, or for those of one table."""
+        mine = table.c.pipeline == self._pipeline
+        return (mine,) if table_id is None else (mine, table.c.table_id == table_id)
+
+    def _select(self, table: TableClause, table_id: TableId | None = None) -> sa.Select[Any]:
+        return sa.select(table).where(*self._mine(table, table_id))
+
+    def _rows(self, table: TableClause) -> Sequence[Row[Any]]:
+        with self._read() as connection:
+            return connection.execute(self._select(table)).all()
+
+    def _row(self, table: TableClause, table_id: TableId | None = None) -> Row[Any] | None:
+        with self._read() as connection:
+            return connection.execute(self._select(table, table_id)).one_or_none()
+
+    def _put(self, connection: Connection, table: TableClause, values: dict[str, Any]) -> None:
+        """Writes the pipeline's only row in `table`."""
+        connection.execute(sa.delete(table).where(*self._mine(table)))
+        connection.execute(sa.insert(table).values(pipeline=self._pipeline, **values))
+
+    def _in_force(self, row: Row[Any] | None) -> Hold | None:
+        return None if row is None or row.expires_at <= self._now() else Hold(**_fields(row))
+
+    def _newest_schema(self, connection: Connection, table_id: TableId) -> tuple[int, TableSchema] | None:
+        schemas = self._sql.schemas
+        statement = self._select(schemas, table_id).order_by(schemas.c.version.desc()).limit(1)
+        row = connection.execute(statement).one_or_none()
+        return None if row is None else (row.version, schema_from_json(row.schema_json))
+
+    def _append_history(self, connection: Connection, status: TableStatus, from_state: TableState | None) -> None:
+        history = self._sql.history
+        connection.execute(
+            sa.insert(history).values(
+                pipeline=self._pipeline,
+                table_id=status.table_id,
+                version=status.version,
+                from_state=from_state,
+                to_state=status.state,
+                at=status.updated_at,
+                error=status.error,
+            )
+        )
+        mine = self._mine(history, status.table_id)
+        kept = sa.select(history.c.version).where(*mine).order_by(history.c.version.desc()).limit(1)
+        oldest_kept = kept.offset(HISTORY_KEPT - 1).scalar_subquery()
+        connection.execute(sa.delete(history).where(*mine, history.c.version < oldest_kept))
+
+    def _table_row(self, status: TableStatus) -> dict[str, Any]:
+        values = {**_values(status), "namespace": status.name.namespace, "name": status.name.name}
+        return {"pipeline": self._pipeline, **values}
+
+
+def _values(record: DataclassInstance) -> dict[str, Any]:
+    """The fields by name, as they are: `asdict` would copy them deeply."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def _fields(row: Row[Any]) -> dict[str, Any]:
+    """A row by column name, without the pipeline."""
+    return {name: value for name, value in row._mapping.items() if name != "pipeline"}
+
+
+def _table_status(row: Row[Any]) -> TableStatus:
+    values = _fields(row)
+    name = TableName(values.pop("namespace"), values.pop("name"))
+    return TableStatus(name=name, **values)

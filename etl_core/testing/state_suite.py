@@ -1,0 +1,350 @@
+"""The behaviour every state store must have, as a pytest class: subclass it and say how a store is opened.
+
+    class TestMyStore(StateStoreSuite):
+        @pytest.fixture
+        def open_store(self, tmp_path: Path) -> OpenStore:
+            return partial(MyStore, tmp_path / "state")
+
+All stores opened in one test share one storage, which is empty when the test begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from etl_core.errors import StateConflict
+from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import ZERO, Lsn
+from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
+from etl_core.state.store import Hold, ReplicationProgress, SourceIdentity, StateStore, TableStatus, TableUpdate
+from etl_core.state.table_state import IllegalTransition, TableState
+from etl_core.testing.state_fixtures import (
+    CUSTOMERS,
+    FAR,
+    LAST,
+    ORDERS,
+    ORDERS_NAME,
+    SCHEMA,
+    SIGN,
+    TEXT,
+    Clock,
+    OpenStore,
+    Stores,
+    everything,
+    fill,
+)
+from etl_core.testing.state_races import StateStoreRaces
+
+__all__ = ["Clock", "OpenStore", "StateStoreSuite"]
+
+
+class StateStoreSuite(StateStoreRaces):
+    """Override the fixture `open_store`."""
+
+    # Migrations, closing, pipelines
+
+    def test_an_empty_store_knows_nothing(self, store: StateStore) -> None:
+        assert store.source_identity() is None
+        assert list(store.tables()) == []
+        assert store.table(ORDERS) is None
+        assert list(store.history(ORDERS)) == []
+        assert store.progress() is None
+        assert store.schema(ORDERS) is None
+        assert list(store.owned_slots()) == []
+        assert store.publication_owned() is False
+        assert store.hold() is None
+
+    def test_migrating_again_keeps_everything(self, store: StateStore) -> None:
+        status = store.add_table(ORDERS, ORDERS_NAME)
+        store.migrate()
+        assert store.table(ORDERS) == status
+
+    def test_everything_survives_closing(self, stores: Stores, store: StateStore) -> None:
+        fill(store)
+        before = everything(store)
+        store.close()
+        store.close()
+        reopened = stores("shop")
+        reopened.migrate()
+        assert everything(reopened) == before
+
+    def test_pipelines_do_not_see_each_other(self, stores: Stores, store: StateStore) -> None:
+        fill(store)
+        other = stores("other")
+        assert everything(other) == everything(stores("nobody"))
+        fill(other)
+        before = everything(store)
+        other.clear()
+        assert everything(other) == everything(stores("nobody"))
+        assert everything(store) == before
+        other.request_hold(Hold("verify", FAR))
+
+    def test_a_cleared_pipeline_begins_anew(self, store: StateStore) -> None:
+        fill(store)
+        store.clear()
+        store.save_progress(ReplicationProgress(Lsn(1)))
+        assert store.add_table(ORDERS, ORDERS_NAME).state is TableState.INIT
+        assert len(store.history(ORDERS)) == 1
+        assert store.save_schema(SCHEMA, Lsn(1)) == 1
+
+    # The source, its slots and its publication
+
+    def test_source_identity_is_kept_and_replaced(self, store: StateStore) -> None:
+        first = SourceIdentity("7312345678901234567", 1, "etl_shop", LAST)
+        store.save_source_identity(first)
+        assert store.source_identity() == first
+        second = SourceIdentity("18446744073709551615", 2, "etl_shop", SIGN)
+        store.save_source_identity(second)
+        assert store.source_identity() == second
+
+    def test_slots_are_owned_until_forgotten(self, store: StateStore, clock: Clock) -> None:
+        store.record_slot("etl_shop_sync_4294967295", CUSTOMERS)
+        store.record_slot("etl_shop", None)
+        assert [(slot.name, slot.table_id) for slot in store.owned_slots()] == [
+            ("etl_shop", None),
+            ("etl_shop_sync_4294967295", CUSTOMERS),
+        ]
+        clock.pass_time(5)
+        store.record_slot("etl_shop", None)
+        assert store.owned_slots()[0].created_at == clock()
+        store.forget_slot("etl_shop")
+        store.forget_slot("etl_shop")
+        assert [slot.name for slot in store.owned_slots()] == ["etl_shop_sync_4294967295"]
+
+    def test_a_slot_outlives_its_table(self, store: StateStore) -> None:
+        """Else nobody would know that the slot is still to be dropped."""
+        store.add_table(ORDERS, ORDERS_NAME)
+        store.record_slot("etl_shop_sync_16412", ORDERS)
+        store.remove_table(ORDERS)
+        assert [slot.table_id for slot in store.owned_slots()] == [ORDERS]
+
+    def test_publication_ownership(self, store: StateStore) -> None:
+        store.set_publication_owned(True)
+        assert store.publication_owned() is True
+        store.set_publication_owned(False)
+        assert store.publication_owned() is False
+
+    # Tables
+
+    def test_an_added_table_begins_in_init(self, store: StateStore, clock: Clock) -> None:
+        status = store.add_table(CUSTOMERS, ORDERS_NAME)
+        assert status == TableStatus(CUSTOMERS, ORDERS_NAME, TableState.INIT, status.version, updated_at=clock())
+        assert store.table(CUSTOMERS) == status
+        assert [(line.from_state, line.to_state, line.at) for line in store.history(CUSTOMERS)] == [
+            (None, TableState.INIT, clock())
+        ]
+
+    def test_adding_again_returns_what_is_there(self, store: StateStore) -> None:
+        status = store.transition(store.add_table(ORDERS, ORDERS_NAME), TableState.PAUSED)
+        assert store.add_table(ORDERS, ORDERS_NAME) == status
+        assert len(store.history(ORDERS)) == 2
+
+    def test_adding_again_under_a_new_name_renames(self, store: StateStore) -> None:
+        paused = store.transition(store.add_table(ORDERS, ORDERS_NAME), TableState.PAUSED)
+        renamed = store.add_table(ORDERS, TableName("public", "Orders"))
+        assert (renamed.name, renamed.state) == (TableName("public", "Orders"), TableState.PAUSED)
+        assert renamed.version > paused.version
+        assert store.table(ORDERS) == renamed
+        with pytest.raises(StateConflict):
+            store.transition(paused, TableState.INIT)
+        assert store.transition(renamed, TableState.INIT) == store.table(ORDERS)
+
+    def test_tables_come_by_name(self, store: StateStore) -> None:
+        names = [
+            TableName(namespace, name)
+            for namespace in ("Sales", "public", "über")
+            for name in ("Order", "_order", 'a"b.c', "order", "order_1", "orders", "ö")
+        ]
+        assert names == sorted(names)
+        for table_id, name in enumerate(reversed(names), start=1):
+            store.add_table(TableId(table_id), name)
+        assert [status.name for status in store.tables()] == names
+
+    def test_a_transition_writes_every_field(self, store: StateStore, clock: Clock) -> None:
+        copying = store.transition(store.add_table(ORDERS, ORDERS_NAME), TableState.DATA_SYNC)
+        clock.pass_time(1)
+        retry_at = datetime(2026, 3, 29, 3, 0, tzinfo=timezone(timedelta(hours=2)))
+        update = TableUpdate(LAST, "etl_shop_sync_16412", 1 << 40, "disk full", "free space", 3, retry_at)
+        done = store.transition(copying, TableState.FINISHED_COPY, update)
+        assert done == TableStatus(
+            ORDERS,
+            ORDERS_NAME,
+            TableState.FINISHED_COPY,
+            copying.version + 1,
+            LAST,
+            "etl_shop_sync_16412",
+            1 << 40,
+            "disk full",
+            "free space",
+            3,
+            retry_at,
+            clock(),
+        )
+        stored = store.table(ORDERS)
+        assert stored == done
+        assert stored.retry_at is not None
+        assert stored.retry_at.utcoffset() == timedelta(0)
+        cleared = store.transition(done, TableState.READY)
+        assert (cleared.snapshot_lsn, cleared.sync_slot, cleared.error, cleared.attempts) == (None, None, None, 0)
+        assert store.table(ORDERS) == cleared
+
+    def test_a_transition_from_an_old_version_changes_nothing(self, store: StateStore) -> None:
+        added = store.add_table(ORDERS, ORDERS_NAME)
+        moved = store.transition(added, TableState.DATA_SYNC)
+        with pytest.raises(StateConflict, match=r"public\.orders"):
+            store.transition(added, TableState.DATA_SYNC, TableUpdate(error="late"))
+        assert store.table(ORDERS) == moved
+        assert len(store.history(ORDERS)) == 2
+
+    def test_an_arrow_that_does_not_exist_is_refused(self, store: StateStore) -> None:
+        added = store.add_table(ORDERS, ORDERS_NAME)
+        with pytest.raises(IllegalTransition):
+            store.transition(added, TableState.READY)
+        assert store.table(ORDERS) == added
+
+    def test_a_removed_table_is_forgotten(self, store: StateStore) -> None:
+        status = store.add_table(ORDERS, ORDERS_NAME)
+        kept = store.add_table(CUSTOMERS, TableName("public", "customers"))
+        store.save_schema(SCHEMA, Lsn(1))
+        store.remove_table(ORDERS)
+        store.remove_table(ORDERS)
+        assert store.table(ORDERS) is None
+        assert store.schema(ORDERS) is None
+        assert list(store.history(ORDERS)) == []
+        assert list(store.tables()) == [kept]
+        with pytest.raises(StateConflict):
+            store.transition(status, TableState.DATA_SYNC)
+
+    def test_a_status_from_before_a_removal_matches_nothing(self, store: StateStore) -> None:
+        """A copy that outlived its table's removal must not finish the copy that began after it."""
+        zombie = store.transition(store.add_table(ORDERS, ORDERS_NAME), TableState.DATA_SYNC)
+        store.remove_table(ORDERS)
+        current = store.transition(store.add_table(ORDERS, ORDERS_NAME), TableState.DATA_SYNC)
+        with pytest.raises(StateConflict):
+            store.transition(zombie, TableState.FINISHED_COPY, TableUpdate(snapshot_lsn=Lsn(1)))
+        assert store.table(ORDERS) == current
+
+    def test_any_error_text_can_be_reported(self, store: StateStore) -> None:
+        added = store.add_table(ORDERS, ORDERS_NAME)
+        store.transition(added, TableState.ERRORED, TableUpdate(error="NUL \0, surrogate \udc80, ✗", hint="\0"))
+        stored = store.table(ORDERS)
+        assert stored is not None
+        assert stored.error is not None
+        assert stored.error.startswith("NUL ")
+        assert stored.error.endswith(", ✗")
+
+    def test_history_has_the_newest_first(self, store: StateStore, clock: Clock) -> None:
+        status = store.add_table(ORDERS, ORDERS_NAME)
+        store.add_table(CUSTOMERS, ORDERS_NAME)
+        for to, error in ((TableState.DATA_SYNC, None), (TableState.ERRORED, "disk full"), (TableState.INIT, None)):
+            clock.pass_time(60)
+            status = store.transition(status, to, TableUpdate(error=error))
+        lines = store.history(ORDERS, limit=3)
+        assert [(line.from_state, line.to_state, line.error) for line in lines] == [
+            (TableState.ERRORED, TableState.INIT, None),
+            (TableState.DATA_SYNC, TableState.ERRORED, "disk full"),
+            (TableState.INIT, TableState.DATA_SYNC, None),
+        ]
+        assert [line.at for line in lines] == [clock() - timedelta(minutes=age) for age in range(3)]
+
+    # Progress
+
+    def test_progress_is_kept(self, store: StateStore, clock: Clock) -> None:
+        commit_time = datetime(2026, 3, 29, 2, 59, 59, 1, tzinfo=timezone(timedelta(hours=2)))
+        progress = ReplicationProgress(LAST, commit_time, 1 << 40, 130_000.5, 0.25)
+        store.save_progress(progress)
+        assert store.progress() == replace(progress, updated_at=clock())
+        clock.pass_time(1)
+        bare = ReplicationProgress(LAST)
+        store.save_progress(bare)
+        assert store.progress() == replace(bare, updated_at=clock())
+
+    def test_progress_only_grows(self, store: StateStore) -> None:
+        """In numbers: unsigned, and 10 after 9."""
+        ascending = [ZERO, Lsn(9), Lsn(10), Lsn(0xFFFFFFFF), Lsn(1 << 32), Lsn(SIGN - 1), SIGN, LAST]
+        for lsn in ascending:
+            store.save_progress(ReplicationProgress(lsn))
+        for lsn in ascending[:-1]:
+            with pytest.raises(StateConflict):
+                store.save_progress(ReplicationProgress(lsn, rows=7))
+        stored = store.progress()
+        assert stored is not None
+        assert (stored.flushed_lsn, stored.rows) == (LAST, 0)
+
+    # Schemas
+
+    def test_a_schema_gets_a_version_when_it_changed(self, store: StateStore) -> None:
+        wider = replace(SCHEMA, columns=(*SCHEMA.columns, Column("note", TEXT, attnum=2, missing_value="a\0b")))
+        assert store.save_schema(SCHEMA, Lsn(1)) == 1
+        assert store.save_schema(SCHEMA, Lsn(2)) == 1
+        assert store.save_schema(wider, Lsn(3)) == 2
+        assert store.schema(ORDERS) == (2, wider)
+        assert store.save_schema(SCHEMA, Lsn(4)) == 3
+        assert store.schema(ORDERS) == (3, SCHEMA)
+        other = replace(SCHEMA, table_id=CUSTOMERS)
+        assert store.save_schema(other, LAST) == 1
+        assert store.schema(CUSTOMERS) == (1, other)
+
+    def test_a_schema_comes_back_as_it_was(self, store: StateStore) -> None:
+        mood = PgType(4294967295, "Mood", "my types", TypeKind.ENUM)
+        array = PgType(99999, "_Mood", "my types", TypeKind.ARRAY, element=mood)
+        domain = PgType(100001, "moods", "public", TypeKind.DOMAIN, element=array)
+        columns = (
+            Column("id", TEXT, type_modifier=68, nullable=False, attnum=1, missing_value=""),
+            Column('quo"ted ✗', domain, attnum=3, missing_value='{"a b",NULL}'),
+        )
+        schema = TableSchema(ORDERS, TableName("My Schema", "ö"), columns, ("id", 'quo"ted ✗'), ReplicaIdentity.FULL)
+        store.save_schema(schema, Lsn(1))
+        assert store.schema(ORDERS) == (1, schema)
+
+    # Holds
+
+    def test_a_hold_is_answered_and_released(self, store: StateStore, clock: Clock) -> None:
+        hold = Hold("verify", clock() + timedelta(seconds=30), LAST)
+        store.request_hold(hold)
+        assert store.hold() == hold
+        store.answer_hold("verify", SIGN)
+        assert store.hold() == replace(hold, reached=SIGN)
+        store.release_hold("verify")
+        assert store.hold() is None
+        store.answer_hold("verify", SIGN)
+        store.release_hold("verify")
+        assert store.hold() is None
+
+    def test_a_hold_expires(self, store: StateStore, clock: Clock) -> None:
+        store.request_hold(Hold("verify", clock() + timedelta(seconds=30)))
+        clock.pass_time(29.999)
+        assert store.hold() is not None
+        clock.pass_time(0.001)
+        assert store.hold() is None
+        store.answer_hold("verify", Lsn(1))
+        later = Hold("verify", clock() + timedelta(seconds=30))
+        store.request_hold(later)
+        assert store.hold() == later
+
+    def test_a_hold_has_one_owner(self, store: StateStore, clock: Clock) -> None:
+        hold = Hold("verify", clock() + timedelta(seconds=30))
+        store.request_hold(hold)
+        other = Hold("resync", clock() + timedelta(seconds=90))
+        with pytest.raises(StateConflict, match="verify"):
+            store.request_hold(other)
+        store.answer_hold("resync", Lsn(1))
+        store.release_hold("resync")
+        assert store.hold() == hold
+        clock.pass_time(30)
+        store.request_hold(other)
+        assert store.hold() == other
+
+    def test_a_renewed_hold_keeps_its_answer(self, store: StateStore, clock: Clock) -> None:
+        hold = Hold("verify", clock() + timedelta(seconds=30), Lsn(7))
+        store.request_hold(hold)
+        store.answer_hold("verify", Lsn(6))
+        renewed = replace(hold, expires_at=clock() + timedelta(seconds=60))
+        store.request_hold(renewed)
+        assert store.hold() == replace(renewed, reached=Lsn(6))
+        further = replace(renewed, lsn=Lsn(9))
+        store.request_hold(further)
+        assert store.hold() == further

@@ -1,0 +1,126 @@
+"""One-dimensional array literals, split into their elements in one pass over the column's bytes.
+
+`{1,2,NULL}`, `{"a \\"quoted\\" word","NULL",""}`: an element is quoted if it is empty, reads NULL or holds a
+character that means something here. https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from etl_core.errors import ValueOutOfRange
+from etl_core.identifiers import TableName
+from etl_core.schema.table import Column
+from etl_core.values.refusal import out_of_range, unreadable
+from etl_core.values.text import (
+    Array,
+    Bytes,
+    Mask,
+    Positions,
+    TextBytes,
+    offsets_from_lengths,
+    text_bytes,
+    variable_width,
+)
+
+# What a byte may mean; the order matters: below _CLOSE an element follows, from _QUOTE on quoting is in play.
+_PLAIN, _COMMA, _OPEN, _CLOSE, _QUOTE, _BACKSLASH = range(6)
+_MEANING = np.zeros(256, np.uint8)
+for _character, _class in zip(b',{}"\\', (_COMMA, _OPEN, _CLOSE, _QUOTE, _BACKSLASH), strict=True):
+    _MEANING[_character] = _class
+
+
+def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positions, Array, Mask | None]:
+    """The lists' offsets, the elements' text end to end (a string array), and which lists are not NULL.
+
+    Raises ValueOutOfRange for more than one dimension and for a lower bound other than 1.
+    """
+    part = text_bytes(text)
+    starts = part.starts
+    if len(starts) == 0:
+        return np.zeros(len(part) + 1, np.int64), pa.array([], pa.string()), part.valid
+    _check_ends(part, column, table)
+    meaning = _MEANING[part.data]
+    dropped = np.flatnonzero(meaning)
+    meaning = meaning[dropped]
+    if meaning.max() >= _QUOTE:
+        meant = _means_something(dropped, meaning)
+        dropped, meaning = dropped[meant], meaning[meant]
+    structure = np.flatnonzero(meaning <= _CLOSE)
+    is_open = meaning[structure] == _OPEN
+    if not np.array_equal(dropped[structure[is_open]], starts):
+        raise _too_many_dimensions(column, table)
+    if not np.array_equal(dropped[structure[meaning[structure] == _CLOSE]], part.ends - 1):
+        raise unreadable(column, table)
+
+    # An element reaches from an opening brace or a comma to the next comma or closing brace.
+    before = np.flatnonzero(meaning[structure] != _CLOSE)
+    first, last = structure[before], structure[before + 1]
+    lengths = dropped[last] - dropped[first] - 1
+    exists = lengths > 0
+    row = np.cumsum(is_open[before]) - 1
+    counts = np.bincount(row[exists], minlength=len(starts))
+    first, last, lengths = first[exists], last[exists], lengths[exists]
+    begins = dropped[first] + 1
+    removed = last - first - 1
+    is_null = _reads_null(part.data, begins, lengths, removed)
+
+    kept = np.ones(len(part.data), np.bool_)
+    kept[dropped] = False
+    for place in range(4):
+        kept[begins[is_null] + place] = False
+    lengths = np.where(is_null, 0, lengths - removed)
+    valid = ~is_null if is_null.any() else None
+    elements = variable_width(pa.string(), part.data[kept], offsets_from_lengths(lengths), valid)
+    return offsets_from_lengths(part.spread(counts)), elements, part.valid
+
+
+def _check_ends(part: TextBytes, column: Column, table: TableName) -> None:
+    if (part.ends - part.starts < len("{}")).any():
+        raise unreadable(column, table)
+    opening, closing = part.data[part.starts], part.data[part.ends - 1]
+    if (opening == ord("[")).any():
+        raise out_of_range(
+            "an array with explicit bounds, such as [0:2]={…}, which a list cannot hold",
+            column,
+            table,
+            "store arrays that begin at 1, or cast the column to text in the source",
+        )
+    if (opening != ord("{")).any() or (closing != ord("}")).any():
+        raise unreadable(column, table)
+
+
+def _too_many_dimensions(column: Column, table: TableName) -> ValueOutOfRange:
+    return out_of_range(
+        "an array of more than one dimension, which a list cannot hold",
+        column,
+        table,
+        "store one-dimensional arrays, or cast the column to text or jsonb in the source",
+    )
+
+
+def _means_something(positions: Positions, meaning: Bytes) -> Mask:
+    """Of the bytes that may mean something, those that do: quotes, escaping backslashes, structure outside quotes."""
+    backslashes = np.flatnonzero(meaning == _BACKSLASH)
+    escaped = np.zeros(len(positions), np.bool_)
+    if len(backslashes):
+        # In a run of backslashes every other one escapes, beginning with the first.
+        continues = np.diff(positions[backslashes], prepend=-2) == 1
+        place = np.arange(len(backslashes))
+        run_start = np.maximum.accumulate(np.where(continues, 0, place))
+        escapes = backslashes[(place - run_start) % 2 == 0]
+        follows = positions[escapes + 1] == positions[escapes] + 1
+        escaped[escapes[follows] + 1] = True
+    quotes = (meaning == _QUOTE) & ~escaped
+    inside = np.bitwise_xor.accumulate(quotes)
+    means: Mask = ~escaped & (quotes | ~inside | (meaning == _BACKSLASH))
+    return means
+
+
+def _reads_null(data: Bytes, begins: Positions, lengths: Positions, removed: Positions) -> Mask:
+    is_null: Mask = (lengths == 4) & (removed == 0) & (data[begins] == ord("N"))
+    candidates = np.flatnonzero(is_null)
+    for place, character in enumerate(b"ULL", start=1):
+        is_null[candidates] &= data[begins[candidates] + place] == character
+    return is_null

@@ -1,0 +1,98 @@
+"""interval in ISO 8601 style (`IntervalStyle = iso_8601`): `P1Y-2M3DT4H-5M6.789S`, each part with its own sign.
+
+Of PostgreSQL's four styles it is the one in which every number is followed by one letter that says what it is.
+https://www.postgresql.org/docs/current/datatype-datetime.html#DATATYPE-INTERVAL-OUTPUT
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pyarrow as pa
+
+from etl_core.identifiers import TableName
+from etl_core.schema.table import Column
+from etl_core.values.refusal import out_of_range, unreadable
+from etl_core.values.text import (
+    Array,
+    Bytes,
+    Mask,
+    Positions,
+    TextBytes,
+    fixed_width,
+    offsets_from_lengths,
+    text_bytes,
+    variable_width,
+    view_buffer,
+)
+
+_VALUE = np.dtype([("months", np.int32), ("days", np.int32), ("nanoseconds", np.int64)])
+_LAST_MICROSECOND = (2**63 - 1) // 1000
+
+# How many of its part a unit is worth, before T and after it.
+_MONTHS = {"Y": 12, "M": 1}
+_DAYS = {"D": 1}
+_SECONDS = {"H": 3600, "M": 60, "S": 1}
+
+
+def load_interval(text: Array, column: Column, table: TableName) -> Array:
+    """Months, days and nanoseconds. Raises ValueOutOfRange beyond ±292 years of hours, and for infinity."""
+    part = text_bytes(text)
+    if len(part.starts) == 0:
+        return pa.nulls(len(part), pa.month_day_nano_interval())
+    if (part.data >= ord("a")).any():
+        raise out_of_range(
+            "infinity, which no interval of months, days and nanoseconds can hold",
+            column,
+            table,
+            "replace infinite intervals in the source by NULL",
+        )
+    try:
+        months, days, microseconds = _parse(part)
+    except (pa.ArrowInvalid, ValueError):
+        raise unreadable(column, table) from None
+    if ((microseconds > _LAST_MICROSECOND) | (microseconds < -_LAST_MICROSECOND)).any():
+        raise out_of_range(
+            "an interval of more than 2,562,047 hours, which 64 bits of nanoseconds cannot hold",
+            column,
+            table,
+            "write long intervals in days or months: justify_hours() in the source does so",
+        )
+    values = np.zeros(len(part.starts), _VALUE)
+    values["months"], values["days"], values["nanoseconds"] = months, days, microseconds * 1000
+    return fixed_width(pa.month_day_nano_interval(), part.spread(values), part.valid)
+
+
+def _parse(part: TextBytes) -> tuple[Positions, Positions, Positions]:
+    """Months, days and microseconds of each value that is not NULL. ValueError or ArrowInvalid if it is no interval."""
+    letters = np.flatnonzero(part.data >= ord("A"))
+    letter = part.data[letters]
+    begins, is_t = letter == ord("P"), letter == ord("T")
+    if not np.array_equal(letters[begins], part.starts) or letters[-1] != len(part.data) - 1:
+        raise ValueError("not ISO 8601")
+    digits = np.diff(letters, prepend=-1) - 1
+    is_unit = ~(begins | is_t)
+    if digits[~is_unit].any():
+        raise ValueError("a number without a unit")
+    row = np.cumsum(begins) - 1
+    times = np.cumsum(is_t)
+    after_t = (times > times[begins][row])[is_unit]
+    millionths = _read_millionths(part.data[part.data < ord("A")], offsets_from_lengths(digits[is_unit]))
+    row, letter = row[is_unit], letter[is_unit]
+
+    def total(units: dict[str, int], among: Mask) -> Positions:
+        sums = np.zeros(len(part.starts), np.int64)
+        for unit, worth in units.items():
+            chosen = among & (letter == ord(unit))
+            sums[row[chosen]] += millionths[chosen] * worth
+        return sums
+
+    return total(_MONTHS, ~after_t) // 1_000_000, total(_DAYS, ~after_t) // 1_000_000, total(_SECONDS, after_t)
+
+
+def _read_millionths(digits: Bytes, offsets: Positions) -> Positions:
+    """Numbers of up to six decimals as 64-bit integers of millionths: the low half of a small decimal128."""
+    numbers = variable_width(pa.string(), digits, offsets, None).cast(pa.decimal128(18, 6))
+    low = 0 if sys.byteorder == "little" else 1
+    return view_buffer(numbers.buffers()[1], np.int64)[low::2][: len(numbers)]

@@ -1,0 +1,127 @@
+"""Arrow text arrays as numpy arrays of bytes, and numpy arrays back as Arrow arrays; nothing is copied twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Array: TypeAlias = "pa.Array[Any]"
+Bytes = npt.NDArray[np.uint8]
+Positions = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class TextBytes:
+    """The values' bytes end to end: value i is `data[offsets[i]:offsets[i + 1]]`, empty if it is NULL.
+
+    `valid` is None if no value is NULL.
+    """
+
+    data: Bytes
+    offsets: Positions
+    valid: Mask | None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def starts(self) -> Positions:
+        """Where each value that is not NULL begins."""
+        return self.offsets[:-1] if self.valid is None else self.offsets[:-1][self.valid]
+
+    @property
+    def ends(self) -> Positions:
+        """Where each value that is not NULL ends."""
+        return self.offsets[1:] if self.valid is None else self.offsets[1:][self.valid]
+
+    def spread(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """One value per row from one per row that is not NULL; zero for the others."""
+        if self.valid is None:
+            return values
+        spread = np.zeros(len(self), dtype=values.dtype)
+        spread[self.valid] = values
+        return spread
+
+
+def as_string(text: Array) -> Array:
+    """The same bytes as a string array. The server vouches for UTF-8: it is not validated again."""
+    return text if pa.types.is_string(text.type) else text.view(pa.string())
+
+
+def as_binary(text: Array) -> Array:
+    """The same bytes as a binary array."""
+    return text if pa.types.is_binary(text.type) else text.view(pa.binary())
+
+
+def text_bytes(text: Array) -> TextBytes:
+    """The bytes of a string or binary array, without a copy unless a NULL hides bytes."""
+    if len(text) == 0:
+        return TextBytes(np.zeros(0, np.uint8), np.zeros(1, np.int64), None)
+    _, offset_buffer, data_buffer = text.buffers()
+    offsets = view_buffer(offset_buffer, np.int32)[text.offset : text.offset + len(text) + 1].astype(np.int64)
+    data = view_buffer(data_buffer, np.uint8)
+    data = data[offsets[0] : offsets[-1]]
+    offsets -= offsets[0]
+    valid = validity(text)
+    if valid is not None:
+        lengths = np.diff(offsets)
+        if lengths[~valid].any():
+            data = data[np.repeat(valid, lengths)]
+            offsets = offsets_from_lengths(np.where(valid, lengths, 0))
+    return TextBytes(data, offsets, valid)
+
+
+def nulled(strings: Array, hidden: Mask) -> Array:
+    """The string array with NULL where `hidden` is true; it shares the bytes."""
+    _, offsets, data = strings.buffers()
+    shifted = None if offsets is None else offsets.slice(strings.offset * np.int32().itemsize)
+    return pa.Array.from_buffers(pa.string(), len(strings), [bitmap(~hidden), shifted, data])
+
+
+def validity(array: Array) -> Mask | None:
+    """True for each value that is not NULL; None if all are."""
+    bitmap = array.buffers()[0]
+    if bitmap is None or array.null_count == 0:
+        return None
+    bits = np.unpackbits(view_buffer(bitmap, np.uint8), count=array.offset + len(array), bitorder="little")
+    mask: Mask = bits[array.offset :].view(np.bool_)
+    return mask
+
+
+def offsets_from_lengths(lengths: npt.NDArray[np.integer[Any]]) -> Positions:
+    """The n + 1 offsets of n values."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def bitmap(mask: Mask | None) -> pa.Buffer | None:
+    """A validity bitmap, or the values of a boolean array."""
+    return None if mask is None else buffer_of(np.packbits(mask, bitorder="little"))
+
+
+def view_buffer(buffer: pa.Buffer | None, dtype: type[Number]) -> npt.NDArray[Number]:
+    """The buffer's memory as numbers; none for an absent buffer."""
+    return np.zeros(0, dtype) if buffer is None else np.frombuffer(memoryview(buffer), dtype)
+
+
+def buffer_of(values: npt.NDArray[Any]) -> pa.Buffer:
+    """The memory of `values` as an Arrow buffer."""
+    return pa.py_buffer(np.ascontiguousarray(values).data)
+
+
+def fixed_width(arrow_type: pa.DataType, values: npt.NDArray[Any], valid: Mask | None) -> Array:
+    """An array of a fixed-width type over `values`, whose memory it shares."""
+    return pa.Array.from_buffers(arrow_type, len(values), [bitmap(valid), buffer_of(values)])
+
+
+def variable_width(arrow_type: pa.DataType, data: Bytes, offsets: Positions, valid: Mask | None) -> Array:
+    """A string or binary array over `data`, whose memory it shares."""
+    buffers = [bitmap(valid), buffer_of(offsets.astype(np.int32)), buffer_of(data)]
+    return pa.Array.from_buffers(arrow_type, len(offsets) - 1, buffers)

@@ -1,0 +1,188 @@
+"""Every command on a real source, one after another as a person uses them."""
+
+from __future__ import annotations
+
+import json
+
+import duckdb
+import pytest
+
+
+def test_the_whole_way(project) -> None:
+    before = project.run("status")
+    assert before.status == 0
+    assert "nothing has been replicated yet: etl run" in before.out
+    assert not project.warehouse.exists()
+
+    healthy = project.run("doctor")
+    assert healthy.status == 0, healthy.out
+    assert "ready to replicate" in healthy.out
+
+    copied = project.run("sync")
+    assert copied.status == 0, copied.err
+    assert "public.orders  1,000 rows" in copied.out
+    assert "copied 2 tables: 1,200 rows" in copied.out
+    assert "public.orders: copied 1,000 rows" in copied.err
+    assert "nothing to copy: 2 tables copied before" in project.run("sync").out
+
+    project.database.execute("UPDATE orders SET note = 'new' WHERE id = 7; DELETE FROM items WHERE order_id = 3")
+    streamed = project.run("stream", "--until-caught-up")
+    assert streamed.status == 0, streamed.err
+    assert "2 row changes" in streamed.out
+    assert "public.orders ~1" in streamed.err
+    assert "public.items -1" in streamed.err
+
+    proof = project.run("verify")
+    assert proof.status == 0, proof.out
+    assert "equal: 2 tables, 1,199 rows" in proof.out
+
+    after = project.run("status")
+    assert after.status == 0
+    assert f"{project.slot}: reserved" in after.out
+    assert [line.split()[:2] for line in after.out.splitlines()[-2:]] == [
+        ["public.items", "ready"],
+        ["public.orders", "ready"],
+    ]
+
+
+def test_run_until_caught_up_copies_and_streams(project) -> None:
+    first = project.run("run", "--until-caught-up", "--quiet")
+    assert (first.status, first.err) == (0, "")
+    assert "copied 2 tables" in first.out
+    project.database.execute("TRUNCATE items; INSERT INTO orders VALUES (0, 'zero')")
+    assert project.run("run", "--until-caught-up").status == 0
+    with duckdb.connect(project.warehouse, read_only=True) as warehouse:
+        assert warehouse.execute("SELECT count(*) FROM public.items").fetchall() == [(0,)]
+        assert warehouse.execute("SELECT count(*), min(id) FROM public.orders").fetchall() == [(1001, 0)]
+
+
+def test_for_ends_by_itself(project) -> None:
+    ended = project.run("run", "--for", "500ms")
+    assert ended.status == 0
+    assert "the time is up at " in ended.out
+
+
+def test_status_as_json(project) -> None:
+    nothing = json.loads(project.run("status", "--json").out)
+    assert (nothing["tables"], nothing["stream"], nothing["slot"]) == ([], None, None)
+    project.run("run", "--until-caught-up")
+    known = json.loads(project.run("status", "--json").out)
+    assert known["pipeline"] == project.pipeline
+    assert known["source"] == {"reachable": True, "error": None}
+    assert known["destination"] == {"type": "duckdb", "error": None}
+    assert known["stream"]["active"] is False
+    assert known["stream"]["lag_seconds"] >= 0
+    assert known["slot"]["name"] == project.slot
+    assert known["slot"]["bytes_behind"] >= 0
+    assert [(table["name"], table["state"], table["rows_copied"]) for table in known["tables"]] == [
+        ("public.items", "ready", 200),
+        ("public.orders", "ready", 1000),
+    ]
+    assert all(table["watermark_lsn"] and table["error"] is None for table in known["tables"])
+
+
+def test_verify_names_the_differing_keys(project) -> None:
+    project.run("run", "--until-caught-up")
+    with duckdb.connect(project.warehouse) as warehouse:
+        warehouse.execute("DELETE FROM public.orders WHERE id = 11")
+        warehouse.execute("UPDATE public.orders SET note = 'tampered' WHERE id IN (500, 501)")
+        warehouse.execute("INSERT INTO public.orders VALUES (9999, 'extra')")
+    different = project.run("verify")
+    assert different.status == 1
+    assert "1,000 rows in the source, 1,000 in the destination: 1 missing, 1 extra, 2 changed" in different.out
+    for key in ("11", "500", "501", "9999"):
+        assert f"key {key}: 1 row" in different.out
+    assert "tampered" not in different.out + different.err
+    assert "1 table differs, 1 equal" in different.out
+    assert project.run("verify", "--table", "items").status == 0
+
+
+def test_verify_says_what_it_could_not_compare(project) -> None:
+    project.run("run", "--until-caught-up")
+    project.run("pause", "orders")
+    partly = project.run("verify")
+    assert partly.status == 1
+    assert "1 table not compared, 1 equal" in partly.out
+    assert "PAUSED" in partly.out
+
+
+def test_pause_resume_and_resync(project) -> None:
+    project.run("run", "--until-caught-up")
+    assert project.run("pause", "public.orders").out == "public.orders is paused; its data stays as it is\n"
+    project.database.execute("INSERT INTO orders VALUES (0, 'meanwhile')")
+    project.run("run", "--until-caught-up")
+    assert "paused" in project.run("status").out
+    with duckdb.connect(project.warehouse, read_only=True) as warehouse:
+        assert warehouse.execute("SELECT count(*) FROM public.orders WHERE id = 0").fetchall() == [(0,)]
+
+    assert "was neither paused nor failed: ready" in project.run("resume", "items").out
+    assert "will be copied" in project.run("resume", "orders").out
+    assert "will be copied again" in project.run("resync", "items").out
+    again = project.run("run", "--until-caught-up")
+    assert "copied 2 tables: 1,201 rows" in again.out
+    assert project.run("verify").status == 0
+
+
+def test_sync_of_a_named_table_copies_it_again(project) -> None:
+    project.run("run", "--until-caught-up")
+    again = project.run("sync", "--table", "orders")
+    assert again.status == 0, again.err
+    assert "copied 1 table: 1,000 rows" in again.out
+
+
+def test_a_failed_table_fails_the_command_and_only_itself(project) -> None:
+    project.database.execute("CREATE TABLE places (id int PRIMARY KEY, at point)")
+    project.configure(tables="[public.orders, public.places]", more="unknown_types_to_bytes: false")
+    failed = project.run("sync")
+    assert failed.status == 1
+    assert "copied 1 table: 1,000 rows" in failed.out
+    assert "public.places  failed: column at of table public.places has type point" in failed.out
+    assert "  → set unknown_types_to_bytes" in failed.out
+    assert "public.places failed:" in failed.err
+
+    streamed = project.run("stream", "--until-caught-up")
+    assert streamed.status == 1
+    assert "caught up at " in streamed.out
+    shown = project.run("status")
+    assert shown.status == 0
+    assert "    → set unknown_types_to_bytes" in shown.out
+
+
+def test_doctor_prints_the_sql_that_mends(project) -> None:
+    project.database.execute("CREATE TABLE log (line text)")
+    project.database.execute("CREATE PUBLICATION shop_pub FOR TABLE orders")
+    project.configure(tables="[public.orders, public.log]")
+    sick = project.run("doctor")
+    assert sick.status == 1
+    statements = [line.strip() for line in sick.out.splitlines() if line.startswith("    ")]
+    assert any(line.startswith("ALTER PUBLICATION") and line.endswith(";") for line in statements)
+    for statement in statements:
+        if "SYSTEM" not in statement:
+            project.database.execute(statement)
+    assert project.run("doctor").status == 0
+
+
+@pytest.mark.parametrize("own_publication", [True, False])
+def test_teardown_drops_what_the_pipeline_created(project, own_publication: bool) -> None:
+    if not own_publication:
+        project.database.execute("CREATE PUBLICATION shop_pub FOR TABLE orders, items")
+    project.run("run", "--until-caught-up")
+    refused = project.run("teardown")
+    assert refused.status == 2
+    assert "  → etl teardown --yes" in refused.err
+    assert slots(project) == [(project.slot,)]
+
+    done = project.run("teardown", "--yes")
+    assert done.status == 0, done.err
+    assert f"dropped replication slot {project.slot}" in done.out
+    assert slots(project) == []
+    left = project.database.execute("SELECT count(*) FROM pg_publication")
+    assert left == [(0 if own_publication else 1,)]
+    assert "nothing has been replicated yet" in project.run("status").out
+    assert "nothing to tear down" in project.run("teardown").out
+    with duckdb.connect(project.warehouse, read_only=True) as warehouse:
+        assert warehouse.execute("SELECT count(*) FROM public.orders").fetchall() == [(1000,)]
+
+
+def slots(project) -> list[tuple[str]]:
+    return project.database.execute("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()")

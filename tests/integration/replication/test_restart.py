@@ -1,0 +1,48 @@
+"""Killed at every boundary: the `etl` process dies by SIGKILL there while others write, starts again, and ends exact."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from etl_core.replication import failpoints
+
+if TYPE_CHECKING:
+    from tests.integration.replication.conftest import Churn, Lab
+
+PATIENCE = 60.0
+
+
+@pytest.mark.parametrize("failpoint", failpoints.ALL)
+def test_killed_twice_at_a_boundary(
+    lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], failpoint: str
+) -> None:
+    churned("a", "b")
+    lab.publish()
+    with churn("a", "b"):
+        for _ in range(2):  # the second process recovers from the first one's end, and dies in the same place
+            assert lab.process("run", failpoint=failpoint).wait(PATIENCE) == -signal.SIGKILL
+    pipeline = lab.pipeline()
+    pipeline.sync()
+    lab.assert_equal(pipeline)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_again_and_again(
+    lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], seed: int
+) -> None:
+    draw = random.Random(seed)
+    churned("a", "b", "c")
+    lab.publish()
+    with churn("a", "b", "c", seed=seed):
+        for _ in range(6):
+            failpoint = f"{draw.choice(failpoints.ALL)}:{draw.randint(1, 3)}"
+            ended = lab.process("run", "--for", "3s", failpoint=failpoint).wait(PATIENCE)
+            assert ended in (0, -signal.SIGKILL)
+    pipeline = lab.pipeline()
+    pipeline.sync()
+    lab.assert_equal(pipeline)

@@ -1,0 +1,276 @@
+"""What the catalog says of published tables, on a real server."""
+
+from __future__ import annotations
+
+import pytest
+
+from etl_core.errors import SourceChanged, SourceRefused
+from etl_core.identifiers import TableId, TableName
+from etl_core.schema.table import Column, PgType, ReplicaIdentity, TypeKind
+from etl_core.source.catalog import (
+    Fill,
+    FillKind,
+    PublishedTable,
+    added_column_fill,
+    published_table,
+    published_tables,
+    table_schema,
+)
+from etl_core.source.connection import Connection
+from etl_core.testing.database import Database
+
+
+def publish(database: Database, *statements: str) -> None:
+    for statement in statements:
+        database.execute(statement)
+    database.execute("CREATE PUBLICATION p FOR ALL TABLES WITH (publish_via_partition_root = true)")
+
+
+def one(conn: Connection, name: str = "t") -> PublishedTable:
+    return next(table for table in published_tables(conn, "p") if table.name.name == name)
+
+
+def test_columns_types_and_key(database: Database, conn: Connection, walsender: Connection) -> None:
+    publish(
+        database,
+        "CREATE TABLE t (gone int, id int, v varchar(20) NOT NULL, n numeric(12,2), a text[], PRIMARY KEY (v, id))",
+        "ALTER TABLE t DROP COLUMN gone",
+    )
+    table = one(conn)
+    int4, text = PgType(23, "int4"), PgType(25, "text")
+    assert table.schema.name == TableName("public", "t")
+    assert table.schema.columns == (
+        Column("id", int4, nullable=False, attnum=2),
+        Column("v", PgType(1043, "varchar"), type_modifier=24, nullable=False, attnum=3),
+        Column("n", PgType(1700, "numeric"), type_modifier=((12 << 16) | 2) + 4, attnum=4),
+        Column("a", PgType(1009, "_text", kind=TypeKind.ARRAY, element=text), attnum=5),
+    )
+    assert table.schema.key == ("id", "v"), "in column order"
+    assert (table.is_partitioned, table.leaves, table.row_filter) == (False, (), None)
+    assert table.schema.table_id == database.execute("SELECT 't'::regclass::oid::bigint")[0][0]
+    assert one(walsender) == table
+
+
+def test_types_of_ones_own(database: Database, conn: Connection) -> None:
+    publish(
+        database,
+        "CREATE SCHEMA own",
+        "CREATE TYPE own.mood AS ENUM ('a', 'b')",
+        "CREATE DOMAIN own.moods AS own.mood[]",
+        "CREATE DOMAIN own.more AS own.moods",
+        "CREATE TYPE own.pair AS (x int, y int)",
+        "CREATE TABLE t (d own.more, c own.pair, r int4range, m int4multirange, v int2vector, p point, n name)",
+    )
+    by_name = {column.name: column.type for column in one(conn).schema.columns}
+    more = by_name["d"]
+    assert (more.name, more.namespace, more.kind) == ("more", "own", TypeKind.DOMAIN)
+    moods = more.element
+    assert moods is not None
+    assert (moods.name, moods.kind) == ("moods", TypeKind.DOMAIN)
+    array = moods.element
+    assert array is not None
+    assert (array.name, array.kind) == ("_mood", TypeKind.ARRAY)
+    mood = array.element
+    assert mood is not None
+    assert (mood.name, mood.namespace, mood.kind, mood.element) == ("mood", "own", TypeKind.ENUM, None)
+    kinds = {name: (found.kind, found.element) for name, found in by_name.items() if name != "d"}
+    assert kinds == {
+        "c": (TypeKind.COMPOSITE, None),
+        "r": (TypeKind.RANGE, None),
+        "m": (TypeKind.MULTIRANGE, None),
+        # Not true arrays: they print without braces, or with another delimiter.
+        "v": (TypeKind.BASE, None),
+        "p": (TypeKind.BASE, None),
+        "n": (TypeKind.BASE, None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("statements", "identity", "key"),
+    [
+        ([], ReplicaIdentity.DEFAULT, ()),
+        (["ALTER TABLE t ADD PRIMARY KEY (b)"], ReplicaIdentity.DEFAULT, ("b",)),
+        (["ALTER TABLE t ADD PRIMARY KEY (b) DEFERRABLE"], ReplicaIdentity.DEFAULT, ()),
+        (["ALTER TABLE t ADD PRIMARY KEY (b)", "ALTER TABLE t REPLICA IDENTITY FULL"], ReplicaIdentity.FULL, ("b",)),
+        (["ALTER TABLE t REPLICA IDENTITY FULL"], ReplicaIdentity.FULL, ()),
+        (["ALTER TABLE t ADD PRIMARY KEY (b)", "ALTER TABLE t REPLICA IDENTITY NOTHING"], ReplicaIdentity.NOTHING, ()),
+        (
+            [
+                "ALTER TABLE t ADD PRIMARY KEY (b)",
+                "CREATE UNIQUE INDEX u ON t (c, a)",
+                "ALTER TABLE t REPLICA IDENTITY USING INDEX u",
+            ],
+            ReplicaIdentity.INDEX,
+            ("a", "c"),
+        ),
+    ],
+)
+def test_key_follows_replica_identity(
+    database: Database, conn: Connection, statements: list[str], identity: ReplicaIdentity, key: tuple[str, ...]
+) -> None:
+    publish(database, "CREATE TABLE t (a int NOT NULL, b int NOT NULL, c int NOT NULL)", *statements)
+    schema = one(conn).schema
+    assert (schema.replica_identity, schema.key) == (identity, key)
+
+
+def test_column_lists_row_filters_and_generated_columns(database: Database, conn: Connection) -> None:
+    if database.server.version_num < 150000:
+        pytest.skip("column lists and row filters came with PostgreSQL 15")
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int, b int, g int GENERATED ALWAYS AS (a + 1) STORED)")
+    database.execute("CREATE TABLE no_key (id int, a int, PRIMARY KEY (id, a))")
+    database.execute("CREATE PUBLICATION p FOR TABLE t (b, id) WHERE (b > 3 AND id <> 7), TABLE no_key (a)")
+    table = one(conn)
+    assert table.schema.column_names == ("id", "b")
+    assert table.row_filter == "((b > 3) AND (id <> 7))"
+    assert one(conn, "no_key").schema.key == (), "half a key identifies nothing"
+    database.execute("ALTER PUBLICATION p SET TABLE t")
+    assert one(conn).schema.column_names == ("id", "a", "b")
+    if database.server.version_num >= 180000:
+        database.execute("ALTER PUBLICATION p SET (publish_generated_columns = stored)")
+        assert one(conn).schema.column_names == ("id", "a", "b", "g")
+
+
+PARTITIONS = (
+    "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+    "CREATE SCHEMA old",
+    "CREATE TABLE old.t_0 PARTITION OF t FOR VALUES FROM (0) TO (10)",
+    "CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (id)",
+    "CREATE TABLE t_1_1 PARTITION OF t_1 FOR VALUES FROM (10) TO (15)",
+)
+
+
+def test_partitions_under_their_root(database: Database, conn: Connection) -> None:
+    publish(database, *PARTITIONS)
+    (table,) = published_tables(conn, "p")
+    assert table.is_partitioned
+    assert table.schema.key == ("id",)
+    assert table.leaves == (TableName("old", "t_0"), TableName("public", "t_1_1"))
+
+
+def test_partitions_as_tables_of_their_own(database: Database, conn: Connection) -> None:
+    for statement in PARTITIONS:
+        database.execute(statement)
+    database.execute("CREATE PUBLICATION p FOR TABLE t")
+    tables = published_tables(conn, "p")
+    assert [str(table.name) for table in tables] == ["old.t_0", "public.t_1_1"]
+    assert not any(table.is_partitioned for table in tables)
+
+
+def test_estimates_come_from_statistics(database: Database, conn: Connection) -> None:
+    publish(
+        database,
+        *PARTITIONS,
+        "CREATE TABLE plain (v text)",
+        "INSERT INTO t SELECT generate_series(0, 14)",
+        "INSERT INTO plain SELECT repeat('x', 1000) FROM generate_series(1, 100)",
+        "ANALYZE t, plain",
+    )
+    assert (one(conn).estimated_rows, one(conn).estimated_bytes) == (15, 2 * 8192)
+    assert one(conn, "plain").estimated_rows == 100
+    assert one(conn, "plain").estimated_bytes == database.execute("SELECT pg_relation_size('plain')")[0][0]
+
+
+def test_one_table_as_of_now(database: Database, conn: Connection) -> None:
+    publish(database, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE other (id int)")
+    table = one(conn)
+    table_id = table.schema.table_id
+    assert published_table(conn, table_id, "p") == table
+    database.execute("ALTER TABLE t ADD COLUMN v text")
+    schema = table_schema(conn, table_id, "p")
+    assert schema is not None
+    assert schema.column_names == ("id", "v")
+    database.execute("DROP TABLE t")
+    assert table_schema(conn, table_id, "p") is None
+    assert table_schema(conn, TableId(4294967295), "p") is None
+
+
+def test_a_table_without_columns(database: Database, conn: Connection) -> None:
+    publish(database, "CREATE TABLE t ()")
+    assert one(conn).schema.columns == ()
+
+
+def test_a_publication_that_does_not_exist(conn: Connection) -> None:
+    with pytest.raises(SourceRefused, match='publication "nope" does not exist'):
+        published_tables(conn, "nope")
+
+
+@pytest.mark.parametrize(
+    ("column", "fill"),
+    [
+        ("c text", Fill(FillKind.NULL)),
+        ("c text DEFAULT 'it''s, {ok} \\ \"q\" NULL'", Fill(FillKind.CONSTANT, 'it\'s, {ok} \\ "q" NULL')),
+        ("c text DEFAULT ''", Fill(FillKind.CONSTANT, "")),
+        ("c text DEFAULT 'NULL'", Fill(FillKind.CONSTANT, "NULL")),
+        ("c int NOT NULL DEFAULT 1 + 1", Fill(FillKind.CONSTANT, "2")),
+        ("c timestamptz DEFAULT '2024-03-01 12:00+02'", Fill(FillKind.CONSTANT, "2024-03-01 10:00:00+00")),
+        ("c interval DEFAULT '1 year 2 days'", Fill(FillKind.CONSTANT, "P1Y2D")),
+        ("c bytea DEFAULT '\\x00ff'", Fill(FillKind.CONSTANT, "\\x00ff")),
+        ('c jsonb DEFAULT \'{"a": "b,\\"c"}\'', Fill(FillKind.CONSTANT, '{"a": "b,\\"c"}')),
+        ('c text[] DEFAULT \'{"x,y",NULL,"q\\"z"}\'', Fill(FillKind.CONSTANT, '{"x,y",NULL,"q\\"z"}')),
+        ("c int[] DEFAULT '{{1,2},{3,4}}'", Fill(FillKind.CONSTANT, "{{1,2},{3,4}}")),
+        ("c box DEFAULT '(3,4),(1,2)'", Fill(FillKind.CONSTANT, "(3,4),(1,2)")),
+        ("c numeric(10,3) DEFAULT 1.5", Fill(FillKind.CONSTANT, "1.500")),
+        ("c float8 DEFAULT 0.1", Fill(FillKind.CONSTANT, "0.1")),
+        ("c uuid DEFAULT gen_random_uuid()", Fill(FillKind.UNKNOWN)),
+        ("c int GENERATED ALWAYS AS IDENTITY", Fill(FillKind.UNKNOWN)),
+        ("c bigserial", Fill(FillKind.UNKNOWN)),
+    ],
+)
+def test_what_old_rows_hold_in_an_added_column(database: Database, conn: Connection, column: str, fill: Fill) -> None:
+    publish(
+        database,
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "INSERT INTO t VALUES (1)",
+        f"ALTER TABLE t ADD COLUMN {column}",
+    )
+    schema = one(conn).schema
+    added = schema.column("c")
+    found = added_column_fill(conn, schema.table_id, added.attnum)
+    assert found == fill
+    assert added.missing_value == fill.text
+
+
+@pytest.mark.parametrize("definition", ["AS int DEFAULT 3", "AS int CHECK (VALUE > 0)", "AS int DEFAULT 3 NOT NULL"])
+def test_a_domain_can_bring_a_default(database: Database, conn: Connection, definition: str) -> None:
+    """Versions differ in whether they rewrite the table for it; saying NULL where there is a 3 is what must not be."""
+    publish(
+        database,
+        f"CREATE DOMAIN d {definition}",
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "INSERT INTO t VALUES (1)",
+        "ALTER TABLE t ADD COLUMN c d",
+    )
+    schema = one(conn).schema
+    fill = added_column_fill(conn, schema.table_id, schema.column("c").attnum)
+    held = database.execute("SELECT c::text FROM t")[0][0]
+    assert fill.kind is FillKind.UNKNOWN or fill.text == held
+
+
+def test_a_constant_is_known_until_the_table_is_rewritten(database: Database, conn: Connection) -> None:
+    publish(
+        database,
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "INSERT INTO t VALUES (1)",
+        "ALTER TABLE t ADD COLUMN c int DEFAULT 5",
+    )
+    schema = one(conn).schema
+    attnum = schema.column("c").attnum
+    database.execute("ALTER TABLE t ALTER COLUMN c SET DEFAULT 6")
+    assert added_column_fill(conn, schema.table_id, attnum) == Fill(FillKind.CONSTANT, "5")
+    database.execute("VACUUM FULL t")
+    assert added_column_fill(conn, schema.table_id, attnum) == Fill(FillKind.UNKNOWN)
+    database.execute("ALTER TABLE t DROP COLUMN c")
+    with pytest.raises(SourceChanged):
+        added_column_fill(conn, schema.table_id, attnum)
+
+
+def test_a_thousand_tables(database: Database, conn: Connection) -> None:
+    database.execute(
+        "DO $$ BEGIN FOR i IN 1..1000 LOOP EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, a text, b int[])', i);"
+        " END LOOP; END $$"
+    )
+    database.execute("CREATE PUBLICATION p FOR ALL TABLES")
+    tables = published_tables(conn, "p")
+    assert len({table.schema.table_id for table in tables}) == 1000
+    assert {table.schema.column_names for table in tables} == {("id", "a", "b")}
+    assert {table.schema.key for table in tables} == {("id",)}

@@ -1,0 +1,205 @@
+"""The preflight against a real server: what it finds, and that its SQL mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from etl_core.identifiers import TableName
+from etl_core.source.connection import Connection
+from etl_core.source.doctor import Finding, Severity, examine
+from etl_core.source.slot import create_slot
+from etl_core.testing.database import Database
+
+
+def name(table: str) -> TableName:
+    return TableName("public", table)
+
+
+def found(
+    database: Database, *tables: str, check: str | None = None, dsn: str | None = None, pipeline: str = "shop"
+) -> list[Finding]:
+    """What is not in order, of one check or of all."""
+    names = [name(table) for table in tables] if tables else None
+    findings = examine(dsn or database.dsn, pipeline=pipeline, publication="p", tables=names)
+    assert findings
+    return [
+        finding
+        for finding in findings
+        if finding.severity in (Severity.WARNING, Severity.UNSAFE) and check in (None, finding.check)
+    ]
+
+
+def mend(database: Database, findings: list[Finding]) -> None:
+    for finding in findings:
+        assert finding.sql is not None, finding
+        for statement in finding.sql.split("; "):
+            database.execute(statement)
+
+
+def test_a_source_in_order(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    before = database.execute("SELECT count(*) FROM pg_class")
+    database.execute("CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root = true)")
+    findings = examine(database.dsn, pipeline="shop", publication="p", tables=None)
+    assert not [finding for finding in findings if finding.severity in (Severity.WARNING, Severity.UNSAFE)]
+    checks = {finding.check for finding in findings if finding.severity is Severity.OK}
+    assert checks >= {"version", "wal_level", "max_replication_slots", "max_wal_senders", "replication", "slot"}
+    assert checks >= {"publication", "tables"}
+    assert database.execute("SELECT count(*) FROM pg_class") == before, "it left something behind"
+    assert database.execute("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == [(0,)]
+
+
+def test_a_source_that_is_not_there(database: Database) -> None:
+    (finding,) = examine(make_conninfo(database.dsn, port=1), pipeline="shop", publication="p")
+    assert (finding.severity, finding.check) == (Severity.UNSAFE, "connection")
+    password = psycopg.conninfo.conninfo_to_dict(database.dsn).get("password")
+    assert not password or str(password) not in finding.message
+
+
+def test_a_missing_publication_with_rights_to_create_it(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    assert found(database, "t") == []
+    (finding,) = found(database)
+    assert (finding.severity, finding.check) == (Severity.UNSAFE, "publication")
+    mend(database, [finding])
+    assert found(database) == []
+
+
+def test_a_table_that_is_not_published(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    database.execute("CREATE TABLE u (id int PRIMARY KEY)")
+    database.execute("CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root = true)")
+    findings = found(database, "t", "u")
+    assert [finding.severity for finding in findings] == [Severity.UNSAFE]
+    mend(database, findings)
+    assert found(database, "t", "u") == []
+
+
+def test_operations_that_are_not_published(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    database.execute("CREATE PUBLICATION p FOR TABLE t WITH (publish = 'insert, update')")
+    findings = found(database)
+    assert "delete, truncate" in findings[0].message
+    mend(database, findings)
+    assert found(database) == []
+
+
+@pytest.mark.parametrize("table", ["missing", "seen", "unlogged"])
+def test_what_cannot_be_replicated(database: Database, table: str) -> None:
+    database.execute("CREATE VIEW seen AS SELECT 1 AS id")
+    database.execute("CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY)")
+    database.execute("CREATE PUBLICATION p")
+    findings = found(database, table, check="tables")
+    assert [finding.severity for finding in findings] == [Severity.UNSAFE]
+    assert table in findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("statements", "severity", "mendable"),
+    [
+        ([], Severity.WARNING, False),
+        (["ALTER TABLE t ADD UNIQUE (a)"], Severity.WARNING, True),
+        (["ALTER TABLE t REPLICA IDENTITY FULL"], Severity.WARNING, False),
+        (["ALTER TABLE t ADD PRIMARY KEY (a)", "ALTER TABLE t REPLICA IDENTITY NOTHING"], Severity.UNSAFE, True),
+        (["ALTER TABLE t REPLICA IDENTITY NOTHING"], Severity.UNSAFE, False),
+    ],
+)
+def test_tables_without_an_identity(
+    database: Database, statements: list[str], severity: Severity, mendable: bool
+) -> None:
+    database.execute("CREATE TABLE t (a int NOT NULL, b int)")
+    for statement in statements:
+        database.execute(statement)
+    database.execute("CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root = true)")
+    (finding,) = found(database)
+    assert (finding.severity, finding.check, finding.sql is not None) == (severity, "replica_identity", mendable)
+    if mendable:
+        mend(database, [finding])
+        assert found(database) == []
+
+
+def test_a_partition_with_another_identity(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    database.execute("CREATE TABLE leaf PARTITION OF t FOR VALUES FROM (0) TO (10)")
+    database.execute("ALTER TABLE leaf REPLICA IDENTITY NOTHING")
+    database.execute("CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root = true)")
+    (finding,) = found(database)
+    assert finding.check == "replica_identity"
+
+
+@pytest.fixture
+def reader(database: Database) -> Iterator[str]:
+    """The connection string of a role without rights, gone with the test."""
+    role = f"role_{database.name}"
+    database.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(sql.Identifier(role)))
+    yield make_conninfo(database.dsn, user=role, password="secret")
+    database.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
+    database.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def test_rights_are_found_missing_and_mended(database: Database, reader: str) -> None:
+    database.execute("CREATE SCHEMA private")
+    database.execute("CREATE TABLE private.t (id int PRIMARY KEY)")
+    database.execute("ALTER TABLE private.t ENABLE ROW LEVEL SECURITY")
+    database.execute("CREATE PUBLICATION p FOR TABLE private.t WITH (publish_via_partition_root = true)")
+    findings = found(database, dsn=reader)
+    assert {finding.check for finding in findings} == {"replication", "rights", "row_security"}
+    assert {finding.severity for finding in findings} == {Severity.UNSAFE}
+    mend(database, findings)
+    assert found(database, dsn=reader) == []
+
+
+def test_a_publication_somebody_else_has_to_create(database: Database, reader: str) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    findings = found(database, "t", dsn=reader, check="publication")
+    assert "does not own public.t" in findings[0].message
+    mend(database, findings)
+    assert found(database, "t", dsn=reader, check="publication") == []
+
+
+def test_a_slot_of_something_else(database: Database, conn: Connection) -> None:
+    database.execute("CREATE PUBLICATION p FOR ALL TABLES")
+    slot = f"etl_{database.name}"
+    conn.execute("SELECT pg_create_physical_replication_slot(%s)", (slot,))
+    try:
+        (finding,) = found(database, check="slot", pipeline=database.name)
+        assert finding.severity is Severity.UNSAFE
+        assert finding.sql is None, "dropping what is not ours is no mending"
+    finally:
+        conn.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+
+
+def test_our_slot_is_seen(database: Database, walsender: Connection) -> None:
+    database.execute("CREATE PUBLICATION p FOR ALL TABLES WITH (publish_via_partition_root = true)")
+    create_slot(walsender, f"etl_{database.name}", export_snapshot=False)
+    findings = examine(database.dsn, pipeline=database.name, publication="p")
+    (finding,) = (finding for finding in findings if finding.check == "slot")
+    assert (finding.severity, "is reserved" in finding.message) == (Severity.OK, True)
+
+
+def test_types_carried_as_bytes_are_noted(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, r int4range)")
+    database.execute("CREATE PUBLICATION p FOR ALL TABLES")
+    findings = examine(database.dsn, pipeline="shop", publication="p")
+    (finding,) = (finding for finding in findings if finding.check == "types")
+    assert (finding.severity, "public.t.r (int4range)" in finding.message) == (Severity.NOTE, True)
+
+
+def test_many_findings_of_one_kind_are_counted(database: Database) -> None:
+    database.execute("DO $$ BEGIN FOR i IN 1..30 LOOP EXECUTE format('CREATE TABLE t%s (v text)', i); END LOOP; END $$")
+    database.execute("CREATE PUBLICATION p FOR ALL TABLES")
+    findings = found(database, check="replica_identity")
+    assert len(findings) == 11
+    assert "20 more tables" in findings[-1].message
+
+
+def test_it_does_not_depend_on_the_environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    database.execute("CREATE PUBLICATION p FOR ALL TABLES")
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=public -c default_transaction_read_only=on")
+    assert found(database) == []

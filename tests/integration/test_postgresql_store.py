@@ -1,0 +1,264 @@
+"""What is particular to the state store in PostgreSQL: rights, lost connections, secrets, how values lie in it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from etl_core.errors import ConfigError, EtlError, PermanentError, StateStoreUnavailable
+from etl_core.lsn import Lsn
+from etl_core.state import sql_engine
+from etl_core.state.sql_store import open_store
+from etl_core.state.store import ReplicationProgress, StateStore
+from etl_core.testing.database import Database
+
+PASSWORD = f"hunter2-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[StateStore]:
+    with closing(open_store(database.dsn, "shop")) as store:
+        store.migrate()
+        yield store
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role with no rights but to log in. `url` connects as it."""
+
+    name: str
+    url: str
+
+
+@pytest.fixture
+def role(database: Database) -> Iterator[Role]:
+    name = f"etl role {secrets.token_hex(4)}"
+    identifier = sql.Identifier(name)
+    database.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(identifier, sql.Literal(PASSWORD)))
+    yield Role(name, changed(database.dsn, user=name.replace(" ", "%20"), password=PASSWORD))
+    database.execute(sql.SQL("DROP OWNED BY {}").format(identifier))
+    database.execute(sql.SQL("DROP ROLE {}").format(identifier))
+
+
+def changed(dsn: str, *, user: str = "postgres", password: str = PASSWORD, port: int | None = None) -> str:
+    """The URL with another login, or another port."""
+    parts = urlsplit(dsn)
+    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.hostname}:{port or parts.port}"))
+
+
+def caught_migrating(url: str) -> EtlError:
+    with closing(open_store(url, "shop")) as store, pytest.raises(EtlError) as caught:
+        store.migrate()
+    assert_no_secret(caught.value)
+    assert caught.value.hint
+    return caught.value
+
+
+def assert_no_secret(error: BaseException | None) -> None:
+    """Neither in the error nor in anything it was raised from."""
+    while error is not None:
+        assert PASSWORD not in f"{error}{error!r}{vars(error).get('hint')}"
+        assert PASSWORD not in "".join(traceback.format_exception(error))
+        error = error.__context__
+
+
+def test_lsns_are_postgresqls(database: Database, store: StateStore) -> None:
+    store.save_progress(ReplicationProgress(Lsn.parse("FFFFFFFF/B374D848")))
+    assert database.execute("SELECT flushed_lsn, flushed_lsn::pg_lsn::text FROM etl.progress") == [
+        ("FFFFFFFF/B374D848", "FFFFFFFF/B374D848")
+    ]
+    ((collation,),) = database.execute(
+        "SELECT collation_name FROM information_schema.columns"
+        " WHERE table_name = 'progress' AND column_name = 'flushed_lsn'"
+    )
+    assert collation == "C"
+
+
+def test_sessions_say_whose_they_are(database: Database, store: StateStore) -> None:
+    assert store.progress() is None
+    assert database.execute(
+        "SELECT DISTINCT application_name FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ) == [("etl shop state",)]
+
+
+# Rights
+
+
+def test_a_role_that_may_not_create_the_schema_is_told_what_to_run(database: Database, role: Role) -> None:
+    error = caught_migrating(role.url)
+    assert isinstance(error, PermanentError)
+    assert f'role "{role.name}" may not create the schema etl' in str(error)
+    assert error.hint is not None
+    database.execute(error.hint.split("run: ")[1])
+    assert_usable(role.url)
+
+
+def test_a_role_that_may_not_create_tables_is_told_what_to_run(database: Database, role: Role) -> None:
+    database.execute("CREATE SCHEMA etl")
+    error = caught_migrating(role.url)
+    assert isinstance(error, PermanentError)
+    assert "may not create tables in the schema etl" in str(error)
+    assert error.hint is not None
+    database.execute(error.hint.split("run: ")[1])
+    assert_usable(role.url)
+
+
+def test_a_role_that_may_not_read_is_told_what_to_run(database: Database, store: StateStore, role: Role) -> None:
+    store.save_progress(ReplicationProgress(Lsn(1)))
+    error = caught_migrating(role.url)
+    assert isinstance(error, PermanentError)
+    assert "permission denied for schema etl" in str(error)
+    assert error.hint is not None
+    for grant in error.hint.split("run: ")[1].split("; "):
+        database.execute(sql.SQL(grant.replace("the role", "{}")).format(sql.Identifier(role.name)))
+    assert_usable(role.url)
+
+
+def assert_usable(url: str) -> None:
+    with closing(open_store(url, "shop")) as store:
+        store.migrate()
+        store.save_progress(ReplicationProgress(Lsn(9)))
+        assert store.progress() is not None
+
+
+# Connections
+
+
+def test_a_server_that_does_not_listen_is_unavailable(database: Database) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port, and it refuses
+        port = taken.getsockname()[1]
+        error = caught_migrating(changed(database.dsn, port=port))
+        assert isinstance(error, StateStoreUnavailable)
+        assert f"127.0.0.1:{port}/{database.name} refuses connections" in str(error)
+        # A host's name is not mistaken for a reason.
+        unknown = caught_migrating(f"postgresql://etl:{PASSWORD}@certificate.invalid/shop")
+        assert isinstance(unknown, StateStoreUnavailable)
+        by_parameter = caught_migrating(f"postgresql://postgres@127.0.0.1:{port}/shop?password={PASSWORD}")
+        assert isinstance(by_parameter, StateStoreUnavailable)
+
+
+def test_a_database_that_does_not_exist_is_permanent(database: Database) -> None:
+    error = caught_migrating(f"{database.dsn}_not")
+    assert isinstance(error, PermanentError)
+    assert f"{database.name}_not does not exist" in str(error)
+
+
+def test_a_wrong_password_is_permanent(role: Role) -> None:
+    try:
+        psycopg.connect(role.url.replace(PASSWORD, "wrong")).close()
+    except psycopg.OperationalError:
+        pass
+    else:
+        pytest.skip("this server trusts everybody")
+    error = caught_migrating(role.url.replace(PASSWORD, f"not-{PASSWORD}"))
+    assert isinstance(error, PermanentError)
+    assert "refuses the user or password" in str(error)
+
+
+def test_a_role_at_its_limit_is_unavailable(database: Database, role: Role) -> None:
+    database.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT 0").format(sql.Identifier(role.name)))
+    error = caught_migrating(role.url)
+    assert isinstance(error, StateStoreUnavailable)
+    assert "no connection left" in str(error)
+
+
+def test_a_role_that_may_not_connect_is_permanent(database: Database, role: Role) -> None:
+    database.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database.name)))
+    error = caught_migrating(role.url)
+    assert isinstance(error, PermanentError)
+    assert "GRANT CONNECT" in str(error.hint)
+
+
+def test_a_parameter_libpq_does_not_know_is_a_wrong_configuration(database: Database) -> None:
+    error = caught_migrating(f"{database.dsn}?sslmod={PASSWORD}")
+    assert isinstance(error, ConfigError)
+    assert error.field == "state.url"
+
+
+def test_a_store_that_was_not_migrated_says_so(database: Database) -> None:
+    with closing(open_store(database.dsn, "shop")) as store, pytest.raises(PermanentError, match="lacks a table"):
+        store.progress()
+
+
+def test_a_connection_lost_while_idle_is_not_noticed(database: Database, store: StateStore) -> None:
+    store.save_progress(ReplicationProgress(Lsn(1)))
+    assert end_sessions(database) == 1
+    store.save_progress(ReplicationProgress(Lsn(2)))
+    assert end_sessions(database) == 1
+    progress = store.progress()
+    assert progress is not None
+    assert progress.flushed_lsn == 2
+
+
+def test_a_connection_lost_in_a_call_is_unavailable(database: Database, store: StateStore) -> None:
+    store.save_progress(ReplicationProgress(Lsn(1)))
+    with psycopg.connect(database.dsn) as other, ThreadPoolExecutor(1) as executor:
+        other.execute("LOCK TABLE etl.progress")
+        saving = executor.submit(store.save_progress, ReplicationProgress(Lsn(2)))
+        while not end_sessions(database, "wait_event_type = 'Lock'"):
+            assert not saving.done()
+        error = saving.exception()
+    assert isinstance(error, StateStoreUnavailable)
+    assert_no_secret(error)
+    store.save_progress(ReplicationProgress(Lsn(3)))
+
+
+def test_another_sessions_lock_is_waited_for_only_so_long(
+    database: Database, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_engine, "LOCK_TIMEOUT", 0.05)
+    with psycopg.connect(database.dsn) as other:
+        other.execute("LOCK TABLE etl.progress")
+        with pytest.raises(StateStoreUnavailable, match="locked"):
+            store.save_progress(ReplicationProgress(Lsn(1)))
+        store.set_publication_owned(True)
+    store.save_progress(ReplicationProgress(Lsn(1)))
+
+
+def test_a_writer_that_hangs_is_waited_for_only_so_long(
+    database: Database, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_engine, "LOCK_TIMEOUT", 0.05)
+    engine, _ = sql_engine.open_engine(database.dsn, "shop")
+    with engine.begin() as connection:
+        sql_engine.begin_write(connection, "shop")
+        with pytest.raises(StateStoreUnavailable, match="locked"):
+            store.save_progress(ReplicationProgress(Lsn(1)))
+        with closing(open_store(database.dsn, "other")) as other:
+            other.save_progress(ReplicationProgress(Lsn(1)))
+    engine.dispose()
+    store.save_progress(ReplicationProgress(Lsn(1)))
+
+
+def test_a_standby_is_unavailable_with_a_hint(database: Database, store: StateStore) -> None:
+    database.execute(
+        sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(database.name))
+    )
+    end_sessions(database)
+    with pytest.raises(StateStoreUnavailable, match="read-only") as caught:
+        store.save_progress(ReplicationProgress(Lsn(1)))
+    assert caught.value.hint is not None
+    assert "primary" in caught.value.hint
+
+
+def end_sessions(database: Database, condition: str = "state = 'idle'") -> int:
+    """Ends the store's sessions that meet the condition; returns how many there were."""
+    query = sql.SQL(
+        "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity"
+        " WHERE application_name = 'etl shop state' AND datname = current_database() AND {}"
+    ).format(sql.SQL(condition))
+    ((count,),) = database.execute(query)
+    assert isinstance(count, int)
+    return count

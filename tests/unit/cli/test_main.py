@@ -1,0 +1,95 @@
+"""From a configuration that is wrong to the exit status: nothing of this needs a database, and nothing is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etl_core.cli import main
+from etl_core.cli.failures import report
+
+GOOD = """\
+pipeline: shop
+source:
+  dsn: postgresql://etl:hunter2@127.0.0.1:1/shop
+  publication: shop_pub
+destination: {type: duckdb, path: shop.duckdb}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "etl.yaml").write_text(GOOD)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["doctor", "sync", "stream", "run", "status", "verify", "resync x", "teardown"])
+@pytest.mark.parametrize(
+    ("old", "new", "sentence", "hint"),
+    [
+        ("publication:", "publicaton:", "etl.yaml:2: source.publication: is missing", "did you mean"),
+        ("pipeline: shop", "pipeline: My Shop", "etl.yaml:1: pipeline: 'My Shop' cannot name a pipeline", "use up to"),
+        ("type: duckdb", "type: duckbd", "etl.yaml:5: destination.type: there is no destination type", "use one of"),
+        ("path: shop.duckdb", "file: x", "etl.yaml:5: destination.file: destination type duckdb has no", "remove it"),
+        ("shop.duckdb}", "shop.duckdb", "etl.yaml:6: not valid YAML", None),
+    ],
+)
+def test_a_wrong_configuration_names_line_and_field(
+    folder: Path, command: str, old: str, new: str, sentence: str, hint: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "etl.yaml").write_text(GOOD.replace(old, new))
+    assert main(command.split()) == 2
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert lines[0].startswith(f"etl: {sentence}")
+    assert len(lines) == (2 if hint else 1)
+    assert hint is None or hint in lines[1]
+    assert "hunter2" not in said.err
+    assert said.out == ""
+    assert [path.name for path in folder.iterdir()] == ["etl.yaml"]
+
+
+def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "-c", str(tmp_path / "nope.yaml")]) == 2
+    assert capsys.readouterr().err == (
+        f"etl: {tmp_path / 'nope.yaml'}: there is no such file\n  → name the configuration file with -c\n"
+    )
+
+
+def test_status_before_the_first_run_needs_no_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    assert "nothing has been replicated yet: etl run" in capsys.readouterr().out
+
+
+def test_status_fails_if_nothing_can_be_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "shop.state.db").write_bytes(b"this is no database" * 500)
+    assert main(["status"]) == 1
+    assert "is not a readable SQLite file" in capsys.readouterr().err
+
+
+def test_a_source_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sync"]) == 1
+    sentence, hint = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("etl: cannot connect to 127.0.0.1:1, database shop")
+    assert hint.startswith("  → check that the server runs")
+
+
+def failure() -> Exception:
+    try:
+        int("4711-secret")
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+def test_an_unexpected_error_is_one_sentence_without_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(failure(), verbose=False) == 1
+    said = capsys.readouterr().err
+    assert said == "etl: unexpected ValueError\n  → this is a defect; run with -v for the traceback\n"
+
+
+def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(failure(), verbose=True) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err

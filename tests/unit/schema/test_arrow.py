@@ -1,0 +1,119 @@
+"""The Arrow type of each PostgreSQL type, and what is refused."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from etl_core.errors import UnsupportedType
+from etl_core.identifiers import TableId, TableName
+from etl_core.schema.arrow import arrow_schema, arrow_type, is_supported, key_schema, refuse_unsupported
+from etl_core.schema.pg_types import builtin, format_type
+from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+
+
+def known(oid: int) -> PgType:
+    pg_type = builtin(oid)
+    assert pg_type is not None
+    return pg_type
+
+
+def modifier(precision: int, scale: int) -> int:
+    return (precision << 16 | (scale & 0x7FF)) + 4
+
+
+@pytest.mark.parametrize(
+    ("oid", "expected"),
+    [
+        (16, pa.bool_()),
+        (17, pa.binary()),
+        (18, pa.string()),
+        (19, pa.string()),
+        (20, pa.int64()),
+        (21, pa.int16()),
+        (23, pa.int32()),
+        (25, pa.string()),
+        (26, pa.int64()),
+        (28, pa.int64()),
+        (114, pa.string()),
+        (700, pa.float32()),
+        (701, pa.float64()),
+        (1042, pa.string()),
+        (1043, pa.string()),
+        (1082, pa.date32()),
+        (1083, pa.time64("us")),
+        (1114, pa.timestamp("us")),
+        (1184, pa.timestamp("us", tz="UTC")),
+        (1186, pa.month_day_nano_interval()),
+        (1700, pa.string()),
+        (2950, pa.string()),
+        (3802, pa.string()),
+        (1016, pa.list_(pa.int64())),
+        (1185, pa.list_(pa.timestamp("us", tz="UTC"))),
+    ],
+)
+def test_known_types(oid: int, expected: pa.DataType) -> None:
+    column = Column("c", known(oid))
+    assert arrow_type(column) == expected
+    assert is_supported(column)
+
+
+@pytest.mark.parametrize("oid", [790, 791, 1266, 3904, 3905, 869, 600, 22])
+def test_unknown_types_are_bytes(oid: int) -> None:
+    column = Column("c", known(oid))
+    assert arrow_type(column) == pa.binary()
+    assert not is_supported(column)
+
+
+@pytest.mark.parametrize(
+    ("precision", "scale", "expected"),
+    [
+        (1, 0, pa.decimal128(1, 0)),
+        (38, 38, pa.decimal128(38, 38)),
+        (38, 0, pa.decimal128(38, 0)),
+        (39, 2, pa.string()),
+        (1000, 500, pa.string()),
+        (3, 5, pa.string()),
+        (5, -2, pa.string()),
+    ],
+)
+def test_numeric(precision: int, scale: int, expected: pa.DataType) -> None:
+    assert arrow_type(Column("c", known(1700), modifier(precision, scale))) == expected
+    assert arrow_type(Column("c", known(1231), modifier(precision, scale))) == pa.list_(expected)
+    assert format_type(Column("c", known(1231), modifier(precision, scale))) == f"numeric({precision},{scale})[]"
+
+
+def test_types_of_users() -> None:
+    mood = PgType(50_000, "mood", "public", TypeKind.ENUM)
+    amount = PgType(50_001, "amount", "public", TypeKind.DOMAIN, known(20))
+    citext = PgType(50_002, "citext", "public")
+    assert arrow_type(Column("c", mood)) == pa.string()
+    assert arrow_type(Column("c", PgType(50_003, "_mood", "public", TypeKind.ARRAY, mood))) == pa.list_(pa.string())
+    assert arrow_type(Column("c", amount)) == pa.int64()
+    assert arrow_type(Column("c", PgType(50_004, "big", "public", TypeKind.DOMAIN, amount))) == pa.int64()
+    assert not is_supported(Column("c", citext))
+    assert not is_supported(Column("c", PgType(50_005, "d", "public", TypeKind.DOMAIN, citext)))
+    assert not is_supported(Column("c", PgType(50_006, "_citext", "public", TypeKind.ARRAY, citext)))
+
+
+def test_schemas() -> None:
+    columns = (
+        Column("b", known(25), nullable=False),
+        Column("a", known(23), nullable=False),
+        Column("c", known(1700), modifier(5, 2)),
+    )
+    schema = TableSchema(TableId(1), TableName("public", "t"), columns, ("b", "a"))
+    assert arrow_schema(schema) == pa.schema([("b", pa.string()), ("a", pa.int32()), ("c", pa.decimal128(5, 2))])
+    assert key_schema(schema) == pa.schema([("b", pa.string()), ("a", pa.int32())])
+    assert all(field.nullable for field in arrow_schema(schema))
+    refuse_unsupported(schema)
+
+
+def test_refusal_names_table_column_and_type() -> None:
+    columns = (Column("id", known(20)), Column("spent", known(790)))
+    schema = TableSchema(TableId(1), TableName("sales", "Order"), columns, ())
+    with pytest.raises(UnsupportedType, match=r'column spent of table sales\."Order" has type money') as raised:
+        refuse_unsupported(schema)
+    assert raised.value.table == 'sales."Order"'
+    assert raised.value.hint is not None
+    assert "unknown_types_to_bytes" in raised.value.hint
