@@ -5,6 +5,7 @@ One object per process and pipeline. Everything a command or an orchestrator doe
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Self
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
 from etl_core.destination.registry import build_destination
-from etl_core.errors import ConfigError, EtlError, PermanentError, SlotInUse, SourceChanged, TableError
+from etl_core.errors import ConfigError, EtlError, PermanentError, SlotInUse, SourceChanged, StateConflict, TableError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
@@ -32,7 +33,7 @@ from etl_core.replication.source import Source
 from etl_core.replication.stream import Streamed, StreamWorker
 from etl_core.replication.verify import Verifier
 from etl_core.source.catalog import published_tables
-from etl_core.source.publication import drop_publication, ensure_publication
+from etl_core.source.publication import check_publication, drop_publication, ensure_publication
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import ServerInfo, current_lsn, server_info
 from etl_core.source.slot import SlotStatus, slot_status
@@ -104,12 +105,14 @@ class Pipeline:
     def prepare(self) -> None:
         """Brings store, destination, publication, main slot and table list into being. Idempotent.
 
-        Raises ConfigError, SourceRefused or SourceChanged; nothing was replicated then.
+        Raises ConfigError, SourceRefused or SourceChanged; nothing was replicated then. What the source can refuse is
+        asked before a file is made.
         """
-        self.store.migrate()
-        self.destination.prepare()
         with self.source.connect("prepare") as connection:
             server = server_info(connection)
+            check_publication(connection, self.source.publication, self.config.source.tables)
+            self.store.migrate()
+            self.destination.prepare()
             if ensure_publication(connection, self.source.publication, self.config.source.tables):
                 self.store.set_publication_owned(True)
             slot = slot_status(connection, self.source.main_slot)
@@ -176,13 +179,9 @@ class Pipeline:
             self.source.drop_owned_slot(slot)
 
     def _drop_leaked_slots(self) -> None:
-        """Drops slots that a crash left behind, and sets copies that died back to INIT."""
-        running = self._running_copies()
+        """Drops slots that a crash left behind, after setting back the copies that died."""
+        self._reset_dead_copies()
         tables = {status.table_id: status for status in self.store.tables()}
-        for status in tables.values():
-            if status.state is TableState.DATA_SYNC and status.table_id not in running:
-                self._drop_if_owned(self.source.sync_slot(status.table_id))
-                self._transition(status, TableState.INIT)
         for owned in self.store.owned_slots():
             table = tables.get(owned.table_id) if owned.table_id is not None else None
             needed = table is not None and table.state in (
@@ -192,6 +191,16 @@ class Pipeline:
             )
             if owned.name != self.source.main_slot and not needed:
                 self._drop_unless_active(owned.name)
+
+    def _reset_dead_copies(self) -> None:
+        """Sets tables that nobody copies any more back to INIT."""
+        copying = [status for status in self.store.tables() if status.state is TableState.DATA_SYNC]
+        running = self._running_copies() if copying else set()
+        for status in copying:
+            if status.table_id not in running:
+                self._drop_if_owned(self.source.sync_slot(status.table_id))
+                with contextlib.suppress(StateConflict):  # its process, or another one, was faster
+                    self._transition(status, TableState.INIT)
 
     def _drop_unless_active(self, name: str) -> None:
         status = self.source.slot_status(name)
@@ -229,7 +238,8 @@ class Pipeline:
         return self._copy([status for status in self._to_copy() if wanted is None or status.table_id in wanted])
 
     def _to_copy(self) -> list[TableStatus]:
-        """Tables in INIT; failed ones whose time to try again has come are set back first."""
+        """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first."""
+        self._reset_dead_copies()
         now = datetime.now(UTC)
         for status in self.store.tables():
             if status.state is TableState.ERRORED and status.retry_at is not None and status.retry_at <= now:
@@ -272,6 +282,11 @@ class Pipeline:
         active = ActiveTables()
         describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
         stream = self._open_main_stream(start)
+        if self.store.progress() != progress:
+            # Somebody streamed between our look and our hold of the slot: tables copied meanwhile must not be judged
+            # by a position that the slot has already left.
+            stream.close()
+            raise SlotInUse(f"another process has just streamed {self.config.pipeline}", hint="start again")
         handover = Handover(
             self.store,
             self.destination,

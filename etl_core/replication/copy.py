@@ -32,6 +32,7 @@ from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.source.catalog import PublishedTable, published_table
+from etl_core.source.connection import Connection
 from etl_core.source.slot import Blocker
 from etl_core.source.table_copy import copy_table
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
@@ -84,6 +85,8 @@ class TableCopier:
             return TransientError(f"{status.name} was not copied: stopped before its turn")
         try:
             return self.copy(status)
+        except StateConflict as error:
+            return error  # somebody else copies the table, or has decided otherwise: theirs to fail or finish
         except EtlError as error:
             if not self._stop.is_set():
                 self._fail(status, error)
@@ -96,56 +99,59 @@ class TableCopier:
         """
         started = time.monotonic()
         slot = self._source.sync_slot(status.table_id)
-        status = self._move(status, TableState.DATA_SYNC, TableUpdate(sync_slot=slot, attempts=status.attempts))
-        reach(COPY_STARTED)
-        self._source.store.record_slot(slot, status.table_id)
-        self._source.drop_owned_slot(slot)
-        try:
-            rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot)
-        except BaseException:
+        # Other processes tell a copy that runs from one that died by this connection: it is there as long as DATA_SYNC.
+        # It also creates the slot, and keeps the slot's snapshot alive as long as it does nothing else.
+        with self._source.connect(f"copy_{status.table_id}", replication=True) as exporter:
+            status = self._move(status, TableState.DATA_SYNC, TableUpdate(sync_slot=slot, attempts=status.attempts))
+            reach(COPY_STARTED)
+            self._source.store.record_slot(slot, status.table_id)
             self._source.drop_owned_slot(slot)
-            raise
-        reach(COPY_PUBLISHED)
-        self._store.save_schema(table.schema, snapshot_lsn)
-        status = self._move(
-            status,
-            TableState.FINISHED_COPY,
-            TableUpdate(snapshot_lsn=snapshot_lsn, sync_slot=slot, rows_copied=rows),
-        )
+            try:
+                rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot, exporter)
+            except BaseException:
+                self._source.drop_owned_slot(slot)
+                raise
+            reach(COPY_PUBLISHED)
+            self._store.save_schema(table.schema, snapshot_lsn)
+            status = self._move(
+                status,
+                TableState.FINISHED_COPY,
+                TableUpdate(snapshot_lsn=snapshot_lsn, sync_slot=slot, rows_copied=rows),
+            )
         reach(COPY_FINISHED)
         self._drop_needless_slot(slot, snapshot_lsn)
         seconds = time.monotonic() - started
         self._observer.on_copied(status.name, rows, seconds)
         return Copied(status.name, rows, seconds, snapshot_lsn)
 
-    def _copy_under_snapshot(self, status: TableStatus, slot: str) -> tuple[int, Lsn, PublishedTable]:
-        # The connection that created the slot keeps its snapshot alive, as long as it does nothing else.
-        with self._source.connect(f"copy_{status.table_id}", replication=True) as exporter:
-            created = self._source.create_slot(
-                exporter,
-                slot,
-                status.table_id,
-                export_snapshot=True,
-                on_wait=lambda blockers: self._on_wait(status.name, blockers),
-                stop=self._stop,
+    def _copy_under_snapshot(
+        self, status: TableStatus, slot: str, exporter: Connection
+    ) -> tuple[int, Lsn, PublishedTable]:
+        created = self._source.create_slot(
+            exporter,
+            slot,
+            status.table_id,
+            export_snapshot=True,
+            on_wait=lambda blockers: self._on_wait(status.name, blockers),
+            stop=self._stop,
+        )
+        reach(SLOT_CREATED)
+        if created.snapshot_name is None:
+            raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
+        table = self._describe(status)
+        with self._destination.copy(table.schema) as staging:
+            copy_table(
+                lambda: self._source.connect(f"copy_{status.table_id}"),
+                created.snapshot_name,
+                table,
+                self._connections,
+                staging.write,
+                lambda rows, size, total: self._observer.on_copy_progress(status.name, rows, size, total),
+                self._stop,
             )
-            reach(SLOT_CREATED)
-            if created.snapshot_name is None:
-                raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
-            table = self._describe(status)
-            with self._destination.copy(table.schema) as staging:
-                copy_table(
-                    lambda: self._source.connect(f"copy_{status.table_id}"),
-                    created.snapshot_name,
-                    table,
-                    self._connections,
-                    staging.write,
-                    lambda rows, size, total: self._observer.on_copy_progress(status.name, rows, size, total),
-                    self._stop,
-                )
-                reach(COPY_STAGED)
-                rows = staging.publish(created.consistent_point)
-            return rows, created.consistent_point, table
+            reach(COPY_STAGED)
+            rows = staging.publish(created.consistent_point)
+        return rows, created.consistent_point, table
 
     def _describe(self, status: TableStatus) -> PublishedTable:
         with self._source.connect("catalog") as connection:
@@ -178,7 +184,8 @@ class TableCopier:
     def _fail(self, status: TableStatus, error: EtlError) -> None:
         current = self._store.table(status.table_id)
         if current is None or current.state is not TableState.DATA_SYNC:
-            return  # someone moved it on; their decision stands
+            self._observer.on_retry(error, 0.0)  # before or after the copy itself, or someone moved the table on
+            return
         retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
         update = TableUpdate(error=str(error), hint=error.hint, attempts=current.attempts + 1, retry_at=retry_at)
         try:

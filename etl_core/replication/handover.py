@@ -66,7 +66,7 @@ class Handover:
         self._begin_catch_up = begin_catch_up
         self._observer = observer
         self._catch_ups: dict[TableId, CatchUp] = {}
-        self._hold_lsn: Lsn | None = None
+        self._hold: Lsn | None = None
         self._lock = threading.Lock()
 
     def start(self, position: Lsn) -> None:
@@ -83,15 +83,15 @@ class Handover:
         self._hand_over(position, lambda: None)
 
     def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
-        """See `stream.Boundary`. What is out of reach for a moment is looked for again the next time."""
+        """See `stream.Boundary`. While store, source or destination are away nothing changes; the stream goes on."""
         try:
             self._hand_over(position, busy_wait)
             hold = self._store.hold()
         except TransientError as error:
             self._observer.on_retry(error, 0.0)
-            return self._hold_lsn
-        self._hold_lsn = None if hold is None else hold.lsn or position
-        return self._hold_lsn
+            return self._hold
+        self._hold = None if hold is None else position if hold.lsn is None else hold.lsn
+        return self._hold
 
     def held_at(self, lsn: Lsn) -> None:
         hold = self._store.hold()
@@ -139,15 +139,23 @@ class Handover:
         if watermark is None or watermark < position:
             self._move(status, TableState.INIT)
             return
-        self._activate(status, watermark)
-        self._make_ready(status)
+        self._take_in(status, watermark)
 
-    def _make_ready(self, status: TableStatus) -> None:
-        if status.sync_slot is not None:
-            self._slots.drop(status.sync_slot)
-        self._move(
+    def _take_in(self, status: TableStatus, watermark: Lsn) -> None:
+        """READY first, then active: `reload` in the writing thread drops active tables that are not READY."""
+        slot = status.sync_slot
+        status = self._move(
             status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
         )
+        self._activate(status, watermark)
+        if slot is not None:
+            self._drop(slot)
+
+    def _drop(self, slot: str) -> None:
+        try:
+            self._slots.drop(slot)
+        except TransientError as error:
+            self._observer.on_retry(error, 0.0)  # it is recorded as ours, and the next start drops it
 
     def _hand_over(self, position: Lsn, busy_wait: Callable[[], None]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}
@@ -164,12 +172,19 @@ class Handover:
             try:
                 if status.state is TableState.FINISHED_COPY:
                     self._hand_over_one(status, position, deadline, busy_wait)
-                elif status.state is TableState.SYNC_DONE and status.table_id in self._active:
-                    self._make_ready(status)  # something was out of reach the last time
+                elif status.state is TableState.SYNC_DONE:
+                    self._finish_sync_done(status)
             except StateConflict:
                 continue  # someone moved the table meanwhile; the next look sees it
             except TableError as error:
                 self._fail(status, error)
+
+    def _finish_sync_done(self, status: TableStatus) -> None:
+        """Something was away between SYNC_DONE and READY; without the table the stream has gone on since."""
+        if status.table_id in self._active:
+            self._make_ready(status)
+        else:
+            self._move(status, TableState.INIT)
 
     def _hand_over_one(
         self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]
@@ -180,8 +195,7 @@ class Handover:
             return
         snapshot_lsn = status.snapshot_lsn or ZERO
         if snapshot_lsn >= position:
-            self._activate(status, snapshot_lsn)
-            self._make_ready(status)
+            self._take_in(status, snapshot_lsn)
         elif status.sync_slot is None or status.sync_slot not in self._slots.names():
             # The stream has passed the snapshot and nothing kept the changes in between: only a new copy has them.
             self._move(status, TableState.INIT)
@@ -213,8 +227,7 @@ class Handover:
             TableUpdate(snapshot_lsn=status.snapshot_lsn, sync_slot=status.sync_slot, rows_copied=status.rows_copied),
         )
         reach(SYNC_DONE_STORED)
-        self._activate(status, through)
-        self._make_ready(status)
+        self._take_in(status, through)
 
     def _catch_up_failed(self, status: TableStatus, error: BaseException) -> None:
         if isinstance(error, (TransientError, WatermarkConflict)):
@@ -234,9 +247,10 @@ class Handover:
 
     def reload(self) -> None:
         """A watermark in the destination was not the expected one: someone else wrote, or an answer was lost."""
+        active = self._active.watermarks()  # first: what is taken in meanwhile is left alone
         marks = self._destination.positions().tables
         states = {status.table_id: status for status in self._store.tables()}
-        for table_id, ours in self._active.watermarks().items():
+        for table_id, ours in active.items():
             status = states.get(table_id)
             theirs = marks.get(table_id)
             if status is None or status.state is not TableState.READY:
@@ -265,7 +279,7 @@ class Handover:
             return  # someone moved it on; their decision stands
         if status.sync_slot is not None:
             # Only a new copy brings the table back: the slot would hold WAL for nothing.
-            self._slots.drop(status.sync_slot)
+            self._drop(status.sync_slot)
         self._observer.on_table_error(status.name, error)
 
     def _move(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:

@@ -67,17 +67,8 @@ def ensure_publication(conn: Connection, name: str, tables: Sequence[TableName] 
     One that exists is never altered. Raises ConfigError for a table that does not exist or cannot be published, and
     SourceRefused, whose hint is the SQL that mends it, when the publication misses a table or may not be created.
     """
-    if tables is not None:
-        _check_tables_exist(conn, tables)
-    if find_publication(conn, name) is not None:
-        _check_coverage(conn, name, tables or ())
+    if check_publication(conn, name, tables) or tables is None:
         return False
-    if not tables:
-        raise ConfigError(
-            f"publication {name} does not exist, and no tables are configured to create it for",
-            field="source.tables",
-            hint=f"list the tables, or create it: {create_statement(conn, name, None)}",
-        )
     statement = create_statement(conn, name, tables)
     try:
         conn.execute(sql.SQL(statement))  # composed below, of quoted names
@@ -92,6 +83,22 @@ def ensure_publication(conn: Connection, name: str, tables: Sequence[TableName] 
     except psycopg.Error as error:
         raise translate(error) from None
     return True
+
+
+def check_publication(conn: Connection, name: str, tables: Sequence[TableName] | None) -> bool:
+    """Whether the publication exists. Raises what `ensure_publication` raises, but for the right to create it."""
+    if tables is not None:
+        _check_tables_exist(conn, tables)
+    if find_publication(conn, name) is not None:
+        _check_coverage(conn, name, tables or ())
+        return True
+    if not tables:
+        raise ConfigError(
+            f"publication {name} does not exist, and no tables are configured to create it for",
+            field="source.tables",
+            hint=f"list the tables, or create it: {create_statement(conn, name, None)}",
+        )
+    return False
 
 
 def drop_publication(conn: Connection, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Killed at every boundary: the `etl` process dies by SIGKILL there while others write, starts again, and ends exact."""
+"""Killed at every boundary: the `etl` process dies there by SIGKILL while others write, starts again, ends exact."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def test_killed_twice_at_a_boundary(
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_again_and_again(
-    lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], seed: int
-) -> None:
+def test_killed_again_and_again(lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], seed: int) -> None:
     draw = random.Random(seed)
     churned("a", "b", "c")
     lab.publish()

@@ -1,0 +1,157 @@
+"""Copies beside a running stream: whatever is written meanwhile, and whatever dies in the middle, both sides agree."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
+from etl_core.replication import failpoints
+from etl_core.state.table_state import TableState
+
+if TYPE_CHECKING:
+    from tests.integration.replication.conftest import Churn, Lab
+
+MakeChurn = Callable[..., "Churn"]
+MakeTables = Callable[..., None]
+
+
+def test_tables_are_copied_and_taken_in_while_others_write(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    tables = ["a", "b", "c", "d"]
+    churned(*tables, rows=1000)
+    lab.publish()
+    pipeline = lab.pipeline()
+    with churn(*tables, keys=1500), churn(*tables, seed=2, keys=1500), lab.running(pipeline):
+        pipeline.observer.until_ready(*tables)
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+    lab.assert_equal(pipeline)
+
+
+def test_a_catch_up_is_needed_and_ends(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    churned("a", "b")
+    lab.publish()
+    pipeline = lab.pipeline()
+    staged, go_on = threading.Event(), threading.Event()
+
+    def hold_the_copy_back() -> None:
+        staged.set()
+        assert go_on.wait(60)
+
+    with churn("a", "b"), lab.running(pipeline), failpoints.activated(failpoints.COPY_STAGED, hold_the_copy_back):
+        assert staged.wait(60)
+        lab.until_stored(pipeline, pipeline.current_lsn())  # the main stream has passed the copy's snapshot
+        go_on.set()
+        pipeline.observer.until_ready("a", "b")
+    assert ("a", TableState.SYNC_DONE) in pipeline.observer.states
+    lab.assert_equal(pipeline)
+
+
+def test_one_process_copies_while_another_streams(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    churned("a", "b", "c")
+    lab.publish()
+    streaming, copying = lab.pipeline(), lab.pipeline()
+    with churn("a", "b", "c"), lab.running(streaming, streaming.stream):
+        assert not [outcome for outcome in copying.sync() if isinstance(outcome, EtlError)]
+        streaming.observer.until_ready("a", "b", "c")
+    lab.assert_equal(streaming)
+
+
+def test_a_table_is_copied_again_while_the_stream_runs(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    churned("a", "b")
+    lab.publish()
+    streaming = lab.synced()
+    copying = lab.pipeline()
+    with churn("a", "b"), lab.running(streaming, streaming.stream):
+        for again in (1, 2, 3):
+            [outcome] = copying.sync([TableName("public", "a")])
+            assert not isinstance(outcome, EtlError), outcome
+            streaming.observer.until_state("a", TableState.READY, times=again + 1)
+        streaming.observer.until_flushed(copying.current_lsn())
+    assert streaming.observer.states.count(("b", TableState.READY)) == 1
+    lab.assert_equal(streaming)
+
+
+def test_a_table_added_to_the_publication_is_found_at_the_next_start(
+    lab: Lab, churn: MakeChurn, churned: MakeTables
+) -> None:
+    churned("a", "b")
+    lab.publish("TABLE a")
+    with churn("a", "b"):
+        first = lab.pipeline()
+        with lab.running(first):
+            first.observer.until_ready("a")
+            lab.execute("ALTER PUBLICATION lab_pub ADD TABLE b")
+            first.observer.until_flushed(first.current_lsn())
+        second = lab.pipeline()
+        with lab.running(second):
+            second.observer.until_ready("b")
+            second.observer.until_flushed(second.current_lsn())
+    lab.assert_equal(second)
+
+
+def test_a_table_taken_out_of_the_publication_is_let_go(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    churned("a", "b")
+    lab.publish("TABLE a, b")
+    lab.synced()
+    with churn("a", "b"):
+        lab.execute("ALTER PUBLICATION lab_pub DROP TABLE b")
+        pipeline = lab.pipeline()
+        with lab.running(pipeline):
+            pipeline.observer.until_flushed(pipeline.current_lsn())
+    assert [status.name.name for status in pipeline.store.tables()] == ["a"]
+    lab.assert_equal(pipeline)
+
+
+@pytest.mark.parametrize("victim", ["snapshot", "reader"])
+def test_a_connection_that_dies_in_a_copy_costs_only_another_try(
+    lab: Lab, churn: MakeChurn, churned: MakeTables, victim: str
+) -> None:
+    churned("a", "b")
+    lab.publish()
+    pipeline = lab.pipeline()
+    place = failpoints.SLOT_CREATED if victim == "snapshot" else failpoints.COPY_STAGED
+    killed = threading.Event()
+
+    def kill() -> None:
+        if not killed.is_set():
+            killed.set()
+            lab.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE application_name ~ '_copy_' AND datname = current_database()"
+            )
+
+    with churn("a", "b"), failpoints.activated(place, kill):
+        outcomes = pipeline.sync()
+        failed = [outcome for outcome in outcomes if isinstance(outcome, EtlError)]
+        for status in pipeline.store.tables():
+            if status.state is TableState.ERRORED:
+                assert status.error
+                assert status.retry_at is not None
+                pipeline.resume(status.name)
+        pipeline.sync()
+    assert killed.is_set()
+    assert failed or victim == "reader"
+    lab.assert_equal(pipeline)
+
+
+def test_two_processes_copy_the_same_tables(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    tables = ["a", "b", "c", "d"]
+    churned(*tables)
+    lab.publish()
+    pipelines = [lab.pipeline(), lab.pipeline()]
+    together = threading.Barrier(2)
+
+    def sync(pipeline: object) -> object:
+        together.wait(60)
+        return pipeline.sync()  # type: ignore[attr-defined]
+
+    with churn(*tables), lab.running(pipelines[0], lambda: sync(pipelines[0])) as one:
+        sync(pipelines[1])
+        one.join()
+    states = {status.state for status in pipelines[0].store.tables()}
+    assert TableState.ERRORED not in states, [status.error for status in pipelines[0].store.tables()]
+    lab.assert_equal(pipelines[0])
