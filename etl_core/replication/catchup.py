@@ -6,6 +6,7 @@ the destination as the main stream does, under the same watermark rule, so it ma
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -126,7 +127,8 @@ class CatchUp:
         if assembler.has_changes:
             if not self._is_due(assembler, quiet=quiet):
                 return
-            self.applier.apply(assembler.take())
+            with contextlib.closing(assembler.take()) as batch:
+                self.applier.apply(batch)
             self._batch_since = None
             reach(CATCHUP_WRITTEN)
         position = max(assembler.end_lsn, stream.server_lsn)

@@ -6,25 +6,23 @@
             return lambda pipeline: MyDestination(tmp_path / "warehouse", pipeline)
 
 `make_destination(pipeline)` gives a destination of that pipeline; within one test all of them share their storage, so a
-second call for one pipeline is a restart. A destination that keeps no rows subclasses `WatermarkSuite` only.
+second call for one pipeline is a restart.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
-from etl_core.batch import TableChanges, WatermarkMove, WriteBatch
-from etl_core.destination.protocol import Destination, Positions
+from etl_core.destination.protocol import Destination, Positions, TableCopy
 from etl_core.errors import DestinationUnavailable, TableError, WatermarkConflict
-from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import ZERO, Lsn
-from etl_core.schema.table import Column, TableSchema
+from etl_core.lsn import Lsn
+from etl_core.schema.table import Column
+from etl_core.testing.destination_schemas_suite import SchemaSuite
 from etl_core.testing.destination_tables import (
     INT4,
     INT8,
@@ -42,109 +40,15 @@ from etl_core.testing.destination_tables import (
     table,
 )
 from etl_core.testing.destination_values_suite import ValueSuite
-from etl_core.testing.scripted_destination import Fault, ScriptedDestination
-
-MakeDestination = Callable[[str], Destination]
-BIGGEST = 2**64 - 1
+from etl_core.testing.destination_watermark_suite import MakeDestination, WatermarkSuite
 
 
-class WatermarkSuite:
-    """What every destination promises, also one that keeps no rows."""
-
-    @pytest.fixture
-    def make_destination(self) -> MakeDestination:
-        raise NotImplementedError("override this fixture")
-
-    @pytest.fixture
-    def destination(self, make_destination: MakeDestination) -> Iterator[Destination]:
-        """A prepared destination of pipeline `shop`."""
-        destination = make_destination("shop")
-        destination.prepare()
-        yield destination
-        destination.close()
-
-    def test_nothing_is_there_at_first(self, destination: Destination) -> None:
-        assert destination.positions() == Positions({}, None)
-
-    def test_prepare_and_close_may_repeat(self, destination: Destination) -> None:
-        destination.prepare()
-        publish(destination, orders())
-        destination.prepare()
-        assert destination.positions().tables == {orders().table_id: Lsn(100)}
-        destination.close()
-        destination.close()
-
-    def test_publishing_sets_the_watermark_and_counts_rows(self, destination: Destination) -> None:
-        assert publish(destination, orders(), [(1, "new", "n", 5), (2, "new", "n", 6)], watermark=BIGGEST) == 2
-        assert destination.positions() == Positions({orders().table_id: Lsn(BIGGEST)}, None)
-
-    def test_a_copy_without_publish_changes_nothing(self, destination: Destination) -> None:
-        with destination.copy(orders()) as copy:
-            copy.write(rows(orders(), [(1, "new", "n", 5)]).to_batches()[0])
-        assert destination.positions().tables == {}
-
-    def test_a_batch_moves_watermarks_and_the_stream(self, destination: Destination) -> None:
-        first, second = orders(), orders(16_500, "customers")
-        publish(destination, first)
-        publish(destination, second)
-        destination.write(batch(changes(first, inserts=[(1, "a", "b", 1)]), expected=100, new=150, stream=150))
-        assert destination.positions() == Positions({first.table_id: Lsn(150), second.table_id: Lsn(100)}, Lsn(150))
-        destination.write(batch(tables=[second.table_id], expected=100, new=160))
-        assert destination.positions() == Positions({first.table_id: Lsn(150), second.table_id: Lsn(160)}, Lsn(150))
-
-    def test_a_batch_may_move_only_the_stream(self, destination: Destination) -> None:
-        destination.write(batch(expected=0, new=0, stream=70))
-        destination.write(batch(expected=0, new=0, stream=BIGGEST))
-        assert destination.positions() == Positions({}, Lsn(BIGGEST))
-
-    @pytest.mark.parametrize("expected", [99, 101, 0])
-    def test_an_unexpected_watermark_is_a_conflict(self, destination: Destination, expected: int) -> None:
-        publish(destination, orders())
-        with pytest.raises(WatermarkConflict):
-            destination.write(
-                batch(changes(orders(), inserts=[(1, "a", "b", 1)]), expected=expected, new=200, stream=200)
-            )
-        assert destination.positions() == Positions({orders().table_id: Lsn(100)}, None)
-
-    def test_a_table_without_watermark_is_a_conflict(self, destination: Destination) -> None:
-        with pytest.raises(WatermarkConflict):
-            destination.write(batch(changes(orders(), inserts=[(1, "a", "b", 1)]), expected=ZERO, new=200))
-        assert destination.positions().tables == {}
-
-    def test_a_forgotten_table_has_no_watermark(self, destination: Destination) -> None:
-        publish(destination, orders())
-        destination.forget(orders().table_id)
-        destination.forget(TableId(4_000_000_000))
-        assert destination.positions().tables == {}
-        with pytest.raises(WatermarkConflict):
-            destination.write(batch(changes(orders(), inserts=[(1, "a", "b", 1)]), expected=100, new=200))
-        publish(destination, orders(), watermark=300)
-        assert destination.positions().tables == {orders().table_id: Lsn(300)}
-
-    def test_after_a_lost_answer_the_positions_tell_and_the_fence_holds(self, destination: Destination) -> None:
-        publish(destination, orders())
-        hostile = ScriptedDestination(destination, [Fault("write", after=DestinationUnavailable("answer lost"))])
-        inserted = changes(orders(), inserts=[(1, "a", "b", 1)])
-        with pytest.raises(DestinationUnavailable):
-            hostile.write(batch(inserted, expected=100, new=200, stream=200))
-        assert hostile.positions() == Positions({orders().table_id: Lsn(200)}, Lsn(200))
-        with pytest.raises(WatermarkConflict):
-            hostile.write(batch(inserted, expected=100, new=200, stream=200))
-
-    def test_parts_are_all_consumed_and_their_failure_applies_nothing(self, destination: Destination) -> None:
-        publish(destination, orders())
-
-        def parts() -> Iterator[TableChanges]:
-            yield changes(orders(), inserts=[(1, "a", "b", 1)])
-            raise LookupError("the spool is gone")
-
-        move = WatermarkMove(Lsn(100), Lsn(200))
-        with pytest.raises(LookupError):
-            destination.write(WriteBatch(parts(), {orders().table_id: move}, Lsn(200)))
-        assert destination.positions() == Positions({orders().table_id: Lsn(100)}, None)
+def _write_and_fail(copy: TableCopy) -> None:
+    copy.write(rows(orders(), [(2, "new", "n", 6)]).to_batches()[0])
+    raise LookupError("the source is gone")
 
 
-class DestinationSuite(ValueSuite, WatermarkSuite):
+class DestinationSuite(ValueSuite, SchemaSuite, WatermarkSuite):
     """The whole contract."""
 
     def test_a_restart_finds_what_was_written(
@@ -216,8 +120,7 @@ class DestinationSuite(ValueSuite, WatermarkSuite):
     def test_a_copy_left_without_publish_leaves_nothing(self, destination: Destination) -> None:
         publish(destination, orders(), [(1, "old", "n", 5)])
         with pytest.raises(LookupError), destination.copy(orders()) as copy:
-            copy.write(rows(orders(), [(2, "new", "n", 6)]).to_batches()[0])
-            raise LookupError
+            _write_and_fail(copy)
         assert publish(destination, orders(), [(3, "newer", "n", 6)]) == 1
         assert contents(destination, orders()) == Counter([(3, "newer", "n", 6)])
 
@@ -248,18 +151,45 @@ class DestinationSuite(ValueSuite, WatermarkSuite):
     @pytest.mark.parametrize(
         ("before", "change", "after"),
         [
-            pytest.param([], {"inserts": [(1, "a", None, 1), (2, None, "b", 2)]}, [(1, "a", None, 1), (2, None, "b", 2)], id="insert"),
+            pytest.param(
+                [],
+                {"inserts": [(1, "a", None, 1), (2, None, "b", 2)]},
+                [(1, "a", None, 1), (2, None, "b", 2)],
+                id="insert",
+            ),
             pytest.param([(1, "a", "b", 1)], {"upserts": [(1, "c", None, 2)]}, [(1, "c", None, 2)], id="update"),
             pytest.param([], {"upserts": [(1, "c", None, 2)]}, [(1, "c", None, 2)], id="upsert of a new key"),
-            pytest.param([(1, "a", "b", 1), (2, "a", "b", 1)], {"deletes": [(1,), (3,)]}, [(2, "a", "b", 1)], id="delete"),
-            pytest.param([(1, "a", "b", 1)], {"deletes": [(1,)], "inserts": [(1, "z", "z", 9)]}, [(1, "z", "z", 9)], id="delete and insert"),
-            pytest.param([(1, "a", "b", 1)], {"deletes": [(1,)], "upserts": [(2, "a", "b", 1)]}, [(2, "a", "b", 1)], id="key update"),
-            pytest.param([(1, "a", "", 1), (2, "b", "", 2)], {"upserts": [(1, "b", "", 2), (2, "a", "", 1)]}, [(1, "b", "", 2), (2, "a", "", 1)], id="swap"),
+            pytest.param(
+                [(1, "a", "b", 1), (2, "a", "b", 1)], {"deletes": [(1,), (3,)]}, [(2, "a", "b", 1)], id="delete"
+            ),
+            pytest.param(
+                [(1, "a", "b", 1)],
+                {"deletes": [(1,)], "inserts": [(1, "z", "z", 9)]},
+                [(1, "z", "z", 9)],
+                id="delete and insert",
+            ),
+            pytest.param(
+                [(1, "a", "b", 1)],
+                {"deletes": [(1,)], "upserts": [(2, "a", "b", 1)]},
+                [(2, "a", "b", 1)],
+                id="key update",
+            ),
+            pytest.param(
+                [(1, "a", "", 1), (2, "b", "", 2)],
+                {"upserts": [(1, "b", "", 2), (2, "a", "", 1)]},
+                [(1, "b", "", 2), (2, "a", "", 1)],
+                id="swap",
+            ),
             pytest.param([(1, "a", "b", 1)], {"truncate": True}, [], id="truncate"),
-            pytest.param([(1, "a", "b", 1)], {"truncate": True, "inserts": [(1, "x", "y", 2)]}, [(1, "x", "y", 2)], id="truncate, then rows"),
+            pytest.param(
+                [(1, "a", "b", 1)],
+                {"truncate": True, "inserts": [(1, "x", "y", 2)]},
+                [(1, "x", "y", 2)],
+                id="truncate, then rows",
+            ),
             pytest.param([(1, "a", "b", 1)], {}, [(1, "a", "b", 1)], id="nothing"),
         ],
-    )  # fmt: skip
+    )
     def test_changes(self, destination: Destination, before: Rows, change: dict[str, Rows], after: list[Row]) -> None:
         publish(destination, orders(), before)
         destination.write(batch(changes(orders(), **change), expected=100, new=200))  # type: ignore[arg-type]
@@ -446,110 +376,3 @@ class DestinationSuite(ValueSuite, WatermarkSuite):
             assert looking.result() > 0
         assert len(destination.positions().tables) == 6
         assert contents(destination, orders()) == Counter((n, "s", None, n) for n in range(10))
-
-    # Schemas
-
-    def _grown(self, schema: TableSchema, *columns: Column) -> TableSchema:
-        return replace(schema, columns=(*schema.columns, *columns))
-
-    def test_added_columns_have_what_older_rows_hold(self, destination: Destination) -> None:
-        publish(destination, orders(), [(1, "a", "b", 1), (2, "a", "b", 1)])
-        grown = self._grown(
-            orders(),
-            Column("plain", TEXT),
-            Column("filled", INT4, missing_value="7"),
-            Column("word", TEXT, missing_value="it's"),
-        )
-        destination.write(batch(changes(grown, upserts=[(2, "x", "y", 2, "new", None, None)]), expected=100, new=200))
-        assert contents(destination, grown) == Counter(
-            [(1, "a", "b", 1, None, 7, "it's"), (2, "x", "y", 2, "new", None, None)]
-        )
-
-    def test_dropped_columns_go(self, destination: Destination) -> None:
-        publish(destination, orders(), [(1, "a", "b", 1)])
-        shrunk = replace(orders(), columns=(orders().columns[0], orders().columns[3]))
-        destination.write(batch(changes(shrunk, inserts=[(2, 2)]), expected=100, new=200))
-        assert contents(destination, shrunk) == Counter([(1, 1), (2, 2)])
-        destination.write(batch(changes(orders(), inserts=[(3, "s", "n", 3)]), expected=200, new=300))
-        assert contents(destination, orders()) == Counter([(1, None, None, 1), (2, None, None, 2), (3, "s", "n", 3)])
-
-    def test_the_order_of_columns_means_nothing(self, destination: Destination) -> None:
-        publish(destination, orders(), [(1, "a", "b", 1)])
-        turned = replace(orders(), columns=orders().columns[::-1])
-        destination.write(batch(changes(turned, inserts=[(2, "note", "status", 20)]), expected=100, new=200))
-        assert contents(destination, orders()) == Counter([(1, "a", "b", 1), (20, "status", "note", 2)])
-
-    def test_a_column_dropped_and_added_again_is_another_column(self, destination: Destination) -> None:
-        numbered = tuple(replace(column, attnum=at) for at, column in enumerate(orders().columns, 1))
-        before = replace(orders(), columns=numbered)
-        publish(destination, before, [(1, "a", "b", 1)])
-        again = replace(numbered[2], attnum=5, missing_value="fresh")
-        after = replace(before, columns=(*numbered[:2], again, numbered[3]))
-        destination.write(batch(changes(after, inserts=[(2, "c", "d", 2)]), expected=100, new=200))
-        destination.write(batch(changes(after, inserts=[(3, "e", "f", 3)]), expected=200, new=300))
-        assert contents(destination, after) == Counter([(1, "a", "fresh", 1), (2, "c", "d", 2), (3, "e", "f", 3)])
-
-    def test_a_schema_change_between_the_parts_of_one_batch(self, destination: Destination) -> None:
-        publish(destination, orders(), [(1, "a", "b", 1), (2, "a", "b", 2)])
-        grown = self._grown(orders(), Column("extra", INT4, missing_value="5"))
-        final = replace(grown, columns=tuple(c for c in grown.columns if c.name != "status"))
-        destination.write(
-            batch(
-                changes(orders(), deletes=[(1,)], inserts=[(3, "c", "d", 3)]),
-                changes(grown, upserts=[(3, "cc", "dd", 33, 6)], inserts=[(1, "back", None, 1, 0)]),
-                changes(final, partials=[partial(final, ["note"], {(3,): (3, 333, 7)})]),
-                changes(final, deletes=[(1,)], inserts=[(4, "n", 4, 4)]),
-                expected=100,
-                new=200,
-            )
-        )
-        assert contents(destination, final) == Counter([(2, "b", 2, 5), (3, "dd", 333, 7), (4, "n", 4, 4)])
-
-    def test_a_column_that_changed_its_type_is_refused(self, destination: Destination) -> None:
-        publish(destination, orders(), [(1, "a", "b", 1)])
-        retyped = replace(orders(), columns=(*orders().columns[:3], Column("amount", TEXT)))
-        with pytest.raises(TableError, match="amount"):
-            destination.write(batch(changes(retyped, inserts=[(2, "a", "b", "two")]), expected=100, new=200))
-        assert contents(destination, orders()) == Counter([(1, "a", "b", 1)])
-
-    def test_a_renamed_table_is_refused(self, destination: Destination) -> None:
-        publish(destination, orders(), [(1, "a", "b", 1)])
-        with pytest.raises(TableError):
-            destination.write(batch(changes(orders(name="sales"), inserts=[(2, "", "", 2)]), expected=100, new=200))
-        assert contents(destination, orders()) == Counter([(1, "a", "b", 1)])
-
-    # Names
-
-    @pytest.mark.parametrize(
-        "name",
-        [
-            TableName("public", 'say "hi"'),
-            TableName("My Schema", "Orders.2024"),
-            TableName("ünï", "tänk$%s {}"),
-            TableName("select", "table"),
-            TableName("main", "group"),
-        ],
-        ids=str,
-    )
-    def test_quoted_names(self, destination: Destination, name: TableName) -> None:
-        odd = table(
-            name,
-            Column('I"d', INT8),
-            Column("Mixed.Case", TEXT),
-            Column("$1 {} %s", TEXT),
-            Column("rowid", INT4),
-            Column("t", TEXT),
-            key=('I"d',),
-        )
-        publish(destination, odd, [(1, "a", "b", 1, "t"), (2, "c", "d", 2, "t")])
-        grown = self._grown(odd, Column('neu "ö"', TEXT, missing_value="x"))
-        destination.write(
-            batch(
-                changes(
-                    grown, deletes=[(2,)], partials=[partial(grown, ["Mixed.Case"], {(1,): (3, "B", 3, "T", "y")})]
-                ),
-                expected=100,
-                new=200,
-            )
-        )
-        assert contents(destination, grown) == Counter([(3, "a", "B", 3, "T", "y")])

@@ -16,6 +16,7 @@ from etl_core.testing.destination_tables import (
     INT4,
     INT8,
     TEXT,
+    Row,
     array_of,
     batch,
     changes,
@@ -42,6 +43,12 @@ _INFINITE = 2**63 - 1
 _A = "00000000-0000-0000-0000-00000000000a"
 _B = "ffffffff-ffff-ffff-ffff-fffffffffffe"
 
+
+def _interval(months: int, days: int, nanoseconds: int) -> Any:
+    build: Any = MonthDayNano
+    return build((months, days, nanoseconds))
+
+
 # (column, values); dates in days, times and timestamps in microseconds, as Arrow stores them.
 CASES: tuple[tuple[Column, list[Any]], ...] = (
     (Column("bool", PgType(pg_types.BOOL, "bool")), [True, False]),
@@ -59,12 +66,21 @@ CASES: tuple[tuple[Column, list[Any]], ...] = (
     (Column("domain", _DOMAIN), [_A]),
     (Column("date", _DATE), [0, -719_528, 2_932_896, 2**31 - 1, -(2**31 - 1), -2_440_588]),
     (Column("time", PgType(pg_types.TIME, "time")), [0, 86_399_999_999, 86_400_000_000]),
-    (Column("timestamp", PgType(pg_types.TIMESTAMP, "timestamp")), [0, -1, 1_700_000_000_123_456, _INFINITE, -_INFINITE]),
-    (Column("timestamptz", _TIMESTAMPTZ), [0, -210_866_803_200_000_000, 9_000_000_000_000_000_000, _INFINITE, -_INFINITE]),
-    (Column("interval", PgType(pg_types.INTERVAL, "interval")), [MonthDayNano((14, -3, 4_000_005_000)), MonthDayNano((0, 0, -1_000))]),
+    (
+        Column("timestamp", PgType(pg_types.TIMESTAMP, "timestamp")),
+        [0, -1, 1_700_000_000_123_456, _INFINITE, -_INFINITE],
+    ),
+    (
+        Column("timestamptz", _TIMESTAMPTZ),
+        [0, -210_866_803_200_000_000, 9_000_000_000_000_000_000, _INFINITE, -_INFINITE],
+    ),
+    (
+        Column("interval", PgType(pg_types.INTERVAL, "interval")),
+        [_interval(14, -3, 4_000_005_000), _interval(0, 0, -1_000)],
+    ),
     (Column("json", _JSON), ['{"b": 1,   "a": [1, null], "b": 2}', '"\\ud800"', "1e1000", "null"]),
     (Column("jsonb", _JSONB), ['{"a": "ü"}', "[]"]),
-    (Column("mood", _MOOD), ["sad", "it's \"ok\""]),
+    (Column("mood", _MOOD), ["sad", 'it\'s "ok"']),
     (Column("unknown", _POINT), [b"(1,2)"]),
     (Column("ints", array_of(1007, INT4)), [[1, None, 3], []]),
     (Column("texts", array_of(1009, TEXT)), [["", None, "a,b"], [None]]),
@@ -73,7 +89,7 @@ CASES: tuple[tuple[Column, list[Any]], ...] = (
     (Column("dates", array_of(1182, _DATE)), []),
     (Column("moods", array_of(70_002, _MOOD)), [["sad", None]]),
     (Column("moneys", array_of(1231, _NUMERIC), numeric_modifier(10, 2)), [[Decimal("1.10"), None]]),
-)  # fmt: skip
+)
 
 
 class ValueSuite:
@@ -88,7 +104,7 @@ class ValueSuite:
         destination.write(batch(changes(schema, inserts=inserted), expected=100, new=200))
         assert contents(destination, schema) == Counter(comparable(rows(schema, copied + inserted)))
         # Carried over as an unchanged value, out of the destination and back.
-        moved = {(at,): (at + 5000, "moved") for at, _, _ in copied}
+        moved: dict[Row, Any] = {(at,): (at + 5000, "moved") for at, _, _ in copied}
         destination.write(
             batch(changes(schema, partials=[partial(schema, [column.name], moved)]), expected=200, new=300)
         )

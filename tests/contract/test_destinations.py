@@ -9,7 +9,8 @@ import pytest
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.memory import MemoryDatabase, MemoryDestination
 from etl_core.destination.null import NullDestination
-from etl_core.testing.destination_suite import DestinationSuite, MakeDestination, WatermarkSuite
+from etl_core.testing.destination_suite import DestinationSuite
+from etl_core.testing.destination_watermark_suite import MakeDestination, WatermarkSuite
 from etl_core.testing.scripted_destination import ScriptedDestination
 
 

@@ -14,8 +14,7 @@ in the middle of a transaction rebuilds the table instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -30,10 +29,6 @@ from etl_core.identifiers import TableName
 from etl_core.schema.arrow import key_schema
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
-
-_SOURCE = "etl$rows"
-_KEYS = "etl$keys"
-_FILL = "etl$fill"
 
 
 class TableWriter:
@@ -110,8 +105,8 @@ class TableWriter:
 
     def _alter(self, schema: TableSchema, added: Sequence[Column], dropped: Sequence[str]) -> None:
         if self._touched or {fold(name) for name in dropped} & {fold(column.name) for column in added}:
-            with self._old_rows_hold(schema, added):
-                self._run(statements.rebuild(self._table, schema.columns, added, _FILL))
+            query = statements.rebuild(self._table, schema.columns, added)
+            statements.execute_with(self._connection, query, _held_by_old_rows(schema, added))
             return
         for column in added:
             self._run(statements.add_column(self._table, column))
@@ -119,18 +114,9 @@ class TableWriter:
             self._run(statements.drop_column(self._table, name))
         filled = [column for column in added if column.missing_value is not None]
         if filled:
-            with self._old_rows_hold(schema, filled):
-                self._touched = self._count(statements.fill(self._table, filled, _FILL)) > 0
-
-    @contextmanager
-    def _old_rows_hold(self, schema: TableSchema, added: Sequence[Column]) -> Iterator[None]:
-        """Registers one row: what rows older than the columns `added` hold in them."""
-        row = pa.table({_FILL: [0]})
-        for column in added:
-            value: Any = load_missing(column, schema.name)
-            row = row.append_column(tagged_field(column), pa.repeat(value, 1))
-        with self._registered(_FILL, row):
-            yield
+            query = statements.fill(self._table, filled)
+            changed = statements.execute_with(self._connection, query, _held_by_old_rows(schema, filled))
+            self._touched = changed > 0
 
     def _complete(self, schema: TableSchema, partial: PartialRows, number: int) -> str:
         """Joins the partial rows with the rows they came from; returns the temporary table that holds the result."""
@@ -145,8 +131,8 @@ class TableWriter:
         for name, column in zip(origins, key, strict=True):
             rows = rows.append_column(name, partial.origin_keys[column.name])
         result = f"etl$completed{number}"
-        with self._registered(_SOURCE, rows):
-            found = self._count(statements.complete(result, self._table, known, unchanged, key, origins, _SOURCE))
+        query = statements.complete(result, self._table, known, unchanged, key, origins)
+        found = statements.execute_with(self._connection, query, rows)
         if found != rows.num_rows:
             raise TableError(
                 f"{schema.name}: {rows.num_rows - found} rows whose unchanged values are needed are not there",
@@ -160,18 +146,11 @@ class TableWriter:
             return 0
         arrow = key_schema(schema)
         together = pa.concat_tables([pa.Table.from_arrays(k.select(arrow.names).columns, schema=arrow) for k in keys])
-        with self._registered(_KEYS, together):
-            return self._count(statements.delete_keys(self._table, _key_columns(schema), _KEYS))
+        query = statements.delete_keys(self._table, _key_columns(schema))
+        return statements.execute_with(self._connection, query, together)
 
     def _insert(self, schema: TableSchema, rows: pa.Table) -> int:
-        with self._registered(_SOURCE, rows):
-            return self._count(statements.insert(self._table, schema.columns, _SOURCE))
-
-    @contextmanager
-    def _registered(self, name: str, rows: pa.Table) -> Iterator[None]:
-        self._connection.register(name, rows)
-        yield
-        self._connection.unregister(name)
+        return statements.execute_with(self._connection, statements.insert(self._table, schema.columns), rows)
 
     def _run(self, query: statements.Query) -> duckdb.DuckDBPyConnection:
         return self._connection.execute(statements.text(query))
@@ -179,6 +158,15 @@ class TableWriter:
     def _count(self, query: statements.Query) -> int:
         """Runs a statement that changes rows; returns how many."""
         return int(self._run(query).fetchall()[0][0])
+
+
+def _held_by_old_rows(schema: TableSchema, columns: Sequence[Column]) -> pa.Table:
+    """One row: what rows older than `columns` hold in them."""
+    row = pa.table({"etl$": [0]})
+    for column in columns:
+        value: Any = load_missing(column, schema.name)
+        row = row.append_column(tagged_field(column), pa.repeat(value, 1))
+    return row
 
 
 def _key_columns(schema: TableSchema) -> list[Column]:

@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from etl_core.batch import WatermarkMove
+from etl_core.destination.duckdb import statements
 from etl_core.destination.protocol import Positions
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId, TableName
@@ -117,13 +118,8 @@ class Bookkeeping:
                 "lsn": pa.array([move.new for move in watermarks.values()], pa.uint64()),
             }
         )
-        self._connection.register("etl$moves", moves)
-        self._connection.execute(
-            'UPDATE _etl.watermarks AS w SET lsn = m.lsn, updated_at = now() FROM "etl$moves" AS m '
-            "WHERE w.table_id = m.table_id AND w.pipeline = ?",
-            [self._pipeline],
-        )
-        self._connection.unregister("etl$moves")
+        query = statements.move_watermarks(self._pipeline)
+        statements.execute_with(self._connection, query, moves)
 
     def move_stream(self, lsn: Lsn) -> None:
         updated = self._connection.execute(

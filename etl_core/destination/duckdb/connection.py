@@ -27,12 +27,12 @@ from pathlib import Path
 
 import duckdb
 
-from etl_core.destination.duckdb.failures import explain, holder, is_locked
+from etl_core.destination.duckdb.failures import explain, holder, is_held
 from etl_core.errors import DestinationError, DestinationUnavailable
 
 _SETTINGS = (
     "SET TimeZone = 'UTC'",
-    "SET memory_limit = '256MB'",
+    "SET memory_limit = '192MB'",
     "SET threads = 2",
     "SET preserve_insertion_order = false",
     # Row groups are compressed and written one by one: half the memory and a quarter less CPU than five at a time.
@@ -44,8 +44,18 @@ _SETTINGS = (
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.1
 
-_writers: dict[Path, threading.RLock] = {}
-_writers_guard = threading.Lock()
+
+class _Turns:
+    """What the threads of this process take turns in, per file."""
+
+    def __init__(self) -> None:
+        self.writing = threading.Lock()
+        # DuckDB 1.5 fails to open a file that another thread is just closing.
+        self.opening = threading.Lock()
+
+
+_turns: dict[Path, _Turns] = {}
+_turns_guard = threading.Lock()
 
 
 class DatabaseFile:
@@ -58,19 +68,22 @@ class DatabaseFile:
     def __init__(self, path: Path, *, wait_seconds: float = 60.0) -> None:
         self.path = path.absolute()
         self._wait_seconds = wait_seconds
-        with _writers_guard:
-            self._writer = _writers.setdefault(self.path.resolve(), threading.RLock())
+        with _turns_guard:
+            self._turns = _turns.setdefault(self.path.resolve(), _Turns())
 
     @contextmanager
-    def open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def open(self, *, wait_seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection for the `with` block. Raises DestinationUnavailable, DestinationError."""
-        connection = self._connect(self._wait_seconds)
+        connection = self._connect(self._wait_seconds if wait_seconds is None else wait_seconds)
         try:
+            for setting in _SETTINGS:
+                connection.execute(setting)
             yield connection
         except duckdb.Error as error:
             raise explain(error, self.path) from None
         finally:
-            connection.close()
+            with self._turns.opening:
+                connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -78,7 +91,7 @@ class DatabaseFile:
 
         The writers of one file in this process take turns, as DuckDB would otherwise refuse the later commit.
         """
-        with self._writer, self.open() as connection:
+        with self._turns.writing, self.open() as connection:
             connection.execute("BEGIN TRANSACTION")
             try:
                 yield connection
@@ -91,23 +104,15 @@ class DatabaseFile:
 
     def merge(self) -> bool:
         """Takes back the space of deleted rows and empties the WAL; returns whether it could have the file at once."""
-        with self._writer:
-            try:
-                connection = self._connect(0.0)
-            except DestinationUnavailable:
-                return False
-            try:
+        try:
+            with self._turns.writing, self.open(wait_seconds=0.0) as connection:
                 # A checkpoint of a database without changes does nothing, not even merge.
                 connection.execute("CREATE OR REPLACE TABLE _etl.merged AS SELECT now() AS at")
                 connection.execute("SET max_vacuum_tasks = 100")
                 connection.execute("CHECKPOINT")
-            except duckdb.TransactionException:
-                return False  # a reader in this process stands in the way
-            except duckdb.Error as error:
-                raise explain(error, self.path) from None
-            finally:
-                connection.close()
-            return True
+        except DestinationUnavailable:
+            return False
+        return True
 
     def _connect(self, wait_seconds: float) -> duckdb.DuckDBPyConnection:
         if not self.path.parent.is_dir():
@@ -118,12 +123,10 @@ class DatabaseFile:
         pause = _FIRST_PAUSE
         while True:
             try:
-                connection = duckdb.connect(self.path)
-                for setting in _SETTINGS:
-                    connection.execute(setting)
-                return connection
+                with self._turns.opening:
+                    return duckdb.connect(self.path)
             except duckdb.Error as error:
-                if not is_locked(error):
+                if not is_held(error):
                     raise explain(error, self.path) from None
                 if time.monotonic() + pause > give_up_at:
                     raise DestinationUnavailable(

@@ -58,11 +58,9 @@ class DuckDBCopy:
         connection.execute(statements.text(statements.create_or_replace(table, schema.columns)))
         arrow = tagged_schema(schema.columns)
         rows = pa.RecordBatchReader.from_batches(arrow, self._staging.read(arrow))
-        connection.register("etl$staged", rows)
-        loaded = connection.execute(statements.text(statements.insert(table, schema.columns, "etl$staged"))).fetchall()
-        connection.unregister("etl$staged")
+        loaded = statements.execute_with(connection, statements.insert(table, schema.columns), rows)
         book.put_table(schema, watermark)
-        return int(loaded[0][0])
+        return loaded
 
     def __enter__(self) -> Self:
         return self

@@ -32,7 +32,7 @@ from etl_core.schema.table import TableSchema
 
 # Merging writes rows again; done this seldom it costs little, and lost space stays small beside what the changes wrote.
 _CHANGES_PER_MERGE = 2_000_000
-_READ_ROWS = 50_000
+_READ_ROWS = 10_000
 
 
 class DuckDBDestination:

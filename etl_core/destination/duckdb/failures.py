@@ -38,9 +38,9 @@ _FILE_TROUBLES: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def is_locked(error: duckdb.Error) -> bool:
-    """Whether another process holds the file."""
-    return isinstance(error, duckdb.IOException) and "Could not set lock" in str(error)
+def is_held(error: duckdb.Error) -> bool:
+    """Whether the file could not be opened because another process holds it, or a thread of this one is closing it."""
+    return "Could not set lock" in str(error) or "Unique file handle conflict" in str(error)
 
 
 def holder(error: duckdb.Error) -> str:

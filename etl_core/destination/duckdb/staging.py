@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -77,6 +78,7 @@ class Staging:
             file.close()
         shutil.rmtree(self._directory, ignore_errors=True)
         self._lock.close()
+        _remove_empty(self._directory.parent)
 
 
 class StagingFile:
@@ -105,11 +107,7 @@ def discard_abandoned(root: Path) -> None:
         if lock is not None:
             shutil.rmtree(directory, ignore_errors=True)
             lock.close()
-    for empty in (root, root.parent):
-        try:
-            empty.rmdir()
-        except OSError:
-            return
+    _remove_empty(root)
 
 
 def staging_directory(database: Path, pipeline: str) -> Path:
@@ -127,6 +125,13 @@ def _lock_new(directory: Path) -> IO[bytes] | None:
         except FileNotFoundError:
             pass
         # `discard_abandoned` of another process removed the directory in between: begin again.
+
+
+def _remove_empty(pipeline_directory: Path) -> None:
+    """Removes the pipeline's directory and the one above, as far as nothing is in them."""
+    with suppress(OSError):
+        pipeline_directory.rmdir()
+        pipeline_directory.parent.rmdir()
 
 
 def _try_lock(directory: Path) -> IO[bytes] | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import duckdb
+import pyarrow as pa
 from psycopg import sql
 
 from etl_core.destination.duckdb.types import duckdb_type, text_form
@@ -15,6 +17,9 @@ from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
 
 Query = sql.Composable
+
+# The name under which `execute_with` hands Arrow rows over.
+_ROWS = sql.Identifier("etl_rows")
 
 CURRENT_DATABASE = "SELECT current_database()"
 RELATIONS = """
@@ -27,6 +32,19 @@ RELATIONS = """
 def text(query: Query) -> str:
     """The statement to execute."""
     return query.as_string(None)
+
+
+def execute_with(
+    connection: duckdb.DuckDBPyConnection,
+    query: Query,
+    etl_rows: pa.Table | pa.RecordBatchReader,  # noqa: ARG001 DuckDB finds the variable by its name
+) -> int:
+    """Runs a statement that changes rows and reads the relation `etl_rows`; returns how many it changed.
+
+    DuckDB finds the Python variable (a replacement scan). Registering the rows would create a view, which a transaction
+    keeps, with the rows, until it ends.
+    """
+    return int(connection.execute(text(query)).fetchall()[0][0])
 
 
 def table_identifier(database: str, name: TableName) -> sql.Identifier:
@@ -43,11 +61,9 @@ def create_or_replace(table: Query, columns: Sequence[Column]) -> Query:
     return sql.SQL("CREATE OR REPLACE TABLE {} ({})").format(table, defined)
 
 
-def insert(table: Query, columns: Sequence[Column], source: str) -> Query:
-    """Inserts the rows of a registered Arrow table by column name."""
-    return sql.SQL("INSERT INTO {} BY NAME SELECT {} FROM {}").format(
-        table, _converted(columns, sql.Identifier(source)), sql.Identifier(source)
-    )
+def insert(table: Query, columns: Sequence[Column]) -> Query:
+    """Inserts the rows of `etl_rows` by column name."""
+    return sql.SQL("INSERT INTO {} BY NAME SELECT {} FROM {}").format(table, _converted(columns, _ROWS), _ROWS)
 
 
 def insert_all(table: Query, source: str) -> Query:
@@ -55,17 +71,25 @@ def insert_all(table: Query, source: str) -> Query:
     return sql.SQL("INSERT INTO {} BY NAME SELECT * FROM {}").format(table, sql.Identifier(source))
 
 
+def move_watermarks(pipeline: str) -> Query:
+    """Sets the watermarks in `etl_rows` (table_id, lsn)."""
+    return sql.SQL(
+        "UPDATE _etl.watermarks AS w SET lsn = m.lsn, updated_at = now() FROM {} AS m "
+        "WHERE w.table_id = m.table_id AND w.pipeline = {}"
+    ).format(_ROWS, sql.Literal(pipeline))
+
+
 def delete_all(table: Query) -> Query:
     return sql.SQL("DELETE FROM {}").format(table)
 
 
-def delete_keys(table: Query, key: Sequence[Column], source: str) -> Query:
-    """Deletes the rows whose key stands in a registered Arrow table; a key may stand there twice."""
+def delete_keys(table: Query, key: Sequence[Column]) -> Query:
+    """Deletes the rows whose key stands in `etl_rows`; a key may stand there twice."""
     same = [
         sql.SQL("t.{} IS NOT DISTINCT FROM k.{}").format(sql.Identifier(c.name), sql.Identifier(c.name)) for c in key
     ]
     return sql.SQL("DELETE FROM {} AS t WHERE EXISTS (SELECT 1 FROM (SELECT {} FROM {}) AS k WHERE {})").format(
-        table, _converted(key, sql.Identifier(source)), sql.Identifier(source), sql.SQL(" AND ").join(same)
+        table, _converted(key, _ROWS), _ROWS, sql.SQL(" AND ").join(same)
     )
 
 
@@ -76,11 +100,10 @@ def complete(
     unchanged: Sequence[Column],
     key: Sequence[Column],
     origins: Sequence[str],
-    source: str,
 ) -> Query:
-    """Puts the rows of `source` into temporary table `result`, their `unchanged` columns read from `table`.
+    """Puts the rows of `etl_rows` into temporary table `result`, their `unchanged` columns read from `table`.
 
-    `origins` are the names that the columns of the origin key have in `source`, in the order of `key`.
+    `origins` are the names that the columns of the origin key have in `etl_rows`, in the order of `key`.
     """
     kept = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(column.name)) for column in unchanged)
     same = [
@@ -93,7 +116,7 @@ def complete(
         sql.Identifier(result),
         _converted(known, sql.Identifier("p")),
         kept,
-        sql.Identifier(source),
+        _ROWS,
         table,
         sql.SQL(" AND ").join(same),
     )
@@ -116,16 +139,16 @@ def drop_column(table: Query, name: str) -> Query:
     return sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(name))
 
 
-def fill(table: Query, columns: Sequence[Column], source: str) -> Query:
-    """Sets `columns` of every row to the values in the one row of `source`."""
+def fill(table: Query, columns: Sequence[Column]) -> Query:
+    """Sets `columns` of every row to the values in the one row of `etl_rows`."""
     values = sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(c.name), _cast(sql.Identifier("f", c.name), c)) for c in columns
     )
-    return sql.SQL("UPDATE {} SET {} FROM {} AS f").format(table, values, sql.Identifier(source))
+    return sql.SQL("UPDATE {} SET {} FROM {} AS f").format(table, values, _ROWS)
 
 
-def rebuild(table: Query, columns: Sequence[Column], added: Sequence[Column], source: str) -> Query:
-    """The table anew with `columns`; those in `added` have the values in the one row of `source`."""
+def rebuild(table: Query, columns: Sequence[Column], added: Sequence[Column]) -> Query:
+    """The table anew with `columns`; those in `added` have the values in the one row of `etl_rows`."""
     new = {column.name for column in added}
     chosen = sql.SQL(", ").join(
         sql.SQL("{} AS {}").format(_cast(sql.Identifier("f", c.name), c), sql.Identifier(c.name))
@@ -134,7 +157,7 @@ def rebuild(table: Query, columns: Sequence[Column], added: Sequence[Column], so
         for c in columns
     )
     return sql.SQL("CREATE OR REPLACE TABLE {} AS SELECT {} FROM {} AS t CROSS JOIN {} AS f").format(
-        table, chosen, table, sql.Identifier(source)
+        table, chosen, table, _ROWS
     )
 
 

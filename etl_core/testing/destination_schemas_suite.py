@@ -1,0 +1,135 @@
+"""The part of the destination contract about schemas that move forward, and about names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from etl_core.destination.protocol import Destination
+from etl_core.errors import TableError
+from etl_core.identifiers import TableName
+from etl_core.schema.table import Column, TableSchema
+from etl_core.testing.destination_tables import (
+    INT4,
+    INT8,
+    TEXT,
+    batch,
+    changes,
+    contents,
+    orders,
+    partial,
+    publish,
+    table,
+)
+
+
+def _grown(schema: TableSchema, *columns: Column) -> TableSchema:
+    return replace(schema, columns=(*schema.columns, *columns))
+
+
+class SchemaSuite:
+    """Mixed into DestinationSuite."""
+
+    def test_added_columns_have_what_older_rows_hold(self, destination: Destination) -> None:
+        publish(destination, orders(), [(1, "a", "b", 1), (2, "a", "b", 1)])
+        grown = _grown(
+            orders(),
+            Column("plain", TEXT),
+            Column("filled", INT4, missing_value="7"),
+            Column("word", TEXT, missing_value="it's"),
+        )
+        destination.write(batch(changes(grown, upserts=[(2, "x", "y", 2, "new", None, None)]), expected=100, new=200))
+        assert contents(destination, grown) == Counter(
+            [(1, "a", "b", 1, None, 7, "it's"), (2, "x", "y", 2, "new", None, None)]
+        )
+
+    def test_dropped_columns_go(self, destination: Destination) -> None:
+        publish(destination, orders(), [(1, "a", "b", 1)])
+        shrunk = replace(orders(), columns=(orders().columns[0], orders().columns[3]))
+        destination.write(batch(changes(shrunk, inserts=[(2, 2)]), expected=100, new=200))
+        assert contents(destination, shrunk) == Counter([(1, 1), (2, 2)])
+        destination.write(batch(changes(orders(), inserts=[(3, "s", "n", 3)]), expected=200, new=300))
+        assert contents(destination, orders()) == Counter([(1, None, None, 1), (2, None, None, 2), (3, "s", "n", 3)])
+
+    def test_the_order_of_columns_means_nothing(self, destination: Destination) -> None:
+        publish(destination, orders(), [(1, "a", "b", 1)])
+        turned = replace(orders(), columns=orders().columns[::-1])
+        destination.write(batch(changes(turned, inserts=[(2, "note", "status", 20)]), expected=100, new=200))
+        assert contents(destination, orders()) == Counter([(1, "a", "b", 1), (20, "status", "note", 2)])
+
+    def test_a_column_dropped_and_added_again_is_another_column(self, destination: Destination) -> None:
+        numbered = tuple(replace(column, attnum=at) for at, column in enumerate(orders().columns, 1))
+        before = replace(orders(), columns=numbered)
+        publish(destination, before, [(1, "a", "b", 1)])
+        again = replace(numbered[2], attnum=5, missing_value="fresh")
+        after = replace(before, columns=(*numbered[:2], again, numbered[3]))
+        destination.write(batch(changes(after, inserts=[(2, "c", "d", 2)]), expected=100, new=200))
+        destination.write(batch(changes(after, inserts=[(3, "e", "f", 3)]), expected=200, new=300))
+        assert contents(destination, after) == Counter([(1, "a", "fresh", 1), (2, "c", "d", 2), (3, "e", "f", 3)])
+
+    def test_a_schema_change_between_the_parts_of_one_batch(self, destination: Destination) -> None:
+        publish(destination, orders(), [(1, "a", "b", 1), (2, "a", "b", 2)])
+        grown = _grown(orders(), Column("extra", INT4, missing_value="5"))
+        final = replace(grown, columns=tuple(c for c in grown.columns if c.name != "status"))
+        destination.write(
+            batch(
+                changes(orders(), deletes=[(1,)], inserts=[(3, "c", "d", 3)]),
+                changes(grown, upserts=[(3, "cc", "dd", 33, 6)], inserts=[(1, "back", None, 1, 0)]),
+                changes(final, partials=[partial(final, ["note"], {(3,): (3, 333, 7)})]),
+                changes(final, deletes=[(1,)], inserts=[(4, "n", 4, 4)]),
+                expected=100,
+                new=200,
+            )
+        )
+        assert contents(destination, final) == Counter([(2, "b", 2, 5), (3, "dd", 333, 7), (4, "n", 4, 4)])
+
+    def test_a_column_that_changed_its_type_is_refused(self, destination: Destination) -> None:
+        publish(destination, orders(), [(1, "a", "b", 1)])
+        retyped = replace(orders(), columns=(*orders().columns[:3], Column("amount", TEXT)))
+        with pytest.raises(TableError, match="amount"):
+            destination.write(batch(changes(retyped, inserts=[(2, "a", "b", "two")]), expected=100, new=200))
+        assert contents(destination, orders()) == Counter([(1, "a", "b", 1)])
+
+    def test_a_renamed_table_is_refused(self, destination: Destination) -> None:
+        publish(destination, orders(), [(1, "a", "b", 1)])
+        with pytest.raises(TableError):
+            destination.write(batch(changes(orders(name="sales"), inserts=[(2, "", "", 2)]), expected=100, new=200))
+        assert contents(destination, orders()) == Counter([(1, "a", "b", 1)])
+
+    # Names
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            TableName("public", 'say "hi"'),
+            TableName("My Schema", "Orders.2024"),
+            TableName("ünï", "tänk$%s {}"),
+            TableName("select", "table"),
+            TableName("main", "group"),
+        ],
+        ids=str,
+    )
+    def test_quoted_names(self, destination: Destination, name: TableName) -> None:
+        odd = table(
+            name,
+            Column('I"d', INT8),
+            Column("Mixed.Case", TEXT),
+            Column("$1 {} %s", TEXT),
+            Column("rowid", INT4),
+            Column("t", TEXT),
+            key=('I"d',),
+        )
+        publish(destination, odd, [(1, "a", "b", 1, "t"), (2, "c", "d", 2, "t")])
+        grown = _grown(odd, Column('neu "ö"', TEXT, missing_value="x"))
+        destination.write(
+            batch(
+                changes(
+                    grown, deletes=[(2,)], partials=[partial(grown, ["Mixed.Case"], {(1,): (3, "B", 3, "T", "y")})]
+                ),
+                expected=100,
+                new=200,
+            )
+        )
+        assert contents(destination, grown) == Counter([(3, "a", "B", 3, "T", "y")])

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from etl_core.destination.duckdb.failures import explain, explain_table, holder, is_held
+from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError, ValueOutOfRange
+from etl_core.identifiers import TableName
+
+_PATH = Path("/data/shop.duckdb")
+_NAME = TableName("public", "orders")
+
+_HELD = (
+    'IO Error: Could not set lock on file "/data/shop.duckdb": Conflicting lock is held in '
+    "/usr/bin/python3.11 (PID 9351). See also https://duckdb.org/docs/stable/connect/concurrency"
+)
+_NEWER = (
+    "IO Error: Trying to read a database file with version number 999, but we can only read versions between 64 and "
+    "68.\n"
+    "The database file was created with an newer version of DuckDB."
+)
+
+
+def test_the_holder_is_named() -> None:
+    assert is_held(duckdb.IOException(_HELD))
+    assert holder(duckdb.IOException(_HELD)) == "process 9351 (/usr/bin/python3.11)"
+    assert not is_held(duckdb.IOException(_NEWER))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (duckdb.IOException(_NEWER), DestinationError, "newer DuckDB"),
+        (duckdb.IOException('Could not write file "x": No space left on device'), DestinationError, "disk is full"),
+        (duckdb.IOException('Cannot open file "x": Permission denied'), DestinationError, "for writing"),
+        (duckdb.IOException("something new"), DestinationError, "something new"),
+        (duckdb.OutOfMemoryException("Out of Memory"), DestinationError, "memory"),
+        (duckdb.TransactionException("conflict"), DestinationUnavailable, "gave up"),
+        (duckdb.FatalException("database has been invalidated"), DestinationUnavailable, "gave up"),
+        (duckdb.InternalException("SECRET"), DestinationError, "InternalException"),
+    ],
+)
+def test_a_failure_of_the_file(error: duckdb.Error, kind: type[EtlError], message: str) -> None:
+    explained = explain(error, _PATH)
+    assert type(explained) is kind
+    assert message in str(explained)
+    assert str(_PATH) in str(explained)
+    assert "SECRET" not in str(explained)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (duckdb.ConversionException("Could not convert string 'SECRET' to INT32"), ValueOutOfRange),
+        (duckdb.CatalogException("Table SECRET does not exist"), TableError),
+        (duckdb.IOException("No space left on device"), DestinationError),
+    ],
+)
+def test_a_failure_while_a_table_is_worked_on(error: duckdb.Error, kind: type[EtlError]) -> None:
+    explained = explain_table(error, _NAME, _PATH)
+    assert type(explained) is kind
+    assert "SECRET" not in str(explained)
+    assert explained.hint

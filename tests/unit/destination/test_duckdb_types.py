@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from etl_core.destination.duckdb.destination import DuckDBDestination
+from etl_core.destination.duckdb.types import duckdb_type
+from etl_core.schema.table import Column
+from etl_core.testing.destination_tables import INT8, publish, table
+from etl_core.testing.destination_values_suite import CASES
+
+_STORED = {
+    "bool": "BOOLEAN",
+    "int2": "SMALLINT",
+    "int4": "INTEGER",
+    "int8": "BIGINT",
+    "float4": "FLOAT",
+    "float8": "DOUBLE",
+    "money": "DECIMAL(12,2)",
+    "wide": "DECIMAL(38,10)",
+    "numeric": "VARCHAR",
+    "text": "VARCHAR",
+    "bytea": "BLOB",
+    "uuid": "UUID",
+    "domain": "UUID",
+    "date": "DATE",
+    "time": "TIME",
+    "timestamp": "TIMESTAMP",
+    "timestamptz": "TIMESTAMP WITH TIME ZONE",
+    "interval": "INTERVAL",
+    "json": "JSON",
+    "jsonb": "JSON",
+    "mood": "VARCHAR",
+    "unknown": "BLOB",
+    "ints": "INTEGER[]",
+    "texts": "VARCHAR[]",
+    "uuids": "UUID[]",
+    "jsons": "JSON[]",
+    "dates": "DATE[]",
+    "moods": "VARCHAR[]",
+    "moneys": "DECIMAL(10,2)[]",
+}
+
+
+@pytest.mark.parametrize("column", [column for column, _ in CASES], ids=lambda column: column.name)
+def test_a_column_has_the_stored_type_duckdb_names(column: Column, tmp_path: Path) -> None:
+    destination = DuckDBDestination(tmp_path / "x.duckdb", "shop")
+    destination.prepare()
+    publish(destination, table("t", Column("id", INT8), column))
+    with duckdb.connect(tmp_path / "x.duckdb") as connection:
+        described = {row[0]: row[1] for row in connection.execute("DESCRIBE public.t").fetchall()}
+    assert described[column.name] == duckdb_type(column) == _STORED[column.name]
