@@ -35,6 +35,9 @@ class Display(Observer):
         """Shows a sentence at once."""
         say(sentence)
 
+    def begin(self, work: str) -> None:
+        """Something that takes time begins, such as `comparing 8 tables`."""
+
     def on_state(self, table: TableName, state: TableState) -> None:
         _log.debug("%s is in state %s", table, state.name)
 

@@ -60,6 +60,9 @@ class LineDisplay(Display):
         sys.stderr.write(line)
         sys.stderr.flush()
 
+    def begin(self, work: str) -> None:
+        self.say(work)
+
     def on_state(self, table: TableName, state: TableState) -> None:
         super().on_state(table, state)
         if state is TableState.DATA_SYNC:

@@ -42,6 +42,7 @@ class LiveDisplay(Display):
         self._copies: dict[TableName, CopyActivity] = {}
         self._stream: StreamActivity | None = None
         self._errored: dict[TableName, None] = {}
+        self._work: tuple[str, float] | None = None
         self._waiting: tuple[str, float] | None = None
         self._live = Live(console=console, refresh_per_second=_REFRESHES, get_renderable=self.draw, transient=True)
 
@@ -56,6 +57,10 @@ class LiveDisplay(Display):
 
     def say(self, sentence: str) -> None:
         self._console.print(Text(sentence))
+
+    def begin(self, work: str) -> None:
+        with self._lock:
+            self._work = (work, time.monotonic())
 
     def on_state(self, table: TableName, state: TableState) -> None:
         super().on_state(table, state)
@@ -106,7 +111,7 @@ class LiveDisplay(Display):
         """What is below the lines, as of now."""
         now = time.monotonic()
         with self._lock:
-            parts: list[RenderableType] = [Text(self._title, style="bold")]
+            parts: list[RenderableType] = [self._draw_title(now)]
             if self._copies:
                 parts.append(self._draw_copies(now))
             if self._stream is not None:
@@ -116,6 +121,12 @@ class LiveDisplay(Display):
             if self._waiting is not None and now < self._waiting[1] + _WAITING_FOR:
                 parts.append(Text(self._waiting[0], style="yellow"))
         return Group(*parts)
+
+    def _draw_title(self, now: float) -> Text:
+        title = Text(self._title, style="bold")
+        if self._work is not None:
+            title.append(f"  {self._work[0]}, {duration(now - self._work[1])}", style="not bold")
+        return title
 
     def _draw_copies(self, now: float) -> Table:
         grid = Table.grid(padding=(0, 2))
@@ -132,12 +143,18 @@ class LiveDisplay(Display):
                 f"{share:.0%}" if share is not None else "",
                 f"{number(copy.rows)} rows",
                 rate(copy.rows, now - copy.started),
-                f"{duration(left)} left" if left is not None else "",
+                _left(share, left),
             )
         more = len(self._copies) - _SHOWN_COPIES
         if more > 0:
             grid.add_row(Text(f"and {more} more"))
         return grid
+
+
+def _left(share: float | None, seconds: float | None) -> str:
+    if share is None or seconds is None:
+        return ""
+    return f"{duration(seconds)} left" if share < 1 else "publishing"
 
 
 def _draw_stream(stream: StreamActivity, now: float) -> list[RenderableType]:
@@ -149,6 +166,10 @@ def _draw_stream(stream: StreamActivity, now: float) -> list[RenderableType]:
         f"{duration(now - stream.last_at)} ago",
     )
     return [
-        Text("  ".join(facts)),
-        Text(f"{number(stream.rows)} row changes so far: {tables_text(stream.tables, _SHOWN_TABLES)}", style="dim"),
+        _one_line("  ".join(facts)),
+        _one_line(f"{number(stream.rows)} row changes so far: {tables_text(stream.tables, _SHOWN_TABLES)}", "dim"),
     ]
+
+
+def _one_line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

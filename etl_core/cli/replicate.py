@@ -25,16 +25,15 @@ def sync(session: Session) -> int:
     for name in tables:
         pipeline.find(name)  # all of them exist, or none is touched
     began = time.monotonic()
-    copied = _show_copies(session, pipeline.sync(tables or None), time.monotonic() - began)
-    failed = _show_failed(session)
-    stopped = pipeline.stop.is_set() and any(
-        status.state in (TableState.INIT, TableState.DATA_SYNC) for status in pipeline.store.tables()
-    )
-    if stopped:
+    results = pipeline.sync(tables or None)
+    _show_copies(session, results, time.monotonic() - began)
+    if pipeline.stop.is_set() and any(isinstance(result, EtlError) for result in results):
         session.results.append("stopped before every table was copied")
-    elif not copied and not failed:
+        return FAILED
+    failed = _show_failed(session, results)
+    if not results and not failed:
         session.results.append(f"nothing to copy: {plural(len(pipeline.store.tables()), 'table')} copied before")
-    return FAILED if failed or stopped else DONE
+    return FAILED if failed else DONE
 
 
 def stream(session: Session) -> int:
@@ -59,15 +58,18 @@ def run(session: Session) -> int:
     def attempt() -> Streamed:
         return session.pipeline.run(seconds=session.arguments.seconds)
 
+    results: list[Copied | EtlError] = []
+
     def attempt_until_caught_up() -> Streamed:
         began = time.monotonic()
-        _show_copies(session, session.pipeline.sync(), time.monotonic() - began)
+        results.extend(session.pipeline.sync())
+        _show_copies(session, results, time.monotonic() - began)
         return session.pipeline.stream(until=session.pipeline.current_lsn())
 
-    return _follow(session, attempt_until_caught_up if session.arguments.until_caught_up else attempt)
+    return _follow(session, attempt_until_caught_up if session.arguments.until_caught_up else attempt, results)
 
 
-def _follow(session: Session, attempt: Callable[[], Streamed]) -> int:
+def _follow(session: Session, attempt: Callable[[], Streamed], results: Sequence[Copied | EtlError] = ()) -> int:
     began = time.monotonic()
     streamed = follow(session, attempt)
     seconds = time.monotonic() - began
@@ -78,19 +80,18 @@ def _follow(session: Session, attempt: Callable[[], Streamed]) -> int:
         session.results.append(
             f"{_ENDED[streamed.ended]} at {streamed.lsn}: {plural(rows, 'row change')} in {duration(seconds)}"
         )
-    failed = _show_failed(session)
+    failed = _show_failed(session, results)
     cut_short = session.arguments.until_caught_up and (streamed is None or streamed.ended is not Ended.REACHED)
     return FAILED if failed or cut_short else DONE
 
 
-def _show_copies(session: Session, results: Sequence[Copied | EtlError], seconds: float) -> list[Copied]:
+def _show_copies(session: Session, results: Sequence[Copied | EtlError], seconds: float) -> None:
     copied = [result for result in results if isinstance(result, Copied)]
     if copied:
         session.results.extend(columns([_copied_row(table) for table in copied]))
         rows = sum(table.rows for table in copied)
         total = f"{plural(rows, 'row')} in {duration(seconds)}, {rate(rows, seconds)}"
         session.results.append(f"copied {plural(len(copied), 'table')}: {total}")
-    return copied
 
 
 def _copied_row(table: Copied) -> tuple[str, ...]:
@@ -103,11 +104,17 @@ def _copied_row(table: Copied) -> tuple[str, ...]:
     )
 
 
-def _show_failed(session: Session) -> list[TableStatus]:
-    """Tables that stand failed, from now or before."""
+def _show_failed(session: Session, results: Sequence[Copied | EtlError]) -> bool:
+    """Shows the tables that stand failed, from now or before, and what else failed; whether anything did."""
     failed = [status for status in session.pipeline.store.tables() if status.state is TableState.ERRORED]
-    for status in failed:
-        session.results.append(f"{status.name}  failed: {status.error}")
-        if status.hint:
-            session.results.append(f"  → {status.hint}")
-    return failed
+    lines = failure_lines(failed, [result for result in results if isinstance(result, EtlError)])
+    session.results.extend(lines)
+    return bool(lines)
+
+
+def failure_lines(failed: Sequence[TableStatus], errors: Sequence[EtlError]) -> list[str]:
+    """Failed tables, and those errors that are not theirs: of a table that another process took over, for one."""
+    told = {status.error for status in failed}
+    facts = [(f"{status.name}  failed: {status.error}", status.hint) for status in failed]
+    facts += [(str(error), error.hint) for error in errors if str(error) not in told]
+    return [line for fact, hint in facts for line in ([fact, f"  → {hint}"] if hint else [fact])]

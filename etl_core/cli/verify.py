@@ -13,6 +13,7 @@ from etl_core.replication.compare import Comparison
 def verify(session: Session) -> int:
     pipeline, tables = session.pipeline, session.arguments.tables
     pipeline.prepare()
+    session.display.begin(f"comparing {plural(len(tables or pipeline.store.tables()), 'table')}")
     comparisons = pipeline.verify(tables or None)
     session.results.extend(comparison_lines(comparisons))
     return DONE if all(comparison.is_equal for comparison in comparisons) else FAILED

@@ -34,6 +34,7 @@ def test_the_whole_way(project) -> None:
 
     proof = project.run("verify")
     assert proof.status == 0, proof.out
+    assert "comparing 2 tables" in proof.err
     assert "equal: 2 tables, 1,199 rows" in proof.out
 
     after = project.run("status")

@@ -45,6 +45,19 @@ def test_copies_have_a_bar_each_up_to_a_dozen() -> None:
     assert "25%" not in drawn(display, console)
 
 
+def test_a_copy_that_was_read_is_being_published() -> None:
+    display, console = new_display()
+    [name] = names(1)
+    display.on_copy_progress(name, 1200, 130, 120)
+    assert "publishing" in drawn(display, console)
+
+
+def test_what_has_begun_stands_beside_the_title() -> None:
+    display, console = new_display()
+    display.begin("comparing 8 tables")
+    assert "shop → duckdb  comparing 8 tables, " in drawn(display, console)
+
+
 def test_a_table_of_unknown_size_has_a_bar_without_a_share() -> None:
     display, console = new_display()
     [name] = names(1)

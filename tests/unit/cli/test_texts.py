@@ -6,12 +6,16 @@ import pytest
 
 from etl_core.batch import ChangeCounts
 from etl_core.cli.doctor import finding_lines
+from etl_core.cli.replicate import failure_lines
 from etl_core.cli.texts import columns, counts, duration, plural, rate, size
 from etl_core.cli.verify import comparison_lines
-from etl_core.identifiers import TableName
+from etl_core.errors import StateConflict, TableError
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.compare import Comparison, KeyRange
 from etl_core.source.finding import Finding, Severity
+from etl_core.state.store import TableStatus
+from etl_core.state.table_state import TableState
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,19 @@ def test_findings_are_grouped_the_worst_first() -> None:
     ]
     assert lines[-1] == "not safe to replicate: mend 2 findings marked UNSAFE first (1 warning)"
     assert finding_lines([])[-1] == "ready to replicate"
+
+
+def test_failures_are_told_once_each() -> None:
+    orders = TableStatus(
+        TableId(1), TableName("public", "orders"), TableState.ERRORED, 1, error="it is broken", hint="mend it"
+    )
+    errors = [TableError("it is broken", table="public.orders", hint="mend it"), StateConflict("someone was first")]
+    assert failure_lines([orders], errors) == [
+        "public.orders  failed: it is broken",
+        "  → mend it",
+        "someone was first",
+    ]
+    assert failure_lines([], []) == []
 
 
 def test_comparisons() -> None:
