@@ -21,6 +21,7 @@ from etl_core.replication.active import ActiveTables
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.failpoints import SYNC_DONE_STORED, reach
 from etl_core.replication.observer import Observer
+from etl_core.schema.table import TableSchema
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
@@ -124,6 +125,9 @@ class Handover:
         self._activate(status, watermark)
 
     def _activate(self, status: TableStatus, watermark: Lsn) -> None:
+        self._active.activate(status.table_id, watermark, self._schema(status))
+
+    def _schema(self, status: TableStatus) -> TableSchema:
         stored = self._store.schema(status.table_id)
         if stored is None:
             raise TableError(
@@ -131,7 +135,7 @@ class Handover:
                 table=str(status.name),
                 hint=f"etl resync {status.name}",
             )
-        self._active.activate(status.table_id, watermark, stored[1])
+        return stored[1]
 
     def _resume_sync_done(self, status: TableStatus, marks: Mapping[TableId, Lsn], position: Lsn) -> None:
         """The process ended after the catch-up was complete: its watermark is beyond where the stream begins again."""
@@ -142,12 +146,15 @@ class Handover:
         self._take_in(status, watermark)
 
     def _take_in(self, status: TableStatus, watermark: Lsn) -> None:
-        """READY first, then active: `reload` in the writing thread drops active tables that are not READY."""
-        slot = status.sync_slot
+        """READY first, then active: `reload` in the writing thread drops active tables that are not READY.
+
+        Nothing between the two can fail: a table that is READY and not active would lose what the stream passes.
+        """
+        slot, schema = status.sync_slot, self._schema(status)
         status = self._move(
             status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
         )
-        self._activate(status, watermark)
+        self._active.activate(status.table_id, watermark, schema)
         if slot is not None:
             self._drop(slot)
 
@@ -172,19 +179,16 @@ class Handover:
             try:
                 if status.state is TableState.FINISHED_COPY:
                     self._hand_over_one(status, position, deadline, busy_wait)
-                elif status.state is TableState.SYNC_DONE:
-                    self._finish_sync_done(status)
+                elif status.state is TableState.SYNC_DONE or self._is_left_out(status):
+                    # Something was away in the middle of a hand-over, and the stream has gone on without the table.
+                    self._move(status, TableState.INIT)
             except StateConflict:
                 continue  # someone moved the table meanwhile; the next look sees it
             except TableError as error:
                 self._fail(status, error)
 
-    def _finish_sync_done(self, status: TableStatus) -> None:
-        """Something was away between SYNC_DONE and READY; without the table the stream has gone on since."""
-        if status.table_id in self._active:
-            self._make_ready(status)
-        else:
-            self._move(status, TableState.INIT)
+    def _is_left_out(self, status: TableStatus) -> bool:
+        return status.state is TableState.READY and status.table_id not in self._active
 
     def _hand_over_one(
         self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]

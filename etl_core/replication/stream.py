@@ -192,8 +192,11 @@ class StreamWorker:
             return
         position = max(self._assembler.end_lsn, self._stream.server_lsn)
         self._position = max(self._position, position)
-        if now >= self._next_store and position > self._writer.flushed:
+        if position > self._writer.flushed and (now >= self._next_store or self._stream.reply_wanted):
             self._store_idle(position)
+            self._stream.confirm(self._writer.flushed)
+            self._stream.send_status()
+        self._stream.reply_wanted = False
 
     def _store_idle(self, position: Lsn) -> None:
         self._next_store = time.monotonic() + _STORE_IDLE
