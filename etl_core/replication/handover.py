@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from etl_core.batch import WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.errors import EtlError, StateConflict, TableError, TransientError, WatermarkConflict
 from etl_core.identifiers import TableId
@@ -69,9 +70,15 @@ class Handover:
         self._hold: Lsn | None = None
         self._lock = threading.Lock()
 
-    def start(self, position: Lsn) -> None:
-        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
-        marks = self._destination.positions().tables
+    def start(self, position: Lsn, written: Lsn | None) -> None:
+        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`.
+
+        `written` is where the last batch ended that the destination is known to have.
+        """
+        positions = self._destination.positions()
+        if written is not None and (positions.stream is None or positions.stream < written):
+            self._refuse_older(positions.stream, position, written)
+        marks = positions.tables
         for status in self._store.tables():
             match status.state:
                 case TableState.READY:
@@ -109,16 +116,29 @@ class Handover:
 
     # --- taking tables in -------------------------------------------------------------------------------------
 
+    def _refuse_older(self, found: Lsn | None, position: Lsn, written: Lsn) -> None:
+        """The changes in between are gone from the slot, so that every table needs a new copy."""
+        for status in self._store.tables():
+            if status.state in (TableState.READY, TableState.SYNC_DONE, TableState.FINISHED_COPY):
+                self._fail_replaced(status, f"the stream was written up to {written}, but the destination has {found}")
+        # The tables say it from now on; copied again, they must not be found wanting at the next start.
+        self._destination.write(WriteBatch((), {}, position))
+
+    def _fail_replaced(self, status: TableStatus, what: str) -> None:
+        self._fail(
+            status,
+            TableError(
+                f"{status.name}: {what}",
+                table=str(status.name),
+                hint=f"was the destination restored or replaced? etl resync {status.name}",
+            ),
+        )
+
     def _take_in_ready(self, status: TableStatus, marks: Mapping[TableId, Lsn]) -> None:
         watermark = marks.get(status.table_id)
-        if watermark is None:
-            self._fail(
-                status,
-                TableError(
-                    f"{status.name} was replicated before, but the destination has no watermark for it",
-                    table=str(status.name),
-                    hint=f"was the destination restored or replaced? etl resync {status.name}",
-                ),
+        if watermark is None or watermark < (status.snapshot_lsn or ZERO):
+            self._fail_replaced(
+                status, f"it was complete as of {status.snapshot_lsn}, but the destination has it as of {watermark}"
             )
             return
         self._activate(status, watermark)
@@ -145,7 +165,7 @@ class Handover:
         """READY first, then active: `reload` in the writing thread drops active tables that are not READY."""
         slot = status.sync_slot
         status = self._move(
-            status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
+            status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
         self._activate(status, watermark)
         if slot is not None:
@@ -173,18 +193,12 @@ class Handover:
                 if status.state is TableState.FINISHED_COPY:
                     self._hand_over_one(status, position, deadline, busy_wait)
                 elif status.state is TableState.SYNC_DONE:
-                    self._finish_sync_done(status)
+                    # Something was away between SYNC_DONE and READY; the stream has gone on without the table since.
+                    self._move(status, TableState.INIT)
             except StateConflict:
                 continue  # someone moved the table meanwhile; the next look sees it
             except TableError as error:
                 self._fail(status, error)
-
-    def _finish_sync_done(self, status: TableStatus) -> None:
-        """Something was away between SYNC_DONE and READY; without the table the stream has gone on since."""
-        if status.table_id in self._active:
-            self._make_ready(status)
-        else:
-            self._move(status, TableState.INIT)
 
     def _hand_over_one(
         self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]
@@ -259,14 +273,7 @@ class Handover:
                 self._activate(status, theirs)
             elif theirs != ours:
                 self._active.deactivate(table_id)
-                self._fail(
-                    status,
-                    TableError(
-                        f"the destination's watermark of {status.name} went back",
-                        table=str(status.name),
-                        hint=f"was the destination restored or replaced? etl resync {status.name}",
-                    ),
-                )
+                self._fail_replaced(status, f"the destination's watermark went back from {ours} to {theirs}")
 
     # --- states -----------------------------------------------------------------------------------------------
 
