@@ -304,7 +304,7 @@ class Pipeline:
             self.observer,
         )
         try:
-            handover.start(start)
+            handover.start(start, progress.written_lsn if progress else None)
             reactions = Reactions(handover.table_failed, handover.reload)
             applier = self._applier(active, reactions, is_main=True, resumes=progress)
             assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)

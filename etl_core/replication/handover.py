@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from etl_core.batch import WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.errors import EtlError, StateConflict, TableError, TransientError, WatermarkConflict
 from etl_core.identifiers import TableId
@@ -70,9 +71,15 @@ class Handover:
         self._hold: Lsn | None = None
         self._lock = threading.Lock()
 
-    def start(self, position: Lsn) -> None:
-        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
-        marks = self._destination.positions().tables
+    def start(self, position: Lsn, written: Lsn | None) -> None:
+        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`.
+
+        `written` is where the last batch ended that the destination is known to have.
+        """
+        positions = self._destination.positions()
+        if written is not None and (positions.stream is None or positions.stream < written):
+            self._refuse_older(positions.stream, position, written)
+        marks = positions.tables
         for status in self._store.tables():
             match status.state:
                 case TableState.READY:
@@ -110,16 +117,29 @@ class Handover:
 
     # --- taking tables in -------------------------------------------------------------------------------------
 
+    def _refuse_older(self, found: Lsn | None, position: Lsn, written: Lsn) -> None:
+        """The changes in between are gone from the slot, so that every table needs a new copy."""
+        for status in self._store.tables():
+            if status.state in (TableState.READY, TableState.SYNC_DONE, TableState.FINISHED_COPY):
+                self._fail_replaced(status, f"the stream was written up to {written}, but the destination has {found}")
+        # The tables say it from now on; copied again, they must not be found wanting at the next start.
+        self._destination.write(WriteBatch((), {}, position))
+
+    def _fail_replaced(self, status: TableStatus, what: str) -> None:
+        self._fail(
+            status,
+            TableError(
+                f"{status.name}: {what}",
+                table=str(status.name),
+                hint=f"was the destination restored or replaced? etl resync {status.name}",
+            ),
+        )
+
     def _take_in_ready(self, status: TableStatus, marks: Mapping[TableId, Lsn]) -> None:
         watermark = marks.get(status.table_id)
-        if watermark is None:
-            self._fail(
-                status,
-                TableError(
-                    f"{status.name} was replicated before, but the destination has no watermark for it",
-                    table=str(status.name),
-                    hint=f"was the destination restored or replaced? etl resync {status.name}",
-                ),
+        if watermark is None or watermark < (status.snapshot_lsn or ZERO):
+            self._fail_replaced(
+                status, f"it was complete as of {status.snapshot_lsn}, but the destination has it as of {watermark}"
             )
             return
         self._activate(status, watermark)
@@ -152,7 +172,7 @@ class Handover:
         """
         slot, schema = status.sync_slot, self._schema(status)
         status = self._move(
-            status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
+            status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
         self._active.activate(status.table_id, watermark, schema)
         if slot is not None:
@@ -263,14 +283,7 @@ class Handover:
                 self._activate(status, theirs)
             elif theirs != ours:
                 self._active.deactivate(table_id)
-                self._fail(
-                    status,
-                    TableError(
-                        f"the destination's watermark of {status.name} went back",
-                        table=str(status.name),
-                        hint=f"was the destination restored or replaced? etl resync {status.name}",
-                    ),
-                )
+                self._fail_replaced(status, f"the destination's watermark went back from {ours} to {theirs}")
 
     # --- states -----------------------------------------------------------------------------------------------
 

@@ -32,6 +32,8 @@ _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
+_STATUS_UNREAD = 0.5
+"""Seconds between two status updates while nothing is read."""
 _STORE_IDLE = 5.0
 """Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
 
@@ -95,6 +97,7 @@ class StreamWorker:
         self._writer = Writer(applier, name=name, start_lsn=assembler.end_lsn)
         self._batch_since: float | None = None
         self._next_look = 0.0
+        self._next_status = 0.0
         self._next_store = time.monotonic() + _STORE_IDLE
         self._quiet = False
         self._hold: Lsn | None = None
@@ -117,7 +120,7 @@ class StreamWorker:
 
     def _step(self, until: Lsn | None, deadline: float | None) -> Ended | None:
         limit = self._limit(until)
-        wait = 0.02 if self._batch_since is not None else _WAIT
+        wait = 0.02 if self._batch_since is not None or limit is not None else _WAIT
         message = self._stream.receive(self._assembler.segment, wait)
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
@@ -216,7 +219,7 @@ class StreamWorker:
         while self._hold is not None and self._hold <= limit and not self._stop.is_set():
             self._boundary.held_at(limit)
             self._stop.wait(_WAIT / 2)
-            self._keep_alive()
+            self._keep_alive_unread()
             self._hold = self._boundary.look_around(self._position, self._service)
         return Ended.STOPPED if self._stop.is_set() else None
 
@@ -228,12 +231,19 @@ class StreamWorker:
 
     def _wait_writer(self) -> None:
         while not self._writer.wait_idle(_WAIT):
-            self._keep_alive()
+            self._keep_alive_unread()
 
     def _service(self) -> None:
         """What must go on while the conductor waits for something else."""
-        self._keep_alive()
+        self._keep_alive_unread()
         self._writer.is_idle  # noqa: B018 raises what the writer failed with
+
+    def _keep_alive_unread(self) -> None:
+        """While nothing is read: the server's question after half its wal_sender_timeout is answered unasked."""
+        self._keep_alive()
+        if time.monotonic() >= self._next_status:
+            self._next_status = time.monotonic() + _STATUS_UNREAD
+            self._stream.send_status()
 
     def _keep_alive(self) -> None:
         flushed = self._writer.flushed
