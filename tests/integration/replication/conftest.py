@@ -284,9 +284,14 @@ class Lab:
         assert found == expected, f"{name}: missing {missing}, extra {extra}"
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """What a reader of the DuckDB file sees."""
-        with duckdb.connect(self.path) as destination:
-            return destination.execute(query).fetchall()
+        """What a reader of the DuckDB file sees, who waits while the engine opens or closes it in this process."""
+        while True:
+            try:
+                with duckdb.connect(self.path) as destination:
+                    return destination.execute(query).fetchall()
+            except duckdb.Error as error:
+                if "Unique file handle conflict" not in str(error):
+                    raise
 
 
 def _plain(value: object) -> str:
