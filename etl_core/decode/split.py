@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from etl_core.errors import MalformedMessage
-from etl_core.protocol.segment import Frames, big_endian_32
+from etl_core.protocol.segment import Frames
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH as MESSAGE
 from etl_core.values.text import Array, buffer_of
 
@@ -77,24 +77,25 @@ def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:
     data = frames.data
     start = frames.bounds[selected]
     end = frames.bounds[selected + 1]
+    longest = int((end - start).max(initial=0))
     tag = data[start + MESSAGE]
     has_old = _has_old_tuple(tag, data[start + (MESSAGE + 5)], start)
     position = start + (MESSAGE + 6)
     if has_old.any():
         has_new = tag != DELETE
         old_rows, new_rows = np.flatnonzero(has_old), np.flatnonzero(has_new)
-        old_columns, position[old_rows] = _walk(data, position[old_rows], start[old_rows], column_count)
+        old_columns, position[old_rows] = _walk(data, position[old_rows], start[old_rows], column_count, longest)
         both = np.flatnonzero(has_old & has_new)
         at, stop = position[both], end[both]
         wrong = (at >= stop) | (data[np.minimum(at, stop - 1)] != NEW_TUPLE)
         if wrong.any():
             raise _malformed(at, start[both], wrong, "an update without a new tuple")
         position[both] += 1
-        new_columns, position[new_rows] = _walk(data, position[new_rows], start[new_rows], column_count)
+        new_columns, position[new_rows] = _walk(data, position[new_rows], start[new_rows], column_count, longest)
     else:
         old_rows, new_rows = np.empty(0, np.int64), np.arange(selected.size)
         old_columns = tuple(Cells(old_rows, old_rows, None, None) for _ in range(column_count))
-        new_columns, position = _walk(data, position, start, column_count)
+        new_columns, position = _walk(data, position, start, column_count, longest)
     if not np.array_equal(position, end):
         raise _malformed(position, start, position != end, "a tuple does not end with its message")
     changes = RowChanges(tag, Tuples(new_rows, new_columns), Tuples(old_rows, old_columns))
@@ -138,7 +139,7 @@ def _with_old_cells(new: Cells, unchanged: Mask, old: Cells, old_of_new: Indices
 
 
 def _walk(
-    data: NDArray[np.uint8], position: Indices, start: Indices, column_count: int
+    data: NDArray[np.uint8], position: Indices, start: Indices, column_count: int, longest: int
 ) -> tuple[tuple[Cells, ...], Indices]:
     # Positions are clipped to the buffer before every read, but beyond every frame's end: a wrong length is found by
     # the caller, where the last position is not the frame's end. A kind byte and a length need five bytes.
@@ -154,7 +155,7 @@ def _walk(
         is_text = kind == _TEXT
         if is_text.all():
             value = position + 5
-            stop = value + big_endian_32(data, position + 1)
+            stop = value + _lengths(data, position, longest)
             columns.append(Cells(value, stop, None, None))
             position = np.minimum(stop, last)
             continue
@@ -163,10 +164,19 @@ def _walk(
         if not (is_text | null | unchanged).all():
             raise _malformed(position, start, ~(is_text | null | unchanged), "unknown kind of column value")
         value = np.where(is_text, position + 5, position + 1)
-        stop = np.where(is_text, value + big_endian_32(data, position + 1), value)
+        stop = np.where(is_text, value + _lengths(data, position, longest), value)
         columns.append(Cells(value, stop, null if null.any() else None, unchanged if unchanged.any() else None))
         position = np.minimum(stop, last)
     return tuple(columns), position
+
+
+def _lengths(data: NDArray[np.uint8], position: Indices, longest: int) -> Indices:
+    """The length after each kind byte, of which only the bytes are read that a frame of `longest` bytes can need."""
+    length = data[4:][position].astype(np.int64)
+    for step, least in ((3, 1 << 8), (2, 1 << 16), (1, 1 << 24)):
+        if longest >= least:
+            length += data[step:][position].astype(np.int64) << (8 * (4 - step))
+    return length
 
 
 def _malformed(position: Indices, start: Indices, wrong: Mask, what: str) -> MalformedMessage:
