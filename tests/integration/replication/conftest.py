@@ -18,6 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,7 @@ class Lab:
         assert {s.name.name for s in statuses if s.state is not TableState.READY} == set(errored), statuses
         ready = [status.name for status in statuses if status.state is TableState.READY]
         comparisons = pipeline.verify(ready)
-        assert all(comparison.is_equal for comparison in comparisons), comparisons
+        assert not [comparison for comparison in comparisons if not comparison.is_equal]
         for name in ready:
             self.assert_same_rows(name)
         assert self.slots() == {f"etl_{self.config.pipeline}"}
@@ -283,6 +284,8 @@ def _plain(value: object) -> str:
     if isinstance(value, str) and value[:1] in ("{", "["):
         with contextlib.suppress(ValueError):
             return repr(json.loads(value))
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return repr(value.astimezone(UTC))
     return repr(value)
 
 
