@@ -343,6 +343,7 @@ class Pipeline:
             write_lock=self._write_lock,
             stop=self.stop,
             is_main=is_main,
+            unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             resumes=resumes,
         )
 

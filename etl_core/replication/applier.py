@@ -30,6 +30,7 @@ from etl_core.replication.assembler import Assembled
 from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, PROGRESS_STORED, reach
 from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.retry import Backoff
+from etl_core.schema.arrow import refuse_unsupported
 from etl_core.schema.diff import diff
 from etl_core.schema.table import TableSchema
 from etl_core.state.store import ReplicationProgress, StateStore
@@ -71,6 +72,7 @@ class Applier:
         write_lock: threading.Lock,
         stop: threading.Event,
         is_main: bool,
+        unknown_types_to_bytes: bool,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
     ) -> None:
@@ -82,6 +84,7 @@ class Applier:
         self._write_lock = write_lock
         self._stop = stop
         self._is_main = is_main
+        self._unknown_types_to_bytes = unknown_types_to_bytes
         self._backoff = backoff or Backoff()
         self._rows = resumes.rows if resumes else 0
         self._commit_time = resumes.commit_time if resumes else None
@@ -173,6 +176,8 @@ class Applier:
                 known = attempt.schemas.get(table_id) or self._active.schema(table_id)
                 if known is not None and known != changes.schema:
                     _check_forward(known, changes.schema)
+                    if not self._unknown_types_to_bytes:
+                        refuse_unsupported(changes.schema)
                 attempt.schemas[table_id] = changes.schema
                 attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
                 yield changes
