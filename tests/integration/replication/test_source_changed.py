@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from etl_core.errors import SourceChanged
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
+from etl_core.pipeline import Pipeline
 from etl_core.state.store import ReplicationProgress
 from etl_core.state.table_state import TableState
-
-if TYPE_CHECKING:
-    from etl_core.pipeline import Pipeline
-    from tests.integration.replication.conftest import Lab
+from etl_core.testing.postgres import create_database, temporary_postgres
+from tests.integration.replication.conftest import Lab
 
 
 @pytest.fixture
@@ -136,3 +136,41 @@ def test_a_copy_older_than_the_tables_snapshot_stops_that_table(lab: Lab, pipeli
     }
     pipeline.sync([TableName("public", "b")])
     lab.assert_equal(pipeline)
+
+
+def test_a_slot_that_somebody_else_made_is_left_alone(lab: Lab) -> None:
+    lab.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    lab.publish()
+    slot = f"etl_{lab.config.pipeline}"
+    lab.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    with pytest.raises(SourceChanged, match="did not create it") as refused:
+        lab.pipeline()
+    assert slot in str(refused.value.hint)
+    assert lab.slots() == {slot}
+    # As the hint says.
+    lab.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+    lab.execute("INSERT INTO a VALUES (1)")
+    lab.assert_equal(lab.synced())
+
+
+def test_an_invalidated_slot_is_refused(tmp_path: Path) -> None:
+    with temporary_postgres(
+        settings={"max_slot_wal_keep_size": "1MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
+    ) as server:
+        lab = Lab(create_database(server), tmp_path)
+        with closing(lab):
+            lab.execute("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)")
+            lab.publish()
+            pipeline = lab.synced()
+            lab.execute("INSERT INTO a VALUES (2)")
+            for _ in range(4):
+                lab.execute("SELECT pg_logical_emit_message(false, 'fill', 'x'), pg_switch_wal()")
+            lab.execute("CHECKPOINT")
+            before = (pipeline.store.tables(), pipeline.store.progress(), pipeline.destination.positions())
+            with pytest.raises(SourceChanged, match="has invalidated replication slot") as refused:
+                lab.pipeline()
+            assert "max_slot_wal_keep_size" in str(refused.value.hint)
+            assert before == (pipeline.store.tables(), pipeline.store.progress(), pipeline.destination.positions())
+            assert lab.rows("SELECT id FROM public.a") == [(1,)]
+            pipeline.teardown()
+            lab.assert_equal(lab.synced())
