@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from etl_core.config import BatchConfig
 from etl_core.errors import EtlError
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Begin
 from etl_core.replication.applier import Applier, Writer
@@ -65,6 +66,9 @@ class Boundary(Protocol):
 
         Returns the LSN at which the stream is to be held, None if it is not.
         """
+
+    def passed(self, tables: Collection[TableId], end_lsn: Lsn) -> None:
+        """A batch that ends at `end_lsn` was cut; it holds changes of `tables`, replicated or not."""
 
     def held_at(self, lsn: Lsn) -> None:
         """The stream stands at `lsn`, everything before it durable."""
@@ -186,6 +190,7 @@ class StreamWorker:
         if self._assembler.has_changes:
             batch = self._assembler.take()
             self._position = batch.end_lsn
+            self._boundary.passed(batch.tables, batch.end_lsn)
             self._writer.submit(batch)
         self._batch_since = None
 
