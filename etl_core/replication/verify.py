@@ -22,7 +22,7 @@ from etl_core.lsn import Lsn
 from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_of
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
-from etl_core.source.catalog import PublishedTable, published_table
+from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.table_copy import copy_table
 from etl_core.state.store import Hold, StateStore, TableStatus
 from etl_core.state.table_state import TableState
@@ -91,18 +91,28 @@ class Verifier:
         # The states first: a table that is copied again meanwhile has another version afterwards.
         now = {status.table_id: status for status in self._store.tables()}
         watermarks = self._destination.positions().tables
+        with self._source.connect("catalog") as connection:
+            published = {t.schema.table_id: t for t in published_tables(connection, self._source.publication)}
         return [
-            self._compare(now.get(table.table_id, table), watermarks.get(table.table_id), snapshot, lsn)
+            self._compare(
+                now.get(table.table_id, table),
+                published.get(table.table_id),
+                watermarks.get(table.table_id),
+                snapshot,
+                lsn,
+            )
             for table in tables
         ]
 
-    def _compare(self, status: TableStatus, watermark: Lsn | None, snapshot: str, lsn: Lsn) -> Comparison:
+    def _compare(
+        self, status: TableStatus, table: PublishedTable | None, watermark: Lsn | None, snapshot: str, lsn: Lsn
+    ) -> Comparison:
         if status.state is not TableState.READY:
             return not_compared(status, lsn, f"it is in state {status.state.name}")
         if watermark is None or watermark > lsn:
             return not_compared(status, lsn, f"the destination has it as of {watermark}: try again")
         try:
-            comparison = replace(self._compare_ready(status, snapshot, lsn), lsn=lsn)
+            comparison = replace(self._compare_ready(status, table, snapshot, lsn), lsn=lsn)
         except TableError as error:
             return not_compared(status, lsn, str(error))
         after = self._store.table(status.table_id)
@@ -110,9 +120,7 @@ class Verifier:
             return not_compared(status, lsn, "its state has changed meanwhile: try again")
         return comparison
 
-    def _compare_ready(self, status: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
-        with self._source.connect("catalog") as connection:
-            table = published_table(connection, status.table_id, self._source.publication)
+    def _compare_ready(self, status: TableStatus, table: PublishedTable | None, snapshot: str, lsn: Lsn) -> Comparison:
         stored = self._store.schema(status.table_id)
         if table is None or stored is None or table.schema.column_names != stored[1].column_names:
             return not_compared(status, lsn, "the source's columns have changed since the last row change")
