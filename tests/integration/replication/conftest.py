@@ -177,6 +177,10 @@ class Lab:
         running = Running(pipeline, call or pipeline.run)
         try:
             yield running
+        except BaseException as error:
+            if running.error is not None:
+                error.add_note(f"meanwhile the engine ended with {running.error!r}")
+            raise
         finally:
             pipeline.stop.set()
             running._thread.join(PATIENCE)

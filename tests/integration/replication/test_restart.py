@@ -31,15 +31,14 @@ def test_killed_twice_at_a_boundary(
     lab.assert_equal(pipeline)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_again_and_again(lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], seed: int) -> None:
-    draw = random.Random(seed)
+def test_killed_again_and_again(lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None]) -> None:
+    draw = random.Random(1)
     churned("a", "b", "c")
     lab.publish()
-    with churn("a", "b", "c", seed=seed):
-        for _ in range(6):
+    with churn("a", "b", "c"):
+        for _ in range(5):
             failpoint = f"{draw.choice(failpoints.ALL)}:{draw.randint(1, 3)}"
-            ended = lab.process("run", "--for", "3s", failpoint=failpoint).wait(PATIENCE)
+            ended = lab.process("run", "--for", "2s", failpoint=failpoint).wait(PATIENCE)
             assert ended in (0, -signal.SIGKILL)
     pipeline = lab.pipeline()
     pipeline.sync()
