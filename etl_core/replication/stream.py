@@ -30,6 +30,9 @@ from etl_core.source.replication_stream import Pause, ReplicationStream
 
 _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
+_QUIET = 0.005
+"""Seconds without data after which a batch at hand need not wait for more. Below the pause between two commits of a
+moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STORE_IDLE = 5.0
@@ -117,7 +120,7 @@ class StreamWorker:
 
     def _step(self, until: Lsn | None, deadline: float | None) -> Ended | None:
         limit = self._limit(until)
-        wait = 0.02 if self._batch_since is not None else _WAIT
+        wait = _QUIET if self._batch_since is not None else _WAIT
         message = self._stream.receive(self._assembler.segment, wait)
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
