@@ -31,6 +31,11 @@ from etl_core.source.replication_stream import Pause, ReplicationStream
 
 _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
+_QUIET = 0.005
+"""Seconds without data after which a batch at hand need not wait for more. Below the pause between two commits of a
+moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
+_LIMIT_WAIT = 0.02
+"""The same on the way to a limit, which a keepalive may say is reached."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5
@@ -127,7 +132,7 @@ class StreamWorker:
 
     def _step(self, until: Lsn | None) -> Ended | None:
         limit = self._limit(until)
-        wait = 0.02 if self._batch_since is not None or limit is not None else _WAIT
+        wait = _QUIET if self._batch_since is not None else _LIMIT_WAIT if limit is not None else _WAIT
         message = self._stream.receive(self._assembler.segment, wait)
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
