@@ -25,7 +25,7 @@ from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_o
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
-from etl_core.source.catalog import PublishedTable, published_table
+from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.slot import Blocker
 from etl_core.source.table_copy import copy_table
 from etl_core.state.store import Hold, StateStore, TableStatus
@@ -81,9 +81,15 @@ class Verifier:
 
     def _compare_all(self, tables: Sequence[TableStatus], snapshot: str, lsn: Lsn) -> list[Comparison]:
         statuses, watermarks = self._look()
+        with self._source.connect("catalog") as connection:
+            published = {t.schema.table_id: t for t in published_tables(connection, self._source.publication)}
         comparisons = {
             table.table_id: self._compare(
-                statuses.get(table.table_id, table), watermarks.get(table.table_id), snapshot, lsn
+                statuses.get(table.table_id, table),
+                published.get(table.table_id),
+                watermarks.get(table.table_id),
+                snapshot,
+                lsn,
             )
             for table in tables
         }
@@ -100,19 +106,19 @@ class Verifier:
         """States and watermarks, the states first: a table that is copied again has another version afterwards."""
         return {status.table_id: status for status in self._store.tables()}, self._destination.positions().tables
 
-    def _compare(self, status: TableStatus, watermark: Lsn | None, snapshot: str, lsn: Lsn) -> Comparison:
+    def _compare(
+        self, status: TableStatus, table: PublishedTable | None, watermark: Lsn | None, snapshot: str, lsn: Lsn
+    ) -> Comparison:
         if status.state is not TableState.READY:
             return not_compared(status, lsn, f"it is in state {status.state.name}")
         if watermark is None or watermark > lsn:
             return not_compared(status, lsn, f"the destination has it as of {watermark}: try again")
         try:
-            return replace(self._compare_ready(status, snapshot, lsn), lsn=lsn)
+            return replace(self._compare_ready(status, table, snapshot, lsn), lsn=lsn)
         except TableError as error:
             return not_compared(status, lsn, str(error))
 
-    def _compare_ready(self, status: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
-        with self._source.connect("catalog") as connection:
-            table = published_table(connection, status.table_id, self._source.publication)
+    def _compare_ready(self, status: TableStatus, table: PublishedTable | None, snapshot: str, lsn: Lsn) -> Comparison:
         stored = self._store.schema(status.table_id)
         if table is None or stored is None or table.schema.column_names != stored[1].column_names:
             return not_compared(status, lsn, "the source's columns have changed since the last row change")
