@@ -93,6 +93,7 @@ class WriteBatch:
     `parts` is iterated once, in order; a table may come several times (a transaction larger than memory is
     read back from the spool part by part). `watermarks` has every table in `parts`, and may have more.
     `stream_lsn` is the end LSN of the last transaction for the main stream; None when a table's catch-up writes.
+    A destination keeps the furthest: a batch that is read again after a crash may end before it.
     """
 
     parts: Iterable[TableChanges]

@@ -16,12 +16,22 @@ from typing import Self
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
 from etl_core.destination.registry import build_destination
-from etl_core.errors import ConfigError, EtlError, PermanentError, SlotInUse, SourceChanged, StateConflict, TableError
+from etl_core.errors import (
+    ConfigError,
+    EtlError,
+    PermanentError,
+    SlotInUse,
+    SourceChanged,
+    StateConflict,
+    TableError,
+    TransientError,
+)
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.applier import Applier, Reactions
 from etl_core.replication.assembler import Assembler
+from etl_core.replication.background import BackgroundCopies
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
@@ -40,9 +50,6 @@ from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import ReplicationProgress, SourceIdentity, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
-
-_COPY_POLL = 1.0
-"""Seconds between two looks for tables to copy while streaming."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,7 @@ class Pipeline:
         )
         self.source = Source(config.source.conninfo(), config.pipeline, config.source.publication, self.store)
         self._write_lock = threading.Lock()
+        self._copies = BackgroundCopies(lambda stop: self._copy(self._to_copy(), stop), self.observer)
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +104,8 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        """Closes the destination and the store. Idempotent."""
+        """Ends copies in the background, closes the destination and the store. Idempotent."""
+        self._copies.stop()
         self.destination.close()
         self.store.close()
 
@@ -235,7 +244,8 @@ class Pipeline:
             wanted = {self.find(name).table_id for name in tables}
         else:
             wanted = None
-        return self._copy([status for status in self._to_copy() if wanted is None or status.table_id in wanted])
+        tables_to_copy = [status for status in self._to_copy() if wanted is None or status.table_id in wanted]
+        return self._copy(tables_to_copy, self.stop)
 
     def _to_copy(self) -> list[TableStatus]:
         """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first."""
@@ -246,11 +256,8 @@ class Pipeline:
                 self._transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
         return [status for status in self.store.tables() if status.state is TableState.INIT]
 
-    def _copy(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
-        return self._copier().copy_all(tables)
-
-    def _copier(self) -> TableCopier:
-        return TableCopier(
+    def _copy(self, tables: Sequence[TableStatus], stop: threading.Event) -> list[Copied | EtlError]:
+        copier = TableCopier(
             self.source,
             self.store,
             self.destination,
@@ -258,8 +265,9 @@ class Pipeline:
             workers=self.config.copy.workers,
             connections_per_table=self.config.copy.connections_per_table,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
-            stop=self.stop,
+            stop=stop,
         )
+        return copier.copy_all(tables)
 
     # --- streaming --------------------------------------------------------------------------------------------
 
@@ -296,7 +304,7 @@ class Pipeline:
             self.observer,
         )
         try:
-            handover.start(start)
+            handover.start(start, progress.written_lsn if progress else None)
             reactions = Reactions(handover.table_failed, handover.reload)
             applier = self._applier(active, reactions, is_main=True, resumes=progress)
             assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
@@ -335,6 +343,7 @@ class Pipeline:
             write_lock=self._write_lock,
             stop=self.stop,
             is_main=is_main,
+            unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             resumes=resumes,
         )
 
@@ -372,24 +381,19 @@ class Pipeline:
     def run(self, *, seconds: float | None = None) -> Streamed:
         """Copies what needs it and streams, for `seconds` or until stopped; tables stream while others are copied.
 
-        Tables that are set back are copied while it runs. After `prepare`.
+        Tables that are set back are copied while it runs; when it ends, copies that are not finished are given up and
+        begin anew the next time. After a TransientError they go on, so that the caller can run again. After `prepare`.
         """
-        finished = threading.Event()
-        thread = threading.Thread(target=self._copy_while, args=(finished,), name="copy", daemon=True)
-        thread.start()
+        self._copies.start()
         try:
-            return self.stream(seconds=seconds)
-        finally:
-            finished.set()
-            thread.join()
-
-    def _copy_while(self, finished: threading.Event) -> None:
-        while not (finished.is_set() or self.stop.is_set()):
-            try:
-                self._copy(self._to_copy())
-            except EtlError as error:  # of the store or the whole source; a table's own error is in its state
-                self.observer.on_retry(error, _COPY_POLL)
-            finished.wait(_COPY_POLL)
+            streamed = self.stream(seconds=seconds)
+        except TransientError:
+            raise  # the caller streams again; what is being copied goes on meanwhile
+        except BaseException:
+            self._copies.stop()
+            raise
+        self._copies.stop()
+        return streamed
 
     # --- tables -----------------------------------------------------------------------------------------------
 

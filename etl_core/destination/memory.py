@@ -19,7 +19,7 @@ from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
 from etl_core.errors import DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import Lsn
+from etl_core.lsn import ZERO, Lsn
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
@@ -95,8 +95,10 @@ class MemoryDestination:
                 (self._pipeline, table_id): replace(marks[table_id], lsn=move.new)
                 for table_id, move in batch.watermarks.items()
             }
-            stream = {} if batch.stream_lsn is None else {self._pipeline: batch.stream_lsn}
-            self._database.state = State(tables, {**before.watermarks, **moved}, {**before.streams, **stream})
+            streams = dict(before.streams)
+            if batch.stream_lsn is not None:
+                streams[self._pipeline] = max(streams.get(self._pipeline, ZERO), batch.stream_lsn)
+            self._database.state = State(tables, {**before.watermarks, **moved}, streams)
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         stored = self._database.state.tables.get(schema.name)

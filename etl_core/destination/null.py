@@ -17,7 +17,7 @@ from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId
-from etl_core.lsn import Lsn
+from etl_core.lsn import ZERO, Lsn
 from etl_core.schema.table import TableSchema
 
 
@@ -47,7 +47,7 @@ class NullDestination:
         with self._lock:
             self._tables.update({table_id: move.new for table_id, move in batch.watermarks.items()})
             if batch.stream_lsn is not None:
-                self._stream = batch.stream_lsn
+                self._stream = max(self._stream or ZERO, batch.stream_lsn)
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 the same for every table
         return iter(())

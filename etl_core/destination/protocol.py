@@ -29,7 +29,7 @@ class Positions:
     """What the destination durably holds for one pipeline.
 
     `tables` has a watermark per published table; a table that is not in it has no usable data.
-    `stream` is the end LSN of the last batch of the main stream, None before the first.
+    `stream` is the furthest end LSN of a batch of the main stream, None before the first.
     """
 
     tables: Mapping[TableId, Lsn]

@@ -30,6 +30,7 @@ from etl_core.replication.assembler import Assembled
 from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, PROGRESS_STORED, reach
 from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.retry import Backoff
+from etl_core.schema.arrow import refuse_unsupported
 from etl_core.schema.diff import diff
 from etl_core.schema.table import TableSchema
 from etl_core.state.store import ReplicationProgress, StateStore
@@ -71,6 +72,7 @@ class Applier:
         write_lock: threading.Lock,
         stop: threading.Event,
         is_main: bool,
+        unknown_types_to_bytes: bool,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
     ) -> None:
@@ -82,9 +84,11 @@ class Applier:
         self._write_lock = write_lock
         self._stop = stop
         self._is_main = is_main
+        self._unknown_types_to_bytes = unknown_types_to_bytes
         self._backoff = backoff or Backoff()
         self._rows = resumes.rows if resumes else 0
         self._commit_time = resumes.commit_time if resumes else None
+        self._written_lsn = resumes.written_lsn if resumes else None
         self._stored_at = time.monotonic()
 
     def apply(self, batch: Assembled) -> None:
@@ -108,12 +112,16 @@ class Applier:
     def _written(self, batch: Assembled) -> _Attempt:
         conflicts = 0
         waits = self._backoff.waits()
+        moves, attempt, is_applied = self._moves(batch), _Attempt(), False
         while True:
-            moves = self._moves(batch)
             try:
-                return self._write(batch, moves)
+                if not is_applied:
+                    self._write(batch, moves, attempt)
+                    is_applied = True
+                self._note(batch, moves, attempt)
+                return attempt
             except TableError as error:
-                self._fail_table(error)
+                self._fail_table(error, batch)
             except WatermarkConflict:
                 conflicts += 1
                 if conflicts > _CONFLICT_TRIES:
@@ -124,9 +132,9 @@ class Applier:
                 if wait is None or self._stop.wait(wait):
                     raise
                 self._observer.on_retry(error, wait)
-                if self._was_applied(moves):
-                    self._active.advance(moves)
-                    return _Attempt()
+                is_applied = is_applied or self._was_applied(moves)
+            if not is_applied:
+                moves, attempt = self._moves(batch), _Attempt()
 
     def _moves(self, batch: Assembled) -> dict[TableId, WatermarkMove]:
         marks = self._active.watermarks()
@@ -136,10 +144,9 @@ class Applier:
             if table_id in marks
         }
 
-    def _write(self, batch: Assembled, moves: dict[TableId, WatermarkMove]) -> _Attempt:
-        attempt = _Attempt()
+    def _write(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
         if not moves:
-            return attempt
+            return
         parts = self._decode(batch, moves, attempt)
         if not batch.is_spooled:
             # Decoded before the destination begins: its transaction, and a DuckDB file, is held for less time.
@@ -148,12 +155,16 @@ class Applier:
         with self._write_lock:
             self._destination.write(WriteBatch(parts, moves, batch.end_lsn if self._is_main else None))
         reach(BATCH_WRITTEN)
+
+    def _note(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
+        """Takes note of what a write has made durable, though its answer was lost. May be repeated."""
         self._active.advance(moves)
+        if moves:
+            self._written_lsn = batch.end_lsn
         for schema in attempt.schemas.values():
             if schema != self._active.schema(schema.table_id):
                 self._store.save_schema(schema, batch.end_lsn)
                 self._active.set_schema(schema)
-        return attempt
 
     def _decode(
         self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt
@@ -165,6 +176,8 @@ class Applier:
                 known = attempt.schemas.get(table_id) or self._active.schema(table_id)
                 if known is not None and known != changes.schema:
                     _check_forward(known, changes.schema)
+                    if not self._unknown_types_to_bytes:
+                        refuse_unsupported(changes.schema)
                 attempt.schemas[table_id] = changes.schema
                 attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
                 yield changes
@@ -178,12 +191,20 @@ class Applier:
         moving = {table_id: move.new for table_id, move in moves.items() if move.new != move.expected}
         return bool(moving) and all(marks.get(table_id) == new for table_id, new in moving.items())
 
-    def _fail_table(self, error: TableError) -> None:
-        table_id = self._active.named(error.table)
+    def _fail_table(self, error: TableError, batch: Assembled) -> None:
+        table_id = self._named(error.table, batch)
         if table_id is None:
             raise PermanentError(f"{error} (a table that is not replicated)", hint=error.hint) from error
         self._active.deactivate(table_id)
         self._reactions.table_failed(table_id, error)
+
+    def _named(self, name: str, batch: Assembled) -> TableId | None:
+        """The active table of that name, which may be one that the batch itself gives it."""
+        for piece in reversed(batch.pieces):
+            for table_id in piece.tables & piece.schemas.keys():
+                if str(piece.schemas[table_id].name) == name and table_id in self._active:
+                    return table_id
+        return self._active.named(name)
 
     def move_watermark(self, table_id: TableId, to: Lsn) -> None:
         """Says in the destination that a table is complete up to `to`, without changes."""
@@ -203,7 +224,7 @@ class Applier:
         rate = rows / (clock - self._stored_at)
         self._stored_at = clock
         lag = max(0.0, (now - lag_since).total_seconds()) if lag_since else 0.0
-        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now)
+        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now, self._written_lsn)
         waits = self._backoff.waits()
         while True:
             try:
@@ -226,8 +247,8 @@ def _check_forward(old: TableSchema, new: TableSchema) -> None:
     for column in diff(old, new).added:
         if not column.fill_known:
             raise SchemaChangeRefused(
-                f"{new.name}: column {column.name} was added with a default computed per row, "
-                "which the WAL does not hold",
+                f"{new.name}: column {column.name} was added, and the WAL does not hold what older rows have in it "
+                "(a default computed per row, or a column dropped and added again under its name)",
                 table=str(new.name),
                 hint=f"copy the table again: etl resync {new.name}",
             )

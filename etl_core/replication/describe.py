@@ -73,12 +73,18 @@ class Describer:
         applied = self._applied(schema.table_id)
         if applied is None:
             return schema
-        known = {(column.name, column.attnum) for column in applied.columns}
-        columns = tuple(
-            column if (column.name, column.attnum) in known or not column.attnum else self._fill(schema, column)
-            for column in schema.columns
-        )
+        known = {column.name: column for column in applied.columns}
+        columns = tuple(self._with_fill(schema, column, known.get(column.name)) for column in schema.columns)
         return replace(schema, columns=columns)
+
+    def _with_fill(self, schema: TableSchema, column: Column, applied: Column | None) -> Column:
+        if column.attnum == 0 or (applied is not None and applied.attnum == column.attnum):
+            return column
+        if applied is not None and applied.attnum and _is_alike(applied, column):
+            # Dropped and added again, or another one renamed to it. The catalog is as of now, and a Relation message
+            # does not tell whether the rows behind it are from before: what they hold would go to the wrong column.
+            return replace(column, fill_known=False)
+        return self._fill(schema, column)
 
     def _fill(self, schema: TableSchema, column: Column) -> Column:
         try:
@@ -86,6 +92,10 @@ class Describer:
         except SourceChanged:
             return column  # dropped since; a later Relation message says so
         return replace(column, missing_value=fill.text, fill_known=fill.kind is not FillKind.UNKNOWN)
+
+
+def _is_alike(one: Column, other: Column) -> bool:
+    return (one.type.oid, one.type_modifier) == (other.type.oid, other.type_modifier)
 
 
 def _column(described: RelationColumn, catalog: TableSchema | None) -> Column:

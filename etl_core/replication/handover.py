@@ -1,7 +1,8 @@
 """Hand-over: from a table's initial copy to the main stream, without the other tables waiting.
 
-A table whose snapshot the main stream has not passed is simply taken in: its watermark skips what it has. Otherwise
-its catch-up runs until it has passed the main stream's position, and the table is taken in there. Because a change
+A table whose snapshot the main stream has not passed is simply taken in: its watermark skips what it has. So is one of
+which the main stream has seen no change since the snapshot: a thousand quiet tables need no catch-up. Otherwise its
+catch-up runs until it has passed the main stream's position, and the table is taken in there. Because a change
 is applied if and only if it is beyond the table's watermark, it does not matter how far beyond the catch-up got.
 """
 
@@ -9,10 +10,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from etl_core.batch import WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.errors import EtlError, StateConflict, TableError, TransientError, WatermarkConflict
 from etl_core.identifiers import TableId
@@ -21,6 +23,7 @@ from etl_core.replication.active import ActiveTables
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.failpoints import SYNC_DONE_STORED, reach
 from etl_core.replication.observer import Observer
+from etl_core.schema.table import TableSchema
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
@@ -46,7 +49,7 @@ class SyncSlots:
 class Handover:
     """Keeps the main stream's active tables in step with the table states. Implements `stream.Boundary`.
 
-    `start`, `look_around`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
+    `start`, `look_around`, `passed`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
     `table_failed` are called from the writing one.
     """
 
@@ -67,11 +70,20 @@ class Handover:
         self._observer = observer
         self._catch_ups: dict[TableId, CatchUp] = {}
         self._hold: Lsn | None = None
+        self._start = ZERO
+        self._passed: dict[TableId, Lsn] = {}
         self._lock = threading.Lock()
 
-    def start(self, position: Lsn) -> None:
-        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
-        marks = self._destination.positions().tables
+    def start(self, position: Lsn, written: Lsn | None) -> None:
+        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`.
+
+        `written` is where the last batch ended that the destination is known to have.
+        """
+        self._start = position
+        positions = self._destination.positions()
+        if written is not None and (positions.stream is None or positions.stream < written):
+            self._refuse_older(positions.stream, position, written)
+        marks = positions.tables
         for status in self._store.tables():
             match status.state:
                 case TableState.READY:
@@ -93,6 +105,9 @@ class Handover:
         self._hold = None if hold is None else position if hold.lsn is None else hold.lsn
         return self._hold
 
+    def passed(self, tables: Collection[TableId], end_lsn: Lsn) -> None:
+        self._passed.update(dict.fromkeys(tables, end_lsn))
+
     def held_at(self, lsn: Lsn) -> None:
         hold = self._store.hold()
         if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
@@ -109,21 +124,37 @@ class Handover:
 
     # --- taking tables in -------------------------------------------------------------------------------------
 
+    def _refuse_older(self, found: Lsn | None, position: Lsn, written: Lsn) -> None:
+        """The changes in between are gone from the slot, so that every table needs a new copy."""
+        for status in self._store.tables():
+            if status.state in (TableState.READY, TableState.SYNC_DONE, TableState.FINISHED_COPY):
+                self._fail_replaced(status, f"the stream was written up to {written}, but the destination has {found}")
+        # The tables say it from now on; copied again, they must not be found wanting at the next start.
+        self._destination.write(WriteBatch((), {}, position))
+
+    def _fail_replaced(self, status: TableStatus, what: str) -> None:
+        self._fail(
+            status,
+            TableError(
+                f"{status.name}: {what}",
+                table=str(status.name),
+                hint=f"was the destination restored or replaced? etl resync {status.name}",
+            ),
+        )
+
     def _take_in_ready(self, status: TableStatus, marks: Mapping[TableId, Lsn]) -> None:
         watermark = marks.get(status.table_id)
-        if watermark is None:
-            self._fail(
-                status,
-                TableError(
-                    f"{status.name} was replicated before, but the destination has no watermark for it",
-                    table=str(status.name),
-                    hint=f"was the destination restored or replaced? etl resync {status.name}",
-                ),
+        if watermark is None or watermark < (status.snapshot_lsn or ZERO):
+            self._fail_replaced(
+                status, f"it was complete as of {status.snapshot_lsn}, but the destination has it as of {watermark}"
             )
             return
         self._activate(status, watermark)
 
     def _activate(self, status: TableStatus, watermark: Lsn) -> None:
+        self._active.activate(status.table_id, watermark, self._schema(status))
+
+    def _schema(self, status: TableStatus) -> TableSchema:
         stored = self._store.schema(status.table_id)
         if stored is None:
             raise TableError(
@@ -131,7 +162,7 @@ class Handover:
                 table=str(status.name),
                 hint=f"etl resync {status.name}",
             )
-        self._active.activate(status.table_id, watermark, stored[1])
+        return stored[1]
 
     def _resume_sync_done(self, status: TableStatus, marks: Mapping[TableId, Lsn], position: Lsn) -> None:
         """The process ended after the catch-up was complete: its watermark is beyond where the stream begins again."""
@@ -142,12 +173,15 @@ class Handover:
         self._take_in(status, watermark)
 
     def _take_in(self, status: TableStatus, watermark: Lsn) -> None:
-        """READY first, then active: `reload` in the writing thread drops active tables that are not READY."""
-        slot = status.sync_slot
+        """READY first, then active: `reload` in the writing thread drops active tables that are not READY.
+
+        Nothing between the two can fail: a table that is READY and not active would lose what the stream passes.
+        """
+        slot, schema = status.sync_slot, self._schema(status)
         status = self._move(
-            status, TableState.READY, TableUpdate(snapshot_lsn=status.snapshot_lsn, rows_copied=status.rows_copied)
+            status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
-        self._activate(status, watermark)
+        self._active.activate(status.table_id, watermark, schema)
         if slot is not None:
             self._drop(slot)
 
@@ -172,19 +206,16 @@ class Handover:
             try:
                 if status.state is TableState.FINISHED_COPY:
                     self._hand_over_one(status, position, deadline, busy_wait)
-                elif status.state is TableState.SYNC_DONE:
-                    self._finish_sync_done(status)
+                elif status.state is TableState.SYNC_DONE or self._is_left_out(status):
+                    # Something was away in the middle of a hand-over, and the stream has gone on without the table.
+                    self._move(status, TableState.INIT)
             except StateConflict:
                 continue  # someone moved the table meanwhile; the next look sees it
             except TableError as error:
                 self._fail(status, error)
 
-    def _finish_sync_done(self, status: TableStatus) -> None:
-        """Something was away between SYNC_DONE and READY; without the table the stream has gone on since."""
-        if status.table_id in self._active:
-            self._make_ready(status)
-        else:
-            self._move(status, TableState.INIT)
+    def _is_left_out(self, status: TableStatus) -> bool:
+        return status.state is TableState.READY and status.table_id not in self._active
 
     def _hand_over_one(
         self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]
@@ -194,12 +225,14 @@ class Handover:
             self._finish_catch_up(status, catch_up, position, deadline, busy_wait)
             return
         snapshot_lsn = status.snapshot_lsn or ZERO
-        if snapshot_lsn >= position:
+        if snapshot_lsn >= position or self._start <= snapshot_lsn >= self._passed.get(status.table_id, ZERO):
             self._take_in(status, snapshot_lsn)
+        elif len(self._catch_ups) >= _CATCH_UPS:
+            return
         elif status.sync_slot is None or status.sync_slot not in self._slots.names():
             # The stream has passed the snapshot and nothing kept the changes in between: only a new copy has them.
             self._move(status, TableState.INIT)
-        elif len(self._catch_ups) < _CATCH_UPS:
+        else:
             self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
 
     def _finish_catch_up(
@@ -259,14 +292,7 @@ class Handover:
                 self._activate(status, theirs)
             elif theirs != ours:
                 self._active.deactivate(table_id)
-                self._fail(
-                    status,
-                    TableError(
-                        f"the destination's watermark of {status.name} went back",
-                        table=str(status.name),
-                        hint=f"was the destination restored or replaced? etl resync {status.name}",
-                    ),
-                )
+                self._fail_replaced(status, f"the destination's watermark went back from {ours} to {theirs}")
 
     # --- states -----------------------------------------------------------------------------------------------
 

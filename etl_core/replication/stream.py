@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from etl_core.config import BatchConfig
 from etl_core.errors import EtlError
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Begin
 from etl_core.replication.applier import Applier, Writer
@@ -33,8 +34,12 @@ _WAIT = 0.2
 _QUIET = 0.005
 """Seconds without data after which a batch at hand need not wait for more. Below the pause between two commits of a
 moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
+_NEAR_LIMIT = 0.02
+"""Seconds without data after which the server is asked whether it has passed the limit."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
+_STATUS_UNREAD = 0.5
+"""Seconds between two status updates while nothing is read."""
 _STORE_IDLE = 5.0
 """Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
 
@@ -67,6 +72,9 @@ class Boundary(Protocol):
         Returns the LSN at which the stream is to be held, None if it is not.
         """
 
+    def passed(self, tables: Collection[TableId], end_lsn: Lsn) -> None:
+        """A batch that ends at `end_lsn` was cut; it holds changes of `tables`, replicated or not."""
+
     def held_at(self, lsn: Lsn) -> None:
         """The stream stands at `lsn`, everything before it durable."""
 
@@ -98,6 +106,7 @@ class StreamWorker:
         self._writer = Writer(applier, name=name, start_lsn=assembler.end_lsn)
         self._batch_since: float | None = None
         self._next_look = 0.0
+        self._next_status = 0.0
         self._next_store = time.monotonic() + _STORE_IDLE
         self._quiet = False
         self._hold: Lsn | None = None
@@ -120,7 +129,7 @@ class StreamWorker:
 
     def _step(self, until: Lsn | None, deadline: float | None) -> Ended | None:
         limit = self._limit(until)
-        wait = _QUIET if self._batch_since is not None else _WAIT
+        wait = _NEAR_LIMIT if limit is not None else _WAIT if self._batch_since is None else _QUIET
         message = self._stream.receive(self._assembler.segment, wait)
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
@@ -186,6 +195,7 @@ class StreamWorker:
         if self._assembler.has_changes:
             batch = self._assembler.take()
             self._position = batch.end_lsn
+            self._boundary.passed(batch.tables, batch.end_lsn)
             self._writer.submit(batch)
         self._batch_since = None
 
@@ -195,8 +205,11 @@ class StreamWorker:
             return
         position = max(self._assembler.end_lsn, self._stream.server_lsn)
         self._position = max(self._position, position)
-        if now >= self._next_store and position > self._writer.flushed:
+        if position > self._writer.flushed and (now >= self._next_store or self._stream.reply_wanted):
             self._store_idle(position)
+            self._stream.confirm(self._writer.flushed)
+            self._stream.send_status()
+        self._stream.reply_wanted = False
 
     def _store_idle(self, position: Lsn) -> None:
         self._next_store = time.monotonic() + _STORE_IDLE
@@ -216,7 +229,7 @@ class StreamWorker:
         while self._hold is not None and self._hold <= limit and not self._stop.is_set():
             self._boundary.held_at(limit)
             self._stop.wait(_WAIT / 2)
-            self._keep_alive()
+            self._keep_alive_unread()
             self._hold = self._boundary.look_around(self._position, self._service)
         return Ended.STOPPED if self._stop.is_set() else None
 
@@ -228,12 +241,19 @@ class StreamWorker:
 
     def _wait_writer(self) -> None:
         while not self._writer.wait_idle(_WAIT):
-            self._keep_alive()
+            self._keep_alive_unread()
 
     def _service(self) -> None:
         """What must go on while the conductor waits for something else."""
-        self._keep_alive()
+        self._keep_alive_unread()
         self._writer.is_idle  # noqa: B018 raises what the writer failed with
+
+    def _keep_alive_unread(self) -> None:
+        """While nothing is read: the server's question after half its wal_sender_timeout is answered unasked."""
+        self._keep_alive()
+        if time.monotonic() >= self._next_status:
+            self._next_status = time.monotonic() + _STATUS_UNREAD
+            self._stream.send_status()
 
     def _keep_alive(self) -> None:
         flushed = self._writer.flushed

@@ -83,21 +83,32 @@ class Verifier:
                     if created.snapshot_name is None:
                         raise SourceUnavailable("the server exported no snapshot to compare with")
                     bring_to(created.consistent_point)
-                    return [self._compare(table, created.snapshot_name, created.consistent_point) for table in tables]
+                    return self._compare_all(tables, created.snapshot_name, created.consistent_point)
             finally:
                 self._source.drop_owned_slot(slot)
 
-    def _compare(self, before: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
-        status = self._store.table(before.table_id) or before
+    def _compare_all(self, tables: Sequence[TableStatus], snapshot: str, lsn: Lsn) -> list[Comparison]:
+        # The states first: a table that is copied again meanwhile has another version afterwards.
+        now = {status.table_id: status for status in self._store.tables()}
+        watermarks = self._destination.positions().tables
+        return [
+            self._compare(now.get(table.table_id, table), watermarks.get(table.table_id), snapshot, lsn)
+            for table in tables
+        ]
+
+    def _compare(self, status: TableStatus, watermark: Lsn | None, snapshot: str, lsn: Lsn) -> Comparison:
         if status.state is not TableState.READY:
             return not_compared(status, lsn, f"it is in state {status.state.name}")
-        watermark = self._destination.positions().tables.get(status.table_id)
         if watermark is None or watermark > lsn:
             return not_compared(status, lsn, f"the destination has it as of {watermark}: try again")
         try:
-            return replace(self._compare_ready(status, snapshot, lsn), lsn=lsn)
+            comparison = replace(self._compare_ready(status, snapshot, lsn), lsn=lsn)
         except TableError as error:
             return not_compared(status, lsn, str(error))
+        after = self._store.table(status.table_id)
+        if after is None or after.version != status.version:
+            return not_compared(status, lsn, "its state has changed meanwhile: try again")
+        return comparison
 
     def _compare_ready(self, status: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
         with self._source.connect("catalog") as connection:

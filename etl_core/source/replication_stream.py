@@ -81,6 +81,9 @@ class ReplicationStream:
         self._pgconn = connection.pgconn
         self.server_lsn = start_lsn
         """The end of WAL the server has sent us everything up to, as its last keepalive said."""
+        self.reply_wanted = False
+        """The server asked where we are, and maybe waits for an answer beyond what it was told, as when it shuts down.
+        Whoever can answer more sets it back."""
         self._flushed = start_lsn
         self._status_due = time.monotonic() + STATUS_INTERVAL
         try:
@@ -182,6 +185,7 @@ class ReplicationStream:
             raise SourceUnavailable(f"the server sent an unexpected message {frame[:1]!r} in the replication stream")
         self.server_lsn = max(self.server_lsn, message.wal_end)
         if message.reply_requested:
+            self.reply_wanted = True
             self.send_status()
 
     @property

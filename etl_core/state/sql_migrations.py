@@ -108,6 +108,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
         """,
     ),
+    ("ALTER TABLE %(etl)sprogress ADD COLUMN written_lsn %(lsn)s",),
 )
 
 _WORDS = {

@@ -160,6 +160,7 @@ def build_tables(dialect: str) -> Tables:
             rows_per_second=Float(),
             lag_seconds=Float(),
             updated_at=UtcTime(),
+            written_lsn=LsnText(),
         ),
         slots=build("slots", pipeline=Text(), name=Text(), table_id=BigInteger(), created_at=UtcTime()),
         publications=build("publications", pipeline=Text(), owned=Boolean()),

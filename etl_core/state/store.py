@@ -33,7 +33,11 @@ class SourceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """A table's row in the store. `version` grows with every change and guards compare-and-set."""
+    """A table's row in the store. `version` grows with every change and guards compare-and-set.
+
+    `snapshot_lsn` is that of the initial copy, and once the table is READY the position at which the stream took it in:
+    the destination has it at least as of then.
+    """
 
     table_id: TableId
     name: TableName
@@ -75,7 +79,11 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class ReplicationProgress:
-    """How far the main stream is durable in the destination, and what it has done so far."""
+    """How far the main stream is durable in the destination, and what it has done so far.
+
+    `written_lsn` is the end LSN of the last batch that was written there (WAL without our changes moves `flushed_lsn`
+    only): a destination that says less than that of its stream has been replaced by an older one.
+    """
 
     flushed_lsn: Lsn
     commit_time: datetime | None = None
@@ -83,6 +91,7 @@ class ReplicationProgress:
     rows_per_second: float = 0.0
     lag_seconds: float | None = None
     updated_at: datetime | None = None
+    written_lsn: Lsn | None = None
 
 
 @dataclass(frozen=True, slots=True)

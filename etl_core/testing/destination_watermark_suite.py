@@ -73,6 +73,11 @@ class WatermarkSuite:
         destination.write(batch(expected=0, new=0, stream=BIGGEST))
         assert destination.positions() == Positions({}, Lsn(BIGGEST))
 
+    def test_the_stream_never_moves_back(self, destination: Destination) -> None:
+        destination.write(batch(expected=0, new=0, stream=70))
+        destination.write(batch(expected=0, new=0, stream=69))
+        assert destination.positions().stream == Lsn(70)
+
     @pytest.mark.parametrize("expected", [99, 101, 0])
     def test_an_unexpected_watermark_is_a_conflict(self, destination: Destination, expected: int) -> None:
         publish(destination, orders())

@@ -122,8 +122,10 @@ class Bookkeeping:
         statements.execute_with(self._connection, query, moves)
 
     def move_stream(self, lsn: Lsn) -> None:
+        """Never back."""
         updated = self._connection.execute(
-            "UPDATE _etl.streams SET lsn = ?, updated_at = now() WHERE pipeline = ?", [int(lsn), self._pipeline]
+            "UPDATE _etl.streams SET lsn = greatest(lsn, ?::UBIGINT), updated_at = now() WHERE pipeline = ?",
+            [int(lsn), self._pipeline],
         ).fetchall()
         if not updated[0][0]:
             self._connection.execute("INSERT INTO _etl.streams VALUES (?, ?, now())", [self._pipeline, int(lsn)])

@@ -19,7 +19,7 @@ from etl_core.schema.table import Column
 Query = sql.Composable
 
 # The name under which `execute_with` hands Arrow rows over.
-_ROWS = sql.Identifier("etl_rows")
+_ROWS = sql.Identifier("etl_rows_7d41c9")
 
 CURRENT_DATABASE = "SELECT current_database()"
 RELATIONS = """
@@ -34,16 +34,13 @@ def text(query: Query) -> str:
     return query.as_string(None)
 
 
-def execute_with(
-    connection: duckdb.DuckDBPyConnection,
-    query: Query,
-    etl_rows: pa.Table | pa.RecordBatchReader,  # noqa: ARG001 DuckDB finds the variable by its name
-) -> int:
-    """Runs a statement that changes rows and reads the relation `etl_rows`; returns how many it changed.
+def execute_with(connection: duckdb.DuckDBPyConnection, query: Query, rows: pa.Table | pa.RecordBatchReader) -> int:
+    """Runs a statement that changes rows and reads the Arrow rows (`_ROWS` below); returns how many it changed.
 
-    DuckDB finds the Python variable (a replacement scan). Registering the rows would create a view, which a transaction
-    keeps, with the rows, until it ends.
+    DuckDB finds the Python variable by its name (a replacement scan). Registering the rows would create a view, which a
+    transaction keeps, with the rows, until it ends. A table of that name would be found first, hence the odd name.
     """
+    etl_rows_7d41c9 = rows  # noqa: F841
     return int(connection.execute(text(query)).fetchall()[0][0])
 
 
@@ -62,7 +59,7 @@ def create_or_replace(table: Query, columns: Sequence[Column]) -> Query:
 
 
 def insert(table: Query, columns: Sequence[Column]) -> Query:
-    """Inserts the rows of `etl_rows` by column name."""
+    """Inserts the Arrow rows by column name."""
     return sql.SQL("INSERT INTO {} BY NAME SELECT {} FROM {}").format(table, _converted(columns, _ROWS), _ROWS)
 
 
@@ -72,7 +69,7 @@ def insert_all(table: Query, source: str) -> Query:
 
 
 def move_watermarks(pipeline: str) -> Query:
-    """Sets the watermarks in `etl_rows` (table_id, lsn)."""
+    """Sets the watermarks in the Arrow rows (table_id, lsn)."""
     return sql.SQL(
         "UPDATE _etl.watermarks AS w SET lsn = m.lsn, updated_at = now() FROM {} AS m "
         "WHERE w.table_id = m.table_id AND w.pipeline = {}"
@@ -84,7 +81,7 @@ def delete_all(table: Query) -> Query:
 
 
 def delete_keys(table: Query, key: Sequence[Column]) -> Query:
-    """Deletes the rows whose key stands in `etl_rows`; a key may stand there twice."""
+    """Deletes the rows whose key stands in the Arrow rows; a key may stand there twice."""
     same = [
         sql.SQL("t.{} IS NOT DISTINCT FROM k.{}").format(sql.Identifier(c.name), sql.Identifier(c.name)) for c in key
     ]
@@ -101,9 +98,9 @@ def complete(
     key: Sequence[Column],
     origins: Sequence[str],
 ) -> Query:
-    """Puts the rows of `etl_rows` into temporary table `result`, their `unchanged` columns read from `table`.
+    """Puts the Arrow rows into temporary table `result`, their `unchanged` columns read from `table`.
 
-    `origins` are the names that the columns of the origin key have in `etl_rows`, in the order of `key`.
+    `origins` are the names that the columns of the origin key have in the Arrow rows, in the order of `key`.
     """
     kept = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(column.name)) for column in unchanged)
     same = [
@@ -140,7 +137,7 @@ def drop_column(table: Query, name: str) -> Query:
 
 
 def fill(table: Query, columns: Sequence[Column]) -> Query:
-    """Sets `columns` of every row to the values in the one row of `etl_rows`."""
+    """Sets `columns` of every row to the values in the one Arrow row."""
     values = sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(c.name), _cast(sql.Identifier("f", c.name), c)) for c in columns
     )
@@ -148,7 +145,7 @@ def fill(table: Query, columns: Sequence[Column]) -> Query:
 
 
 def rebuild(table: Query, columns: Sequence[Column], added: Sequence[Column]) -> Query:
-    """The table anew with `columns`; those in `added` have the values in the one row of `etl_rows`."""
+    """The table anew with `columns`; those in `added` have the values in the one Arrow row."""
     new = {column.name for column in added}
     chosen = sql.SQL(", ").join(
         sql.SQL("{} AS {}").format(_cast(sql.Identifier("f", c.name), c), sql.Identifier(c.name))

@@ -18,6 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +164,11 @@ class Lab:
 
     # --- the engine -------------------------------------------------------------------------------------------
 
-    def pipeline(self, *, destination: Destination | None = None, prepare: bool = True, **changes: Any) -> Pipeline:
+    def pipeline(self, *, destination: Destination | None = None, store: Any = None, **changes: Any) -> Pipeline:
         """A new process's view of the pipeline; closed with the lab. `pipeline.observer` is a Watch."""
-        pipeline = Pipeline(replace(self.config, **changes), observer=Watch(), destination=destination)
+        pipeline = Pipeline(replace(self.config, **changes), observer=Watch(), destination=destination, store=store)
         self._open.callback(pipeline.close)
-        if prepare:
-            pipeline.prepare()
+        pipeline.prepare()
         return pipeline
 
     @contextlib.contextmanager
@@ -202,6 +202,17 @@ class Lab:
             while (progress := pipeline.store.progress()) is None or progress.flushed_lsn < lsn:
                 assert confirmed.wait(PATIENCE), f"the stream did not come to {lsn}"
                 confirmed.clear()
+
+    def until_confirmed(self, pipeline: Pipeline, lsn: Lsn) -> None:
+        """Waits until the server may recycle the WAL before `lsn`, looking with the server's own clock."""
+        query = (
+            "SELECT pg_sleep(0.1), (SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots"
+            " WHERE slot_name = %s)"
+        )
+        for _ in range(int(PATIENCE * 10)):
+            if self.execute(query, [str(lsn), pipeline.source.main_slot])[0][1]:
+                return
+        raise AssertionError(f"the server was not told that {lsn} is durable")
 
     def process(self, *arguments: str, failpoint: str | None = None) -> subprocess.Popen[bytes]:
         """The `etl` command on this pipeline, in a process of its own."""
@@ -244,10 +255,11 @@ class Lab:
         pipeline = pipeline or self.pipeline()
         self.caught_up(pipeline)
         statuses = pipeline.store.tables()
-        assert {s.name.name for s in statuses if s.state is not TableState.READY} == set(errored), statuses
+        others = {s.name.name: (s.state.name, s.error) for s in statuses if s.state is not TableState.READY}
+        assert others.keys() == set(errored), others
         ready = [status.name for status in statuses if status.state is TableState.READY]
-        comparisons = pipeline.verify(ready)
-        assert all(comparison.is_equal for comparison in comparisons), comparisons
+        different = [comparison for comparison in pipeline.verify(ready) if not comparison.is_equal]
+        assert not different
         for name in ready:
             self.assert_same_rows(name)
         assert self.slots() == {f"etl_{self.config.pipeline}"}
@@ -273,9 +285,14 @@ class Lab:
         assert found == expected, f"{name}: missing {missing}, extra {extra}"
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """What a reader of the DuckDB file sees."""
-        with duckdb.connect(self.path) as destination:
-            return destination.execute(query).fetchall()
+        """What a reader of the DuckDB file sees, who waits while the engine opens or closes it in this process."""
+        while True:
+            try:
+                with duckdb.connect(self.path) as destination:
+                    return destination.execute(query).fetchall()
+            except duckdb.Error as error:
+                if "Unique file handle conflict" not in str(error):
+                    raise
 
 
 def _plain(value: object) -> str:
@@ -283,6 +300,8 @@ def _plain(value: object) -> str:
     if isinstance(value, str) and value[:1] in ("{", "["):
         with contextlib.suppress(ValueError):
             return repr(json.loads(value))
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return repr(value.astimezone(UTC))
     return repr(value)
 
 

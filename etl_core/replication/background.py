@@ -1,0 +1,43 @@
+"""Copies beside a stream: a thread that looks for tables to copy, and outlives a stream that lost its connection."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from etl_core.errors import EtlError
+from etl_core.replication.observer import Observer
+
+_LOOK_EVERY = 1.0
+
+
+class BackgroundCopies:
+    """Calls `copy_round(stop)` about every second until stopped; it returns soon after `stop` is set."""
+
+    def __init__(self, copy_round: Callable[[threading.Event], object], observer: Observer) -> None:
+        self._copy_round = copy_round
+        self._observer = observer
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begins, or goes on if it has begun."""
+        if self._thread is None or not self._thread.is_alive():
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="copies", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends what is being copied and waits for it. Idempotent."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._copy_round(self._stop)
+            except EtlError as error:  # of the store or the whole source; a table's own error is in its state
+                self._observer.on_retry(error, _LOOK_EVERY)
+            self._stop.wait(_LOOK_EVERY)

@@ -1,0 +1,228 @@
+"""Tables altered while they stream: carried forward exactly, or that table alone stops and says what to do.
+
+Every test alters many tables at once, one per kind of change, so that each also shows that the others are left alone.
+"""
+# ruff: noqa: S608 the tests write their own SQL
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+
+from etl_core.errors import SchemaChangeRefused, UnsupportedType
+from etl_core.identifiers import TableName
+from etl_core.replication import failpoints
+from etl_core.state.table_state import TableState
+
+if TYPE_CHECKING:
+    from etl_core.pipeline import Pipeline
+    from tests.integration.replication.conftest import Lab
+
+Cases: TypeAlias = Mapping[str, Sequence[str]]
+
+NEW_ROW = "INSERT INTO {t} (id, a) VALUES (10, 10); UPDATE {t} SET a = 20 WHERE id = 2"
+"""After it the stream knows the table's columns."""
+
+CARRIED: Cases = {
+    "nullable": [
+        "ALTER TABLE {t} ADD c int",
+        "INSERT INTO {t} VALUES (9, 9, '9', 9); UPDATE {t} SET c = 7 WHERE id = 1",
+    ],
+    "constant": [
+        "ALTER TABLE {t} ADD c text NOT NULL DEFAULT 'it''s {{}} \"äß\" \\', ADD d numeric(12, 3) DEFAULT -1.5,"
+        " ADD e int[] DEFAULT '{{1,NULL,3}}', ADD f jsonb DEFAULT '{{\"k\": [1, null]}}',"
+        " ADD g bytea DEFAULT '\\x00ff',"
+        " ADD h timestamptz DEFAULT '2020-02-29 12:00:00.000001+05', ADD i boolean DEFAULT true, ADD j text DEFAULT ''",
+        NEW_ROW,
+    ],
+    "one_for_all_rows": ["ALTER TABLE {t} ADD c timestamptz NOT NULL DEFAULT now()", NEW_ROW],
+    "default_changed": ["ALTER TABLE {t} ADD c int DEFAULT 1", "ALTER TABLE {t} ALTER c SET DEFAULT 2", NEW_ROW],
+    "default_dropped": ["ALTER TABLE {t} ADD c int DEFAULT 1", "ALTER TABLE {t} ALTER c DROP DEFAULT", NEW_ROW],
+    "two_steps": [
+        "ALTER TABLE {t} ADD c int DEFAULT 3",
+        NEW_ROW,
+        "ALTER TABLE {t} ADD d text",
+        "DELETE FROM {t} WHERE id = 10",
+    ],
+    "dropped": ["ALTER TABLE {t} DROP a", "UPDATE {t} SET b = 'after' WHERE id = 1"],
+    "dropped_first": ["UPDATE {t} SET b = 'before'", "ALTER TABLE {t} DROP a", "INSERT INTO {t} VALUES (9, 'nine')"],
+    "other_type": [
+        "ALTER TABLE {t} DROP b, ADD b bigint",
+        "INSERT INTO {t} VALUES (9, 9, 9); UPDATE {t} SET b = 2 WHERE id = 2",
+    ],
+    "swapped": ["ALTER TABLE {t} DROP b, ADD c text DEFAULT 'c'", NEW_ROW],
+    "in_one_transaction": [
+        "BEGIN; UPDATE {t} SET a = a + 1; ALTER TABLE {t} ADD c int DEFAULT 5; UPDATE {t} SET c = 6 WHERE id = 1;"
+        "INSERT INTO {t} VALUES (9, 9, 'nine', 9); ALTER TABLE {t} DROP b; DELETE FROM {t} WHERE id = 2;"
+        "INSERT INTO {t} VALUES (2, 2, 2); COMMIT"
+    ],
+    "rolled_back": [
+        "BEGIN; UPDATE {t} SET a = a + 1; SAVEPOINT s; ALTER TABLE {t} ADD c int DEFAULT 5; UPDATE {t} SET c = 6;"
+        "ROLLBACK TO s; INSERT INTO {t} VALUES (9, 9, 'nine'); COMMIT",
+        "BEGIN; ALTER TABLE {t} DROP a; INSERT INTO {t} VALUES (8, 'eight'); ROLLBACK",
+        NEW_ROW,
+    ],
+    "truncated": [
+        "BEGIN; TRUNCATE {t}; ALTER TABLE {t} ADD c int DEFAULT 5; INSERT INTO {t} VALUES (1, 1, 'one'); COMMIT"
+    ],
+    "nullability": ["ALTER TABLE {t} ALTER b SET DEFAULT '', ALTER b SET NOT NULL", NEW_ROW],
+    "analyzed": ["UPDATE {t} SET a = 3", "ANALYZE {t}", NEW_ROW],
+    "untouched": [NEW_ROW],
+}
+
+REFUSED: Cases = {
+    "per_row": ["ALTER TABLE {t} ADD c float8 DEFAULT random()", NEW_ROW],
+    "clock": ["ALTER TABLE {t} ADD c timestamptz DEFAULT clock_timestamp()", NEW_ROW],
+    "serial": ["ALTER TABLE {t} ADD c serial", NEW_ROW],
+    "identity": ["ALTER TABLE {t} ADD c int GENERATED ALWAYS AS IDENTITY", NEW_ROW],
+    "widened": ["ALTER TABLE {t} ALTER a TYPE bigint", NEW_ROW],
+    "modifier": ["ALTER TABLE {t} ALTER b TYPE varchar(20)", NEW_ROW],
+    "renamed_column": ["ALTER TABLE {t} RENAME b TO c", NEW_ROW],
+    "new_key": ["ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ALTER a SET NOT NULL, ADD PRIMARY KEY (a)", NEW_ROW],
+    "no_key": ["ALTER TABLE {t} DROP CONSTRAINT {t}_pkey", "INSERT INTO {t} VALUES (9, 9, 'nine')"],
+    "readded_key": ["ALTER TABLE {t} DROP id, ADD id serial PRIMARY KEY", "UPDATE {t} SET a = 5"],
+    "same_type": ["UPDATE {t} SET b = 'old'", "ALTER TABLE {t} DROP b, ADD b text", NEW_ROW],
+}
+
+
+def create(lab: Lab, cases: Cases) -> None:
+    for table in cases:
+        lab.execute(
+            f"CREATE TABLE {table} (id int PRIMARY KEY, a int, b text);"
+            f"INSERT INTO {table} SELECT i, i, 'b' || i FROM generate_series(1, 3) i"
+        )
+
+
+def alter(lab: Lab, cases: Cases, pipeline: Pipeline | None) -> None:
+    """Every table's first step, then every table's second …; with `pipeline` streaming, each is read at once."""
+    with lab.connect() as connection:
+        connection.autocommit = True
+        for steps in zip_longest(*(cases[table] for table in cases)):
+            for table, step in zip(cases, steps, strict=True):
+                for statement in step.split(";") if step else ():
+                    connection.execute(statement.format(t=table).encode())
+            lab.execute("INSERT INTO mark DEFAULT VALUES")
+            if pipeline is not None:
+                pipeline.observer.until_flushed(pipeline.current_lsn())
+
+
+@pytest.mark.parametrize("streaming", [pytest.param(True, id="streaming"), pytest.param(False, id="behind")])
+def test_altered_tables(lab: Lab, streaming: bool) -> None:
+    cases = {**CARRIED, **REFUSED}
+    lab.execute("CREATE TABLE mark (id serial PRIMARY KEY)")
+    create(lab, cases)
+    lab.publish()
+    pipeline = lab.synced()
+    if streaming:
+        with lab.running(pipeline, pipeline.stream):
+            alter(lab, cases, pipeline)
+    else:
+        alter(lab, cases, None)
+    lab.assert_equal(pipeline, errored=sorted(REFUSED))
+    for table in REFUSED:
+        assert isinstance(pipeline.observer.errors[table], SchemaChangeRefused)
+        status = pipeline.find(TableName("public", table))
+        assert table in (status.error or "")
+        assert f"etl resync public.{table}" in (status.hint or "")
+        pipeline.resync(status.name)
+    assert not lab.synced().observer.errors
+    lab.assert_equal()
+
+
+def test_a_replayed_older_relation_alters_nothing(lab: Lab) -> None:
+    lab.execute("CREATE TABLE mark (id serial PRIMARY KEY)")
+    create(lab, CARRIED)
+    lab.publish()
+    pipeline = lab.synced()
+    alter(lab, CARRIED, None)
+
+    def crash() -> None:
+        raise ConnectionError("died after the destination's commit, before the store's")
+
+    with failpoints.activated(failpoints.BATCH_WRITTEN, crash), pytest.raises(ConnectionError):
+        pipeline.stream(until=pipeline.current_lsn())
+    for table in CARRIED:
+        lab.execute(f"INSERT INTO {table} (id) VALUES (30)")
+    again = lab.pipeline()
+    assert again.store.progress() == pipeline.store.progress()
+    lab.assert_equal(again)
+
+
+def test_added_and_dropped_between_two_rows_of_one_transaction(lab: Lab) -> None:
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL")
+    lab.execute("INSERT INTO t SELECT i, repeat('x' || i, 2000) FROM generate_series(1, 3) i")
+    lab.publish()
+    pipeline = lab.synced()
+    with lab.connect() as connection:
+        connection.execute("UPDATE t SET id = id + 10")
+        connection.execute("ALTER TABLE t ADD n int DEFAULT 7")
+        connection.execute("UPDATE t SET id = id + 10, n = 8 WHERE id = 11")
+        connection.execute("ALTER TABLE t ADD m text DEFAULT 'm'")
+        connection.execute("UPDATE t SET m = big WHERE id = 12")
+        connection.execute("ALTER TABLE t DROP n")
+        connection.execute("INSERT INTO t VALUES (1, 'short', NULL)")
+        connection.execute("UPDATE t SET id = 14 WHERE id = 12")
+    lab.assert_equal(pipeline)
+
+
+def test_a_renamed_table_is_copied_under_its_new_name(lab: Lab) -> None:
+    create(lab, {"before": (), "other": ()})
+    lab.publish()
+    pipeline = lab.synced()
+    with lab.running(pipeline, pipeline.stream):
+        lab.execute("ALTER TABLE before RENAME TO after")
+        lab.execute("INSERT INTO after VALUES (9, 9, 'nine'); UPDATE other SET a = 5")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+    assert list(pipeline.observer.errors) == ["before"]
+    assert "after" in str(pipeline.observer.errors["before"])
+    [name] = [status.name for status in lab.pipeline().store.tables() if status.state is TableState.ERRORED]
+    assert name == TableName("public", "after")
+    lab.pipeline().resync(name)
+    lab.assert_equal(lab.synced())
+
+
+def test_other_tables_go_on_after_one_was_dropped(lab: Lab) -> None:
+    create(lab, {"gone": (), "other": ()})
+    lab.publish()
+    pipeline = lab.synced()
+    lab.execute("UPDATE gone SET a = 5; UPDATE other SET a = 5; DROP TABLE gone; UPDATE other SET a = a + id")
+    lab.caught_up(pipeline)
+    lab.assert_equal()
+
+
+UNKNOWN = "CREATE TABLE t (id int PRIMARY KEY, p point, c pg_lsn, r int4range, x jsonpath, ps point[])"
+
+
+def test_unknown_types_as_bytes(lab: Lab) -> None:
+    lab.execute(UNKNOWN)
+    lab.execute("INSERT INTO t VALUES (1, '(1.5,-2)', '16/B374D848', '[1,5)', '$.ä', ARRAY[point(0, 1)])")
+    lab.publish()
+    pipeline = lab.synced()
+    lab.execute("INSERT INTO t SELECT 2, p, c, r, x, ps FROM t; INSERT INTO t VALUES (3)")
+    lab.execute("ALTER TABLE t ADD q circle DEFAULT '<(1,2),3>'; UPDATE t SET p = NULL, q = q WHERE id = 1")
+    lab.caught_up(pipeline)
+    assert all(comparison.is_equal for comparison in pipeline.verify())
+    columns = ("p", "c", "r", "x", "ps", "q")
+    types = {name: kind for name, kind, *_ in lab.rows("DESCRIBE public.t")}
+    assert {types[name] for name in columns} == {"BLOB"}
+    ours = lab.execute(f"SELECT id, {', '.join(f'{name}::text' for name in columns)} FROM t ORDER BY id")
+    theirs = lab.rows(f"SELECT id, {', '.join(f'decode({name})' for name in columns)} FROM public.t ORDER BY id")
+    assert theirs == ours
+
+
+def test_unknown_types_are_refused_if_asked(lab: Lab) -> None:
+    lab.execute(f"{UNKNOWN}; CREATE TABLE other (id int PRIMARY KEY); CREATE TABLE late (id int PRIMARY KEY)")
+    lab.publish()
+    pipeline = lab.pipeline(unknown_types_to_bytes=False)
+    outcomes = [outcome for outcome in pipeline.sync() if isinstance(outcome, UnsupportedType)]
+    assert len(outcomes) == 1
+    assert "column p " in str(outcomes[0])
+    lab.caught_up(pipeline)
+    lab.execute(
+        "INSERT INTO other VALUES (1); ALTER TABLE late ADD place point; INSERT INTO late VALUES (1, point(1, 1))"
+    )
+    lab.assert_equal(pipeline, errored=["late", "t"])
+    assert "column place " in str(pipeline.observer.errors["late"])

@@ -1,0 +1,195 @@
+"""What is slow, away for a while, or answers after the work was done: nothing is lost and nothing doubled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from etl_core.destination.duckdb.destination import DuckDBDestination
+from etl_core.errors import DestinationUnavailable, EtlError, SlotInUse, StateStoreUnavailable
+from etl_core.replication import failpoints
+from etl_core.state.sql_store import open_store
+from etl_core.state.table_state import TableState
+from etl_core.testing.scripted_destination import Fault, ScriptedDestination
+
+if TYPE_CHECKING:
+    from tests.integration.replication.conftest import Churn, Lab
+
+MakeChurn = Callable[..., "Churn"]
+MakeTables = Callable[..., None]
+
+
+def scripted(lab: Lab, *faults: Fault) -> ScriptedDestination:
+    return ScriptedDestination(DuckDBDestination(lab.path, lab.config.pipeline), faults)
+
+
+@pytest.fixture
+def impatient(lab: Lab) -> Iterator[None]:
+    """A source that ends a stream which is silent for two seconds."""
+    lab.execute("ALTER SYSTEM SET wal_sender_timeout = '2s'")
+    lab.execute("SELECT pg_reload_conf()")
+    yield
+    lab.execute("ALTER SYSTEM RESET wal_sender_timeout")
+    lab.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_slow_destination_does_not_cost_the_connection(lab: Lab, churned: MakeTables) -> None:
+    churned("a")
+    lab.publish()
+    lab.synced()
+    reached, go_on = threading.Event(), threading.Event()
+    pipeline = lab.pipeline(destination=scripted(lab, Fault("write", reached=reached, until=go_on)))
+    with lab.running(pipeline) as running:
+        lab.execute("UPDATE a SET n = n + 1")
+        assert reached.wait(60)
+        # The writer waits. The server would give up after two seconds; its clock is asked, not ours.
+        lab.execute("SELECT pg_sleep(5)")
+        lab.execute("UPDATE a SET n = n + 1")
+        go_on.set()
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+        assert running.is_alive
+        assert not pipeline.observer.retries
+    lab.assert_equal(lab.pipeline())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"before": DestinationUnavailable("away")}, id="away"),
+        pytest.param({"after": DestinationUnavailable("the answer is lost")}, id="lost answer"),
+    ],
+)
+@pytest.mark.parametrize("method", ["write", "copy.publish"])
+def test_a_call_that_fails_is_tried_again_and_not_applied_twice(
+    lab: Lab, churned: MakeTables, fault: dict[str, Any], method: Any
+) -> None:
+    churned("a")
+    lab.execute("CREATE TABLE log (line int)")  # without a key, a row applied twice stays twice
+    lab.publish()
+    faults = [Fault(method, call, **fault) for call in (1, 2, 4, 5, 6, 8)]
+    pipeline = lab.pipeline(destination=scripted(lab, *faults))
+    while any(status.state is TableState.INIT for status in pipeline.store.tables()):
+        pipeline.sync()
+        for status in pipeline.store.tables():
+            if status.state is TableState.ERRORED:
+                assert status.retry_at is not None
+                pipeline.resume(status.name)
+    for line in range(3):
+        lab.execute("INSERT INTO log VALUES (%s)", [line])
+        lab.execute("ALTER TABLE a ADD COLUMN IF NOT EXISTS c int; UPDATE a SET n = n + 1, c = 1 WHERE id < 20")
+        lab.caught_up(pipeline)
+    assert pipeline.observer.retries or method == "copy.publish"
+    lab.assert_equal(pipeline)
+
+
+def test_a_state_store_that_is_away_for_a_moment_is_waited_for(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    churned("a", "b")
+    lab.publish()
+
+    class Away:
+        """The store; from `away` on, a hundred calls find it unavailable."""
+
+        def __init__(self) -> None:
+            self.store = open_store(lab.config.state.url, lab.config.pipeline)
+            self.left = 0
+
+        def __getattr__(self, name: str) -> Any:
+            if self.left > 0 and name not in ("close", "migrate"):
+                self.left -= 1
+                raise StateStoreUnavailable("away for a moment")
+            return getattr(self.store, name)
+
+    lab.synced()
+    store = Away()
+    with closing(store.store):
+        pipeline = lab.pipeline(store=store)
+        with churn("a", "b"), lab.running(pipeline) as running:
+            for _ in range(3):
+                pipeline.observer.until_flushed(pipeline.current_lsn())
+                store.left = 5
+                pipeline.observer.until(lambda: not store.left, "the end of the trouble")
+            pipeline.observer.until_flushed(pipeline.current_lsn())
+            assert running.is_alive
+        assert any(isinstance(error, StateStoreUnavailable) for error in pipeline.observer.retries)
+    lab.assert_equal(lab.pipeline())
+
+
+def test_a_second_consumer_is_refused_and_the_first_goes_on(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    churned("a")
+    lab.publish()
+    first = lab.synced()
+    with churn("a"), lab.running(first, first.stream):
+        first.observer.until_flushed(first.current_lsn())
+        second = lab.pipeline()
+        with pytest.raises(SlotInUse) as refused:
+            second.stream()
+        [(pid,)] = lab.execute(
+            "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [first.source.main_slot]
+        )
+        assert refused.value.active_pid == pid
+        first.observer.until_flushed(first.current_lsn())
+    lab.assert_equal(first)
+
+
+def test_a_zombie_meets_the_fence(lab: Lab, churned: MakeTables) -> None:
+    """A first stream decoded a batch, lost its connection and slept; a second one streamed on; the first wakes up."""
+    churned("a")
+    lab.execute("CREATE TABLE log (line int)")
+    lab.publish()
+    zombie, heir = lab.synced(), lab.pipeline()
+    asleep, wake_up = threading.Event(), threading.Event()
+
+    def sleep() -> None:
+        if threading.current_thread().name.startswith("write-") and not asleep.is_set():
+            asleep.set()
+            assert wake_up.wait(60)
+
+    with failpoints.activated(failpoints.BATCH_DECODED, sleep), lab.running(zombie, zombie.stream) as running:
+        lab.execute("INSERT INTO log VALUES (1); UPDATE a SET n = 0 WHERE id < 9")
+        assert asleep.wait(60)
+        lab.execute(
+            "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = %s",
+            [zombie.source.main_slot],
+        )
+        lab.execute("INSERT INTO log VALUES (2); UPDATE a SET n = 1 WHERE id < 5")
+        lab.caught_up(heir)
+        stored = heir.store.progress()
+        wake_up.set()
+        with pytest.raises(EtlError):
+            running.join()
+        running.error = None
+    assert heir.store.progress() == stored
+    lab.execute("INSERT INTO log VALUES (3)")
+    lab.assert_equal(heir)
+
+
+def test_a_quiet_database_lets_the_server_recycle_its_wal(lab: Lab, postgres: Any, churned: MakeTables) -> None:
+    churned("a")
+    lab.execute("CREATE TABLE elsewhere (n int)")
+    lab.publish("TABLE a")
+    pipeline = lab.synced()
+
+    with lab.running(pipeline, pipeline.stream):
+        lab.execute("INSERT INTO elsewhere SELECT generate_series(1, 10000)")
+        written = pipeline.current_lsn()
+        lab.until_stored(pipeline, written)
+        lab.until_confirmed(pipeline, written)
+    lab.assert_equal(pipeline)
+
+
+def test_a_running_stream_is_held_for_the_proof_and_goes_on(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    churned("a", "b")
+    lab.publish()
+    streaming, proving = lab.synced(), lab.pipeline()
+    with churn("a", "b"), lab.running(streaming, streaming.stream):
+        streaming.observer.until_flushed(streaming.current_lsn())
+        for _ in range(2):
+            comparisons = proving.verify()
+            assert all(comparison.is_equal for comparison in comparisons), comparisons
+        streaming.observer.until_flushed(streaming.current_lsn())
+    lab.assert_equal(streaming)
