@@ -34,8 +34,8 @@ _WAIT = 0.2
 _QUIET = 0.005
 """Seconds without data after which a batch at hand need not wait for more. Below the pause between two commits of a
 moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
-_LIMIT_WAIT = 0.02
-"""The same on the way to a limit, which a keepalive may say is reached."""
+_NEAR_LIMIT = 0.02
+"""Seconds without data after which the server is asked whether it has passed the limit."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5
@@ -132,7 +132,7 @@ class StreamWorker:
 
     def _step(self, until: Lsn | None) -> Ended | None:
         limit = self._limit(until)
-        wait = _QUIET if self._batch_since is not None else _LIMIT_WAIT if limit is not None else _WAIT
+        wait = _NEAR_LIMIT if limit is not None else _WAIT if self._batch_since is None else _QUIET
         message = self._stream.receive(self._assembler.segment, wait)
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
