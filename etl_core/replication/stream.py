@@ -30,6 +30,8 @@ from etl_core.source.replication_stream import Pause, ReplicationStream
 
 _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
+_WAIT_ASKED = 0.05
+"""Seconds to wait for the batch in flight before a server that asks again and again is told the same."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5
@@ -128,6 +130,8 @@ class StreamWorker:
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
             self._assembler.finish_segment()
+        elif message is Pause.ASKED:
+            self._writer.wait_idle(_WAIT_ASKED)
         elif not isinstance(message, Pause):
             # A transaction beyond the limit is put aside, not dropped: a hold ends or moves on, and it goes on.
             while limit is not None and isinstance(message, Begin) and message.final_lsn >= limit:
@@ -182,7 +186,7 @@ class StreamWorker:
             rows=self._assembler.rows,
             size=self._assembler.size,
             age=now - self._batch_since,
-            quiet=self._quiet,
+            quiet=self._quiet or self._stream.reply_wanted,
             writer_idle=self._writer.is_idle,
         )
 
