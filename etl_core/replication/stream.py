@@ -36,6 +36,8 @@ _QUIET = 0.005
 moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
 _NEAR_LIMIT = 0.02
 """Seconds without data after which the server is asked whether it has passed the limit."""
+_WAIT_ASKED = 0.05
+"""Seconds to wait for the batch in flight before a server that asks again and again is told the same."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5
@@ -137,6 +139,8 @@ class StreamWorker:
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
             self._assembler.finish_segment()
+        elif message is Pause.ASKED:
+            self._writer.wait_idle(_WAIT_ASKED)
         elif not isinstance(message, Pause):
             # A transaction beyond the limit is put aside, not dropped: a hold ends or moves on, and it goes on.
             while limit is not None and isinstance(message, Begin) and message.final_lsn >= limit:
@@ -191,7 +195,7 @@ class StreamWorker:
             rows=self._assembler.rows,
             size=self._assembler.size,
             age=now - self._batch_since,
-            quiet=self._quiet,
+            quiet=self._quiet or self._stream.reply_wanted,
             writer_idle=self._writer.is_idle,
         )
 

@@ -63,6 +63,9 @@ class Pause(Enum):
     """Nothing arrived within the given time."""
     FULL = "full"
     """The segment has reached SEGMENT_BYTES."""
+    ASKED = "asked"
+    """The server wants to know where we are. When it shuts down it asks again the moment it is answered, without end,
+    until everything it has sent is flushed."""
 
 
 class ReplicationStream:
@@ -144,7 +147,8 @@ class ReplicationStream:
                                 return Pause.FULL
                             continue
                         return parse_message(frame[_HEADER:])
-                    self._on_keepalive(bytes(frame))
+                    if self._on_keepalive(bytes(frame)):
+                        return Pause.ASKED
                 elif size == 0:
                     if not self._wait(wait):
                         return Pause.QUIET
@@ -179,7 +183,8 @@ class ReplicationStream:
             return False
         return True  # also at the end of the stream, which consume_input() reports
 
-    def _on_keepalive(self, frame: bytes) -> None:
+    def _on_keepalive(self, frame: bytes) -> bool:
+        """Takes note of the server's position, and answers if asked; whether it was."""
         message = parse_walsender_message(frame)
         if not isinstance(message, PrimaryKeepalive):
             raise SourceUnavailable(f"the server sent an unexpected message {frame[:1]!r} in the replication stream")
@@ -187,6 +192,7 @@ class ReplicationStream:
         if message.reply_requested:
             self.reply_wanted = True
             self.send_status()
+        return message.reply_requested
 
     @property
     def flushed(self) -> Lsn:
