@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination
-from etl_core.errors import EtlError, StateConflict, TableError, TransientError
+from etl_core.errors import EtlError, StateConflict, Stopped, TableError, TransientError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.failpoints import (
@@ -39,6 +39,9 @@ from etl_core.state.store import StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
 RETRY_AFTER = timedelta(seconds=30)
+_SLOTS = 8
+"""How many copied tables may wait for the stream to take them in before the next copy begins."""
+_SLOT_WAIT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +101,20 @@ class TableCopier:
         Raises what went wrong; nothing but the table's state (DATA_SYNC) is left behind then.
         """
         started = time.monotonic()
+        self._wait_for_slots()
         slot = self._source.sync_slot(status.table_id)
         # Other processes tell a copy that runs from one that died by this connection: it is there as long as DATA_SYNC.
         # It also creates the slot, and keeps the slot's snapshot alive as long as it does nothing else.
         with self._source.connect(f"copy_{status.table_id}", replication=True) as exporter:
             status = self._move(status, TableState.DATA_SYNC, TableUpdate(sync_slot=slot, attempts=status.attempts))
             reach(COPY_STARTED)
-            self._source.store.record_slot(slot, status.table_id)
-            self._source.drop_owned_slot(slot)
+            if slot in {owned.name for owned in self._store.owned_slots()}:
+                self._source.drop_owned_slot(slot)  # of a copy that died
             try:
                 rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot, exporter)
             except BaseException:
-                self._source.drop_owned_slot(slot)
+                if slot in {owned.name for owned in self._store.owned_slots()}:
+                    self._source.drop_owned_slot(slot)
                 raise
             reach(COPY_PUBLISHED)
             self._store.save_schema(table.schema, snapshot_lsn)
@@ -165,6 +170,15 @@ class TableCopier:
         if not self._unknown_types_to_bytes:
             refuse_unsupported(table.schema)
         return table
+
+    def _wait_for_slots(self) -> None:
+        """Waits while the running stream has many tables to take in: every one of them holds a slot of the server."""
+        while sum(slot.table_id is not None for slot in self._store.owned_slots()) >= _SLOTS + self._workers:
+            main = self._source.slot_status(self._source.main_slot)
+            if main is None or not main.active:
+                return
+            if self._stop.wait(_SLOT_WAIT):
+                raise Stopped("stopped while the stream takes in the tables that are copied")
 
     def _drop_needless_slot(self, slot: str, snapshot_lsn: Lsn) -> None:
         main = self._source.slot_status(self._source.main_slot)

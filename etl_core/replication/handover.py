@@ -1,7 +1,8 @@
 """Hand-over: from a table's initial copy to the main stream, without the other tables waiting.
 
-A table whose snapshot the main stream has not passed is simply taken in: its watermark skips what it has. Otherwise
-its catch-up runs until it has passed the main stream's position, and the table is taken in there. Because a change
+A table whose snapshot the main stream has not passed is simply taken in: its watermark skips what it has. So is one of
+which the main stream has seen no change since the snapshot: a thousand quiet tables need no catch-up. Otherwise its
+catch-up runs until it has passed the main stream's position, and the table is taken in there. Because a change
 is applied if and only if it is beyond the table's watermark, it does not matter how far beyond the catch-up got.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -48,7 +49,7 @@ class SyncSlots:
 class Handover:
     """Keeps the main stream's active tables in step with the table states. Implements `stream.Boundary`.
 
-    `start`, `look_around`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
+    `start`, `look_around`, `passed`, `held_at`, `is_settled` and `close` are the conducting thread's; `reload` and
     `table_failed` are called from the writing one.
     """
 
@@ -69,6 +70,8 @@ class Handover:
         self._observer = observer
         self._catch_ups: dict[TableId, CatchUp] = {}
         self._hold: Lsn | None = None
+        self._start = ZERO
+        self._passed: dict[TableId, Lsn] = {}
         self._lock = threading.Lock()
 
     def start(self, position: Lsn, written: Lsn | None) -> None:
@@ -76,6 +79,7 @@ class Handover:
 
         `written` is where the last batch ended that the destination is known to have.
         """
+        self._start = position
         positions = self._destination.positions()
         if written is not None and (positions.stream is None or positions.stream < written):
             self._refuse_older(positions.stream, position, written)
@@ -100,6 +104,9 @@ class Handover:
             return self._hold
         self._hold = None if hold is None else position if hold.lsn is None else hold.lsn
         return self._hold
+
+    def passed(self, tables: Collection[TableId], end_lsn: Lsn) -> None:
+        self._passed.update(dict.fromkeys(tables, end_lsn))
 
     def held_at(self, lsn: Lsn) -> None:
         try:
@@ -221,12 +228,14 @@ class Handover:
             self._finish_catch_up(status, catch_up, position, deadline, busy_wait)
             return
         snapshot_lsn = status.snapshot_lsn or ZERO
-        if snapshot_lsn >= position:
+        if snapshot_lsn >= position or self._start <= snapshot_lsn >= self._passed.get(status.table_id, ZERO):
             self._take_in(status, snapshot_lsn)
+        elif len(self._catch_ups) >= _CATCH_UPS:
+            return
         elif status.sync_slot is None or status.sync_slot not in self._slots.names():
             # The stream has passed the snapshot and nothing kept the changes in between: only a new copy has them.
             self._move(status, TableState.INIT)
-        elif len(self._catch_ups) < _CATCH_UPS:
+        else:
             self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
 
     def _finish_catch_up(

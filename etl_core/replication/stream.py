@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from etl_core.config import BatchConfig
 from etl_core.errors import EtlError
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Begin
 from etl_core.replication.applier import Applier, Writer
@@ -32,6 +33,11 @@ _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
 _WAIT_ASKED = 0.05
 """Seconds to wait for the batch in flight before a server that asks again and again is told the same."""
+_QUIET = 0.005
+"""Seconds without data after which a batch at hand need not wait for more. Below the pause between two commits of a
+moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
+_NEAR_LIMIT = 0.02
+"""Seconds without data after which the server is asked whether it has passed the limit."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5
@@ -67,6 +73,9 @@ class Boundary(Protocol):
 
         Returns the LSN at which the stream is to be held, None if it is not.
         """
+
+    def passed(self, tables: Collection[TableId], end_lsn: Lsn) -> None:
+        """A batch that ends at `end_lsn` was cut; it holds changes of `tables`, replicated or not."""
 
     def held_at(self, lsn: Lsn) -> None:
         """The stream stands at `lsn`, everything before it durable."""
@@ -125,7 +134,7 @@ class StreamWorker:
 
     def _step(self, until: Lsn | None) -> Ended | None:
         limit = self._limit(until)
-        wait = 0.02 if self._batch_since is not None or limit is not None else _WAIT
+        wait = _NEAR_LIMIT if limit is not None else _WAIT if self._batch_since is None else _QUIET
         message = self._stream.receive(self._assembler.segment, wait)
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
@@ -196,6 +205,7 @@ class StreamWorker:
         if self._assembler.has_changes:
             batch = self._assembler.take()
             self._position = batch.end_lsn
+            self._boundary.passed(batch.tables, batch.end_lsn)
             self._writer.submit(batch)
         self._batch_since = None
 

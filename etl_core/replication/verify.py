@@ -13,18 +13,19 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination
 from etl_core.errors import SlotInUse, SourceUnavailable, StateConflict, Stopped, TableError, TransientError
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_of
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
-from etl_core.source.catalog import PublishedTable, published_table
+from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.slot import Blocker
 from etl_core.source.table_copy import copy_table
 from etl_core.state.store import Hold, StateStore, TableStatus
@@ -73,33 +74,51 @@ class Verifier:
                 if snapshot.snapshot_name is None:
                     raise SourceUnavailable("the server exported no snapshot to compare with")
                 bring_to(snapshot.consistent_point)
-                return [self._compare(table, snapshot.snapshot_name, snapshot.consistent_point) for table in tables]
+                return self._compare_all(tables, snapshot.snapshot_name, snapshot.consistent_point)
 
     def _on_wait(self, blockers: Sequence[Blocker]) -> None:
         self._observer.on_waiting(f"the snapshot waits for {'; '.join(map(str, blockers))}")
 
-    def _compare(self, before: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
-        status = self._store.table(before.table_id) or before
+    def _compare_all(self, tables: Sequence[TableStatus], snapshot: str, lsn: Lsn) -> list[Comparison]:
+        statuses, watermarks = self._look()
+        with self._source.connect("catalog") as connection:
+            published = {t.schema.table_id: t for t in published_tables(connection, self._source.publication)}
+        comparisons = {
+            table.table_id: self._compare(
+                statuses.get(table.table_id, table),
+                published.get(table.table_id),
+                watermarks.get(table.table_id),
+                snapshot,
+                lsn,
+            )
+            for table in tables
+        }
+        # A copy began meanwhile, or the hold expired because the store was away: what was read is of several moments.
+        statuses_after, watermarks_after = self._look()
+        for table in tables:
+            before, after = statuses.get(table.table_id), statuses_after.get(table.table_id)
+            moved = watermarks_after.get(table.table_id) != watermarks.get(table.table_id)
+            if before is None or after is None or after.version != before.version or moved:
+                comparisons[table.table_id] = not_compared(table, lsn, "it was written meanwhile: try again")
+        return [comparisons[table.table_id] for table in tables]
+
+    def _look(self) -> tuple[dict[TableId, TableStatus], Mapping[TableId, Lsn]]:
+        """States and watermarks, the states first: a table that is copied again has another version afterwards."""
+        return {status.table_id: status for status in self._store.tables()}, self._destination.positions().tables
+
+    def _compare(
+        self, status: TableStatus, table: PublishedTable | None, watermark: Lsn | None, snapshot: str, lsn: Lsn
+    ) -> Comparison:
         if status.state is not TableState.READY:
             return not_compared(status, lsn, f"it is in state {status.state.name}")
-        watermark = self._watermark(status)
         if watermark is None or watermark > lsn:
             return not_compared(status, lsn, f"the destination has it as of {watermark}: try again")
         try:
-            comparison = self._compare_ready(status, snapshot, lsn)
+            return replace(self._compare_ready(status, table, snapshot, lsn), lsn=lsn)
         except TableError as error:
             return not_compared(status, lsn, str(error))
-        if self._watermark(status) != watermark:
-            # The hold has expired because the store was away, or a writer did not know of it.
-            return not_compared(status, lsn, "the destination was written meanwhile: try again")
-        return replace(comparison, lsn=lsn)
 
-    def _watermark(self, status: TableStatus) -> Lsn | None:
-        return self._destination.positions().tables.get(status.table_id)
-
-    def _compare_ready(self, status: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
-        with self._source.connect("catalog") as connection:
-            table = published_table(connection, status.table_id, self._source.publication)
+    def _compare_ready(self, status: TableStatus, table: PublishedTable | None, snapshot: str, lsn: Lsn) -> Comparison:
         stored = self._store.schema(status.table_id)
         if table is None or stored is None or table.schema.column_names != stored[1].column_names:
             return not_compared(status, lsn, "the source's columns have changed since the last row change")
