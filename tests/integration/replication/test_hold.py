@@ -13,6 +13,7 @@ import pytest
 from etl_core.errors import StateConflict, StateStoreUnavailable, Stopped
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
+from etl_core.replication import failpoints
 from etl_core.replication.compare import Comparison, KeyRange
 from etl_core.replication.stream import Ended
 from etl_core.state.sql_store import open_store
@@ -241,4 +242,44 @@ def test_a_paused_table_stays_as_it_was(lab: Lab, churned: MakeTables) -> None:
         assert lab.slots() == {running.source.main_slot}
     other.resume(name("b"))
     other.sync()
+    lab.assert_equal(other)
+
+
+@pytest.mark.parametrize("command", ["pause", "resync"])
+def test_a_table_told_otherwise_while_it_catches_up_keeps_no_slot(
+    lab: Lab, churn: MakeChurn, churned: MakeTables, command: str
+) -> None:
+    churned("a", "b")
+    lab.publish()
+    streaming, other = lab.synced(), lab.pipeline()
+    other.resync(name("b"))
+    staged, publish, caught, go_on = (threading.Event() for _ in range(4))
+
+    def hold_the_copy_back() -> None:
+        staged.set()
+        assert publish.wait(60)
+
+    def hold_the_catch_up_back() -> None:
+        caught.set()
+        assert go_on.wait(60)
+
+    with (
+        churn("a", "b"),
+        lab.running(streaming),
+        failpoints.activated(failpoints.COPY_STAGED, hold_the_copy_back),
+        failpoints.activated(failpoints.CATCHUP_WRITTEN, hold_the_catch_up_back),
+    ):
+        assert staged.wait(60)
+        lab.until_stored(streaming, streaming.current_lsn())  # so that it has something to catch up
+        publish.set()
+        assert caught.wait(60)
+        getattr(other, command)(name("b"))
+        go_on.set()
+        if command == "resync":
+            streaming.observer.until_state("b", TableState.READY, times=2)
+        poll(lambda: lab.slots() == {streaming.source.main_slot}, "the slot being dropped")
+    if command == "pause":
+        assert other.find(name("b")).state is TableState.PAUSED
+        other.resume(name("b"))
+        other.sync()
     lab.assert_equal(other)
