@@ -40,7 +40,7 @@ def _at_most(limit: float, bound: str) -> Goal:
     return Goal(limit, False, bound)
 
 
-_CORES = "walsender, reader and decoder share the processors: compare the CPU seconds per million rows below"
+_CORES = "walsender, reader and decoder share the processors: the CPU seconds above say which of them it is"
 GOALS: Mapping[str, Goal] = {
     "stream_arrow_ratio": _at_least(1.00, _CORES),
     "stream_arrow_unix_ratio": _at_least(0.75, f"a unix socket has no low-water mark, every send wakes us; {_CORES}"),
@@ -70,6 +70,7 @@ class Report:
         self.details[benchmark] = dict(details)
 
     def print(self) -> None:
+        """The figures, then what a comparison's ratio is made of, then what bounds the figures that are not reached."""
         console = Console()
         table = Table("key", "value", "must reach", "reached")
         missed = []
@@ -80,8 +81,20 @@ class Report:
             if goal is not None and reached == "no":
                 missed.append((key, goal))
         console.print(table)
+        self._print_sides(console)
         for key, goal in missed:
-            console.print(f"{key} is not reached; what bounds it: {goal.bound}")
+            console.print(f"{key} is not reached. What bounds it: {goal.bound}.")
+
+    def _print_sides(self, console: Console) -> None:
+        table = Table("benchmark", "side", "rows/s", "CPU s per 1 M rows", "of the server for it")
+        for benchmark, measured in self.details.items():
+            for side in ("ours", "reference"):
+                if side in measured:
+                    one = measured[side]
+                    cpu, server_cpu = one["cpu_s_per_million_rows"], one["server_cpu_s_per_million_rows"]
+                    table.add_row(benchmark, side, f"{one['rows_per_second']:,}", str(cpu), str(server_cpu))
+        if table.row_count:
+            console.print(table)
 
     def write(self, environment: Mapping[str, Any]) -> None:
         """One JSON object: the figures by key, then `details` and `environment`."""

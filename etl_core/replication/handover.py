@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -109,9 +109,12 @@ class Handover:
         self._passed.update(dict.fromkeys(tables, end_lsn))
 
     def held_at(self, lsn: Lsn) -> None:
-        hold = self._store.hold()
-        if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
-            self._store.answer_hold(hold.owner, lsn)
+        try:
+            hold = self._store.hold()
+            if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
+                self._store.answer_hold(hold.owner, lsn)
+        except TransientError as error:
+            self._observer.on_retry(error, 0.0)  # answered at the next look
 
     def is_settled(self) -> bool:
         return all(status.state is not TableState.FINISHED_COPY for status in self._store.tables())
@@ -213,6 +216,16 @@ class Handover:
                 continue  # someone moved the table meanwhile; the next look sees it
             except TableError as error:
                 self._fail(status, error)
+
+        self._drop_slots_of_paused(
+            {table_id for table_id, status in by_id.items() if status.state is TableState.PAUSED}
+        )
+
+    def _drop_slots_of_paused(self, paused: Set[TableId]) -> None:
+        """Resumed, a table is copied anew; whoever copied it or had it catch up has let go of its slot."""
+        for slot in self._store.owned_slots() if paused else ():
+            if slot.table_id in paused:
+                self._drop(slot.name)
 
     def _is_left_out(self, status: TableStatus) -> bool:
         return status.state is TableState.READY and status.table_id not in self._active

@@ -10,7 +10,7 @@ for each of its sends.
 
 from __future__ import annotations
 
-import functools
+import ipaddress
 import os
 import select
 import socket
@@ -47,7 +47,10 @@ _DELETE: Final = ord("D")
 
 _LOW_WATER: Final = 64 << 10
 _LOW_WATER_WAIT_MS: Final = 5
-_RECEIVE_BUFFER: Final = 4 << 20
+# The walsender send()s every row. While the window is open each of them crosses the whole TCP stack; while it is shut
+# they gather in the sender's own buffer, at 4 instead of 5 µs of its CPU a row, and cross in one piece. So the
+# buffer is small, and reading goes on beside decoding.
+_RECEIVE_BUFFER: Final = 256 << 10
 
 STATUS_INTERVAL: Final = 5.0
 """Seconds between unasked status updates; wal_sender_timeout is 60 s by default and seldom below 10."""
@@ -60,6 +63,9 @@ class Pause(Enum):
     """Nothing arrived within the given time."""
     FULL = "full"
     """The segment has reached SEGMENT_BYTES."""
+    ASKED = "asked"
+    """The server wants to know where we are. When it shuts down it asks again the moment it is answered, without end,
+    until everything it has sent is flushed."""
 
 
 class ReplicationStream:
@@ -110,7 +116,8 @@ class ReplicationStream:
         """Whether the socket can wait for a low-water mark: TCP on Linux can, a unix socket ignores it."""
         if self._socket.family == getattr(socket, "AF_UNIX", None):
             return False
-        if _may_have_receive_buffer():
+        # A server at a distance needs as large a buffer as the kernel finds out: what is on the way must fit in.
+        if ipaddress.ip_address(self._socket.getpeername()[0].partition("%")[0]).is_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _LOW_WATER)
@@ -141,7 +148,8 @@ class ReplicationStream:
                                 return Pause.FULL
                             continue
                         return parse_message(frame[_HEADER:])
-                    self._on_keepalive(bytes(frame))
+                    if self._on_keepalive(bytes(frame)):
+                        return Pause.ASKED
                 elif size == 0:
                     if not self._wait(wait):
                         return Pause.QUIET
@@ -176,7 +184,8 @@ class ReplicationStream:
             return False
         return True  # also at the end of the stream, which consume_input() reports
 
-    def _on_keepalive(self, frame: bytes) -> None:
+    def _on_keepalive(self, frame: bytes) -> bool:
+        """Takes note of the server's position, and answers if asked; whether it was."""
         message = parse_walsender_message(frame)
         if not isinstance(message, PrimaryKeepalive):
             raise SourceUnavailable(f"the server sent an unexpected message {frame[:1]!r} in the replication stream")
@@ -184,6 +193,7 @@ class ReplicationStream:
         if message.reply_requested:
             self.reply_wanted = True
             self.send_status()
+        return message.reply_requested
 
     @property
     def flushed(self) -> Lsn:
@@ -224,20 +234,6 @@ class ReplicationStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@functools.cache
-def _may_have_receive_buffer() -> bool:
-    """Whether this machine grants a receive buffer that holds what the walsender sends while we decode.
-
-    Where net.core.rmem_max is small, asking would get less than the kernel's own tuning, and end that tuning.
-    """
-    with socket.socket() as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        except OSError:
-            return False
-        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= _RECEIVE_BUFFER
 
 
 def _field(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str | None:

@@ -1,8 +1,8 @@
 """Where the rows of a copy wait: `<file>.staging/<pipeline>/<table id>/`, one Arrow IPC file per writing thread.
 
-Arrow IPC with LZ4 costs 0.1 µs of CPU a row of eight columns (Parquet 0.2), takes 45 bytes of the row's 80, and keeps
-every Arrow type. A copy locks its directory while it lives, so that a running copy, maybe of another process, can be
-told from what a crashed one left behind.
+Arrow IPC keeps every Arrow type, and a row of eight columns costs 0.03 µs of CPU to write and 80 bytes of disk. LZ4
+would make that 45 bytes, and the copy cost 15 % more CPU in all; Parquet costs 0.2 µs. A copy locks its directory while
+it lives, so that a running copy, maybe of another process, can be told from what a crashed one left behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ except ImportError:  # Windows: a directory with an open file in it cannot be re
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = "lock"
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Staging:
@@ -87,7 +86,7 @@ class StagingFile:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
         self._sink = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_stream(self._sink, schema, options=_OPTIONS)
+        self._writer = pa.ipc.new_stream(self._sink, schema)
 
     def write(self, rows: pa.RecordBatch) -> None:
         self._writer.write_batch(rows)
