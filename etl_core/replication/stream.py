@@ -31,13 +31,13 @@ from etl_core.source.replication_stream import Pause, ReplicationStream
 
 _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
-_WAIT_ASKED = 0.05
-"""Seconds to wait for the batch in flight before a server that asks again and again is told the same."""
 _QUIET = 0.005
 """Seconds without data after which a batch at hand need not wait for more. Below the pause between two commits of a
 moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
 _NEAR_LIMIT = 0.02
 """Seconds without data after which the server is asked whether it has passed the limit."""
+_WAIT_ASKED = 0.05
+"""Seconds to wait for the batch in flight before a server that asks again and again is told the same."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5

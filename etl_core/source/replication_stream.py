@@ -10,7 +10,7 @@ for each of its sends.
 
 from __future__ import annotations
 
-import functools
+import ipaddress
 import os
 import select
 import socket
@@ -116,7 +116,8 @@ class ReplicationStream:
         """Whether the socket can wait for a low-water mark: TCP on Linux can, a unix socket ignores it."""
         if self._socket.family == getattr(socket, "AF_UNIX", None):
             return False
-        if _may_have_receive_buffer():
+        # A server at a distance needs as large a buffer as the kernel finds out: what is on the way must fit in.
+        if ipaddress.ip_address(self._socket.getpeername()[0].partition("%")[0]).is_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _LOW_WATER)
@@ -233,20 +234,6 @@ class ReplicationStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@functools.cache
-def _may_have_receive_buffer() -> bool:
-    """Whether this machine grants a receive buffer that holds what the walsender sends while we decode.
-
-    Where net.core.rmem_max is small, asking would get less than the kernel's own tuning, and end that tuning.
-    """
-    with socket.socket() as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        except OSError:
-            return False
-        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= _RECEIVE_BUFFER
 
 
 def _field(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str | None:
