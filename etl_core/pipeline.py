@@ -118,23 +118,25 @@ class Pipeline:
         asked before a file is made.
         """
         with self.source.connect("prepare") as connection:
-            server = server_info(connection)
+            server_info(connection)  # refuses what cannot be replicated
             check_publication(connection, self.source.publication, self.config.source.tables)
             self.store.migrate()
             self.destination.prepare()
             if ensure_publication(connection, self.source.publication, self.config.source.tables):
                 self.store.set_publication_owned(True)
+            # In this order: a stream that runs stores what it has flushed, then confirms it, and the WAL is beyond.
             slot = slot_status(connection, self.source.main_slot)
+            progress = self.store.progress()
+            server = server_info(connection)
             published = {
                 table.name: table.schema.table_id for table in published_tables(connection, self.source.publication)
             }
-        self._check_source(server, slot)
+        self._check_source(server, slot, progress)
         self._register(published)
         self._drop_leaked_slots()
 
-    def _check_source(self, server: ServerInfo, slot: SlotStatus | None) -> None:
+    def _check_source(self, server: ServerInfo, slot: SlotStatus | None, progress: ReplicationProgress | None) -> None:
         identity = self.store.source_identity()
-        progress = self.store.progress()
         if identity is not None:
             check_source(identity, server, slot, progress.flushed_lsn if progress else None)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import pytest
 
 from etl_core.errors import SlotInUse
 from etl_core.lsn import Lsn
-from tests.integration.replication.conftest import Churn, Lab, poll
+from etl_core.testing.scripted_destination import Fault
+from tests.integration.replication.conftest import Churn, Lab, Running, poll, scripted
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
@@ -82,3 +84,22 @@ def test_they_take_turns(lab: Lab, churn: MakeChurn, churned: MakeTables) -> Non
                 with pytest.raises(SlotInUse):
                     theirs.stream()
     lab.assert_equal(pipelines[0])
+
+
+def test_a_process_that_starts_beside_a_stream_does_not_take_its_progress_for_another_source(
+    lab: Lab, churned: MakeTables
+) -> None:
+    churned("a")
+    lab.publish()
+    streaming = lab.synced()
+    reached, go_on = threading.Event(), threading.Event()
+    with lab.running(streaming, streaming.stream):
+        destination = scripted(lab, Fault("prepare", reached=reached, until=go_on))
+        starting = Running(streaming, lambda: lab.pipeline(destination=destination))
+        assert reached.wait(60)
+        # Whatever it has asked the source before, the stream is beyond that now.
+        lab.execute("UPDATE a SET n = n + 1")
+        streaming.observer.until_flushed(streaming.current_lsn())
+        go_on.set()
+        starting.join()
+    lab.assert_equal(streaming)
