@@ -1,6 +1,7 @@
 """Streaming that lasts: what ends it without anybody's wish, and may pass, is waited for and tried again.
 
-A bounded stream tries once: whoever set a bound wants to know.
+A bounded stream tries once: whoever set a bound wants to know. Only a slot in use is waited for a little, because the
+server notices the death of a killed predecessor a moment late.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from etl_core.replication.stream import Ended, Streamed
 
 _SLOT_WAIT = 3.0
 """Seconds between two tries to get a slot that another process reads."""
+_PREDECESSOR = 10.0
+"""Seconds that a bounded stream waits for a slot in use."""
 _CALM = 60.0
 """A try that lasted so many seconds was a success: the waits begin again with the shortest."""
 
@@ -26,7 +29,7 @@ def follow(session: Session, attempt: Callable[[], Streamed]) -> Streamed | None
     None if it was stopped before it streamed. Raises what cannot pass, and in a bounded stream everything.
     """
     pipeline = session.pipeline
-    waits = _waits()
+    waits, started = _waits(), time.monotonic()
     while True:
         began = time.monotonic()
         try:
@@ -38,7 +41,8 @@ def follow(session: Session, attempt: Callable[[], Streamed]) -> Streamed | None
         except EtlError as error:
             if pipeline.stop.is_set() and isinstance(error, TransientError):
                 return _stopped(session)
-            if session.arguments.is_bounded or isinstance(error, Stopped):
+            is_short = isinstance(error, SlotInUse) and time.monotonic() - started < _PREDECESSOR
+            if isinstance(error, Stopped) or (session.arguments.is_bounded and not is_short):
                 raise
             if time.monotonic() - began >= _CALM:
                 waits = _waits()

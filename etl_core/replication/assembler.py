@@ -72,11 +72,12 @@ class Assembled:
 class Assembler:
     """Collects the frames and messages of one stream.
 
-    `describe` gives the schema of a relation the server announces. `memory_limit` bounds the bytes of frames
-    held in memory: beyond it, finished segments of the open transaction go to the spool.
+    `describe` gives the schema of a relation that the server announces in the transaction with that commit LSN.
+    `memory_limit` bounds the bytes of frames held in memory: beyond it, finished segments of the open transaction go
+    to the spool.
     """
 
-    def __init__(self, describe: Callable[[Relation], TableSchema], *, memory_limit: int, start_lsn: Lsn) -> None:
+    def __init__(self, describe: Callable[[Relation, Lsn], TableSchema], *, memory_limit: int, start_lsn: Lsn) -> None:
         self._describe = describe
         self._memory_limit = memory_limit
         self._schemas: dict[TableId, TableSchema] = {}
@@ -134,7 +135,7 @@ class Assembler:
 
     def _on_relation(self, message: Relation) -> None:
         table_id = message.table_id
-        schema = self._describe(message)
+        schema = self._describe(message, self._commit_lsn or self.end_lsn)
         known = self._schemas.get(table_id)
         if known is not None and known != schema and self.segment.rows:
             self.finish_segment()

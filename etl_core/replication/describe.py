@@ -12,11 +12,13 @@ from dataclasses import replace
 
 from etl_core.errors import SourceChanged
 from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import Relation, RelationColumn
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 from etl_core.source.catalog import FillKind, added_column_fill, published_tables, table_schema
 from etl_core.source.connection import Connection
+from etl_core.source.server import current_lsn
 
 
 class Describer:
@@ -36,10 +38,11 @@ class Describer:
         self._applied = applied
         self._connection: Connection | None = None
         self._first_look: dict[TableId, TableSchema] | None = None
+        self._looked_at = ZERO
 
-    def __call__(self, relation: Relation) -> TableSchema:
-        """The schema of the rows that follow `relation`."""
-        catalog = self._catalog(relation.table_id)
+    def __call__(self, relation: Relation, commit_lsn: Lsn) -> TableSchema:
+        """The schema of the rows that follow `relation`, in the transaction whose commit record is at `commit_lsn`."""
+        catalog = self._catalog(relation.table_id, commit_lsn)
         columns = tuple(_column(described, catalog) for described in relation.columns)
         schema = TableSchema(
             relation.table_id,
@@ -60,13 +63,16 @@ class Describer:
             self._connection = self._connect()
         return self._connection
 
-    def _catalog(self, table_id: TableId) -> TableSchema | None:
+    def _catalog(self, table_id: TableId, commit_lsn: Lsn) -> TableSchema | None:
+        """As of now, or at least as of `commit_lsn`: a catalog may be ahead of the WAL, never behind it."""
         if self._first_look is None:
             # One query for all tables: a stream begins with a Relation message for each.
+            self._looked_at = current_lsn(self._open())
             tables = published_tables(self._open(), self._publication)
             self._first_look = {table.schema.table_id: table.schema for table in tables}
-        if table_id in self._first_look:
-            return self._first_look.pop(table_id)
+        known = self._first_look.pop(table_id, None)
+        if known is not None and commit_lsn < self._looked_at:
+            return known
         return table_schema(self._open(), table_id, self._publication)
 
     def _with_fills(self, schema: TableSchema) -> TableSchema:

@@ -109,9 +109,12 @@ class Handover:
         self._passed.update(dict.fromkeys(tables, end_lsn))
 
     def held_at(self, lsn: Lsn) -> None:
-        hold = self._store.hold()
-        if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
-            self._store.answer_hold(hold.owner, lsn)
+        try:
+            hold = self._store.hold()
+            if hold is not None and hold.reached != lsn and (hold.lsn is None or hold.lsn <= lsn):
+                self._store.answer_hold(hold.owner, lsn)
+        except TransientError as error:
+            self._observer.on_retry(error, 0.0)  # answered at the next look
 
     def is_settled(self) -> bool:
         return all(status.state is not TableState.FINISHED_COPY for status in self._store.tables())

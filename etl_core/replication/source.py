@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from etl_core.errors import PermanentError
@@ -65,6 +66,27 @@ class Source:
             return create_slot(
                 connection, name, export_snapshot=export_snapshot, observer=observer, on_wait=on_wait, stop=stop
             )
+
+    @contextlib.contextmanager
+    def exported_snapshot(
+        self, role: str, *, on_wait: Callable[[Sequence[Blocker]], None], stop: threading.Event
+    ) -> Iterator[CreatedSlot]:
+        """A snapshot and its LSN for the length of the block, from a temporary slot that nobody reads."""
+        with self.connect(role, replication=True) as connection:
+            name = f"{self.main_slot}_{role}_{connection.info.backend_pid}"
+            with self.connect("slots") as observer:
+                created = create_slot(
+                    connection,
+                    name,
+                    export_snapshot=True,
+                    temporary=True,
+                    observer=observer,
+                    on_wait=on_wait,
+                    stop=stop,
+                )
+            yield created
+            # Closing would drop it too, but a moment later.
+            drop_slot(connection, name)
 
     def drop_owned_slot(self, name: str) -> None:
         """Drops a slot this pipeline recorded as its own, and forgets it; nothing if it is gone. Never another's."""

@@ -36,6 +36,8 @@ _QUIET = 0.005
 moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
 _NEAR_LIMIT = 0.02
 """Seconds without data after which the server is asked whether it has passed the limit."""
+_WAIT_ASKED = 0.05
+"""Seconds to wait for the batch in flight before a server that asks again and again is told the same."""
 _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5
@@ -108,6 +110,7 @@ class StreamWorker:
         self._next_look = 0.0
         self._next_status = 0.0
         self._next_store = time.monotonic() + _STORE_IDLE
+        self._deadline: float | None = None
         self._quiet = False
         self._hold: Lsn | None = None
 
@@ -117,23 +120,27 @@ class StreamWorker:
         On return the writer is done and the last position confirmed. Raises what ended it: SourceUnavailable,
         DestinationUnavailable, a PermanentError.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
+        self._deadline = None if seconds is None else time.monotonic() + seconds
         try:
+            # Before the first batch: the stream may be held where it stands.
+            self._hold = self._boundary.look_around(self._position, self._service)
             while True:
-                ended = self._step(until, deadline)
+                ended = self._step(until)
                 if ended is not None:
                     return Streamed(ended, self._finish())
         finally:
             self._assembler.discard()
             self._writer.close()
 
-    def _step(self, until: Lsn | None, deadline: float | None) -> Ended | None:
+    def _step(self, until: Lsn | None) -> Ended | None:
         limit = self._limit(until)
         wait = _NEAR_LIMIT if limit is not None else _WAIT if self._batch_since is None else _QUIET
         message = self._stream.receive(self._assembler.segment, wait)
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
             self._assembler.finish_segment()
+        elif message is Pause.ASKED:
+            self._writer.wait_idle(_WAIT_ASKED)
         elif not isinstance(message, Pause):
             # A transaction beyond the limit is put aside, not dropped: a hold ends or moves on, and it goes on.
             while limit is not None and isinstance(message, Begin) and message.final_lsn >= limit:
@@ -145,21 +152,21 @@ class StreamWorker:
         self._keep_alive()
         if self._assembler.in_transaction:
             return Ended.STOPPED if self._stop.is_set() else None
-        return self._between_transactions(until, deadline)
+        return self._between_transactions(until)
 
     def _limit(self, until: Lsn | None) -> Lsn | None:
         if self._hold is None or until is None:
             return until if self._hold is None else self._hold
         return min(until, self._hold)
 
-    def _between_transactions(self, until: Lsn | None, deadline: float | None) -> Ended | None:
+    def _between_transactions(self, until: Lsn | None) -> Ended | None:
         now = time.monotonic()
         if self._assembler.has_changes and self._batch_since is None:
             self._batch_since = now
         if self._stop.is_set():
             self._cut()
             return Ended.STOPPED
-        if deadline is not None and now >= deadline:
+        if self._is_over(now):
             self._cut()
             return Ended.TIME
         if self._is_due(now):
@@ -177,6 +184,9 @@ class StreamWorker:
             self._hold = self._boundary.look_around(self._position, self._service)
         return None
 
+    def _is_over(self, now: float) -> bool:
+        return self._deadline is not None and now >= self._deadline
+
     def _is_due(self, now: float) -> bool:
         if self._batch_since is None:
             return False
@@ -185,7 +195,7 @@ class StreamWorker:
             rows=self._assembler.rows,
             size=self._assembler.size,
             age=now - self._batch_since,
-            quiet=self._quiet,
+            quiet=self._quiet or self._stream.reply_wanted,
             writer_idle=self._writer.is_idle,
         )
 
@@ -207,7 +217,7 @@ class StreamWorker:
         self._position = max(self._position, position)
         if position > self._writer.flushed and (now >= self._next_store or self._stream.reply_wanted):
             self._store_idle(position)
-            self._stream.confirm(self._writer.flushed)
+            self._keep_alive()
             self._stream.send_status()
         self._stream.reply_wanted = False
 
@@ -227,6 +237,8 @@ class StreamWorker:
             self._settle()
             return Ended.REACHED
         while self._hold is not None and self._hold <= limit and not self._stop.is_set():
+            if self._is_over(time.monotonic()):
+                return Ended.TIME
             self._boundary.held_at(limit)
             self._stop.wait(_WAIT / 2)
             self._keep_alive_unread()

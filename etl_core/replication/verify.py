@@ -1,28 +1,32 @@
 """Proof that the destination equals the source, at one LSN.
 
-A slot is created for its exported snapshot: the snapshot holds exactly the transactions that end at or before the
-slot's consistent point. The stream is brought to that very position and kept there while both sides are read. If
-another process streams, it is asked to hold through the state store; else we stream there ourselves.
+A temporary slot is created for its exported snapshot, which holds exactly the transactions that end at or before the
+slot's consistent point. The stream is brought to that very position and kept there while both sides are read: a hold in
+the state store asks for it, whoever streams. If nobody does, we stream there ourselves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination
-from etl_core.errors import SourceUnavailable, StateConflict, TableError, TransientError
+from etl_core.errors import SlotInUse, SourceUnavailable, StateConflict, Stopped, TableError, TransientError
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_of
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
-from etl_core.source.catalog import PublishedTable, published_table
+from etl_core.replication.stream import Ended, Streamed
+from etl_core.source.catalog import PublishedTable, published_tables
+from etl_core.source.slot import Blocker
 from etl_core.source.table_copy import copy_table
 from etl_core.state.store import Hold, StateStore, TableStatus
 from etl_core.state.table_state import TableState
@@ -44,7 +48,7 @@ class Verifier:
         destination: Destination,
         observer: Observer,
         *,
-        stream_to: Callable[[Lsn], object],
+        stream_to: Callable[[Lsn], Streamed],
         current_lsn: Callable[[], Lsn],
         connections: int,
         stop: threading.Event,
@@ -59,60 +63,62 @@ class Verifier:
         self._stop = stop
 
     def verify(self, tables: Sequence[TableStatus]) -> list[Comparison]:
-        """One comparison a table, all at one LSN; a table that is not streaming is reported with that problem."""
-        main = self._source.slot_status(self._source.main_slot)
-        is_streamed = main is not None and main.active
-        if not is_streamed:
+        """One comparison a table, all at one LSN; a table that is not streaming is reported with that problem.
+
+        Raises StateConflict while another process compares.
+        """
+        with self._held() as bring_to:
             # Tables that still catch up may pass the position to compare at: they are taken in before there is one.
-            self._stream_to(self._current_lsn())
-        held = self._held() if is_streamed else contextlib.nullcontext(self._stream_to)
-        slot = f"{self._source.main_slot}_verify"
-        with held as bring_to:
-            try:
-                with self._source.connect("verify", replication=True) as exporter:
-                    created = self._source.create_slot(
-                        exporter,
-                        slot,
-                        None,
-                        export_snapshot=True,
-                        on_wait=lambda who: self._observer.on_waiting(
-                            f"the snapshot waits for {'; '.join(map(str, who))}"
-                        ),
-                        stop=self._stop,
-                    )
-                    if created.snapshot_name is None:
-                        raise SourceUnavailable("the server exported no snapshot to compare with")
-                    bring_to(created.consistent_point)
-                    return self._compare_all(tables, created.snapshot_name, created.consistent_point)
-            finally:
-                self._source.drop_owned_slot(slot)
+            bring_to(self._current_lsn())
+            with self._source.exported_snapshot("verify", on_wait=self._on_wait, stop=self._stop) as snapshot:
+                if snapshot.snapshot_name is None:
+                    raise SourceUnavailable("the server exported no snapshot to compare with")
+                bring_to(snapshot.consistent_point)
+                return self._compare_all(tables, snapshot.snapshot_name, snapshot.consistent_point)
+
+    def _on_wait(self, blockers: Sequence[Blocker]) -> None:
+        self._observer.on_waiting(f"the snapshot waits for {'; '.join(map(str, blockers))}")
 
     def _compare_all(self, tables: Sequence[TableStatus], snapshot: str, lsn: Lsn) -> list[Comparison]:
-        # The states first: a table that is copied again meanwhile has another version afterwards.
-        now = {status.table_id: status for status in self._store.tables()}
-        watermarks = self._destination.positions().tables
-        return [
-            self._compare(now.get(table.table_id, table), watermarks.get(table.table_id), snapshot, lsn)
+        statuses, watermarks = self._look()
+        with self._source.connect("catalog") as connection:
+            published = {t.schema.table_id: t for t in published_tables(connection, self._source.publication)}
+        comparisons = {
+            table.table_id: self._compare(
+                statuses.get(table.table_id, table),
+                published.get(table.table_id),
+                watermarks.get(table.table_id),
+                snapshot,
+                lsn,
+            )
             for table in tables
-        ]
+        }
+        # A copy began meanwhile, or the hold expired because the store was away: what was read is of several moments.
+        statuses_after, watermarks_after = self._look()
+        for table in tables:
+            before, after = statuses.get(table.table_id), statuses_after.get(table.table_id)
+            moved = watermarks_after.get(table.table_id) != watermarks.get(table.table_id)
+            if before is None or after is None or after.version != before.version or moved:
+                comparisons[table.table_id] = not_compared(table, lsn, "it was written meanwhile: try again")
+        return [comparisons[table.table_id] for table in tables]
 
-    def _compare(self, status: TableStatus, watermark: Lsn | None, snapshot: str, lsn: Lsn) -> Comparison:
+    def _look(self) -> tuple[dict[TableId, TableStatus], Mapping[TableId, Lsn]]:
+        """States and watermarks, the states first: a table that is copied again has another version afterwards."""
+        return {status.table_id: status for status in self._store.tables()}, self._destination.positions().tables
+
+    def _compare(
+        self, status: TableStatus, table: PublishedTable | None, watermark: Lsn | None, snapshot: str, lsn: Lsn
+    ) -> Comparison:
         if status.state is not TableState.READY:
             return not_compared(status, lsn, f"it is in state {status.state.name}")
         if watermark is None or watermark > lsn:
             return not_compared(status, lsn, f"the destination has it as of {watermark}: try again")
         try:
-            comparison = replace(self._compare_ready(status, snapshot, lsn), lsn=lsn)
+            return replace(self._compare_ready(status, table, snapshot, lsn), lsn=lsn)
         except TableError as error:
             return not_compared(status, lsn, str(error))
-        after = self._store.table(status.table_id)
-        if after is None or after.version != status.version:
-            return not_compared(status, lsn, "its state has changed meanwhile: try again")
-        return comparison
 
-    def _compare_ready(self, status: TableStatus, snapshot: str, lsn: Lsn) -> Comparison:
-        with self._source.connect("catalog") as connection:
-            table = published_table(connection, status.table_id, self._source.publication)
+    def _compare_ready(self, status: TableStatus, table: PublishedTable | None, snapshot: str, lsn: Lsn) -> Comparison:
         stored = self._store.schema(status.table_id)
         if table is None or stored is None or table.schema.column_names != stored[1].column_names:
             return not_compared(status, lsn, "the source's columns have changed since the last row change")
@@ -135,50 +141,54 @@ class Verifier:
 
         return scan
 
-    # --- holding a stream that runs elsewhere -----------------------------------------------------------------
+    # --- holding the stream -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[Callable[[Lsn], object]]:
-        owner = f"verify-{socket.gethostname()}-{os.getpid()}"
-        wanted: list[Lsn | None] = [None]
+    def _held(self) -> Iterator[Callable[[Lsn], None]]:
+        """Holds every stream of the pipeline, one that begins meanwhile too. Gives a call that brings it to an LSN."""
+        owner = f"verify-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        wanted: list[Lsn] = []
         released = threading.Event()
 
         def request() -> None:
-            self._store.request_hold(Hold(owner, datetime.now(UTC) + _HOLD_FOR, wanted[0]))
+            self._store.request_hold(Hold(owner, datetime.now(UTC) + _HOLD_FOR, wanted[-1]))
 
         def renew() -> None:
             while not released.wait(_RENEW_EVERY):
                 with contextlib.suppress(TransientError, StateConflict):
                     request()
 
-        def bring_to(lsn: Lsn | None) -> None:
-            wanted[0] = lsn
+        def bring_to(lsn: Lsn) -> None:
+            wanted.append(lsn)
             request()
+            if not renewing.is_alive():
+                renewing.start()
             self._wait_reached(owner, lsn)
 
         renewing = threading.Thread(target=renew, name="verify-hold", daemon=True)
-        renewing.start()
         try:
-            bring_to(None)
             yield bring_to
         finally:
             released.set()
-            renewing.join()
+            if renewing.is_alive():
+                renewing.join()
             self._store.release_hold(owner)
 
-    def _wait_reached(self, owner: str, lsn: Lsn | None) -> None:
+    def _wait_reached(self, owner: str, lsn: Lsn) -> None:
+        """Waits for the running stream to come to `lsn` and stand there; if none runs, streams up to it."""
         deadline = time.monotonic() + _HOLD_PATIENCE
         while time.monotonic() < deadline:
             hold = self._store.hold()
-            if (
-                hold is not None
-                and hold.owner == owner
-                and hold.reached is not None
-                and hold.reached >= (lsn or hold.reached)
-            ):
+            if hold is not None and hold.owner == owner and hold.reached is not None and hold.reached >= lsn:
                 return
+            main = self._source.slot_status(self._source.main_slot)
+            if main is None or not main.active:
+                with contextlib.suppress(SlotInUse):  # a stream has just begun; it is held
+                    if self._stream_to(lsn).ended is not Ended.REACHED:
+                        raise Stopped("stopped on the way to the position to compare at")
+                    return
             if self._stop.wait(_POLL):
-                raise TransientError("stopped while waiting for the running stream")
+                raise Stopped("stopped while waiting for the running stream")
         raise TransientError(
             "the running stream did not come to the position to compare at within two minutes",
             hint="etl status shows how far it is behind; try again when it has caught up",

@@ -97,13 +97,25 @@ JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
 """
 
+# A partitioned table holds no rows; its partitions remember what theirs hold, under numbers of their own.
 _COLUMN_FILL = """
-SELECT CASE WHEN a.atthasmissing THEN pg_catalog.array_to_string(a.attmissingval::text::text[], ',') END,
-       a.atthasmissing,
-       a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> '' OR t.typdefault IS NOT NULL
+SELECT min(held.value), count(DISTINCT held.value),
+       bool_or(a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> '' OR t.typdefault IS NOT NULL)
 FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+LEFT JOIN LATERAL (
+    SELECT pg_catalog.array_to_string(p.attmissingval::text::text[], ',') AS value
+    FROM pg_catalog.pg_attribute p
+    WHERE p.attname = a.attname AND p.atthasmissing AND p.attrelid IN (
+        SELECT c.oid
+        UNION ALL
+        SELECT tree.relid::oid
+        FROM pg_catalog.pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid END) tree
+        WHERE tree.isleaf)
+) held ON true
 WHERE a.attrelid = {table_id} AND a.attnum = {attnum} AND NOT a.attisdropped
+GROUP BY a.attrelid
 """
 
 
@@ -182,10 +194,10 @@ def added_column_fill(conn: Connection, table_id: TableId, attnum: int) -> Fill:
         raise SourceChanged(
             f"column number {attnum} of the table with OID {table_id} no longer exists", hint="copy the table again"
         )
-    text, has_missing, is_computed = rows[0]
-    if has_missing:
+    text, values, is_computed = rows[0]
+    if values == 1:
         return Fill(FillKind.CONSTANT, text)
-    return Fill(FillKind.UNKNOWN if is_computed else FillKind.NULL)
+    return Fill(FillKind.UNKNOWN if values or is_computed else FillKind.NULL)
 
 
 def _read_tables(conn: Connection, publication: str, condition: sql.Composable) -> list[PublishedTable]:

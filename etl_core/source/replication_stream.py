@@ -10,6 +10,7 @@ for each of its sends.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import select
 import socket
@@ -62,6 +63,9 @@ class Pause(Enum):
     """Nothing arrived within the given time."""
     FULL = "full"
     """The segment has reached SEGMENT_BYTES."""
+    ASKED = "asked"
+    """The server wants to know where we are. When it shuts down it asks again the moment it is answered, without end,
+    until everything it has sent is flushed."""
 
 
 class ReplicationStream:
@@ -112,9 +116,10 @@ class ReplicationStream:
         """Whether the socket can wait for a low-water mark: TCP on Linux can, a unix socket ignores it."""
         if self._socket.family == getattr(socket, "AF_UNIX", None):
             return False
-        try:
-            # A machine whose net.core.rmem_max is less grants that, which does no harm.
+        # A server at a distance needs as large a buffer as the kernel finds out: what is on the way must fit in.
+        if ipaddress.ip_address(self._socket.getpeername()[0].partition("%")[0]).is_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _LOW_WATER)
         except OSError:
             return False
@@ -143,7 +148,8 @@ class ReplicationStream:
                                 return Pause.FULL
                             continue
                         return parse_message(frame[_HEADER:])
-                    self._on_keepalive(bytes(frame))
+                    if self._on_keepalive(bytes(frame)):
+                        return Pause.ASKED
                 elif size == 0:
                     if not self._wait(wait):
                         return Pause.QUIET
@@ -178,7 +184,8 @@ class ReplicationStream:
             return False
         return True  # also at the end of the stream, which consume_input() reports
 
-    def _on_keepalive(self, frame: bytes) -> None:
+    def _on_keepalive(self, frame: bytes) -> bool:
+        """Takes note of the server's position, and answers if asked; whether it was."""
         message = parse_walsender_message(frame)
         if not isinstance(message, PrimaryKeepalive):
             raise SourceUnavailable(f"the server sent an unexpected message {frame[:1]!r} in the replication stream")
@@ -186,6 +193,7 @@ class ReplicationStream:
         if message.reply_requested:
             self.reply_wanted = True
             self.send_status()
+        return message.reply_requested
 
     @property
     def flushed(self) -> Lsn:

@@ -124,17 +124,18 @@ def create_slot(
     name: str,
     *,
     export_snapshot: bool,
+    temporary: bool = False,
     observer: Connection | None = None,
     on_wait: Callable[[Sequence[Blocker]], None] | None = None,
     stop: threading.Event | None = None,
 ) -> CreatedSlot:
-    """Creates a logical slot with `pgoutput` on a replication connection.
+    """Creates a logical slot with `pgoutput` on a replication connection. A temporary one ends with the connection.
 
     While it waits, `on_wait` gets, about every second, whom for, as `observer` (an ordinary connection) sees it.
     Setting `stop` cancels the wait: raises Stopped, and no slot is left. Raises SlotInUse if there is one of that name,
     SourceUnavailable or SourceRefused (no right, no free slot, wal_level).
     """
-    statement = _create_statement(conn, name, export_snapshot)
+    statement = _create_statement(conn, name, export_snapshot, temporary)
     try:
         result = run_command(conn, statement, stop or threading.Event(), _Reporter(conn, observer, on_wait))
     except CommandStopped as stopped:
@@ -192,13 +193,14 @@ def drop_slot(conn: Connection, name: str, *, timeout: float = 10.0) -> bool:
             return True
 
 
-def _create_statement(conn: Connection, name: str, export_snapshot: bool) -> bytes:
+def _create_statement(conn: Connection, name: str, export_snapshot: bool, temporary: bool) -> bytes:
     if conn.info.server_version >= 150000:
         option = "(SNAPSHOT 'export')" if export_snapshot else "(SNAPSHOT 'nothing')"
     else:
         option = "EXPORT_SNAPSHOT" if export_snapshot else "NOEXPORT_SNAPSHOT"
-    statement = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput " + option)
-    return statement.format(sql.Identifier(name)).as_bytes(conn)
+    kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
+    statement = sql.SQL("CREATE_REPLICATION_SLOT {} {} pgoutput {}")
+    return statement.format(sql.Identifier(name), sql.SQL(kind), sql.SQL(option)).as_bytes(conn)
 
 
 def _now(conn: Connection) -> datetime:

@@ -1,8 +1,8 @@
 """Where the rows of a copy wait: `<file>.staging/<pipeline>/<table id>/`, one Arrow IPC file per writing thread.
 
-Arrow IPC keeps every Arrow type and costs 0.03 µs of CPU to write a row of eight columns, 80 bytes of disk. With LZ4 it
-would take 45 bytes, and a copy 15 % more CPU in all; Parquet costs 0.2 µs. A copy locks its directory while it lives, so that a running copy, maybe of another process, can be
-told from what a crashed one left behind.
+Arrow IPC keeps every Arrow type; a row of eight columns costs 0.03 µs of CPU to write, and 80 bytes of disk. LZ4 would
+make that 45 bytes, and the whole copy cost 15 % more CPU; Parquet costs 0.2 µs. A copy locks its directory while it
+lives, so that a running copy, maybe of another process, can be told from what a crashed one left behind.
 """
 
 from __future__ import annotations

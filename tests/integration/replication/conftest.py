@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ import pytest
 from psycopg import sql
 
 from etl_core.config import BatchConfig, CopyConfig, DestinationConfig, PipelineConfig, SourceConfig, StateConfig
+from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.protocol import Destination
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
@@ -37,6 +39,7 @@ from etl_core.replication import failpoints
 from etl_core.replication.observer import Flush, Observer
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
+from etl_core.testing.scripted_destination import Fault, ScriptedDestination
 
 PATIENCE = 60.0
 """Seconds until a test that waits for something gives up; nothing that works comes near it."""
@@ -387,6 +390,19 @@ class Churn:
             ]
         )
         connection.execute(statement.encode())
+
+
+def poll(happened: Callable[[], bool], what: str) -> None:
+    """Waits for something that can only be looked at, in the store or on the server."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.05)
+
+
+def scripted(lab: Lab, *faults: Fault) -> ScriptedDestination:
+    """The lab's DuckDB file, with faults."""
+    return ScriptedDestination(DuckDBDestination(lab.path, lab.config.pipeline), faults)
 
 
 @pytest.fixture

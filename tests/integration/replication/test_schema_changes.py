@@ -132,6 +132,19 @@ def test_altered_tables(lab: Lab, streaming: bool) -> None:
     lab.assert_equal()
 
 
+def test_a_table_altered_after_the_stream_began_and_before_its_own_first_row(lab: Lab) -> None:
+    create(lab, {"first": (), "filled": (), "refused": ()})
+    lab.publish()
+    pipeline = lab.synced()
+    with lab.running(pipeline, pipeline.stream):
+        lab.execute("UPDATE first SET a = 5")
+        pipeline.observer.until(lambda: any(flush.rows for flush in pipeline.observer.flushes), "the first flush")
+        lab.execute("ALTER TABLE filled ADD c int DEFAULT 5; ALTER TABLE refused ADD c serial")
+        lab.execute("UPDATE filled SET a = 5 WHERE id = 1; UPDATE refused SET a = 5 WHERE id = 1")
+        pipeline.observer.until(lambda: "refused" in pipeline.observer.errors, "the refusal")
+    lab.assert_equal(pipeline, errored=["refused"])
+
+
 def test_a_replayed_older_relation_alters_nothing(lab: Lab) -> None:
     lab.execute("CREATE TABLE mark (id serial PRIMARY KEY)")
     create(lab, CARRIED)

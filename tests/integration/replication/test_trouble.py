@@ -5,26 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.errors import DestinationUnavailable, EtlError, SlotInUse, StateStoreUnavailable
 from etl_core.replication import failpoints
 from etl_core.state.sql_store import open_store
 from etl_core.state.table_state import TableState
-from etl_core.testing.scripted_destination import Fault, ScriptedDestination
+from etl_core.testing.scripted_destination import Fault
+from tests.integration.replication.conftest import Churn, Lab, scripted
 
-if TYPE_CHECKING:
-    from tests.integration.replication.conftest import Churn, Lab
-
-MakeChurn = Callable[..., "Churn"]
+MakeChurn = Callable[..., Churn]
 MakeTables = Callable[..., None]
-
-
-def scripted(lab: Lab, *faults: Fault) -> ScriptedDestination:
-    return ScriptedDestination(DuckDBDestination(lab.path, lab.config.pipeline), faults)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def decode(
     """The changes of each table in the transactions from `first` on, one per segment."""
     schemas = {table.table_id: table.schema for table in source.tables}
 
-    def describe(relation: Relation) -> Any:
+    def describe(relation: Relation, _: Lsn) -> Any:
         return schemas[relation.table_id]
 
     assembler = Assembler(describe, memory_limit=1 << 30, start_lsn=ZERO)
@@ -340,7 +340,7 @@ def test_a_table_without_a_key_takes_only_inserts(kind: str) -> None:
 def test_an_inserted_row_without_a_value_is_refused(key: tuple[str, ...], updated: bool) -> None:
     source = SourceModel()
     table = source.create("filtered", {"id": "int8", "body": "text"}, key=key)
-    assembler = Assembler(lambda _: table.schema, memory_limit=1 << 30, start_lsn=ZERO)
+    assembler = Assembler(lambda *_: table.schema, memory_limit=1 << 30, start_lsn=ZERO)
     frames = [build_frame(Insert(None, table.table_id, build_tuple("1", UNCHANGED)))]
     if updated and key:
         frames.append(build_frame(Update(None, table.table_id, None, None, build_tuple("1", UNCHANGED))))
@@ -365,7 +365,7 @@ def test_a_table_that_fails_does_not_stop_the_others() -> None:
     source.insert(good, id=1)
     source.commit()
     schemas = {table.table_id: table.schema for table in source.tables}
-    assembler = Assembler(lambda relation: schemas[relation.table_id], memory_limit=1 << 30, start_lsn=ZERO)
+    assembler = Assembler(lambda relation, _: schemas[relation.table_id], memory_limit=1 << 30, start_lsn=ZERO)
     for item in source.stream():
         if isinstance(item, bytes):
             assembler.segment.offsets.append(assembler.segment.size)

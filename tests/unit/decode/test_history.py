@@ -241,7 +241,7 @@ class Replication:
     def first_schema(self, table: SourceTable) -> TableSchema:
         return self.source.transactions[0].contents[table.table_id].schema
 
-    def describe(self, relation: Relation) -> TableSchema:
+    def describe(self, relation: Relation, _: Lsn) -> TableSchema:
         for transaction in self.source.transactions:
             for schema, _ in transaction.changes:
                 names = tuple(column.name for column in relation.columns)

@@ -9,7 +9,7 @@ import pytest
 
 from etl_core.errors import MalformedMessage
 from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import Lsn
+from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import (
     Begin,
     Commit,
@@ -35,7 +35,7 @@ A, B = TableId(16384), TableId(16385)
 START = Lsn(0x100)
 
 
-def describe(relation: Relation) -> TableSchema:
+def describe(relation: Relation, _: Lsn = ZERO) -> TableSchema:
     columns = tuple(Column(column.name, PgType(column.type_oid, "int4")) for column in relation.columns)
     return TableSchema(relation.table_id, TableName(relation.namespace, relation.name), columns, ("id",))
 

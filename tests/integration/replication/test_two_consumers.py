@@ -1,0 +1,84 @@
+"""Two processes on one slot: one streams, the other is told who; one that was thought dead does no harm."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from etl_core.errors import SlotInUse
+from etl_core.lsn import Lsn
+from tests.integration.replication.conftest import Churn, Lab, poll
+
+if TYPE_CHECKING:
+    from etl_core.pipeline import Pipeline
+
+MakeChurn = Callable[..., Churn]
+MakeTables = Callable[..., None]
+
+
+def active_pid(lab: Lab, pipeline: Pipeline) -> int | None:
+    query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s"
+    [(pid,)] = lab.execute(query, [pipeline.source.main_slot])
+    return pid
+
+
+def has_stored(pipeline: Pipeline, lsn: Lsn) -> bool:
+    progress = pipeline.store.progress()
+    return progress is not None and progress.flushed_lsn >= lsn
+
+
+def test_a_process_that_slept_through_its_replacement_does_no_harm(lab: Lab, churned: MakeTables) -> None:
+    churned("a")
+    lab.execute("CREATE TABLE log (line int)")  # without a key, a row applied twice stays twice
+    lab.publish()
+    heir = lab.synced()
+    first = lab.process("stream")
+    lab.execute("INSERT INTO log VALUES (1)")
+    written = heir.current_lsn()
+    poll(lambda: has_stored(heir, written), "the stream of the first process")
+
+    first.send_signal(signal.SIGSTOP)
+    pid = active_pid(lab, heir)
+    with pytest.raises(SlotInUse) as refused:
+        heir.stream()
+    assert refused.value.active_pid == pid is not None
+    # It holds these in its socket's buffer when it wakes up.
+    lab.execute("INSERT INTO log VALUES (2); UPDATE a SET n = 0 WHERE id < 9")
+    lab.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    with lab.running(heir, heir.stream):
+        lab.execute("INSERT INTO log VALUES (3); UPDATE a SET n = 1 WHERE id < 5")
+        heir.observer.until_flushed(heir.current_lsn())
+        first.send_signal(signal.SIGCONT)
+        lab.execute("INSERT INTO log VALUES (4); DELETE FROM a WHERE id = 1")
+        heir.observer.until_flushed(heir.current_lsn())
+        log = lab.path.with_name("etl.log")
+        poll(
+            lambda: "the replication slot is read by" in log.read_text() or first.poll() is not None,
+            "the first process noticing the second",
+        )
+    # It waits for the slot, unless it was so far with its old batch that it met the heir's progress in the store.
+    lab.execute("INSERT INTO log VALUES (5)")
+    written = heir.current_lsn()
+    poll(lambda: has_stored(heir, written) or first.poll() is not None, "the first process going on")
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 0 or "another process streams the same pipeline" in log.read_text()
+    lab.assert_equal(heir)
+
+
+def test_they_take_turns(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
+    churned("a", "b")
+    lab.publish()
+    pipelines = [lab.synced(), lab.pipeline()]
+    with churn("a", "b"):
+        for turn in range(4):
+            ours, theirs = pipelines[turn % 2], pipelines[(turn + 1) % 2]
+            ours.stop.clear()
+            poll(lambda: active_pid(lab, ours) is None, "the slot being free")  # noqa: B023
+            with lab.running(ours, ours.stream):
+                ours.observer.until_flushed(ours.current_lsn())
+                with pytest.raises(SlotInUse):
+                    theirs.stream()
+    lab.assert_equal(pipelines[0])
