@@ -156,10 +156,12 @@ def test_the_hold_of_a_process_that_died_expires(lab: Lab, churned: MakeTables) 
     pipeline = lab.synced()
     with lab.running(pipeline, pipeline.stream):
         goes_on(lab, pipeline)
-        expires = datetime.now(UTC) + timedelta(seconds=2)
-        pipeline.store.request_hold(Hold("verify-dead", expires))
+        pipeline.store.request_hold(Hold("verify-dead", datetime.now(UTC) + timedelta(hours=1)))
         poll(lambda: is_answered(pipeline.store.hold()), "an answer")
         lab.execute("UPDATE a SET n = n + 1 WHERE id = (SELECT min(id) FROM a)")
+        # The last renewal before its death.
+        expires = datetime.now(UTC) + timedelta(seconds=1)
+        pipeline.store.request_hold(Hold("verify-dead", expires))
         pipeline.observer.until_flushed(pipeline.current_lsn())
         assert datetime.now(UTC) >= expires
     lab.assert_equal(pipeline)
