@@ -245,6 +245,8 @@ def _spilled_password(dsn: str) -> bool:
         return False
     rest = dsn.partition("://")[2]
     address = rest.partition("@")[2] if "@" in rest.partition("/")[0] else rest
+    # In the brackets of an IPv6 address a ? does not begin the parameters.
+    address = re.sub(r"\[[^\]]*\]", lambda host: host[0].replace("?", ""), address)
     return "@" in address.partition("?")[0]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
@@ -200,6 +200,8 @@ def test_a_password_in_a_dsn_is_not_shown(dsn: str) -> None:
 
 
 @settings(max_examples=300)
+@example("@[", "?]/")  # an IPv6 address to libpq
+@example("@a,[", "?@]/")
 @given(
     st.text(st.sampled_from("a1:@/?#&=%' \\[]"), max_size=6), st.text(st.sampled_from("a1:@/?#&=%' \\[]"), max_size=6)
 )
