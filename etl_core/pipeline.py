@@ -5,7 +5,6 @@ One object per process and pipeline. Everything a command or an orchestrator doe
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from etl_core.errors import (
     EtlError,
     PermanentError,
     SlotInUse,
-    SourceChanged,
-    StateConflict,
     TableError,
     TransientError,
 )
@@ -37,18 +34,17 @@ from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
 from etl_core.replication.describe import Describer
 from etl_core.replication.handover import Handover, SyncSlots
-from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
+from etl_core.replication.prepare import Preparation
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Streamed, StreamWorker
 from etl_core.replication.verify import Verifier
-from etl_core.source.catalog import published_tables
-from etl_core.source.publication import check_publication, drop_publication, ensure_publication
+from etl_core.source.publication import drop_publication
 from etl_core.source.replication_stream import ReplicationStream
-from etl_core.source.server import ServerInfo, current_lsn, server_info
-from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.source.server import current_lsn
+from etl_core.source.slot import SlotStatus
 from etl_core.state.sql_store import open_store
-from etl_core.state.store import ReplicationProgress, SourceIdentity, StateStore, TableStatus, TableUpdate
+from etl_core.state.store import ReplicationProgress, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
 
@@ -92,6 +88,7 @@ class Pipeline:
             config.destination.type, config.destination.options, config.pipeline
         )
         self.source = Source(config.source.conninfo(), config.pipeline, config.source.publication, self.store)
+        self._preparation = Preparation(config, self.source, self.store, self.destination, self.observer, self.stop)
         self._write_lock = threading.Lock()
         self._copies = BackgroundCopies(lambda stop: self._copy(self._to_copy(), stop), self.observer)
 
@@ -114,124 +111,9 @@ class Pipeline:
     def prepare(self) -> None:
         """Brings store, destination, publication, main slot and table list into being. Idempotent.
 
-        Raises ConfigError, SourceRefused or SourceChanged; nothing was replicated then. What the source can refuse is
-        asked before a file is made.
+        Raises ConfigError, SourceRefused or SourceChanged; nothing was replicated then.
         """
-        with self.source.connect("prepare") as connection:
-            server_info(connection)  # refuses what cannot be replicated
-            check_publication(connection, self.source.publication, self.config.source.tables)
-            self.store.migrate()
-            self.destination.prepare()
-            if ensure_publication(connection, self.source.publication, self.config.source.tables):
-                self.store.set_publication_owned(True)
-            # In this order: a stream that runs stores what it has flushed, then confirms it, and the WAL is beyond.
-            slot = slot_status(connection, self.source.main_slot)
-            progress = self.store.progress()
-            server = server_info(connection)
-            published = {
-                table.name: table.schema.table_id for table in published_tables(connection, self.source.publication)
-            }
-        self._check_source(server, slot, progress)
-        self._register(published)
-        self._drop_leaked_slots()
-
-    def _check_source(self, server: ServerInfo, slot: SlotStatus | None, progress: ReplicationProgress | None) -> None:
-        identity = self.store.source_identity()
-        if identity is not None:
-            check_source(identity, server, slot, progress.flushed_lsn if progress else None)
-            return
-        if slot is not None:
-            self._drop_unfinished_slot(slot)
-        with self.source.connect("slots", replication=True) as connection:
-            created = self.source.create_slot(
-                connection,
-                self.source.main_slot,
-                None,
-                export_snapshot=False,
-                on_wait=lambda blockers: self.observer.on_waiting(
-                    f"creating replication slot {self.source.main_slot} waits for {'; '.join(map(str, blockers))}"
-                ),
-                stop=self.stop,
-            )
-        self.store.save_source_identity(
-            SourceIdentity(server.system_identifier, server.timeline, self.source.main_slot, created.consistent_point)
-        )
-
-    def _drop_unfinished_slot(self, slot: SlotStatus) -> None:
-        """A main slot though nothing was replicated: ours, from a start that crashed, or somebody else's."""
-        if slot.name not in {owned.name for owned in self.store.owned_slots()}:
-            raise SourceChanged(
-                f"replication slot {slot.name} exists, but this pipeline did not create it",
-                hint="another pipeline has this name, or the state store was lost; if nobody uses the slot: "
-                f"SELECT pg_drop_replication_slot('{slot.name}')",
-            )
-        self.source.drop_owned_slot(slot.name)
-
-    def _register(self, published: dict[TableName, TableId]) -> None:
-        wanted = self.config.source.tables or sorted(published)
-        by_id = {published[name]: name for name in wanted if name in published}
-        for status in self.store.tables():
-            if status.table_id not in by_id:
-                self._forget(status)
-        known = {status.table_id: status.name for status in self.store.tables()}
-        for table_id, name in by_id.items():
-            if known.get(table_id) != name:
-                self.store.add_table(table_id, name)
-
-    def _forget(self, status: TableStatus) -> None:
-        """A table that is no longer published or wanted, or was dropped. Its data stays for readers."""
-        if status.sync_slot is not None:
-            self._drop_if_owned(status.sync_slot)
-        self.destination.forget(status.table_id)
-        self.store.remove_table(status.table_id)
-
-    def _drop_if_owned(self, slot: str) -> None:
-        if slot in {owned.name for owned in self.store.owned_slots()}:
-            self.source.drop_owned_slot(slot)
-
-    def _drop_leaked_slots(self) -> None:
-        """Drops slots that a crash left behind, after setting back the copies that died."""
-        self._reset_dead_copies()
-        tables = {status.table_id: status for status in self.store.tables()}
-        for owned in self.store.owned_slots():
-            table = tables.get(owned.table_id) if owned.table_id is not None else None
-            needed = table is not None and table.state in (
-                TableState.DATA_SYNC,
-                TableState.FINISHED_COPY,
-                TableState.SYNC_DONE,
-            )
-            if owned.name != self.source.main_slot and not needed:
-                self._drop_unless_active(owned.name)
-
-    def _reset_dead_copies(self) -> None:
-        """Sets tables that nobody copies any more back to INIT."""
-        copying = [status for status in self.store.tables() if status.state is TableState.DATA_SYNC]
-        running = self._running_copies() if copying else set()
-        for status in copying:
-            if status.table_id not in running:
-                self._drop_if_owned(self.source.sync_slot(status.table_id))
-                with contextlib.suppress(StateConflict):  # its process, or another one, was faster
-                    self._transition(status, TableState.INIT)
-
-    def _drop_unless_active(self, name: str) -> None:
-        status = self.source.slot_status(name)
-        if status is None or not status.active:
-            self.source.drop_owned_slot(name)
-
-    def _running_copies(self) -> set[TableId]:
-        """The tables that a process somewhere is copying now, as the server sees it."""
-        prefix = f"etl_{self.config.pipeline}_copy_"
-        with self.source.connect("prepare") as connection:
-            names = connection.execute(
-                "SELECT DISTINCT application_name FROM pg_stat_activity WHERE starts_with(application_name, %s)",
-                (prefix,),
-            ).fetchall()
-        return {TableId(int(name[len(prefix) :])) for (name,) in names if name[len(prefix) :].isdigit()}
-
-    def _transition(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
-        moved = self.store.transition(status, to, update)
-        self.observer.on_state(status.name, to)
-        return moved
+        self._preparation.prepare()
 
     # --- copying ----------------------------------------------------------------------------------------------
 
@@ -251,7 +133,7 @@ class Pipeline:
 
     def _to_copy(self) -> list[TableStatus]:
         """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first."""
-        self._reset_dead_copies()
+        self._preparation.reset_dead_copies()
         now = datetime.now(UTC)
         for status in self.store.tables():
             if status.state is TableState.ERRORED and status.retry_at is not None and status.retry_at <= now:
@@ -301,7 +183,7 @@ class Pipeline:
             self.store,
             self.destination,
             active,
-            SyncSlots(self.source.existing_owned_slots, self._drop_if_owned),
+            SyncSlots(self.source.existing_owned_slots, self.source.drop_if_owned),
             self._begin_catch_up,
             self.observer,
         )
@@ -425,6 +307,11 @@ class Pipeline:
         status = self.find(name)
         if status.state in (TableState.PAUSED, TableState.ERRORED):
             self._transition(status, TableState.INIT)
+
+    def _transition(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
+        moved = self.store.transition(status, to, update)
+        self.observer.on_state(status.name, to)
+        return moved
 
     # --- proof ------------------------------------------------------------------------------------------------
 

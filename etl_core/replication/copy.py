@@ -108,13 +108,11 @@ class TableCopier:
         with self._source.connect(f"copy_{status.table_id}", replication=True) as exporter:
             status = self._move(status, TableState.DATA_SYNC, TableUpdate(sync_slot=slot, attempts=status.attempts))
             reach(COPY_STARTED)
-            if slot in {owned.name for owned in self._store.owned_slots()}:
-                self._source.drop_owned_slot(slot)  # of a copy that died
+            self._source.drop_if_owned(slot)  # of a copy that died
             try:
                 rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot, exporter)
             except BaseException:
-                if slot in {owned.name for owned in self._store.owned_slots()}:
-                    self._source.drop_owned_slot(slot)
+                self._source.drop_if_owned(slot)
                 raise
             reach(COPY_PUBLISHED)
             self._store.save_schema(table.schema, snapshot_lsn)

@@ -96,6 +96,11 @@ class Source:
             drop_slot(connection, name)
         self.store.forget_slot(name)
 
+    def drop_if_owned(self, name: str) -> None:
+        """Drops a slot unless it is none of ours, or not any more."""
+        if name in {slot.name for slot in self.store.owned_slots()}:
+            self.drop_owned_slot(name)
+
     def existing_owned_slots(self) -> list[str]:
         """Those of our recorded slots that exist on the server."""
         owned = [slot.name for slot in self.store.owned_slots()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
@@ -28,6 +29,14 @@ SELECT pg_catalog.current_setting('server_version_num')::int AS version_num,
        d.datname::text AS database,
        CURRENT_USER::text AS user_name
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+"""
+
+_ADVISORY_PREPARE = 0x65746C70
+"""The first key of our lock in the source's database; the second tells pipelines apart."""
+_PREPARE_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))"
+_APPLICATION_NAMES = """
+SELECT DISTINCT application_name FROM pg_catalog.pg_stat_activity
+WHERE pg_catalog.starts_with(application_name, %s)
 """
 
 
@@ -85,3 +94,20 @@ def current_lsn(conn: Connection) -> Lsn:
         raise translate(error) from None
     assert row is not None  # noqa: S101 - a SELECT without FROM
     return Lsn.parse(row[0])
+
+
+def try_prepare_lock(conn: Connection, pipeline: str) -> bool:
+    """Whether this session could take the lock of who prepares `pipeline`; it has it until `conn` is closed."""
+    return bool(_rows(conn, _PREPARE_LOCK, (_ADVISORY_PREPARE, pipeline))[0][0])
+
+
+def application_names(conn: Connection, prefix: str) -> list[str]:
+    """The names of the sessions of this server that begin with `prefix`."""
+    return [name for (name,) in _rows(conn, _APPLICATION_NAMES, (prefix,))]
+
+
+def _rows(conn: Connection, query: LiteralString, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    try:
+        return conn.execute(query, parameters).fetchall()
+    except psycopg.Error as error:
+        raise translate(error) from None

@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from etl_core.destination.duckdb import connection
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.protocol import Positions
 from etl_core.errors import DestinationError, DestinationUnavailable
@@ -206,9 +207,9 @@ def test_a_file_held_too_long_says_by_whom(
 
 
 def test_another_connection_of_this_process_is_no_obstacle(destination: DuckDBDestination, path: Path) -> None:
-    with duckdb.connect(path) as connection:
+    with duckdb.connect(path) as reader:
         destination.write(batch(changes(orders(), deletes=[(1,)]), expected=100, new=200))
-        assert connection.execute("SELECT id FROM public.orders").fetchall() == [(2,)]
+        assert reader.execute("SELECT id FROM public.orders").fetchall() == [(2,)]
     with duckdb.connect(path, config={"threads": 1}), pytest.raises(DestinationUnavailable, match="other settings"):
         destination.positions()
 
@@ -225,11 +226,23 @@ def test_closing_leaves_one_file_and_takes_space_back(destination: DuckDBDestina
     assert sum(contents(destination, orders()).values()) == 100_000
 
 
+def test_a_batch_of_many_tables_has_the_memory_it_needs(
+    destination: DuckDBDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_MEMORY_MB", 16)  # to which 50 tables are as many as 600 are to the real limit
+    tables = [orders(17_000 + number, f"t{number}") for number in range(50)]
+    for schema in tables:
+        publish(destination, schema, _DATA)
+    parts = [changes(schema, upserts=[(1, "x", "y", 7)], deletes=[(2,)]) for schema in tables]
+    destination.write(batch(*parts, expected=100, new=200))
+    assert all(contents(destination, schema) == {(1, "x", "y", 7): 1} for schema in tables[::20])
+
+
 def _used_blocks(path: Path) -> int:
-    with duckdb.connect(path) as connection:
+    with duckdb.connect(path) as reader:
         # Not to checkpoint here, which would take the space back.
-        connection.execute("PRAGMA disable_checkpoint_on_shutdown")
-        used: int = connection.execute("SELECT used_blocks FROM pragma_database_size()").fetchall()[0][0]
+        reader.execute("PRAGMA disable_checkpoint_on_shutdown")
+        used: int = reader.execute("SELECT used_blocks FROM pragma_database_size()").fetchall()[0][0]
         return used
 
 

@@ -32,7 +32,6 @@ from etl_core.errors import DestinationError, DestinationUnavailable
 
 _SETTINGS = (
     "SET TimeZone = 'UTC'",
-    "SET memory_limit = '192MB'",
     "SET threads = 2",
     "SET preserve_insertion_order = false",
     # Row groups are compressed and written one by one: half the memory and a quarter less CPU than five at a time.
@@ -41,6 +40,9 @@ _SETTINGS = (
     "SET max_vacuum_tasks = 0",
     "PRAGMA disable_checkpoint_on_shutdown",
 )
+_MEMORY_MB = 192
+_MEMORY_MB_PER_TABLE = 1
+"""What a transaction holds of each table it changes and nothing can evict: two blocks of 256 kB, measured."""
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.1
 
@@ -52,6 +54,8 @@ class _Turns:
         self.writing = threading.Lock()
         # DuckDB 1.5 fails to open a file that another thread is just closing.
         self.opening = threading.Lock()
+        # DuckDB has one memory limit for all connections to a file, so it only ever grows.
+        self.most_tables = 0
 
 
 _turns: dict[Path, _Turns] = {}
@@ -76,7 +80,7 @@ class DatabaseFile:
         """A connection for the `with` block. Raises DestinationUnavailable, DestinationError."""
         connection = self._connect(self._wait_seconds if wait_seconds is None else wait_seconds)
         try:
-            for setting in _SETTINGS:
+            for setting in (*_SETTINGS, self._memory_limit()):
                 connection.execute(setting)
             yield connection
         except duckdb.Error as error:
@@ -86,11 +90,13 @@ class DatabaseFile:
                 connection.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def transaction(self, *, tables: int = 1) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection in a transaction that is committed at the end of the block, and rolled back if that fails.
 
+        `tables` is how many it changes, which decides how much memory DuckDB may take.
         The writers of one file in this process take turns, as DuckDB would otherwise refuse the later commit.
         """
+        self._turns.most_tables = max(self._turns.most_tables, tables)
         with self._turns.writing, self.open() as connection:
             connection.execute("BEGIN TRANSACTION")
             try:
@@ -101,6 +107,9 @@ class DatabaseFile:
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+    def _memory_limit(self) -> str:
+        return f"SET memory_limit = '{_MEMORY_MB + _MEMORY_MB_PER_TABLE * self._turns.most_tables}MB'"
 
     def merge(self) -> bool:
         """Takes back the space of deleted rows and empties the WAL; returns whether it could have the file at once."""

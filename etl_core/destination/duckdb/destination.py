@@ -62,7 +62,7 @@ class DuckDBDestination:
     def write(self, batch: WriteBatch) -> None:
         if self._changed >= _CHANGES_PER_MERGE and self._file.merge():
             self._changed = 0
-        with self._file.transaction() as connection:
+        with self._file.transaction(tables=len(batch.watermarks)) as connection:
             book = Bookkeeping(connection, self._pipeline)
             stored = book.check_fence(batch.watermarks)
             changed = self._apply(connection, book, stored, batch)

@@ -52,6 +52,8 @@ def holder(error: duckdb.Error) -> str:
 def explain(error: duckdb.Error, path: Path) -> EtlError:
     """The error for a failure of the file as a whole."""
     message = str(error)
+    if _is_half_open(message):
+        return DestinationUnavailable(f"{path} is just being opened by another thread of this process")
     for part, trouble, hint in _FILE_TROUBLES:
         if part in message:
             return DestinationError(f"{path} {trouble}", hint=hint)
@@ -71,8 +73,15 @@ def explain(error: duckdb.Error, path: Path) -> EtlError:
     return DestinationError(f"DuckDB refused the work on {path} ({type(error).__name__})", hint="report this as a bug")
 
 
+def _is_half_open(message: str) -> bool:
+    """DuckDB 2.0 lends a thread the database that another one is opening before its Python functions are there."""
+    return "python_arrow_scan" in message or "Unique file handle conflict" in message
+
+
 def explain_table(error: duckdb.Error, name: TableName, path: Path) -> EtlError:
     """The error for a failure while one table was worked on."""
+    if _is_half_open(str(error)):
+        return explain(error, path)
     if isinstance(error, (duckdb.ConversionException, duckdb.OutOfRangeException)):
         return ValueOutOfRange(
             f"{name} has a value that its column in DuckDB cannot hold",

@@ -17,7 +17,7 @@ from etl_core.replication.spool import SpooledSegment
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Lab
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Reader:

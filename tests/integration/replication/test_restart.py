@@ -14,7 +14,7 @@ from etl_core.replication import failpoints
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Churn, Lab
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @pytest.mark.parametrize("failpoint", failpoints.ALL)

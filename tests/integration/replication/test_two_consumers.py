@@ -103,3 +103,16 @@ def test_a_process_that_starts_beside_a_stream_does_not_take_its_progress_for_an
         go_on.set()
         starting.join()
     lab.assert_equal(streaming)
+
+
+def test_several_begin_one_pipeline_at_once(lab: Lab, churned: MakeTables) -> None:
+    churned("a", "b")
+    lab.publish()
+    processes = [lab.process("sync") for _ in range(4)]
+    codes = [process.wait(60) for process in processes]
+    log = lab.path.with_name("etl.log").read_text()
+    assert 0 in codes, log
+    assert set(codes) <= {0, 1}, log
+    assert "SourceChanged" not in log
+    assert "another one" not in log
+    lab.assert_equal()

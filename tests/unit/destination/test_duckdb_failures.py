@@ -63,3 +63,8 @@ def test_a_failure_while_a_table_is_worked_on(error: duckdb.Error, kind: type[Et
     assert type(explained) is kind
     assert "SECRET" not in str(explained)
     assert explained.hint
+
+
+def test_a_file_that_another_thread_is_opening_is_waited_for() -> None:
+    error = duckdb.CatalogException("Catalog Error: Table Function with name python_arrow_scan does not exist!")
+    assert type(explain_table(error, _NAME, _PATH)) is DestinationUnavailable

@@ -1,0 +1,172 @@
+"""Brings into being what a pipeline stands on, and clears away what a crash left: before anything is replicated.
+
+The publication, the main slot and its recorded identity, the list of tables, the slots that nobody needs any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable
+
+from etl_core.config import PipelineConfig
+from etl_core.destination.protocol import Destination
+from etl_core.errors import SourceChanged, StateConflict, Stopped
+from etl_core.identifiers import TableId
+from etl_core.replication.identity import check_source
+from etl_core.replication.observer import Observer
+from etl_core.replication.source import Source
+from etl_core.source.catalog import PublishedTable, published_tables
+from etl_core.source.connection import Connection
+from etl_core.source.publication import check_publication, ensure_publication
+from etl_core.source.server import application_names, server_info, try_prepare_lock
+from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.state.store import SourceIdentity, StateStore, TableStatus
+from etl_core.state.table_state import TableState
+
+_NEED_A_SLOT = (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
+
+_TURN_EVERY = 0.05
+_TELL_AFTER = 2.0
+
+
+class Preparation:
+    """What `Pipeline.prepare` does, step by step. Every step may be repeated after a crash."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        source: Source,
+        store: StateStore,
+        destination: Destination,
+        observer: Observer,
+        stop: threading.Event,
+    ) -> None:
+        self._config = config
+        self._source = source
+        self._store = store
+        self._destination = destination
+        self._observer = observer
+        self._stop = stop
+
+    def prepare(self) -> None:
+        """See `Pipeline.prepare`. What the source can refuse is asked before anything is made."""
+        with self._source.connect("prepare") as connection:
+            server_info(connection)  # refuses what cannot be replicated
+            check_publication(connection, self._source.publication, self._config.source.tables)
+            self._store.migrate()
+            self._wait_for_turn(connection)
+            is_known = self._check_known_source(connection)
+            self._destination.prepare()
+            if ensure_publication(connection, self._source.publication, self._config.source.tables):
+                self._store.set_publication_owned(True)
+            if not is_known:
+                self._begin(connection)
+            self._register(published_tables(connection, self._source.publication))
+            self._drop_leaked_slots()
+
+    def _wait_for_turn(self, connection: Connection) -> None:
+        """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""
+        started = time.monotonic()
+        is_told = False
+        while not try_prepare_lock(connection, self._config.pipeline):
+            if not is_told and time.monotonic() - started > _TELL_AFTER:
+                self._observer.on_waiting(f"another process is preparing pipeline {self._config.pipeline}")
+                is_told = True
+            if self._stop.wait(_TURN_EVERY):
+                raise Stopped("stopped while another process prepared the pipeline")
+
+    def _check_known_source(self, connection: Connection) -> bool:
+        """False if nothing was replicated yet; raises SourceChanged if the source is not the one it was."""
+        identity = self._store.source_identity()
+        if identity is None:
+            return False
+        # In this order: a stream that runs stores what it has flushed, then confirms it, and the WAL is beyond.
+        slot = slot_status(connection, self._source.main_slot)
+        progress = self._store.progress()
+        check_source(identity, server_info(connection), slot, progress.flushed_lsn if progress else None)
+        return True
+
+    def _begin(self, connection: Connection) -> None:
+        """Creates the main slot and records whose it is."""
+        slot = slot_status(connection, self._source.main_slot)
+        if slot is not None:
+            self._drop_unfinished_slot(slot)
+        server = server_info(connection)
+        with self._source.connect("slots", replication=True) as creator:
+            created = self._source.create_slot(
+                creator,
+                self._source.main_slot,
+                None,
+                export_snapshot=False,
+                on_wait=lambda blockers: self._observer.on_waiting(
+                    f"creating replication slot {self._source.main_slot} waits for {'; '.join(map(str, blockers))}"
+                ),
+                stop=self._stop,
+            )
+        self._store.save_source_identity(
+            SourceIdentity(server.system_identifier, server.timeline, self._source.main_slot, created.consistent_point)
+        )
+
+    def _drop_unfinished_slot(self, slot: SlotStatus) -> None:
+        """A main slot though nothing was replicated: ours, from a start that crashed, or somebody else's."""
+        if slot.name not in {owned.name for owned in self._store.owned_slots()}:
+            raise SourceChanged(
+                f"replication slot {slot.name} exists, but this pipeline did not create it",
+                hint="another pipeline has this name, or the state store was lost; if nobody uses the slot: "
+                f"SELECT pg_drop_replication_slot('{slot.name}')",
+            )
+        self._source.drop_owned_slot(slot.name)
+
+    def _register(self, tables: Iterable[PublishedTable]) -> None:
+        published = {table.name: table.schema.table_id for table in tables}
+        wanted = self._config.source.tables or sorted(published)
+        by_id = {published[name]: name for name in wanted if name in published}
+        for status in self._store.tables():
+            if status.table_id not in by_id:
+                self._forget(status)
+        known = {status.table_id: status.name for status in self._store.tables()}
+        for table_id, name in by_id.items():
+            if known.get(table_id) != name:
+                self._store.add_table(table_id, name)
+
+    def _forget(self, status: TableStatus) -> None:
+        """A table that is no longer published or wanted, or was dropped. Its data stays for readers."""
+        if status.sync_slot is not None:
+            self._source.drop_if_owned(status.sync_slot)
+        self._destination.forget(status.table_id)
+        self._store.remove_table(status.table_id)
+
+    def _drop_leaked_slots(self) -> None:
+        """Drops slots that a crash left behind, after setting back the copies that died."""
+        self.reset_dead_copies()
+        slots = self._store.owned_slots()  # first: whoever creates one has moved its table before
+        states = {status.table_id: status.state for status in self._store.tables()}
+        for owned in slots:
+            is_needed = owned.table_id is not None and states.get(owned.table_id) in _NEED_A_SLOT
+            if owned.name != self._source.main_slot and not is_needed:
+                self._drop_unless_active(owned.name)
+
+    def reset_dead_copies(self) -> None:
+        """Sets tables that nobody copies any more back to INIT."""
+        copying = [status for status in self._store.tables() if status.state is TableState.DATA_SYNC]
+        running = self._running_copies() if copying else set()
+        for status in copying:
+            if status.table_id not in running:
+                self._source.drop_if_owned(self._source.sync_slot(status.table_id))
+                with contextlib.suppress(StateConflict):  # its process, or another one, was faster
+                    self._store.transition(status, TableState.INIT)
+                    self._observer.on_state(status.name, TableState.INIT)
+
+    def _drop_unless_active(self, name: str) -> None:
+        status = self._source.slot_status(name)
+        if status is None or not status.active:
+            self._source.drop_owned_slot(name)
+
+    def _running_copies(self) -> set[TableId]:
+        """The tables that a process somewhere is copying now, as the server sees it."""
+        prefix = f"etl_{self._config.pipeline}_copy_"
+        with self._source.connect("prepare") as connection:
+            names = application_names(connection, prefix)
+        return {TableId(int(name[len(prefix) :])) for name in names if name[len(prefix) :].isdigit()}
