@@ -145,7 +145,7 @@ def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[NDArr
     complete = np.ones(table.changes.new.rows.size, np.bool_)
     if not table.has_unchanged:
         return complete, ()
-    survivors = np.concatenate([final.inserted, final.upserted])
+    survivors = np.sort(np.concatenate([final.inserted, final.upserted]))
     unknown: dict[int, NDArray[np.bool_]] = {}
     origin = survivors
     for number, cells in enumerate(columns):
@@ -198,7 +198,7 @@ class _Table:
         )
 
     def rows(self, chosen: Indices, chains: Chains | None, without: tuple[str, ...] = ()) -> pa.Table:
-        """The new tuples numbered `chosen`, every unchanged value replaced by the one it leads back to."""
+        """The new tuples numbered `chosen`, ascending, every unchanged value replaced by the one it leads back to."""
         arrays, names = [], []
         for cells, column in zip(self.changes.new.columns, self.schema.columns, strict=True):
             if column.name in without:

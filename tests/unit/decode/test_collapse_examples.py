@@ -178,6 +178,11 @@ def two_patterns(source: SourceModel, table: SourceTable) -> None:
     source.update(table, (2,), body="lang zwei")
 
 
+def update_one_and_move_another(source: SourceModel, table: SourceTable) -> None:
+    source.update(table, (1,), note="eins")
+    source.update(table, (2,), id=3)
+
+
 BODY = ("body",)
 
 
@@ -204,6 +209,10 @@ BODY = ("body",)
         (move_and_delete, {"deletes": [(1,)]}),
         (take_the_place, {"deletes": [(1,)], "partials": [(BODY, [(1,)], [(2, "one")])]}),
         (swap, {"partials": [(BODY, [(2,), (1,)], [(1, "two"), (2, "one")])]}),
+        (
+            update_one_and_move_another,
+            {"deletes": [(2,)], "partials": [(BODY, [(1,), (2,)], [(1, "eins"), (3, "two")])]},
+        ),
         (two_patterns, {"upserts": [(2, "two", "lang zwei")], "partials": [(BODY, [(1,)], [(1, "eins")])]}),
     ],
 )
