@@ -1,0 +1,10 @@
+"""PostgreSQL logical replication run by Dagster: an asset per table, a supervised stream, resources, checks.
+
+Importing this package connects to nothing and loads neither Arrow nor a database driver.
+"""
+
+import dagster as dg
+
+from etl_core import __version__
+
+dg.DagsterLibraryRegistry.register("etl-dagster", __version__, is_dagster_package=False)

@@ -1,0 +1,211 @@
+"""Dagster resources: the source with its replication connection, the state store, the destinations.
+
+`PostgresReplicationResource` puts the three together and opens the pipeline; use it in your own ops and assets as the
+assets, the stream and the checks of this package do. Nothing connects before `pipeline()` or `connect()` is called.
+
+A password never stands in a resource: Dagster shows the configuration of resources on a page. Name the environment
+variable that holds it (`password_env`), or give the whole address as `dg.EnvVar("…")`.
+"""
+
+import abc
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import ConfigDict, Field, field_validator
+
+from etl_dagster.secrets import refuse_literal_secret
+
+if TYPE_CHECKING:
+    from etl_core.config import PipelineConfig
+    from etl_core.identifiers import TableName
+    from etl_core.pipeline import Pipeline
+    from etl_core.replication.observer import Observer
+    from etl_core.source.connection import Connection
+    from etl_core.state.store import StateStore
+    from etl_dagster.tables import ReplicatedTable
+
+
+_HIDE = ConfigDict(hide_input_in_errors=True)
+"""A refused value is not repeated in the error."""
+
+
+class StateStoreResource(dg.ConfigurableResource):
+    """Where positions, table states and schemas are kept: `sqlite:///…` for one machine, `postgresql://…` for several."""
+
+    model_config = _HIDE
+
+    url: str = Field(
+        description="SQLAlchemy URL: sqlite:///path, or postgresql://user@host/database. With a password: dg.EnvVar."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, url: str) -> str:
+        return refuse_literal_secret("url", url)
+
+    def open(self, pipeline: str) -> "StateStore":
+        """The store of one pipeline; the caller closes it. Raises ConfigError."""
+        from etl_core.config import StateConfig
+        from etl_core.state.sql_store import open_store
+
+        return open_store(StateConfig(self.url).url, pipeline)
+
+
+class DestinationResource(dg.ConfigurableResource, abc.ABC):
+    """A destination: its registered type, its options, and how its tables are called in Dagster."""
+
+    @property
+    @abc.abstractmethod
+    def type(self) -> str:
+        """As `destination.type` in the YAML of `etl`."""
+
+    @abc.abstractmethod
+    def options(self) -> dict[str, Any]:
+        """As the rest of `destination` there."""
+
+    @abc.abstractmethod
+    def uri(self, table: "TableName") -> str:
+        """Where a reader finds the table."""
+
+
+class DuckDBDestinationResource(DestinationResource):
+    """A DuckDB file. It is open only while a batch is written, so that others can read between."""
+
+    path: str = Field(description="The file; it is created when it does not exist.")
+
+    @property
+    def type(self) -> str:
+        return "duckdb"
+
+    def options(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def uri(self, table: "TableName") -> str:
+        return f"duckdb://{os.path.abspath(self.path)}/{table.namespace}/{table.name}"
+
+
+class PostgresReplicationResource(dg.ConfigurableResource):
+    """One pipeline: a publication of a PostgreSQL database, replicated into a destination.
+
+    Give `dsn`, or `host`, `database` and the rest. `name` names the replication slot (`etl_<name>`), the rows in the
+    state store and the runs; two pipelines must not share it.
+    """
+
+    model_config = _HIDE
+
+    name: str = Field(description="The pipeline's name: the slot is etl_<name>.")
+    publication: str = Field(description="Created for `tables` when it does not exist and rights allow.")
+    dsn: str | None = Field(
+        default=None, description="postgresql://user@host:5432/database, or libpq keywords. With a password: dg.EnvVar."
+    )
+    host: str | None = None
+    port: int | None = None
+    database: str | None = None
+    user: str | None = None
+    password_env: str | None = Field(
+        default=None, description="The environment variable that holds the password (default: libpq's PGPASSWORD)."
+    )
+    keywords: dict[str, str] = Field(default={}, description="Other libpq keywords: sslmode, connect_timeout …")
+    tables: list[str] | None = Field(
+        default=None, description="namespace.table, quoted as in SQL; default: what the publication publishes."
+    )
+    batch_max_rows: int = 100_000
+    batch_max_bytes: str = "64MiB"
+    batch_max_age: str = "1s"
+    copy_connections: int = Field(default=4, description="Connections that copy one table at a time.")
+    unknown_types_to_bytes: bool = Field(
+        default=True, description="Columns of unknown types as raw text in bytes; off: their tables are refused."
+    )
+    state: dg.ResourceDependency[StateStoreResource]
+    destination: dg.ResourceDependency[DestinationResource]
+
+    @field_validator("dsn")
+    @classmethod
+    def _no_secret(cls, dsn: str | None) -> str | None:
+        return None if dsn is None else refuse_literal_secret("dsn", dsn)
+
+    def config(self) -> "PipelineConfig":
+        """What `etl_core` is told, secrets included. Raises ConfigError."""
+        from etl_core.config import (
+            BatchConfig,
+            CopyConfig,
+            DestinationConfig,
+            PipelineConfig,
+            SourceConfig,
+            StateConfig,
+            parse_duration,
+            parse_size,
+        )
+
+        source = SourceConfig(
+            publication=self.publication,
+            dsn=self.dsn,
+            host=self.host,
+            port=self.port,
+            database=self.database,
+            user=self.user,
+            password=self._password(),
+            tables=self.table_names(),
+            keywords=self.keywords,
+        )
+        return PipelineConfig(
+            self.name,
+            source,
+            DestinationConfig(self.destination.type, self.destination.options()),
+            StateConfig(self.state.url),
+            BatchConfig(self.batch_max_rows, parse_size(self.batch_max_bytes), parse_duration(self.batch_max_age)),
+            CopyConfig(connections_per_table=self.copy_connections),
+            unknown_types_to_bytes=self.unknown_types_to_bytes,
+        )
+
+    def table_names(self) -> "tuple[TableName, ...] | None":
+        """`tables`, parsed. Raises ConfigError for what is not a table's name."""
+        from etl_core.identifiers import TableName
+
+        return None if self.tables is None else tuple(TableName.parse(table) for table in self.tables)
+
+    @contextlib.contextmanager
+    def pipeline(
+        self, *, observer: "Observer | None" = None, stop: threading.Event | None = None
+    ) -> "Iterator[Pipeline]":
+        """The pipeline, closed at the end of the block. Connects to the source when it is used, not before."""
+        from etl_core.pipeline import Pipeline
+
+        with Pipeline(self.config(), observer=observer, stop=stop) as pipeline:
+            yield pipeline
+
+    @contextlib.contextmanager
+    def connect(self, role: str = "user", *, replication: bool = False) -> "Iterator[Connection]":
+        """A connection to the source with the settings replication needs, closed at the end of the block."""
+        from etl_core.source.connection import connect
+
+        conninfo = self.config().source.conninfo()
+        with contextlib.closing(
+            connect(conninfo, pipeline=self.name, role=role, replication=replication)
+        ) as connection:
+            yield connection
+
+    def table(self, name: str) -> "ReplicatedTable":
+        """A replicated table, to be read without an IO manager."""
+        from etl_core.identifiers import TableName
+        from etl_dagster.tables import ReplicatedTable
+
+        return ReplicatedTable(self, TableName.parse(name))
+
+    def _password(self) -> str | None:
+        if self.password_env is None:
+            return None
+        password = os.environ.get(self.password_env)
+        if password is None:
+            from etl_core.errors import ConfigError
+
+            raise ConfigError(
+                f"the environment variable {self.password_env}, which holds the password of {self.name}, is not set",
+                field="password_env",
+                hint=f"set it where Dagster runs: in .env beside workspace.yaml, or export {self.password_env}=…",
+            )
+        return password

@@ -1,0 +1,20 @@
+"""Keeps passwords out of what Dagster shows: a literal one is refused, an environment variable is not."""
+
+import os
+import re
+
+import dagster as dg
+
+_SECRET = re.compile(r"://[^/@]*:[^/@]+@|\b(?:ssl)?password\s*=", re.IGNORECASE)
+
+
+def refuse_literal_secret(field: str, value: str) -> str:
+    """`value`, unless it holds a password as text. Raises ValueError, which does not repeat it."""
+    # At run time Dagster builds the resource once more with what its variables hold; that is on no page.
+    from_environment = isinstance(value, dg.EnvVar) or value in os.environ.values()
+    if not from_environment and _SECRET.search(value):
+        raise ValueError(
+            f"{field} holds a password, which Dagster would show on its pages: leave it out and name the environment"
+            f' variable that holds it (password_env), or give all of {field} as dg.EnvVar("…")'
+        )
+    return value

@@ -1,0 +1,41 @@
+"""A real PostgreSQL, a DuckDB file and a state store as Dagster resources, and a Dagster instance on disk."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+
+from etl_core.testing.postgres import Database
+from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+
+
+@pytest.fixture
+def replication(database: Database, tmp_path: Path) -> PostgresReplicationResource:
+    """A pipeline over `orders`, `customers` (100 rows each) and the empty `notes`, published, not yet copied."""
+    with psycopg.connect(database.dsn) as connection:
+        for table in ("orders", "customers"):
+            connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int NOT NULL, note text)".encode())
+            connection.execute(f"INSERT INTO {table} SELECT i, i, 'note ' || i FROM generate_series(1, 100) i".encode())
+        connection.execute("CREATE TABLE notes (id int PRIMARY KEY, note text)")
+        connection.execute("CREATE PUBLICATION shop_pub FOR TABLE orders, customers, notes")
+    return PostgresReplicationResource(
+        name=f"shop_{database.name[-6:]}",
+        dsn=database.dsn,
+        publication="shop_pub",
+        tables=["public.orders", "public.customers", "public.notes"],
+        batch_max_age="200ms",
+        state=StateStoreResource(url=f"sqlite:///{tmp_path / 'state.db'}"),
+        destination=DuckDBDestinationResource(path=str(tmp_path / "shop.duckdb")),
+    )
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance of its own, in SQLite files."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(dg.DagsterInstance.local_temp(str(home)))
