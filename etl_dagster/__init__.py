@@ -3,8 +3,8 @@
 Importing this package connects to nothing and loads neither Arrow nor a database driver.
 """
 
-import dagster as dg
+from dagster import DagsterLibraryRegistry
 
 from etl_core import __version__
 
-dg.DagsterLibraryRegistry.register("etl-dagster", __version__, is_dagster_package=False)
+DagsterLibraryRegistry.register("etl-dagster", __version__, is_dagster_package=False)

@@ -1,4 +1,4 @@
-"""What the parts of one pipeline are called in Dagster. All begin with the pipeline's name, so several live together."""
+"""What the parts of a pipeline are called in Dagster: all begin with its name, so that several live together."""
 
 PIPELINE_TAG = "etl/pipeline"
 """On every run of a pipeline's stream and initial syncs, with the pipeline's name."""
@@ -29,7 +29,7 @@ def check_job_name(pipeline: str) -> str:
 
 
 def sync_pool(pipeline: str) -> str:
-    """The concurrency pool of initial syncs: its limit is how many tables are copied at a time, all machines together."""
+    """The concurrency pool of initial syncs: its limit is how many tables are copied at a time."""
     return f"{pipeline}_sync"
 
 

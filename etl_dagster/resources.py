@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -34,7 +35,7 @@ _HIDE = ConfigDict(hide_input_in_errors=True)
 
 
 class StateStoreResource(dg.ConfigurableResource):
-    """Where positions, table states and schemas are kept: `sqlite:///…` for one machine, `postgresql://…` for several."""
+    """Where positions, table states and schemas are kept: SQLite for one machine, PostgreSQL for several."""
 
     model_config = _HIDE
 
@@ -85,7 +86,7 @@ class DuckDBDestinationResource(DestinationResource):
         return {"path": self.path}
 
     def uri(self, table: "TableName") -> str:
-        return f"duckdb://{os.path.abspath(self.path)}/{table.namespace}/{table.name}"
+        return f"duckdb://{Path(self.path).resolve()}/{table.namespace}/{table.name}"
 
 
 class PostgresReplicationResource(dg.ConfigurableResource):

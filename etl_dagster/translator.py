@@ -1,4 +1,4 @@
-"""How a table appears in Dagster: key, group, owners, tags, kinds. Subclass `DagsterReplicationTranslator` to change it."""
+"""How a table appears in Dagster: key, group, owners, tags, kinds. Subclass it to change that."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -18,7 +18,8 @@ def replication(database: Database, tmp_path: Path) -> PostgresReplicationResour
     with psycopg.connect(database.dsn) as connection:
         for table in ("orders", "customers"):
             connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int NOT NULL, note text)".encode())
-            connection.execute(f"INSERT INTO {table} SELECT i, i, 'note ' || i FROM generate_series(1, 100) i".encode())
+            rows = f"INSERT INTO {table} SELECT i, i, 'note ' || i FROM generate_series(1, 100) i"  # noqa: S608
+            connection.execute(rows.encode())
         connection.execute("CREATE TABLE notes (id int PRIMARY KEY, note text)")
         connection.execute("CREATE PUBLICATION shop_pub FOR TABLE orders, customers, notes")
     return PostgresReplicationResource(
