@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -30,11 +30,14 @@ def build_stream_sensor(
     job: dg.JobDefinition,
     *,
     lease_seconds: float = 900.0,
-    sync_job: dg.UnresolvedAssetJobDefinition | None = None,
+    sync_job: Any = None,
     translator: DagsterReplicationTranslator | None = None,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
 ) -> dg.SensorDefinition:
-    """Starts stream runs, one after the other, and copies again the tables that the engine set back (`sync_job`)."""
+    """Starts stream runs, one after the other, and copies again the tables that the engine set back.
+
+    `sync_job` is what `dg.define_asset_job` returned for the initial syncs (a type without a public name).
+    """
     translator = translator or DagsterReplicationTranslator()
     keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
     resource = names.resource_key(replication.name)
