@@ -14,9 +14,7 @@ from etl_dagster.resources import DuckDBDestinationResource, PostgresReplication
 
 
 @pytest.fixture
-def replication(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> PostgresReplicationResource:
+def replication(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PostgresReplicationResource:
     """A pipeline over `orders`, `customers` (100 rows each) and the empty `notes`, published, not yet copied."""
     with psycopg.connect(database.dsn) as connection:
         for table in ("orders", "customers"):

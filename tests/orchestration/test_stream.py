@@ -114,7 +114,9 @@ def test_a_run_gives_way_to_its_successor_and_nothing_is_lost(runs: Runs, databa
 
     def write() -> None:
         while not stop.wait(0.01):
-            database.execute(f"INSERT INTO notes VALUES ({len(written)}, 'x'); UPDATE orders SET n = n + 1 WHERE id = 1")
+            database.execute(
+                f"INSERT INTO notes VALUES ({len(written)}, 'x'); UPDATE orders SET n = n + 1 WHERE id = 1"
+            )
             written.append(1)
 
     writer = threading.Thread(target=write)
@@ -137,6 +139,8 @@ def test_a_run_gives_way_to_its_successor_and_nothing_is_lost(runs: Runs, databa
     assert runs.results[first].success
     rows = database.execute("SELECT count(*), (SELECT n FROM orders WHERE id = 1) FROM notes")
     assert rows == [(len(written), 1 + len(written))]
-    assert read(runs.replication, "SELECT count(*), (SELECT n FROM public.orders WHERE id = 1) FROM public.notes") == rows
+    assert (
+        read(runs.replication, "SELECT count(*), (SELECT n FROM public.orders WHERE id = 1) FROM public.notes") == rows
+    )
     reported = runs.materialized(dg.AssetKey(["duckdb", "public", "notes"]))
     assert sum(int(event.metadata["etl/rows_inserted"].value) for event in reported) == len(written)
