@@ -1,7 +1,7 @@
-"""Stream runs on a real source: draining, hand-over from run to run, what is reported, what a tick of the sensor says."""
+"""Stream runs on a real source: draining, the hand-over from run to run, what is reported."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -72,12 +72,12 @@ class Runs:
 
 
 @pytest.fixture
-def runs(replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> Iterator[Runs]:
+def runs(replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> Runs:
     with replication.pipeline() as pipeline:
         pipeline.prepare()
         pipeline.sync()
         pipeline.stream(until=pipeline.current_lsn())
-    yield Runs(replication, instance)
+    return Runs(replication, instance)
 
 
 def until(happened: Callable[[], bool], what: str) -> None:
@@ -114,9 +114,8 @@ def test_a_run_gives_way_to_its_successor_and_nothing_is_lost(runs: Runs, databa
 
     def write() -> None:
         while not stop.wait(0.01):
-            database.execute(
-                f"INSERT INTO notes VALUES ({len(written)}, 'x'); UPDATE orders SET n = n + 1 WHERE id = 1"
-            )
+            database.execute("INSERT INTO notes VALUES (%s, 'x')", [len(written)])
+            database.execute("UPDATE orders SET n = n + 1 WHERE id = 1")
             written.append(1)
 
     writer = threading.Thread(target=write)
