@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
-from etl_dagster.secrets import refuse_literal_secret
+from etl_dagster.secrets import plain, refuse_literal_secret
 
 if TYPE_CHECKING:
     from etl_core.config import PipelineConfig
@@ -53,7 +53,7 @@ class StateStoreResource(dg.ConfigurableResource):
         from etl_core.config import StateConfig
         from etl_core.state.sql_store import open_store
 
-        return open_store(StateConfig(self.url).url, pipeline)
+        return open_store(StateConfig(plain(self.url) or "").url, pipeline)
 
 
 class DestinationResource(dg.ConfigurableResource, abc.ABC):
@@ -83,10 +83,11 @@ class DuckDBDestinationResource(DestinationResource):
         return "duckdb"
 
     def options(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": plain(self.path)}
 
     def uri(self, table: "TableName") -> str:
-        return f"duckdb://{Path(self.path).resolve()}/{table.namespace}/{table.name}"
+        file = Path(plain(self.path) or "").resolve()
+        return f"duckdb://{file}/{table.namespace}/{table.name}"
 
 
 class PostgresReplicationResource(dg.ConfigurableResource):
@@ -144,11 +145,11 @@ class PostgresReplicationResource(dg.ConfigurableResource):
 
         source = SourceConfig(
             publication=self.publication,
-            dsn=self.dsn,
-            host=self.host,
+            dsn=plain(self.dsn),
+            host=plain(self.host),
             port=self.port,
-            database=self.database,
-            user=self.user,
+            database=plain(self.database),
+            user=plain(self.user),
             password=self._password(),
             tables=self.table_names(),
             keywords=self.keywords,
@@ -157,7 +158,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             self.name,
             source,
             DestinationConfig(self.destination.type, self.destination.options()),
-            StateConfig(self.state.url),
+            StateConfig(plain(self.state.url) or ""),
             BatchConfig(self.batch_max_rows, parse_size(self.batch_max_bytes), parse_duration(self.batch_max_age)),
             CopyConfig(connections_per_table=self.copy_connections),
             unknown_types_to_bytes=self.unknown_types_to_bytes,

@@ -5,7 +5,22 @@ import re
 
 import dagster as dg
 
+from etl_core.errors import ConfigError
+
 _SECRET = re.compile(r"://[^/@]*:[^/@]+@|\b(?:ssl)?password\s*=", re.IGNORECASE)
+
+
+def plain(value: str | None) -> str | None:
+    """The value itself. Dagster puts a variable's value in its place when it runs something; a script does not."""
+    if not isinstance(value, dg.EnvVar):
+        return value
+    found = value.get_value()
+    if found is None:
+        raise ConfigError(
+            f"the environment variable {value.env_var_name} is not set",
+            hint=f"set it where Dagster runs: in .env beside workspace.yaml, or export {value.env_var_name}=…",
+        )
+    return found
 
 
 def refuse_literal_secret(field: str, value: str) -> str:

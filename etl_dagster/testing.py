@@ -20,7 +20,8 @@ from typing import Any
 
 _LOAD = """
 query Load { workspaceOrError { ... on Workspace { locationEntries { name loadStatus locationOrLoadError {
-    __typename ... on PythonError { message } ... on RepositoryLocation { repositories { name } } } } } } }
+    __typename ... on PythonError { message errorChain { error { message } } }
+    ... on RepositoryLocation { repositories { name } } } } } } }
 """
 _LAUNCH = """
 mutation Launch($params: ExecutionParams!) { launchRun(executionParams: $params) {
@@ -97,7 +98,8 @@ class DagsterDev:
     def _take_location(self, entry: Mapping[str, Any]) -> None:
         loaded = entry["locationOrLoadError"]
         if loaded["__typename"] != "RepositoryLocation":
-            raise RuntimeError(f"the code location does not load: {loaded['message']}")
+            causes = [loaded["message"], *(link["error"]["message"] for link in loaded["errorChain"])]
+            raise RuntimeError(f"the code location does not load: {causes[-1].strip()}")
         self.location, self.repository = entry["name"], loaded["repositories"][0]["name"]
 
     def launch(self, job: str, *, assets: Sequence[Sequence[str]] = (), run_config: Any = None) -> str:
