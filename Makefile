@@ -9,7 +9,7 @@ WORKERS := 3
 PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-matrix lint demo bench constraints clean
+.PHONY: help venv test test-matrix lint demo ui bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,8 +34,11 @@ lint: venv ## style, types and import layers
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
-demo: venv ## a live PostgreSQL replicated into demo/shop.duckdb before your eyes; DEMO_ARGS=… for more
+demo: venv ## a live PostgreSQL replicated into demo/shop.duckdb by Dagster, before your eyes; DEMO_ARGS=… for more
 	@$(VENV)/bin/python examples/demo.py $(DEMO_ARGS)
+
+ui: venv ## the demo kept alive, to look at in Dagster's pages on port 3000, until Ctrl-C
+	@$(VENV)/bin/python examples/demo.py --ui $(DEMO_ARGS)
 
 bench: venv ## measure against PostgreSQL's own tools; BENCH_ARGS=… for a part
 	@$(RUN) benchmarks $(BENCH_ARGS)
@@ -49,5 +52,5 @@ constraints: ## renew constraints.txt with the newest versions that work togethe
 
 clean: ## remove .venv, caches and what the demo and the benchmarks wrote
 	rm -rf $(VENV) build dist *.egg-info benchmarks/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find etl_core tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find etl_core etl_dagster tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	find demo -mindepth 1 ! -name README.md -delete 2>/dev/null || true

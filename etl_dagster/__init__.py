@@ -3,7 +3,7 @@
 Importing this package connects to nothing and loads neither Arrow nor a database driver.
 """
 
-from dagster import DagsterLibraryRegistry
+from dagster_shared.libraries import DagsterLibraryRegistry
 
 from etl_core import __version__
 

@@ -180,11 +180,20 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             yield pipeline
 
     @contextlib.contextmanager
-    def connect(self, role: str = "user", *, replication: bool = False) -> "Iterator[Connection]":
-        """A connection to the source with the settings replication needs, closed at the end of the block."""
+    def connect(
+        self, role: str = "user", *, replication: bool = False, timeout: int | None = None
+    ) -> "Iterator[Connection]":
+        """A connection to the source with the settings replication needs, closed at the end of the block.
+
+        It is called `etl_<name>_<role>` on the server. `timeout` bounds the connecting, in seconds.
+        """
+        from psycopg.conninfo import make_conninfo
+
         from etl_core.source.connection import connect
 
         conninfo = self.config().source.conninfo()
+        if timeout is not None:
+            conninfo = make_conninfo(conninfo, connect_timeout=timeout)
         with contextlib.closing(
             connect(conninfo, pipeline=self.name, role=role, replication=replication)
         ) as connection:

@@ -1,43 +1,34 @@
-"""`make demo`: a live PostgreSQL replicated into demo/shop.duckdb before your eyes, with the commands you would use.
+"""`make demo` and `make ui`: a live PostgreSQL replicated into demo/shop.duckdb by Dagster, before your eyes.
 
-Starts an embedded PostgreSQL 18, fills a small shop, replicates it with `etl` while a workload changes it, proves that
-both sides are equal, and says what to try next. Writes only into demo/; the server lives in a temporary directory.
+Starts an embedded PostgreSQL 18, fills a small shop, starts `dagster dev` on workspace.yaml and does what you would do
+in its pages: materialises the assets, turns the sensor on. A workload changes the source meanwhile. In the end both
+sides are compared at one LSN. Writes only into demo/; the server lives in a temporary directory.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shop import TABLES, Workload, create_shop
 
 from etl_core.errors import EtlError
-from etl_core.state.sql_store import open_store
-from etl_core.state.table_state import TableState
+from etl_core.lsn import Lsn
+from etl_core.state.store import StateStore
 from etl_core.testing.postgres import PostgresServer, temporary_postgres
+from etl_dagster import names
+from etl_dagster.testing import DagsterDev, dagster_dev
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
-CONFIG = DEMO / "etl.yaml"
-
-YAML = """\
-# Written by examples/demo.py.
-pipeline: shop
-source:
-  dsn: {dsn}
-  publication: shop_pub
-  tables:
-{tables}
-destination: {{type: duckdb, path: shop.duckdb}}
-state: {{url: "sqlite:///shop.state.db"}}
-"""
+COPY_SECONDS = 120
+CATCH_UP_SECONDS = 60
 
 
 def main() -> int:
@@ -47,19 +38,24 @@ def main() -> int:
     try:
         with temporary_postgres(trust=True) as server:
             return _demonstrate(server, options)
-    except EtlError as error:
-        sys.stderr.write(f"demo: {error}\n" + (f"  → {error.hint}\n" if error.hint else ""))
+    except (EtlError, RuntimeError, TimeoutError) as error:
+        sys.stderr.write(f"demo: {error}\n")
+        if isinstance(error, EtlError) and error.hint:
+            sys.stderr.write(f"  → {error.hint}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("demo: stopped; nothing is left running\n")
-        return 130
+        sys.stderr.write("\ndemo: stopped; nothing is left running\n")
+        return 0 if options.ui else 130
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--seconds", type=int, default=20, help="how long to stream under load (default 20)")
     parser.add_argument("--scale", type=int, default=1, help="size of the shop: 1 is about 700,000 rows")
-    parser.add_argument("--keep", action="store_true", help="leave PostgreSQL running at the end, until Ctrl-C")
+    parser.add_argument("--ui", action="store_true", help="keep all of it running, to be looked at, until Ctrl-C")
+    parser.add_argument(
+        "--port", type=int, default=None, help="of Dagster's pages (default: a free one; make ui: 3000)"
+    )
     return parser.parse_args()
 
 
@@ -72,90 +68,166 @@ def _clear() -> None:
 
 
 def _demonstrate(server: PostgresServer, options: argparse.Namespace) -> int:
-    dsn = server.dsn()
     started = time.monotonic()
-    rows = create_shop(dsn, options.scale)
+    rows = create_shop(server.dsn(), options.scale)
     _say(f"A shop of {len(TABLES)} tables, {rows:,} rows, made in {time.monotonic() - started:.1f} s.")
-    CONFIG.write_text(YAML.format(dsn=dsn, tables="\n".join(f"    - public.{table}" for table in TABLES)))
-
-    if _etl("doctor"):
-        return 1
-    _say("Copying every table, and streaming, while a workload inserts, updates, deletes and truncates …")
-    workload = Workload(dsn)
-    workload.start()
-    copy_seconds = 6 * options.scale
-    try:
-        failed = _etl("run", "--for", f"{copy_seconds + options.seconds}s")
-    finally:
-        workload.stop()
-    if workload.error is not None:
-        raise workload.error
-    if failed:
-        return 1
-    figures = _figures()
-    worked = workload.worked
-    _say(f"The workload made {worked.transactions:,} transactions and {worked.truncates} TRUNCATE.")
-    if _etl("stream", "--until-caught-up"):
-        return 1
-    _say("Proof: both sides are read at one LSN, and compared.")
-    different = _etl("verify")
-    _summarise(figures, time.monotonic() - started, different)
-    if options.keep and not different:
-        _keep(server)
+    os.environ["SHOP_DSN"] = server.dsn()  # the only thing the code location is told
+    _say("$ dagster dev -w workspace.yaml")
+    port = options.port or (3000 if options.ui else None)
+    with dagster_dev(ROOT / "workspace.yaml", DEMO / "dagster_home", port=port) as dev:
+        _say(f"Dagster's pages: {dev.url}")
+        copied = _copy(dev)
+        with _working(server.dsn()) as workload, _streaming(dev):
+            _stream(dev, workload, options)
+            if options.ui:
+                _look_at(dev, server)
+            workload.stop()
+            if workload.error is not None:
+                raise workload.error
+            streamed = _catch_up()
+            _say("Proof: both sides are read at one LSN, while the stream is held there.")
+            different = _compare()
+        reported = sum(len(dev.materializations("duckdb", "public", table)) for table in TABLES)
+    _summarise(rows, copied, streamed, reported, workload, time.monotonic() - started, different)
     return 1 if different else 0
 
 
-def _etl(*arguments: str) -> int:
-    """Runs the command as a person would, on this terminal; returns its exit code."""
-    shown = ["etl", *arguments, "-c", str(CONFIG.relative_to(ROOT))]
-    _say(f"$ {shlex.join(shown)}")
-    process = subprocess.Popen([sys.executable, "-m", "etl_core.cli", *shown[1:]], cwd=ROOT)
+def _copy(dev: DagsterDev) -> float:
+    """Materialises every table's asset; the seconds it took."""
+    _say(f"Materialising {len(TABLES)} assets: the initial sync of each table, a step of its own …")
+    began = time.monotonic()
+    run_id = dev.launch(names.sync_job_name("shop"))
+    status = dev.wait_run(run_id, COPY_SECONDS)
+    if status != "SUCCESS":
+        raise RuntimeError(f"the initial sync ended with {status}: {dev.url}/runs/{run_id} says why; {dev.log} too")
+    return time.monotonic() - began
+
+
+@contextmanager
+def _working(dsn: str) -> Iterator[Workload]:
+    workload = Workload(dsn)
+    workload.start()
     try:
-        return process.wait()
-    except KeyboardInterrupt:
-        # The terminal sent Ctrl-C to it as well: it ends at a transaction boundary.
-        process.wait()
-        raise
+        yield workload
+    finally:
+        workload.stop()
 
 
-def _figures() -> str:
-    """How fast the copy was and how far the stream was behind when it ended, from the pipeline's own state."""
-    store = open_store(f"sqlite:///{DEMO / 'shop.state.db'}", "shop")
-    tables, progress = store.tables(), store.progress()
-    moves = [move for table in tables for move in store.history(table.table_id)]
-    store.close()
-    began = min(move.at for move in moves if move.to_state is TableState.DATA_SYNC)
-    copied = max(move.at for move in moves if move.to_state is TableState.FINISHED_COPY)
-    rows, seconds = sum(table.rows_copied or 0 for table in tables), (copied - began).total_seconds()
-    lag = progress.lag_seconds or 0.0 if progress else 0.0
-    return f"{rows:,} rows copied in {seconds:.1f} s ({rows / seconds:,.0f} rows/s); lag under load {lag:.1f} s"
+@contextmanager
+def _streaming(dev: DagsterDev) -> Iterator[None]:
+    """The sensor is on: it starts the stream. Afterwards it is off, and the stream's run is ended."""
+    sensor, job = names.stream_sensor_name("shop"), names.stream_job_name("shop")
+    dev.start_sensor(sensor)
+    try:
+        yield
+    finally:
+        dev.stop_sensor(sensor)
+        for run in dev.runs(job, in_flight=True):
+            dev.terminate(run["runId"])
+        for run in dev.runs(job, in_flight=True):
+            dev.wait_run(run["runId"], 30)
 
 
-def _summarise(figures: str, seconds: float, different: int) -> None:
-    command = [sys.executable, "-m", "etl_core.cli", "status", "--json", "-c", str(CONFIG)]
-    status = json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
+def _stream(dev: DagsterDev, workload: Workload, options: argparse.Namespace) -> None:
+    _say("The sensor is on: it starts the stream. A workload inserts, updates, deletes and truncates …")
+    deadline = time.monotonic() + COPY_SECONDS
+    while not (progress := _progress()) or not progress[1]:
+        if time.monotonic() > deadline:
+            ticks = dev.ticks(names.stream_sensor_name("shop"))
+            raise TimeoutError(f"the stream did not begin; the sensor's last tick: {ticks[:1]}")
+        time.sleep(0.2)
+    ends = time.monotonic() + options.seconds
+    while time.monotonic() < ends:
+        time.sleep(min(5.0, max(0.1, ends - time.monotonic())))
+        _, changes, lag = _progress() or (None, 0, 0.0)
+        _say(f"  {workload.worked.transactions:,} transactions made; {changes:,} changes streamed, lag {lag:.1f} s")
+
+
+def _progress() -> tuple[Lsn, int, float] | None:
+    """Up to where everything is durable, row changes so far, lag in seconds."""
+    with _store() as store:
+        progress = store.progress()
+    return None if progress is None else (progress.flushed_lsn, progress.rows, progress.lag_seconds or 0.0)
+
+
+@contextmanager
+def _store() -> Iterator[StateStore]:
+    from shop_replication import shop
+
+    store = shop.state.open(shop.name)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _catch_up() -> tuple[int, float]:
+    """Waits until the stream has everything; the row changes streamed in all, and the last lag under load."""
+    from shop_replication import shop
+
+    before = _progress()
+    with shop.pipeline() as pipeline:
+        target = pipeline.current_lsn()
+    deadline = time.monotonic() + CATCH_UP_SECONDS
+    while True:
+        progress = _progress()
+        if progress is not None and progress[0] >= target:
+            return progress[1], before[2] if before else 0.0
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the stream did not come to {target} within {CATCH_UP_SECONDS} s")
+        time.sleep(0.1)
+
+
+def _compare() -> int:
+    """The number of tables that differ. `etl verify` does the same, and so does the check equals_source."""
+    from shop_replication import shop
+
+    different = 0
+    with shop.pipeline() as pipeline:
+        for comparison in pipeline.verify():
+            different += not comparison.is_equal
+            verdict = "equal" if comparison.is_equal else comparison.problem or "DIFFERENT"
+            rows = comparison.destination_rows
+            _say(f"  {comparison.table!s:<20} {rows:>9,} rows  {comparison.content}  {verdict}")
+    return different
+
+
+def _look_at(dev: DagsterDev, server: PostgresServer) -> None:
+    _say("")
+    _say(f"Everything keeps running until Ctrl-C. Look at {dev.url}")
+    _say("  /asset-groups            the lineage: each source table and its copy")
+    _say("  /assets/duckdb/public/orders   rows, lag and LSN as plots")
+    _say("  /automation              the sensor; each tick says what is going on")
+    _say(f"  psql '{server.dsn()}'")
+    while server.is_running and dev.process.poll() is None:
+        time.sleep(0.5)
+
+
+def _summarise(
+    rows: int,
+    copied: float,
+    streamed: tuple[int, float],
+    reported: int,
+    workload: Workload,
+    seconds: float,
+    different: int,
+) -> None:
     size = sum(path.stat().st_size for path in DEMO.glob("shop.duckdb*")) / 1e6
+    worked = workload.worked
     _say("")
     _say("Source and destination DIFFER: that is a bug." if different else "Source and destination are equal.")
-    _say(f"  {figures}")
-    changes, tables = status["stream"]["rows"], len(status["tables"])
-    _say(f"  {changes:,} row changes streamed into {tables} tables; {seconds:.0f} s in all")
+    _say(f"  {rows:,} rows copied in {copied:.1f} s, with the start of the run")
+    _say(f"  {worked.transactions:,} transactions and {worked.truncates} TRUNCATE made; {streamed[0]:,} row changes")
+    _say(
+        f"  streamed, lag under load {streamed[1]:.1f} s; {reported} materialisations reported; {seconds:.0f} s in all"
+    )
     _say(f"  demo/shop.duckdb       the copy, {size:.0f} MB: python -c 'import duckdb; …', or the duckdb command")
-    _say("  demo/etl.yaml          the pipeline's configuration")
-    _say("  demo/shop.state.db     its state: table states, positions, history")
+    _say("  demo/shop.state.db     the pipeline's state: table states, positions, history")
+    _say("  demo/dagster_home      the Dagster instance, with its log")
     _say("")
     _say("What to try next")
-    _say("  make demo DEMO_ARGS=--keep       leaves PostgreSQL running: change something, then")
-    _say("    .venv/bin/etl status -c demo/etl.yaml")
-    _say("    .venv/bin/etl stream -c demo/etl.yaml --until-caught-up")
-    _say("  docs/configuration.md            your own database")
-
-
-def _keep(server: PostgresServer) -> None:
-    _say("")
-    _say(f"PostgreSQL keeps running: psql '{server.dsn()}'  (Ctrl-C ends it)")
-    while server.is_running:
-        time.sleep(0.5)
+    _say("  make ui                            the same, kept alive: look at it in the browser")
+    _say("  examples/shop_replication.py       the code location; make it yours")
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,7 @@ from etl_core.replication.source import Source
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
 from etl_core.source.publication import check_publication, ensure_publication
-from etl_core.source.server import application_names, server_info, try_prepare_lock
+from etl_core.source.server import Turn, application_names, server_info, try_turn
 from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
 from etl_core.state.table_state import TableState
@@ -70,7 +70,7 @@ class Preparation:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""
         started = time.monotonic()
         is_told = False
-        while not try_prepare_lock(connection, self._config.pipeline):
+        while not try_turn(connection, Turn.PREPARE, self._config.pipeline):
             if not is_told and time.monotonic() - started > _TELL_AFTER:
                 self._observer.on_waiting(f"another process is preparing pipeline {self._config.pipeline}")
                 is_told = True

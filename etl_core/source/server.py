@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, LiteralString
 
 import psycopg
@@ -31,9 +32,7 @@ SELECT pg_catalog.current_setting('server_version_num')::int AS version_num,
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
 
-_ADVISORY_PREPARE = 0x65746C70
-"""The first key of our lock in the source's database; the second tells pipelines apart."""
-_PREPARE_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))"
+_TRY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))"
 _APPLICATION_NAMES = """
 SELECT DISTINCT application_name FROM pg_catalog.pg_stat_activity
 WHERE pg_catalog.starts_with(application_name, %s)
@@ -96,9 +95,16 @@ def current_lsn(conn: Connection) -> Lsn:
     return Lsn.parse(row[0])
 
 
-def try_prepare_lock(conn: Connection, pipeline: str) -> bool:
-    """Whether this session could take the lock of who prepares `pipeline`; it has it until `conn` is closed."""
-    return bool(_rows(conn, _PREPARE_LOCK, (_ADVISORY_PREPARE, pipeline))[0][0])
+class Turn(IntEnum):
+    """What one process of a pipeline does at a time: the first key of an advisory lock in the source's database."""
+
+    PREPARE = 0x65746C70
+    STREAM = 0x65746C73
+
+
+def try_turn(conn: Connection, turn: Turn, pipeline: str) -> bool:
+    """Whether this session could take the turn; it has it until `conn` is closed, also by the end of the process."""
+    return bool(_rows(conn, _TRY_LOCK, (int(turn), pipeline))[0][0])
 
 
 def application_names(conn: Connection, prefix: str) -> list[str]:

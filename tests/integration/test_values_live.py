@@ -88,7 +88,7 @@ CASES = [
     Nasty("text", ["", " ", "NULL", "null", "\\N", "\\.", 'a,"b"', "a\nb\r\nc\rd", "\ufeffx", "😀 é", "{}"]),
     Nasty("varchar(5)", ["", "é😀"]),
     Nasty("char(6)", ["ab", "", "  x"], "CASE WHEN v IS NOT NULL THEN rpad(v::text, 6) END"),
-    Nasty('"char"', ["a", "", "é"], "v::text"),
+    Nasty('"char"', ["a", ""], "v::text"),  # another byte than ASCII prints as no UTF-8 before PostgreSQL 16
     Nasty("name", ["pg_class"], "v::text"),
     Nasty("bytea", ["", "\\x00", "\\x5c7822002c0aff"]),
     Nasty("uuid", ["00000000-0000-0000-0000-000000000000", "FFFFFFFF-ffff-ffff-ffff-ffffffffffff"], "v::text"),

@@ -7,13 +7,14 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from etl_core.testing.postgres import Database
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
 
 
 @pytest.fixture
-def replication(database: Database, tmp_path: Path) -> PostgresReplicationResource:
+def replication(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PostgresReplicationResource:
     """A pipeline over `orders`, `customers` (100 rows each) and the empty `notes`, published, not yet copied."""
     with psycopg.connect(database.dsn) as connection:
         for table in ("orders", "customers"):
@@ -22,9 +23,12 @@ def replication(database: Database, tmp_path: Path) -> PostgresReplicationResour
             connection.execute(rows.encode())
         connection.execute("CREATE TABLE notes (id int PRIMARY KEY, note text)")
         connection.execute("CREATE PUBLICATION shop_pub FOR TABLE orders, customers, notes")
+    address = conninfo_to_dict(database.dsn)
+    monkeypatch.setenv("SHOP_PASSWORD", str(address.pop("password", "")))
     return PostgresReplicationResource(
         name=f"shop_{database.name[-6:]}",
-        dsn=database.dsn,
+        dsn=make_conninfo("", **address),
+        password_env="SHOP_PASSWORD",
         publication="shop_pub",
         tables=["public.orders", "public.customers", "public.notes"],
         batch_max_age="200ms",

@@ -1,0 +1,89 @@
+"""Everything for one pipeline in one call: assets, the stream and its sensor, checks, the resource."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from etl_core.identifiers import TableName
+from etl_dagster import names
+from etl_dagster.assets import build_initial_sync_assets
+from etl_dagster.checks import build_replication_checks
+from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.sensor import build_stream_sensor
+from etl_dagster.specs import build_source_asset_specs
+from etl_dagster.stream_job import StreamConfig, build_stream_job, build_stream_schedule
+from etl_dagster.translator import DagsterReplicationTranslator
+
+
+def build_postgres_replication(
+    replication: PostgresReplicationResource,
+    *,
+    tables: Sequence[str] | None = None,
+    stream: StreamConfig | None = None,
+    cron_schedule: str | None = None,
+    max_lag: float = 60.0,
+    translator: DagsterReplicationTranslator | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+    automation_condition: dg.AutomationCondition | None = None,
+    freshness_policy: dg.FreshnessPolicy | None = None,
+    default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
+) -> dg.Definitions:
+    """The definitions of one pipeline. Nothing connects.
+
+    `tables` (default: those of `replication`) are the assets; one of the two must name them, as loading a code
+    location asks no database. `stream` gives the defaults of the stream job. With `cron_schedule` there is a schedule
+    of micro-batches instead of the sensor. `max_lag` is in seconds, for the check `replication_lag`.
+    """
+    found = _tables(replication, tables)
+    stream = stream or StreamConfig()
+    sync_assets = build_initial_sync_assets(
+        replication,
+        found,
+        translator=translator,
+        retry_policy=retry_policy,
+        automation_condition=automation_condition,
+        freshness_policy=freshness_policy,
+    )
+    sync_job = dg.define_asset_job(
+        names.sync_job_name(replication.name),
+        selection=dg.AssetSelection.assets(*sync_assets),
+        description=f"Copies tables of pipeline {replication.name}, each in a step of its own.",
+        tags={names.PIPELINE_TAG: replication.name},
+    )
+    stream_job = build_stream_job(replication, found, config=stream, translator=translator)
+    checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
+    schedules, sensors = [], []
+    if cron_schedule is not None:
+        schedules.append(build_stream_schedule(replication, stream_job, cron_schedule))
+    else:
+        sensors.append(
+            build_stream_sensor(
+                replication,
+                found,
+                stream_job,
+                lease_seconds=stream.lease_seconds,
+                sync_job=sync_job,
+                translator=translator,
+                default_status=default_sensor_status,
+            )
+        )
+    return dg.Definitions(
+        assets=[*build_source_asset_specs(replication, found, translator=translator), *sync_assets],
+        asset_checks=checks,
+        jobs=[sync_job, stream_job],
+        sensors=sensors,
+        schedules=schedules,
+        resources={names.resource_key(replication.name): replication},
+    )
+
+
+def _tables(replication: PostgresReplicationResource, tables: Sequence[str] | None) -> list[TableName]:
+    if tables is not None:
+        return [TableName.parse(table) for table in tables]
+    configured = replication.table_names()
+    if configured is None:
+        raise dg.DagsterInvalidDefinitionError(
+            f"pipeline {replication.name} does not say which tables it has: name them as tables=[…], in the resource or"
+            " here; loading a code location asks no database"
+        )
+    return list(configured)

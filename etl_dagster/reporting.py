@@ -1,0 +1,138 @@
+"""What a stream run tells Dagster: one materialisation per changed table and interval, and heartbeats for quiet ones.
+
+An event takes 10 to 20 ms and 2 to 13 kB of Dagster's storage, for ever; batches come several times a second. So they
+are summed up per table. The data version is the table's watermark, the LSN of its last change: a heartbeat repeats it,
+and whoever asks for new data versions is not woken by it.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
+
+if TYPE_CHECKING:
+    from etl_core.batch import ChangeCounts
+    from etl_core.replication.observer import Flush, Observer
+    from etl_core.state.table_state import TableState
+
+DATA_VERSION_TAG = "dagster/data_version"
+
+
+@dataclass(slots=True)
+class _Table:
+    """Since the last report: the sum of the changes, None if there were none. `version` is the last change's LSN."""
+
+    version: Lsn | None = None
+    counts: "ChangeCounts | None" = None
+    commit_time: datetime | None = None
+    reported_at: float = 0.0
+
+
+class Reporter:
+    """Collects what the engine's threads tell; `due` gives what is to be reported, in the calling thread.
+
+    `keys` has the asset key of every table in Dagster; others are left out. `every` and `heartbeat_every` are seconds.
+    """
+
+    def __init__(
+        self, keys: Mapping[TableName, dg.AssetKey], log: Any, *, every: float, heartbeat_every: float
+    ) -> None:
+        self._keys = keys
+        self._log = log
+        self._every = every
+        self._heartbeat_every = heartbeat_every
+        self._lock = threading.Lock()
+        self._tables: dict[TableName, _Table] = {}
+
+    def observer(self) -> "Observer":
+        """For the pipeline; its methods may be called from any thread."""
+        from etl_core.replication.observer import Observer
+
+        reporter = self
+
+        class StreamObserver(Observer):
+            def on_flush(self, flush: "Flush") -> None:
+                reporter.add(flush)
+
+            def on_state(self, table: TableName, state: "TableState") -> None:
+                reporter._log.info(f"{table} is {state.name}")
+
+            def on_table_error(self, table: TableName, error: EtlError) -> None:
+                reporter._log.error(f"{table} stopped: {error}" + (f" → {error.hint}" if error.hint else ""))
+
+            def on_retry(self, error: EtlError, wait: float) -> None:
+                reporter._log.warning(f"{error}; next try in {wait:.1f} s")
+
+            def on_waiting(self, reason: str) -> None:
+                reporter._log.info(reason)
+
+        return StreamObserver()
+
+    def begin(self, watermarks: Mapping[TableName, Lsn]) -> None:
+        """The watermark of each table that streams now: the version its heartbeats carry until it changes."""
+        with self._lock:
+            now = time.monotonic()
+            for name, lsn in watermarks.items():
+                table = self._tables.setdefault(name, _Table(reported_at=now))
+                table.version = max(lsn, table.version or lsn)
+
+    def add(self, flush: "Flush") -> None:
+        """A batch became durable."""
+        with self._lock:
+            for name, counts in flush.tables.items():
+                table = self._tables.setdefault(name, _Table())
+                table.version = flush.end_lsn
+                table.counts = counts if table.counts is None else table.counts + counts
+                table.commit_time = flush.commit_time
+
+    def due(self, *, everything: bool = False) -> Iterator[dg.AssetMaterialization]:
+        """What to report now; with `everything`, also changes whose interval is not over."""
+        now = time.monotonic()
+        with self._lock:
+            taken = [(name, self._take(table, now, everything)) for name, table in self._tables.items()]
+        for name, changes in taken:
+            if changes is not None and name in self._keys:
+                counts, version, commit_time = changes
+                yield self._materialization(self._keys[name], counts, version, commit_time)
+
+    def _take(
+        self, table: _Table, now: float, everything: bool
+    ) -> "tuple[ChangeCounts | None, Lsn, datetime | None] | None":
+        if table.version is None:
+            return None
+        age = now - table.reported_at
+        is_due = everything or age >= self._every if table.counts is not None else age >= self._heartbeat_every
+        if not is_due:
+            return None
+        taken = table.counts, table.version, table.commit_time
+        table.counts, table.reported_at = None, now
+        return taken
+
+    def _materialization(
+        self, key: dg.AssetKey, counts: "ChangeCounts | None", version: Lsn, commit_time: datetime | None
+    ) -> dg.AssetMaterialization:
+        metadata: dict[str, Any] = {"etl/lsn": str(version)}
+        description: str | None = "no change since the last report: the stream is alive"
+        if counts is not None:
+            description = None
+            metadata |= {
+                "etl/rows_inserted": counts.inserted,
+                "etl/rows_updated": counts.updated,
+                "etl/rows_deleted": counts.deleted,
+            }
+            if counts.truncated:
+                metadata["etl/truncated"] = counts.truncated
+            if commit_time is not None:
+                lag = max(0.0, (datetime.now(UTC) - commit_time).total_seconds())
+                metadata["etl/lag_seconds"] = round(lag, 3)
+        return dg.AssetMaterialization(
+            key, description=description, metadata=metadata, tags={DATA_VERSION_TAG: str(version)}
+        )

@@ -1,0 +1,58 @@
+"""The stream runs as Dagster's instance knows them, joined with who is connected to the source."""
+
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+
+from etl_dagster import presence
+from etl_dagster.supervisor import StreamRun
+
+_IN_FLIGHT = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_LOOK_BACK = 8
+
+
+def runs_in_flight(instance: dg.DagsterInstance, job: str, sessions: set[str]) -> list[StreamRun]:
+    """Runs of the job that have not ended as far as Dagster knows, the newest first."""
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_IN_FLIGHT), limit=_LOOK_BACK)
+    return [_stream_run(record, sessions) for record in records]
+
+
+def latest_runs(instance: dg.DagsterInstance, job: str) -> Sequence[dg.RunRecord]:
+    """The last few runs of the job, the newest first, whatever became of them."""
+    return instance.get_run_records(dg.RunsFilter(job_name=job), limit=_LOOK_BACK)
+
+
+def failures_in_a_row(records: Sequence[dg.RunRecord]) -> tuple[int, float]:
+    """How many of the latest ended runs failed, up to the first that did not, and the seconds since the last ended."""
+    failures, since = 0, 0.0
+    for record in records:
+        if record.dagster_run.status in _IN_FLIGHT:
+            continue
+        if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE or _lasted(record):
+            break
+        if failures == 0:
+            since = time.time() - (record.end_time or time.time())
+        failures += 1
+    return failures, since
+
+
+def _lasted(record: dg.RunRecord) -> bool:
+    """A run that streamed for minutes before it failed says nothing about the next one."""
+    return record.start_time is not None and (record.end_time or 0.0) - record.start_time > 60.0
+
+
+def _stream_run(record: dg.RunRecord, sessions: set[str]) -> StreamRun:
+    run, now = record.dagster_run, time.time()
+    return StreamRun(
+        run.run_id,
+        age=now - record.create_timestamp.timestamp(),
+        running=None if record.start_time is None else now - record.start_time,
+        has_session=presence.is_present(run.run_id, sessions),
+    )

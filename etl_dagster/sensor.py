@@ -1,0 +1,142 @@
+"""The sensor that keeps a stream running. It looks and decides; it consumes nothing and may be previewed at will."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
+from etl_dagster import names, presence
+from etl_dagster.runs import failures_in_a_row, latest_runs, runs_in_flight
+from etl_dagster.supervisor import Decision, Situation, decide
+from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
+
+if TYPE_CHECKING:
+    from etl_core.state.store import TableStatus
+    from etl_dagster.resources import PostgresReplicationResource
+
+_TICK_SECONDS = 4
+"""Not 5: the daemon's own loop takes 5, and the two together alternate between 5 and 10."""
+_LOOK_TIMEOUT = 3
+_SETTLED = timedelta(seconds=30)
+"""A table that was set back is left alone for so long: whoever did it may be about to copy it."""
+
+
+def build_stream_sensor(
+    replication: "PostgresReplicationResource",
+    tables: Sequence[TableName],
+    job: dg.JobDefinition,
+    *,
+    lease_seconds: float = 900.0,
+    sync_job: Any = None,
+    translator: DagsterReplicationTranslator | None = None,
+    default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
+) -> dg.SensorDefinition:
+    """Starts stream runs, one after the other, and copies again the tables that the engine set back.
+
+    `sync_job` is what `dg.define_asset_job` returned for the initial syncs (a type without a public name).
+    """
+    translator = translator or DagsterReplicationTranslator()
+    keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
+    resource = names.resource_key(replication.name)
+
+    @dg.sensor(
+        name=names.stream_sensor_name(replication.name),
+        jobs=[job, sync_job] if sync_job is not None else [job],
+        minimum_interval_seconds=_TICK_SECONDS,
+        default_status=default_status,
+        required_resource_keys={resource},
+        description=f"Keeps a run of {job.name} streaming; each tick says what is going on.",
+    )
+    def stream_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        supervised: PostgresReplicationResource = getattr(context.resources, resource)
+        try:
+            decision = _look_and_decide(context.instance, supervised, job.name, lease_seconds)
+            statuses = _statuses(supervised)
+        except EtlError as error:
+            return dg.SkipReason(f"{error}" + (f" → {error.hint}" if error.hint else ""))
+        requests = []
+        if decision.run_key is not None:
+            requests.append(dg.RunRequest(run_key=decision.run_key, job_name=job.name))
+        if sync_job is not None:
+            requests += _copies_wanted(statuses, keys, sync_job.name, replication.name)
+        if requests:
+            return dg.SensorResult(run_requests=requests)
+        return dg.SkipReason(decision.reason + _remark(statuses))
+
+    return stream_sensor
+
+
+def _look_and_decide(
+    instance: dg.DagsterInstance, replication: "PostgresReplicationResource", job: str, lease: float
+) -> Decision:
+    from etl_core.identifiers import main_slot_name
+    from etl_core.source.slot import slot_status
+
+    slot = main_slot_name(replication.name)
+    with replication.connect("sensor", timeout=_LOOK_TIMEOUT) as connection:
+        sessions = presence.sessions(connection, replication.name)
+        status = slot_status(connection, slot)
+    runs = runs_in_flight(instance, job, sessions)
+    latest = latest_runs(instance, job)
+    failures, since = failures_in_a_row(latest)
+    ours = {record.dagster_run.run_id[: len(next(iter(sessions)))] for record in latest} if sessions else set()
+    situation = Situation(
+        slot=slot,
+        runs=runs,
+        latest_run_id=latest[0].dagster_run.run_id if latest else None,
+        failures=failures,
+        since_failure=since,
+        other_sessions=len(sessions - ours),
+        active_pid=status.active_pid if status is not None else None,
+    )
+    return decide(situation, lease=lease)
+
+
+def _statuses(replication: "PostgresReplicationResource") -> "Sequence[TableStatus]":
+    import contextlib
+
+    with contextlib.closing(replication.state.open(replication.name)) as store:
+        store.migrate()
+        return store.tables()
+
+
+def _copies_wanted(
+    statuses: "Sequence[TableStatus]", keys: Mapping[TableName, dg.AssetKey], sync_job: str, pipeline: str
+) -> list[dg.RunRequest]:
+    """Tables that were copied once and must be copied again: set back by the engine, or failed with a time to retry."""
+    return [
+        dg.RunRequest(
+            run_key=f"{pipeline}:copy:{status.table_id}:{status.version}",
+            job_name=sync_job,
+            asset_selection=[keys[status.name]],
+        )
+        for status in statuses
+        if status.name in keys and _is_to_be_copied(status)
+    ]
+
+
+def _is_to_be_copied(status: "TableStatus") -> bool:
+    from etl_core.state.table_state import TableState
+
+    now = datetime.now(UTC)
+    if status.state is TableState.ERRORED:
+        return status.retry_at is not None and status.retry_at <= now
+    was_copied = status.version > 1
+    is_settled = status.updated_at is not None and status.updated_at < now - _SETTLED
+    return status.state is TableState.INIT and was_copied and is_settled
+
+
+def _remark(statuses: "Sequence[TableStatus]") -> str:
+    from etl_core.state.table_state import TableState
+
+    never = sum(status.state is TableState.INIT for status in statuses)
+    stopped = [status for status in statuses if status.state is TableState.ERRORED]
+    remarks = []
+    if never:
+        remarks.append(f"{never} tables are not copied yet: materialise them")
+    if stopped:
+        remarks.append(f"{len(stopped)} tables are stopped, the first with: {stopped[0].error}")
+    return "".join(f"; {remark}" for remark in remarks)

@@ -1,0 +1,102 @@
+"""The job that streams: an op, in process, in one of two modes; and a schedule for batches every few minutes."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import dagster as dg
+from pydantic import Field
+
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
+from etl_dagster import names
+from etl_dagster.failures import failure_of
+from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
+
+if TYPE_CHECKING:
+    from etl_dagster.resources import PostgresReplicationResource
+
+
+class StreamConfig(dg.Config):
+    """What the launchpad of the stream job offers."""
+
+    mode: Literal["stream", "micro_batch"] = Field(
+        default="stream",
+        description="stream: until a successor takes over. micro_batch: up to where the source is now, then end.",
+    )
+    lease_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="stream: how long until a successor is wanted; until one is there it goes on.",
+    )
+    report_every_seconds: float = Field(
+        default=30.0, gt=0, description="At most one materialisation per changed table in so many seconds."
+    )
+    heartbeat_every_seconds: float = Field(
+        default=900.0, gt=0, description="A table without changes is reported after so many seconds, same data version."
+    )
+
+
+def build_stream_job(
+    replication: "PostgresReplicationResource",
+    tables: Sequence[TableName],
+    *,
+    config: StreamConfig | None = None,
+    translator: DagsterReplicationTranslator | None = None,
+) -> dg.JobDefinition:
+    """The job `<pipeline>_stream`. `config` gives the launchpad's defaults.
+
+    In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor.
+    """
+    translator = translator or DagsterReplicationTranslator()
+    props = {table: ReplicatedTableProps(table, replication) for table in tables}
+    keys = {table: translator.get_asset_spec(prop).key for table, prop in props.items()}
+    key = names.resource_key(replication.name)
+    job_name = names.stream_job_name(replication.name)
+
+    @dg.op(
+        name=f"stream_{replication.name}",
+        required_resource_keys={key},
+        pool=names.stream_pool(replication.name),
+        out=dg.Out(dg.Nothing),
+    )
+    def stream(context: dg.OpExecutionContext, config: StreamConfig) -> None:
+        from etl_dagster.stream_run import StreamRun
+
+        run = StreamRun(
+            getattr(context.resources, key),
+            keys,
+            context,
+            report_every=config.report_every_seconds,
+            heartbeat_every=config.heartbeat_every_seconds,
+        )
+        try:
+            if config.mode == "micro_batch":
+                context.log.info(f"everything up to {run.drain()} is in the destination")
+            else:
+                run.stream(config.lease_seconds)
+        except EtlError as error:
+            raise failure_of(error) from error
+
+    @dg.job(
+        name=job_name,
+        description=f"Streams the changes of pipeline {replication.name} into the destination.",
+        executor_def=dg.in_process_executor,
+        tags={names.PIPELINE_TAG: replication.name, "dagster/max_retries": "0"},
+        config=dg.RunConfig(ops={f"stream_{replication.name}": config or StreamConfig()}),
+    )
+    def stream_job() -> None:
+        stream()
+
+    return stream_job
+
+
+def build_stream_schedule(
+    replication: "PostgresReplicationResource", job: dg.JobDefinition, cron_schedule: str
+) -> dg.ScheduleDefinition:
+    """Batches at fixed times instead of a stream that stands: the job in mode `micro_batch`."""
+    return dg.ScheduleDefinition(
+        name=names.stream_schedule_name(replication.name),
+        job=job,
+        cron_schedule=cron_schedule,
+        run_config=dg.RunConfig(ops={f"stream_{replication.name}": StreamConfig(mode="micro_batch")}),
+    )

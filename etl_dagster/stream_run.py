@@ -1,0 +1,216 @@
+"""One stream run: waits for its turn, streams in a thread of its own, reports, and gives way to its successor.
+
+The engine decides what is exact; this file only starts and stops it. A run may end anywhere, also by a kill: the next
+one goes on at the position the destination and the state store agree on.
+
+The lease: when it is over *and* a successor stands by, the run ends at a transaction boundary and the successor, all
+loaded and prepared, begins within a fraction of a second. Without a successor it streams on.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from etl_core.errors import PermanentError, TransientError
+from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
+from etl_dagster import presence
+from etl_dagster.reporting import Reporter
+
+if TYPE_CHECKING:
+    from etl_core.pipeline import Pipeline
+    from etl_core.replication.stream import Streamed
+    from etl_core.source.connection import Connection
+    from etl_dagster.resources import PostgresReplicationResource
+
+_LOOK_EVERY = 0.1
+"""Seconds between two looks of the main thread: at its turn, the worker, what is to be reported."""
+_SUCCESSOR_EVERY = 0.5
+_GIVE_UP_AFTER = 300.0
+"""Seconds of failing tries after which the run fails, for a person to see."""
+
+
+class StreamRun:
+    """Streams one pipeline for one Dagster run. `log` is the run's; `log_event` takes materialisations."""
+
+    def __init__(
+        self,
+        replication: "PostgresReplicationResource",
+        keys: Mapping[TableName, dg.AssetKey],
+        context: dg.OpExecutionContext,
+        *,
+        report_every: float,
+        heartbeat_every: float,
+    ) -> None:
+        self._replication = replication
+        self._context = context
+        self._log = context.log
+        self._reporter = Reporter(keys, context.log, every=report_every, heartbeat_every=heartbeat_every)
+        self._stop = threading.Event()
+
+    def stream(self, lease: float) -> None:
+        """Streams until the lease is over and a successor is there. Raises EtlError."""
+        with self._opened() as pipeline:
+            failing_since: float | None = None
+            waits = _waits()
+            while True:
+                began = time.monotonic()
+                try:
+                    if self._stream_once(pipeline, lease):
+                        return
+                except PermanentError:
+                    raise
+                except TransientError as error:
+                    now = time.monotonic()
+                    if failing_since is None or now - began > _GIVE_UP_AFTER / 5:
+                        failing_since, waits = now, _waits()
+                    if now - failing_since > _GIVE_UP_AFTER:
+                        raise
+                    wait = next(waits)
+                    self._log.warning(f"{error}; next try in {wait:.1f} s")
+                    self._reporter_flush()
+                    time.sleep(wait)
+
+    def drain(self) -> Lsn:
+        """Streams up to where the source's WAL ends now, or waits until somebody else has. Raises EtlError."""
+        with self._opened() as pipeline:
+            pipeline.prepare()
+            target = pipeline.current_lsn()
+            with self._replication.connect(presence.role_of(self._context.run_id)) as session:
+                while not presence.try_to_stream(session, self._replication.name):
+                    progress = pipeline.store.progress()
+                    if progress is not None and progress.flushed_lsn >= target:
+                        self._log.info(f"another run has streamed everything up to {target}")
+                        return target
+                    time.sleep(_LOOK_EVERY)
+                self._begin_reporting(pipeline)
+                self._supervise(lambda: pipeline.stream(until=target), lambda: False)
+        return target
+
+    @contextmanager
+    def _opened(self) -> "Iterator[Pipeline]":
+        """The pipeline; what was streamed is reported whatever ends the block, also an interruption."""
+        with self._replication.pipeline(observer=self._reporter.observer(), stop=self._stop) as pipeline:
+            try:
+                yield pipeline
+            finally:
+                self._reporter_flush()
+
+    def _reporter_flush(self) -> None:
+        for event in self._reporter.due(everything=True):
+            self._context.log_event(event)
+
+    def _stream_once(self, pipeline: "Pipeline", lease: float) -> bool:
+        """Waits for the turn and streams. True when the run has given way to its successor."""
+        pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
+        with self._replication.connect(presence.role_of(self._context.run_id)) as session:
+            self._wait_for_turn(session)
+            self._bury_the_dead(session)
+            self._begin_reporting(pipeline)
+            started = time.monotonic()
+            successor = _Successor(session, self._replication.name, self._context.run_id)
+
+            def gives_way() -> bool:
+                return time.monotonic() - started >= lease and successor.is_there()
+
+            self._stop.clear()
+            streamed = self._supervise(pipeline.stream, gives_way)
+            self._log.info(f"gives way to its successor at {streamed.lsn}")
+            return True
+
+    def _wait_for_turn(self, session: "Connection") -> None:
+        told = False
+        while not presence.try_to_stream(session, self._replication.name):
+            if not told:
+                self._log.info("another run streams this pipeline: standing by to take over from it")
+                told = True
+            time.sleep(_LOOK_EVERY)
+
+    def _bury_the_dead(self, session: "Connection") -> None:
+        """Reports runs failed whose process is gone: Dagster would show them as running for ever."""
+        from etl_dagster.runs import runs_in_flight
+
+        sessions = presence.sessions(session, self._replication.name)
+        instance = self._context.instance
+        for run in runs_in_flight(instance, self._context.job_name, sessions):
+            if run.run_id != self._context.run_id and run.is_dead:
+                dead = instance.get_run_by_id(run.run_id)
+                if dead is not None:
+                    self._log.warning(f"the process of run {run.run_id[:8]} is gone: it is reported failed")
+                    instance.report_run_failed(dead, "Its process ended without a word; its successor went on.")
+
+    def _begin_reporting(self, pipeline: "Pipeline") -> None:
+        marks = pipeline.destination.positions().tables
+        self._reporter.begin(
+            {status.name: marks[status.table_id] for status in pipeline.store.tables() if status.table_id in marks}
+        )
+
+    def _supervise(self, stream: "Callable[[], Streamed]", gives_way: Callable[[], bool]) -> "Streamed":
+        """Runs `stream` in a thread and reports beside it; stops it when `gives_way()` or interrupted."""
+        worker = _Worker(stream, self._replication.name)
+        try:
+            while not worker.wait(_LOOK_EVERY):
+                for event in self._reporter.due():
+                    self._context.log_event(event)
+                if not self._stop.is_set() and gives_way():
+                    self._stop.set()
+        except BaseException:
+            self._stop.set()
+            worker.wait(None)
+            raise
+        return worker.result()
+
+
+class _Worker:
+    """A stream in a thread of its own."""
+
+    def __init__(self, stream: "Callable[[], Streamed]", name: str) -> None:
+        self._stream = stream
+        self._error: BaseException | None = None
+        self._result: Streamed | None = None
+        self._thread = threading.Thread(target=self._run, name=f"stream-{name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._stream()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self, seconds: float | None) -> bool:
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def result(self) -> "Streamed":
+        """How it ended, or raises what it failed with. After `wait`."""
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None  # noqa: S101 - the thread has ended, without an error
+        return self._result
+
+
+class _Successor:
+    """Whether another run stands by, asked of the server twice a second."""
+
+    def __init__(self, session: "Connection", pipeline: str, run_id: str) -> None:
+        self._session = session
+        self._pipeline = pipeline
+        self._run_id = run_id
+        self._next = 0.0
+
+    def is_there(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + _SUCCESSOR_EVERY
+        present = presence.sessions(self._session, self._pipeline)
+        return any(not presence.is_present(self._run_id, {other}) for other in present)
+
+
+def _waits() -> Iterator[float]:
+    from etl_core.replication.retry import Backoff
+
+    return Backoff(tries=1_000_000).waits()

@@ -1,0 +1,105 @@
+"""Decides whether a stream run is to be started. No clock, no socket, no instance: what is known goes in.
+
+Whether a run streams is never asked of Dagster alone: after a kill -9 it says STARTED for ever. Every stream run has a
+session on the source's server, called after the run, which ends when its process does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+START_GRACE = 20.0
+"""Seconds from a run's start to its session on the server; two were measured, ten on a busy machine."""
+LAUNCH_GRACE = 300.0
+"""Seconds a run may be queued or starting before it is no longer counted on."""
+FIRST_PAUSE = 5.0
+LONGEST_PAUSE = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRun:
+    """A run of the stream job that Dagster believes to be in flight. Ages in seconds."""
+
+    run_id: str
+    age: float
+    """Since it was created."""
+    running: float | None
+    """Since it was started; None while it is queued or starting."""
+    has_session: bool
+    """Whether its process is connected to the source."""
+
+    @property
+    def is_dead(self) -> bool:
+        """Its process is gone, whatever Dagster says."""
+        if self.has_session:
+            return False
+        return self.age > LAUNCH_GRACE if self.running is None else self.running > START_GRACE
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that the decision depends on."""
+
+    slot: str
+    runs: Sequence[StreamRun]
+    """In flight, the newest first."""
+    latest_run_id: str | None
+    """Of all runs of the job, whatever became of it."""
+    failures: int
+    """How many of the latest ended runs failed, without one that did not in between."""
+    since_failure: float
+    """Seconds since the last of them ended."""
+    other_sessions: int
+    """Stream runs connected to the source that are none of this Dagster instance's."""
+    active_pid: int | None
+    """The server process that reads the slot, whoever it is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`run_key` starts a run, None none; `reason` says what is going on."""
+
+    run_key: str | None
+    reason: str
+
+
+def decide(situation: Situation, *, lease: float) -> Decision:
+    """Starts the first run, the successor of a dead or ended one, and one to stand by before a lease is over."""
+    alive = [run for run in situation.runs if not run.is_dead]
+    run_key = f"{situation.slot}:after:{situation.latest_run_id or 'nothing'}"
+    if not alive:
+        return _without_a_run(situation, run_key)
+    oldest = alive[-1]
+    name = f"run {oldest.run_id[:8]}"
+    if len(alive) > 1:
+        return Decision(None, f"{name} streams, run {alive[0].run_id[:8]} takes over from it")
+    if oldest.running is None:
+        return Decision(None, f"{name} is starting")
+    if not oldest.has_session:
+        return Decision(None, f"{name} is connecting")
+    if oldest.running >= lease - standby_margin(lease):
+        return Decision(run_key, f"the lease of {name} is nearly over: its successor stands by")
+    if situation.active_pid is None:
+        return Decision(None, f"{name} is about to stream")
+    return Decision(None, f"{name} streams; its lease has {max(0.0, lease - oldest.running):.0f} s to go")
+
+
+def standby_margin(lease: float) -> float:
+    """How long before the end of a lease its successor is started: enough for a slow launch."""
+    return min(60.0, lease / 2)
+
+
+def _without_a_run(situation: Situation, run_key: str) -> Decision:
+    if situation.other_sessions:
+        return Decision(None, "another Dagster instance streams this pipeline; this one takes over when that one ends")
+    if situation.active_pid is not None and not situation.runs:
+        return Decision(
+            None, f"the slot is read by server process {situation.active_pid}, which is no run of ours (etl stream?)"
+        )
+    if situation.failures:
+        pause = min(FIRST_PAUSE * 2 ** (situation.failures - 1), LONGEST_PAUSE)
+        if situation.since_failure < pause:
+            wait = pause - situation.since_failure
+            return Decision(None, f"the last {situation.failures} stream runs failed: the next try is in {wait:.0f} s")
+    if situation.runs:
+        return Decision(run_key, f"the process of run {situation.runs[0].run_id[:8]} is gone: starting its successor")
+    return Decision(run_key, "nothing streams: starting a run")

@@ -1,0 +1,145 @@
+"""Stream runs on a real source: draining, the hand-over from run to run, what is reported."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+import duckdb
+import pytest
+
+from etl_core.identifiers import TableName
+from etl_core.testing.postgres import Database
+from etl_dagster import names, presence
+from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.stream_job import StreamConfig, build_stream_job
+
+PATIENCE = 60.0
+TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]
+ORDERS = dg.AssetKey(["duckdb", "public", "orders"])
+
+
+class Runs:
+    """Runs of the stream job in threads of this process."""
+
+    def __init__(self, replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> None:
+        self.replication = replication
+        self.instance = instance
+        self.job = build_stream_job(replication, TABLES)
+        self.threads: list[threading.Thread] = []
+        self.results: dict[str, Any] = {}
+
+    def start(self, **config: Any) -> str:
+        """Starts a run and returns its id."""
+        run_id = str(uuid4())
+
+        def execute() -> None:
+            self.results[run_id] = self.execute(run_id, **config)
+
+        thread = threading.Thread(target=execute, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+        return run_id
+
+    def execute(self, run_id: str | None = None, **config: Any) -> dg.ExecuteInProcessResult:
+        op = f"stream_{self.replication.name}"
+        return self.job.execute_in_process(
+            run_id=run_id,
+            instance=self.instance,
+            resources={names.resource_key(self.replication.name): self.replication},
+            run_config=dg.RunConfig(ops={op: StreamConfig(**config)}),
+            raise_on_error=False,
+        )
+
+    def end(self) -> None:
+        """Ends the run that streams, after its lease, by standing by as its successor would."""
+        with self.replication.connect(presence.role_of("standing by")):
+            self.join()
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a run did not end"
+
+    def logged(self, run_id: str, text: str) -> bool:
+        return any(text in entry.user_message for entry in self.instance.all_logs(run_id))
+
+    def materialized(self, key: dg.AssetKey) -> list[dg.AssetMaterialization]:
+        records = self.instance.fetch_materializations(key, limit=100).records
+        return [record.asset_materialization for record in records if record.asset_materialization is not None]
+
+
+@pytest.fixture
+def runs(replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> Runs:
+    with replication.pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.sync()
+        pipeline.stream(until=pipeline.current_lsn())
+    return Runs(replication, instance)
+
+
+def until(happened: Callable[[], bool], what: str) -> None:
+    event = threading.Event()
+    for _ in range(int(PATIENCE / 0.05)):
+        if happened():
+            return
+        event.wait(0.05)
+    raise AssertionError(f"{what} did not happen")
+
+
+def read(replication: PostgresReplicationResource, query: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(Path(replication.destination.options()["path"])) as destination:
+        return destination.execute(query).fetchall()
+
+
+def test_a_micro_batch_brings_everything_up_to_its_start(runs: Runs, database: Database) -> None:
+    database.execute("UPDATE orders SET n = -1 WHERE id <= 10; DELETE FROM orders WHERE id > 90")
+    database.execute("INSERT INTO notes VALUES (1, 'x')")
+    assert runs.execute(mode="micro_batch").success
+    assert read(runs.replication, "SELECT count(*), sum(n) FROM public.orders") == [(90, 4030)]
+    [orders] = runs.materialized(ORDERS)
+    metadata = {name: value.value for name, value in orders.metadata.items()}
+    assert (metadata["etl/rows_updated"], metadata["etl/rows_deleted"], metadata["etl/rows_inserted"]) == (10, 10, 0)
+    assert orders.tags == {"dagster/data_version": metadata["etl/lsn"]}
+    assert metadata["etl/lag_seconds"] >= 0
+    assert len(runs.materialized(dg.AssetKey(["duckdb", "public", "notes"]))) == 1
+    assert runs.materialized(dg.AssetKey(["duckdb", "public", "customers"])) == []
+
+
+def test_a_run_gives_way_to_its_successor_and_nothing_is_lost(runs: Runs, database: Database) -> None:
+    stop = threading.Event()
+    written: list[int] = []
+
+    def write() -> None:
+        while not stop.wait(0.01):
+            database.execute("INSERT INTO notes VALUES (%s, 'x')", [len(written)])
+            database.execute("UPDATE orders SET n = n + 1 WHERE id = 1")
+            written.append(1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        first = runs.start(lease_seconds=0.5, report_every_seconds=0.5)
+        for _ in range(3):
+            before = len(written)
+            until(lambda b=before: len(written) > b + 20, "writes")  # type: ignore[misc]
+            second = runs.start(lease_seconds=0.5, report_every_seconds=0.5)
+            until(lambda run=first: run in runs.results, "the hand-over")  # type: ignore[misc]
+            assert runs.results[first].success
+            assert runs.logged(first, "gives way")
+            first = second
+    finally:
+        stop.set()
+        writer.join()
+    assert runs.execute(mode="micro_batch").success  # that the stream has passed what was written
+    runs.end()
+    assert runs.results[first].success
+    rows = database.execute("SELECT count(*), (SELECT n FROM orders WHERE id = 1) FROM notes")
+    assert rows == [(len(written), 1 + len(written))]
+    assert (
+        read(runs.replication, "SELECT count(*), (SELECT n FROM public.orders WHERE id = 1) FROM public.notes") == rows
+    )
+    reported = runs.materialized(dg.AssetKey(["duckdb", "public", "notes"]))
+    assert sum(int(event.metadata["etl/rows_inserted"].value) for event in reported) == len(written)

@@ -1,0 +1,102 @@
+"""When a stream run is started, in every situation the supervisor can meet."""
+
+from dataclasses import replace
+
+import pytest
+
+from etl_dagster.supervisor import (
+    LAUNCH_GRACE,
+    LONGEST_PAUSE,
+    START_GRACE,
+    Situation,
+    StreamRun,
+    decide,
+    standby_margin,
+)
+
+LEASE = 900.0
+NOTHING = Situation("etl_shop", (), None, 0, 0.0, 0, None)
+STREAMING = StreamRun("11111111-aaaa", age=100.0, running=90.0, has_session=True)
+STANDBY = StreamRun("22222222-bbbb", age=3.0, running=1.0, has_session=True)
+
+
+def after(run: StreamRun) -> str:
+    return f"etl_shop:after:{run.run_id}"
+
+
+def test_the_first_run_is_started_once() -> None:
+    decision = decide(NOTHING, lease=LEASE)
+    assert decision.run_key == "etl_shop:after:nothing"
+    assert decide(NOTHING, lease=LEASE) == decision
+
+
+def test_a_run_that_ended_has_a_successor_of_its_own() -> None:
+    assert decide(replace(NOTHING, latest_run_id="x"), lease=LEASE).run_key == "etl_shop:after:x"
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (STREAMING, "streams; its lease has 810 s"),
+        (replace(STREAMING, has_session=False, running=START_GRACE - 1), "is connecting"),
+        (replace(STREAMING, has_session=False, running=None, age=LAUNCH_GRACE - 1), "is starting"),
+    ],
+)
+def test_a_run_in_flight_is_left_alone(run: StreamRun, says: str) -> None:
+    decision = decide(replace(NOTHING, runs=(run,), latest_run_id=run.run_id, active_pid=7), lease=LEASE)
+    assert decision.run_key is None
+    assert "11111111" in decision.reason
+    assert says in decision.reason
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        replace(STREAMING, has_session=False),
+        replace(STREAMING, has_session=False, running=START_GRACE + 1),
+        replace(STREAMING, has_session=False, running=None, age=LAUNCH_GRACE + 1),
+    ],
+)
+def test_a_run_whose_process_is_gone_is_replaced(run: StreamRun) -> None:
+    decision = decide(replace(NOTHING, runs=(run,), latest_run_id=run.run_id), lease=LEASE)
+    assert decision.run_key == after(run)
+    assert "is gone" in decision.reason
+
+
+def test_a_killed_run_is_replaced_though_the_server_has_not_noticed_its_walsender() -> None:
+    dead = replace(STREAMING, has_session=False)
+    decision = decide(replace(NOTHING, runs=(dead,), latest_run_id=dead.run_id, active_pid=7), lease=LEASE)
+    assert decision.run_key == after(dead)
+
+
+def test_a_successor_is_started_before_the_lease_is_over_and_only_one() -> None:
+    old = replace(STREAMING, running=LEASE - standby_margin(LEASE))
+    situation = replace(NOTHING, runs=(old,), latest_run_id=old.run_id, active_pid=7)
+    assert decide(situation, lease=LEASE).run_key == after(old)
+    both = replace(situation, runs=(STANDBY, old), latest_run_id=STANDBY.run_id)
+    decision = decide(both, lease=LEASE)
+    assert decision.run_key is None
+    assert "takes over" in decision.reason
+
+
+def test_a_successor_that_died_standing_by_is_replaced() -> None:
+    old = replace(STREAMING, running=LEASE)
+    dead = replace(STANDBY, has_session=False, running=START_GRACE + 1)
+    decision = decide(replace(NOTHING, runs=(dead, old), latest_run_id=dead.run_id, active_pid=7), lease=LEASE)
+    assert decision.run_key == after(dead)
+
+
+def test_what_streams_elsewhere_is_left_alone_and_named() -> None:
+    assert "another Dagster" in decide(replace(NOTHING, other_sessions=1), lease=LEASE).reason
+    decision = decide(replace(NOTHING, active_pid=4711), lease=LEASE)
+    assert decision.run_key is None
+    assert "4711" in decision.reason
+
+
+def test_runs_that_fail_are_started_ever_less_often() -> None:
+    failing = replace(NOTHING, latest_run_id="x", failures=3, since_failure=5.0)
+    decision = decide(failing, lease=LEASE)
+    assert decision.run_key is None
+    assert "in 15 s" in decision.reason
+    assert decide(replace(failing, since_failure=20.0), lease=LEASE).run_key is not None
+    assert decide(replace(failing, failures=50, since_failure=LONGEST_PAUSE), lease=LEASE).run_key is not None
