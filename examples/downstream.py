@@ -5,6 +5,7 @@ the DuckDB IO manager takes the last two parts for schema and table, so it finds
 
 DuckDB admits one writing process to a file, and the stream writes to the replicated one. So it is opened for reading,
 and only for as long as that takes (the stream waits meanwhile); what these assets produce goes to a file of its own.
+Do not call a file like a schema in it (`marts.duckdb`): DuckDB then cannot tell which of the two `marts.x` means.
 
     dg.Definitions(
         assets=downstream_assets(),
@@ -49,7 +50,7 @@ def downstream_resources(replicated: str, reports: str) -> dict[str, object]:
 
 # With pandas: the tables arrive as DataFrames. `input_manager_key` says where they are read from.
 @dg.asset(
-    key=["reports", "order_counts"],
+    key=["marts", "order_counts"],
     ins={
         "customers": dg.AssetIn(CUSTOMERS, input_manager_key="replicated"),
         "orders": dg.AssetIn(ORDERS, input_manager_key="replicated"),
@@ -66,7 +67,7 @@ def order_counts(customers: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
 
 # With SQL: DuckDB reads only the columns the query names, and only its result comes here.
 @dg.asset(
-    key=["reports", "revenue_by_country"],
+    key=["marts", "revenue_by_country"],
     deps=[CUSTOMERS, ORDERS],
     automation_condition=on_replicated_change(),
     kinds={"duckdb", "sql"},

@@ -47,12 +47,12 @@ def test_the_examples_assets_read_the_replicated_tables_and_write_to_a_file_of_t
 ) -> None:
     resources = downstream_resources(str(tmp_path / "shop.duckdb"), str(tmp_path / "reports.duckdb"))
     materialize(instance, resources)
-    assert read(tmp_path / "reports.duckdb", "FROM reports.order_counts ORDER BY id") == [
+    assert read(tmp_path / "reports.duckdb", "FROM marts.order_counts ORDER BY id") == [
         (1, "Ada", 2),
         (2, "Blaise", 1),
         (3, "Carl", 0),
     ]
-    assert read(tmp_path / "reports.duckdb", "FROM reports.revenue_by_country ORDER BY country") == [
+    assert read(tmp_path / "reports.duckdb", "FROM marts.revenue_by_country ORDER BY country") == [
         ("FR", 1, 7.25),
         ("GB", 2, 12.5),
     ]
@@ -61,12 +61,12 @@ def test_the_examples_assets_read_the_replicated_tables_and_write_to_a_file_of_t
     with shop.pipeline() as pipeline:
         pipeline.stream(until=pipeline.current_lsn())
     materialize(instance, resources)
-    assert read(tmp_path / "reports.duckdb", "SELECT orders FROM reports.order_counts ORDER BY id") == [
+    assert read(tmp_path / "reports.duckdb", "SELECT orders FROM marts.order_counts ORDER BY id") == [
         (2,),
         (1,),
         (1,),
     ]
-    assert read(tmp_path / "reports.duckdb", "FROM reports.revenue_by_country ORDER BY country") == [
+    assert read(tmp_path / "reports.duckdb", "FROM marts.revenue_by_country ORDER BY country") == [
         ("FR", 2, 107.25),
         ("GB", 2, 12.5),
     ]
@@ -83,7 +83,7 @@ def test_loading_the_example_opens_nothing_and_both_assets_wait_for_changes(tmp_
         for key, spec in asset.specs_by_key.items()
         if spec.automation_condition is not None
     }
-    assert labels == dict.fromkeys(("reports/order_counts", "reports/revenue_by_country"), "on_replicated_change")
+    assert labels == dict.fromkeys(("marts/order_counts", "marts/revenue_by_country"), "on_replicated_change")
 
 
 def materialize(instance: dg.DagsterInstance, resources: dict[str, object]) -> None:
