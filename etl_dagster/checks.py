@@ -1,0 +1,289 @@
+"""Asset checks of the replicated tables: how late, how safe the slot, the same columns, the same rows.
+
+None is blocking, and all tables' checks of one kind are one op, which opens source and store once. What cannot be
+looked at, because the source or the destination is away, has not passed and says why; it raises nothing.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
+from etl_core.state.table_state import TableState
+from etl_dagster.names import check_job_name, resource_key
+from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
+from etl_dagster.verdicts import (
+    SlotReading,
+    StreamReading,
+    Verdict,
+    judge_comparison,
+    judge_failure,
+    judge_lag,
+    judge_no_slot,
+    judge_schema,
+    judge_slot,
+    judge_state,
+)
+
+if TYPE_CHECKING:
+    from etl_core.lsn import Lsn
+    from etl_core.pipeline import Pipeline
+    from etl_core.replication.observer import Observer
+    from etl_core.source.connection import Connection
+    from etl_core.state.store import TableStatus
+
+_RATE_OVER = 1.0
+"""Seconds between the two readings that give the server's rate of WAL."""
+_PATIENCE = 10.0
+"""Seconds a running stream is given to pass the position seen first: it stores an idle position every five."""
+_POLL = 0.2
+_UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
+
+_WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
+
+_Examine = Callable[["Pipeline", Sequence[TableName]], Mapping[TableName, Verdict]]
+"""Gives a verdict for every one of the tables. Raises EtlError when nothing can be said of any."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    name: str
+    description: str
+    examine: _Examine
+
+
+def build_replication_checks(
+    replication: PostgresReplicationResource,
+    tables: Sequence[TableName],
+    *,
+    translator: DagsterReplicationTranslator | None = None,
+    max_lag: float = 60.0,
+    connections: int | None = None,
+) -> list[dg.AssetChecksDefinition]:
+    """`replication_lag`, `slot_health`, `schema_matches` and `equals_source` for each table, one definition a kind.
+
+    The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
+    read the source at a time in `equals_source` (default: as many as copy a table).
+    """
+    translator = translator or DagsterReplicationTranslator()
+    keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
+    kinds = (
+        _Kind(
+            "replication_lag",
+            f"The table has what the source had {max_lag:g} s ago. A quiet source has no lag.",
+            lambda pipeline, wanted: _examine_lag(pipeline, wanted, max_lag),
+        ),
+        _Kind(
+            "slot_health",
+            "The WAL that the replication slot needs is safe: bytes and time to the server's limit.",
+            _examine_slot,
+        ),
+        _Kind("schema_matches", "The source's columns are those the table was brought to.", _examine_schemas),
+        _Kind(
+            "equals_source",
+            "All rows equal the source's at one LSN; the stream is held there meanwhile, or brought there.",
+            _examine_rows,
+        ),
+    )
+    return [_build_checks(kind, replication.name, keys, connections) for kind in kinds] if keys else []
+
+
+def build_check_job(
+    replication: PostgresReplicationResource, checks: Sequence[dg.AssetChecksDefinition]
+) -> Any:  # the type of what `define_asset_job` gives is not public
+    """A job of all these checks, one kind after the other: `equals_source` holds the stream, which would look late."""
+    return dg.define_asset_job(
+        check_job_name(replication.name),
+        selection=dg.AssetSelection.checks(*checks),
+        executor_def=dg.in_process_executor,
+        description=f"Checks the tables of {replication.name}: lag, slot, columns, rows.",
+    )
+
+
+def _build_checks(
+    kind: _Kind, pipeline_name: str, keys: Mapping[TableName, dg.AssetKey], connections: int | None
+) -> dg.AssetChecksDefinition:
+    resource = resource_key(pipeline_name)
+
+    @dg.multi_asset_check(
+        name=f"{pipeline_name}_{kind.name}",
+        specs=[dg.AssetCheckSpec(kind.name, asset=key, description=kind.description) for key in keys.values()],
+        description=kind.description,
+        can_subset=True,
+        compute_kind="postgres",
+        required_resource_keys={resource},
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        selected = {check_key.asset_key for check_key in context.selected_asset_check_keys}
+        wanted = [table for table, key in keys.items() if key in selected]
+        replication: PostgresReplicationResource = getattr(context.resources, resource)
+        for table, verdict in _examine(kind, replication, wanted, connections, context.log).items():
+            yield dg.AssetCheckResult(
+                passed=verdict.passed,
+                asset_key=keys[table],
+                check_name=kind.name,
+                severity=verdict.severity,
+                description=verdict.description,
+                metadata=dict(verdict.numbers),
+            )
+
+    return check
+
+
+def _examine(
+    kind: _Kind,
+    replication: PostgresReplicationResource,
+    tables: Sequence[TableName],
+    connections: int | None,
+    log: dg.DagsterLogManager,
+) -> Mapping[TableName, Verdict]:
+    try:
+        with _open(replication, connections, log) as pipeline:
+            pipeline.store.migrate()
+            return kind.examine(pipeline, tables)
+    except EtlError as error:
+        verdict = judge_failure(error)
+        return dict.fromkeys(tables, verdict)
+
+
+def _open(replication: PostgresReplicationResource, connections: int | None, log: dg.DagsterLogManager) -> "Pipeline":
+    from etl_core.pipeline import Pipeline
+
+    config = replication.config()
+    if connections is not None:
+        config = dataclasses.replace(config, copy=dataclasses.replace(config.copy, connections_per_table=connections))
+    return Pipeline(config, observer=_logging_observer(log))
+
+
+def _logging_observer(log: dg.DagsterLogManager) -> "Observer":
+    from etl_core.replication.observer import Observer
+
+    class LoggingObserver(Observer):
+        def on_waiting(self, reason: str) -> None:
+            log.info(reason)
+
+        def on_retry(self, error: EtlError, wait: float) -> None:
+            log.warning(f"{error}; tried again in {wait:.1f} s")
+
+    return LoggingObserver()
+
+
+def _statuses(pipeline: "Pipeline") -> "dict[TableName, TableStatus]":
+    return {status.name: status for status in pipeline.store.tables()}
+
+
+def _judge_states(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    """Verdicts of the tables that are not streaming."""
+    statuses = _statuses(pipeline)
+    verdicts = {table: judge_state(table, statuses.get(table)) for table in tables}
+    return {table: verdict for table, verdict in verdicts.items() if verdict is not None}
+
+
+def _examine_lag(pipeline: "Pipeline", tables: Sequence[TableName], max_lag: float) -> dict[TableName, Verdict]:
+    verdicts = _judge_states(pipeline, tables)
+    streaming = [table for table in tables if table not in verdicts]
+    if streaming:
+        reading = _read_stream(pipeline, max_lag)
+        verdicts |= {table: judge_lag(table, reading, max_lag) for table in streaming}
+    return verdicts
+
+
+def _read_stream(pipeline: "Pipeline", max_lag: float) -> StreamReading:
+    """Reads until the lag is known to be at most `max_lag`, or for `_PATIENCE` if somebody streams.
+
+    After a quiet hour the last progress is an hour old, though what has come since may be a second old.
+    """
+    from etl_core.source.server import current_lsn
+    from etl_core.source.slot import slot_status
+
+    with pipeline.source.connect("check") as connection:
+        end_lsn = current_lsn(connection)
+        slot = slot_status(connection, pipeline.source.main_slot)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        progress = pipeline.store.progress()
+        reading = StreamReading(datetime.now(UTC), end_lsn, slot, progress)
+        is_late = reading.lag_seconds is not None and reading.lag_seconds > max_lag
+        if not is_late or slot is None or not slot.active or time.monotonic() >= deadline:
+            return reading
+        pipeline.stop.wait(_POLL)
+
+
+def _examine_slot(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    """One fact, told of every table; the tables' states do not matter to it."""
+    if pipeline.store.source_identity() is None:
+        return dict.fromkeys(tables, judge_no_slot(pipeline.source.main_slot))
+    with pipeline.source.connect("check") as connection:
+        return dict.fromkeys(tables, judge_slot(_read_slot(connection, pipeline)))
+
+
+def _read_slot(connection: "Connection", pipeline: "Pipeline") -> SlotReading:
+    from etl_core.source.slot import slot_status
+
+    name = pipeline.source.main_slot
+    limit = _read_wal_limit(connection)
+    rate = _measure_wal_rate(connection, pipeline)
+    return SlotReading(name, slot_status(connection, name), limit, rate)
+
+
+def _measure_wal_rate(connection: "Connection", pipeline: "Pipeline") -> float:
+    """Bytes of WAL the server writes in a second, of all its databases: the limit counts all."""
+    from etl_core.source.server import current_lsn
+
+    def read() -> "tuple[Lsn, float]":
+        return current_lsn(connection), time.monotonic()
+
+    first, began = read()
+    pipeline.stop.wait(_RATE_OVER)
+    last, ended = read()
+    return (last - first) / (ended - began)
+
+
+def _read_wal_limit(connection: "Connection") -> int | None:
+    """Bytes; None when WAL is kept without a limit."""
+    import psycopg
+
+    from etl_core.source.sqlstate import translate
+
+    try:
+        row = connection.execute(_WAL_LIMIT).fetchone()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    megabytes = -1 if row is None else int(row[0])
+    return None if megabytes < 0 else megabytes * 2**20
+
+
+def _examine_schemas(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    from etl_core.source.catalog import published_tables
+
+    verdicts = _judge_states(pipeline, tables)
+    statuses = _statuses(pipeline)
+    with pipeline.source.connect("check") as connection:
+        published = {t.schema.table_id: t.schema for t in published_tables(connection, pipeline.source.publication)}
+    for table in (table for table in tables if table not in verdicts):
+        table_id = statuses[table].table_id
+        stored = pipeline.store.schema(table_id)
+        verdicts[table] = judge_schema(table, stored[1] if stored else None, published.get(table_id))
+    return verdicts
+
+
+def _examine_rows(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    statuses = _statuses(pipeline)
+    # Those that still catch up are taken in on the way to the position to compare at.
+    compared = [table for table in tables if table in statuses and statuses[table].state not in _UNCOPIED]
+    verdicts = {
+        table: verdict
+        for table in tables
+        if table not in compared and (verdict := judge_state(table, statuses.get(table))) is not None
+    }
+    if compared:
+        pipeline.prepare()
+        verdicts |= {comparison.table: judge_comparison(comparison) for comparison in pipeline.verify(compared)}
+    return verdicts
