@@ -7,7 +7,7 @@ import dagster as dg
 from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
-from etl_dagster.checks import build_replication_checks
+from etl_dagster.checks import build_check_job, build_replication_checks
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
 from etl_dagster.specs import build_source_asset_specs
@@ -46,7 +46,7 @@ def build_postgres_replication(
     )
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
-        selection=dg.AssetSelection.assets(*sync_assets),
+        selection=dg.AssetSelection.assets(*sync_assets).without_checks(),
         description=f"Copies tables of pipeline {replication.name}, each in a step of its own.",
         tags={names.PIPELINE_TAG: replication.name},
     )
@@ -70,7 +70,7 @@ def build_postgres_replication(
     return dg.Definitions(
         assets=[*build_source_asset_specs(replication, found, translator=translator), *sync_assets],
         asset_checks=checks,
-        jobs=[sync_job, stream_job],
+        jobs=[sync_job, stream_job, build_check_job(replication, checks)],
         sensors=sensors,
         schedules=schedules,
         resources={names.resource_key(replication.name): replication},

@@ -1,4 +1,4 @@
-"""The engine's errors as Dagster shows them: the sentence, and what to do as metadata."""
+"""The engine's errors as Dagster shows them."""
 
 import dagster as dg
 
@@ -6,6 +6,9 @@ from etl_core.errors import EtlError, PermanentError
 
 
 def failure_of(error: EtlError) -> dg.Failure:
-    """Dagster's failure for an engine error; what a person must mend first is not retried."""
-    metadata = {"hint": error.hint} if error.hint else None
-    return dg.Failure(description=str(error), metadata=metadata, allow_retries=not isinstance(error, PermanentError))
+    """The failure that says what happened, with what to do as `hint`; it is retried unless that cannot help."""
+    return dg.Failure(
+        description=str(error),
+        metadata={"hint": error.hint} if error.hint else None,
+        allow_retries=not isinstance(error, PermanentError),
+    )

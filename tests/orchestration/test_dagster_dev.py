@@ -108,7 +108,11 @@ def until(happened: Callable[[], Any], what: str) -> None:
 
 def process_of(dev: DagsterDev, run_id: str) -> psutil.Process:
     children = psutil.Process(dev.process.pid).children(recursive=True)
-    [process] = [child for child in children if any(run_id in argument for argument in child.cmdline())][-1:]
+    [process] = [
+        child
+        for child in children
+        if "execute_run" in child.cmdline() and any(run_id in argument for argument in child.cmdline())
+    ]
     return process
 
 

@@ -1,0 +1,76 @@
+"""A replicated table as Arrow or pandas, for people who read it without an IO manager."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from etl_core.errors import ConfigError, EtlError, PermanentError
+from etl_core.identifiers import TableName
+from etl_dagster.failures import failure_of
+
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped]
+    import pyarrow
+
+    from etl_core.schema.table import TableSchema
+    from etl_core.state.store import StateStore
+    from etl_dagster.resources import PostgresReplicationResource
+
+
+class ReplicatedTable:
+    """A table as the destination has it: durable state at a transaction boundary of the source.
+
+    Every read is a new one, and sees what the stream has written by then. The source is neither asked nor needed.
+    Raises dg.Failure, with what to do, if the table was never copied or cannot be read.
+    """
+
+    def __init__(self, replication: "PostgresReplicationResource", name: TableName) -> None:
+        self.replication = replication
+        self.name = name
+
+    def to_arrow(self) -> "pyarrow.Table":
+        """All rows, in memory, columns in the source's order."""
+        import pyarrow
+
+        from etl_core.destination.registry import build_destination
+        from etl_core.schema.arrow import arrow_schema
+
+        replication = self.replication
+        try:
+            schema = self._schema()
+            with contextlib.closing(
+                build_destination(replication.destination.type, replication.destination.options(), replication.name)
+            ) as destination:
+                return pyarrow.Table.from_batches(destination.read(schema), arrow_schema(schema))
+        except EtlError as error:
+            raise failure_of(error) from error
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """All rows, in memory, in the types that Arrow gives pandas: integers with NULL become floats."""
+        try:
+            import pandas  # noqa: F401
+        except ModuleNotFoundError:
+            raise failure_of(
+                ConfigError("pandas is not installed", hint="run: pip install 'etl-dagster[pandas]', or use to_arrow()")
+            ) from None
+        return self.to_arrow().to_pandas()
+
+    def _schema(self) -> "TableSchema":
+        with self._store() as store:
+            tables = store.tables()
+            status = next((status for status in tables if status.name == self.name), None)
+            stored = None if status is None else store.schema(status.table_id)
+        if stored is None:
+            raise PermanentError(
+                f"{self.name} of pipeline {self.replication.name} was never copied, so there is nothing to read",
+                hint="materialise its asset first"
+                if status is not None or not tables
+                else f"is that its name? The tables are: {', '.join(str(status.name) for status in tables[:8])}",
+            )
+        return stored[1]
+
+    @contextlib.contextmanager
+    def _store(self) -> "Iterator[StateStore]":
+        with contextlib.closing(self.replication.state.open(self.replication.name)) as store:
+            store.migrate()
+            yield store
