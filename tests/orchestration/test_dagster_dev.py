@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from etl_core.testing.postgres import Database, Postgres
-from etl_dagster import names
+from etl_dagster import names, presence
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.testing import DagsterDev, dagster_dev
 
@@ -80,6 +80,17 @@ class Person:
         assert len(comparisons) == len(TABLES)
         assert all(comparison.is_equal for comparison in comparisons), comparisons
 
+    def kills(self, run_id: str) -> None:
+        """The run's process, found by its session's port on the source."""
+        with self.replication.connect("test") as connection:
+            [(port,)] = connection.execute(
+                "SELECT client_port FROM pg_stat_activity WHERE application_name = %s",
+                (f"etl_{self.replication.name}_{presence.role_of(run_id)}",),
+            ).fetchall()
+        [pid] = {peer.pid for peer in psutil.net_connections("tcp") if peer.laddr and peer.laddr.port == port}
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
     def streaming_run(self, dev: DagsterDev) -> str:
         """The run that reads the slot now."""
 
@@ -106,16 +117,6 @@ def until(happened: Callable[[], Any], what: str) -> None:
     raise AssertionError(f"{what} did not happen")
 
 
-def process_of(dev: DagsterDev, run_id: str) -> psutil.Process:
-    children = psutil.Process(dev.process.pid).children(recursive=True)
-    [process] = [
-        child
-        for child in children
-        if "execute_run" in child.cmdline() and any(run_id in argument for argument in child.cmdline())
-    ]
-    return process
-
-
 @pytest.fixture
 def person(replication: PostgresReplicationResource, database: Database, tmp_path: Path) -> Person:
     return Person(replication, database, tmp_path / "home")
@@ -129,7 +130,7 @@ def test_the_whole_way_and_two_deaths_of_the_stream(person: Person) -> None:
         person.sees_it()
 
         killed = person.streaming_run(dev)
-        os.kill(process_of(dev, killed).pid, signal.SIGKILL)
+        person.kills(killed)
         person.notes()
         person.sees_it()
         until(lambda: dev.status(killed) == "FAILURE", "the killed run's failure")
