@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.copying import copy_arrow, copy_duckdb
 from benchmarks.figures import OUT, Report
 from benchmarks.latency import latency
+from benchmarks.orchestration import orchestration
 from benchmarks.server import running_server
 from benchmarks.session import Result, Session
 from benchmarks.streaming import cost, memory, stream_arrow, stream_arrow_unix, stream_duckdb
@@ -25,6 +26,7 @@ BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "cost": cost,
     "memory": memory,
     "latency": latency,
+    "orchestration": orchestration,
 }
 
 

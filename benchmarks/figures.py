@@ -55,6 +55,13 @@ GOALS: Mapping[str, Goal] = {
     "peak_rss_mb": _at_most(500, "one batch being read, one being written, and DuckDB's memory_limit"),
     "latency_p50_ms": _at_most(500, "max_age / 4 and the length of a flush"),
     "latency_p99_ms": _at_most(2000, "max_age / 4 and the longest flush"),
+    "dagster_latency_p50_ms": _at_most(500, "max_age / 4 and the length of a flush"),
+    "dagster_latency_p99_ms": _at_most(
+        2000, "the hand-over from run to run: the slot is free when its reader has gone"
+    ),
+    "import_etl_dagster_ratio": _at_most(1.15, "what etl_dagster imports beside Dagster"),
+    "sensor_tick_ms": _at_most(300, "a connection to the source, and Dagster's queries for runs"),
+    "events_per_table_and_interval": _at_most(1.0, "runs that hand over report once more"),
 }
 
 

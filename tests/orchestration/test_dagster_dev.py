@@ -104,8 +104,9 @@ class Person:
             begins = [name.rsplit("_", 1)[1] for (name,) in rows]
             return [run["runId"] for run in dev.runs(self.stream_job) if run["runId"][:8] in begins]
 
-        until(lambda: bool(found()), "a run that streams")
-        return found()[0]
+        streaming: list[str] = []
+        until(lambda: streaming.extend(found()) or streaming, "a run that streams")
+        return streaming[0]
 
 
 def until(happened: Callable[[], Any], what: str) -> None:
