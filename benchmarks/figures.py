@@ -61,7 +61,7 @@ GOALS: Mapping[str, Goal] = {
     ),
     "import_etl_dagster_ratio": _at_most(1.15, "what etl_dagster imports beside Dagster"),
     "sensor_tick_ms": _at_most(300, "a connection to the source, and Dagster's queries for runs"),
-    "events_per_table_and_interval": _at_most(1.0, "runs that hand over report once more"),
+    "events_per_table_and_interval": _at_most(1.0, "one report per interval, and one at each hand-over"),
 }
 
 

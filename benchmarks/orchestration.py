@@ -38,8 +38,7 @@ _IMPORTS = 5
 
 
 def orchestration(session: Session) -> Result:
-    with session.server.connect() as connection:
-        connection.autocommit = True
+    with session.server.connect("postgres") as connection:
         connection.execute(f"CREATE DATABASE {_DATABASE}")
     with session.server.connect(_DATABASE) as connection:
         connection.execute("CREATE TABLE ticks (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
@@ -87,7 +86,8 @@ def _stream(session: Session, dev: DagsterDev, state: str) -> tuple[dict[str, fl
         "dagster_latency_p50_ms": float(np.percentile(milliseconds, 50)),
         "dagster_latency_p99_ms": float(np.percentile(milliseconds, 99)),
         "sensor_tick_ms": statistics.median(ticks) * 1000,
-        "events_per_table_and_interval": (len(events) - 1) / (_SECONDS / _REPORT),
+        # The initial sync is one; a run that gives way reports what has come since its last report.
+        "events_per_table_and_interval": (len(events) - 1) / (_SECONDS / _REPORT + len(runs) - 1),
     }
     return figures, {"hand_overs": len(runs) - 1, "max_ms": float(milliseconds.max()), "commits": len(commits)}
 
@@ -108,7 +108,6 @@ def _commit_and_look(session: Session, store: StateStore) -> tuple[list[tuple[in
     commits: list[tuple[int, float]] = []
     try:
         with session.server.connect(_DATABASE) as connection:
-            connection.autocommit = True
 
             def commit(number: int) -> int:
                 connection.execute("INSERT INTO ticks VALUES (%s)", (number,))
