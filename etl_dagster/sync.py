@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +23,8 @@ _T = TypeVar("_T")
 
 _REPORT_EVERY = 2.0
 _LOOK_EVERY = 1.0
+_PATIENCE = 15.0
+"""Less than the 30 seconds that Kubernetes leaves between a termination and the kill."""
 _COPIED = (TableState.FINISHED_COPY, TableState.SYNC_DONE, TableState.READY, TableState.PAUSED)
 
 
@@ -99,19 +101,30 @@ class CopyProgress:
 def run_interruptibly(work: Callable[[], _T], stop: threading.Event, report: Callable[[], None]) -> _T:
     """What `work`, run in a thread of its own, returns or raises; meanwhile calls `report` every two seconds.
 
-    An interruption is raised in the main thread, which must not be deep in a library then. It sets `stop`, lets
-    `work` come to its end, and goes on.
+    An interruption is raised in the main thread, which must not be deep in a library then. It sets `stop`, waits
+    until `work` has come to its end, and goes on. Work that waits for a lock at the source may not hear it: it is left
+    behind after a while, and ends with the process as after a crash, which loses nothing.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="sync") as threads:
-        future = threads.submit(work)
+    outcome: Future[_T] = Future()
+
+    def run() -> None:
         try:
-            while not wait([future], _REPORT_EVERY).done:
-                report()
-        except BaseException:
-            stop.set()
-            raise
-        report()
-        return future.result()
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="sync", daemon=True)
+    thread.start()
+    try:
+        while not wait([outcome], _REPORT_EVERY).done:
+            report()
+    except BaseException:
+        stop.set()
+        thread.join(_PATIENCE)
+        raise
+    thread.join()
+    report()
+    return outcome.result()
 
 
 def sync_table(
