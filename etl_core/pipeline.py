@@ -20,6 +20,7 @@ from etl_core.errors import (
     EtlError,
     PermanentError,
     SlotInUse,
+    StateConflict,
     TableError,
     TransientError,
 )
@@ -123,7 +124,10 @@ class Pipeline:
         One result per table, errors included. After `prepare`.
         """
         if tables is not None:
+            self._preparation.reset_dead_copies()
             for name in tables:
+                if self.find(name).state is TableState.DATA_SYNC:
+                    raise StateConflict(f"another process is copying {name} now", hint="wait until it has ended")
                 self.resync(name)
             wanted = {self.find(name).table_id for name in tables}
         else:

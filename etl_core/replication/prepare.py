@@ -20,13 +20,14 @@ from etl_core.replication.source import Source
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
 from etl_core.source.publication import check_publication, ensure_publication
-from etl_core.source.server import Turn, application_names, server_info, try_turn
+from etl_core.source.server import Turn, application_names, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
 from etl_core.state.table_state import TableState
 
 _NEED_A_SLOT = (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
 
+_LOCK_SECONDS = 10
 _TURN_EVERY = 0.05
 _TELL_AFTER = 2.0
 
@@ -53,6 +54,8 @@ class Preparation:
     def prepare(self) -> None:
         """See `Pipeline.prepare`. What the source can refuse is asked before anything is made."""
         with self._source.connect("prepare") as connection:
+            # The publication's tables are opened to be listed: one that somebody alters must not hold up all others.
+            limit_lock_waits(connection, _LOCK_SECONDS)
             server_info(connection)  # refuses what cannot be replicated
             check_publication(connection, self._source.publication, self._config.source.tables)
             self._store.migrate()

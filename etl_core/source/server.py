@@ -107,6 +107,11 @@ def try_turn(conn: Connection, turn: Turn, pipeline: str) -> bool:
     return bool(_rows(conn, _TRY_LOCK, (int(turn), pipeline))[0][0])
 
 
+def limit_lock_waits(conn: Connection, seconds: int) -> None:
+    """Statements of this session that wait longer for a lock fail, as a TransientError."""
+    _rows(conn, "SELECT pg_catalog.set_config('lock_timeout', %s, false)", (f"{seconds}s",))
+
+
 def application_names(conn: Connection, prefix: str) -> list[str]:
     """The names of the sessions of this server that begin with `prefix`."""
     return [name for (name,) in _rows(conn, _APPLICATION_NAMES, (prefix,))]

@@ -7,7 +7,6 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from etl_core.testing.postgres import Database
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
@@ -23,12 +22,10 @@ def replication(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             connection.execute(rows.encode())
         connection.execute("CREATE TABLE notes (id int PRIMARY KEY, note text)")
         connection.execute("CREATE PUBLICATION shop_pub FOR TABLE orders, customers, notes")
-    address = conninfo_to_dict(database.dsn)
-    monkeypatch.setenv("SHOP_PASSWORD", str(address.pop("password", "")))
+    monkeypatch.setenv("ETL_TEST_SOURCE", database.dsn)  # it holds a password, and so is refused as text
     return PostgresReplicationResource(
         name=f"shop_{database.name[-6:]}",
-        dsn=make_conninfo("", **address),
-        password_env="SHOP_PASSWORD",
+        dsn=dg.EnvVar("ETL_TEST_SOURCE"),
         publication="shop_pub",
         tables=["public.orders", "public.customers", "public.notes"],
         batch_max_age="200ms",

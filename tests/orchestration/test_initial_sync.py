@@ -34,12 +34,6 @@ ORDERS, CUSTOMERS, NOTES = (TableName("public", table) for table in ("orders", "
 TABLES = (ORDERS, CUSTOMERS, NOTES)
 
 
-@pytest.fixture(autouse=True)
-def _dsn_in_environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address holds a password, which a resource takes only from a variable."""
-    monkeypatch.setenv("ETL_TEST_SOURCE", database.dsn)
-
-
 def sync(
     replication: PostgresReplicationResource,
     instance: dg.DagsterInstance,
@@ -380,16 +374,24 @@ def test_a_table_that_is_not_the_pipelines_is_refused_with_those_that_are(
 
 
 def test_a_wrong_password_is_told_without_it(
-    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert replication.dsn is not None
-    parts = psycopg.conninfo.conninfo_to_dict(replication.dsn)
+    parts = psycopg.conninfo.conninfo_to_dict(database.dsn)
     if "password" not in parts:
         pytest.skip("this server asks for no password")
     right, wrong = str(parts.pop("password")), "wr0ng-s3cret"
     monkeypatch.setenv("ETL_TEST_PASSWORD", wrong)
-    mistaken = replication.model_copy(
-        update={"dsn": psycopg.conninfo.make_conninfo("", **parts), "password_env": "ETL_TEST_PASSWORD"}
+    mistaken = PostgresReplicationResource(
+        name=replication.name,
+        dsn=psycopg.conninfo.make_conninfo("", **parts),
+        password_env="ETL_TEST_PASSWORD",
+        publication=replication.publication,
+        tables=replication.tables,
+        state=replication.state,
+        destination=replication.destination,
     )
     result = sync(mistaken, instance, ORDERS)
     [(description, hint)] = failures(result).values()

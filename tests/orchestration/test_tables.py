@@ -12,12 +12,6 @@ from etl_dagster.resources import PostgresReplicationResource
 pytestmark = pytest.mark.filterwarnings("ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning")
 
 
-@pytest.fixture(autouse=True)
-def _dsn_in_environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address holds a password, which a resource takes only from a variable."""
-    monkeypatch.setenv("ETL_TEST_SOURCE", database.dsn)
-
-
 @pytest.fixture
 def copied(replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> PostgresReplicationResource:
     """`replication` after its assets were materialised."""

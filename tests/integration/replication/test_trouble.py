@@ -9,12 +9,21 @@ from typing import Any
 
 import pytest
 
-from etl_core.errors import DestinationUnavailable, EtlError, SlotInUse, StateStoreUnavailable
-from etl_core.replication import failpoints
+from etl_core.errors import (
+    DestinationUnavailable,
+    EtlError,
+    SlotInUse,
+    SourceUnavailable,
+    StateConflict,
+    StateStoreUnavailable,
+)
+from etl_core.identifiers import TableName
+from etl_core.replication import failpoints, prepare
+from etl_core.replication.copy import Copied
 from etl_core.state.sql_store import open_store
 from etl_core.state.table_state import TableState
 from etl_core.testing.scripted_destination import Fault
-from tests.integration.replication.conftest import Churn, Lab, scripted
+from tests.integration.replication.conftest import PATIENCE, Churn, Lab, scripted
 
 MakeChurn = Callable[..., Churn]
 MakeTables = Callable[..., None]
@@ -186,3 +195,39 @@ def test_a_running_stream_is_held_for_the_proof_and_goes_on(lab: Lab, churn: Mak
             assert all(comparison.is_equal for comparison in comparisons), comparisons
         streaming.observer.until_flushed(streaming.current_lsn())
     lab.assert_equal(streaming)
+
+
+def test_a_table_that_somebody_alters_does_not_hold_up_the_others(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "_LOCK_SECONDS", 1)
+    churned("a", "b")
+    lab.publish()
+    pipeline = lab.pipeline()
+    with lab.connect() as altering:
+        altering.execute("LOCK a IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(SourceUnavailable, match="lock timeout"):
+            pipeline.prepare()
+    pipeline.prepare()
+
+
+def test_a_copy_under_way_is_not_taken_away(lab: Lab, churned: MakeTables) -> None:
+    churned("a", "b")
+    lab.publish()
+    copying, other = lab.pipeline(), lab.pipeline()
+    staged, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        staged.set()
+        go_on.wait(PATIENCE)
+
+    name = TableName("public", "a")
+    with failpoints.activated(failpoints.COPY_STAGED, wait), lab.running(copying, lambda: copying.sync([name])) as copy:
+        assert staged.wait(PATIENCE)
+        with pytest.raises(StateConflict, match=r"copying public\.a now"):
+            other.sync([name])
+        go_on.set()
+        [copied] = copy.join()
+    assert isinstance(copied, Copied)
+    other.sync()
+    lab.assert_equal(other)
