@@ -141,7 +141,7 @@ class Translation(dg.Model, dg.Resolvable):
     kinds: list[str] = Field(default=[])
     metadata: dict[str, Any] = Field(default={})
     automation_condition: dg.Injected[dg.AutomationCondition] | None = Field(
-        default=None, description="\"{{ automation_condition.on_cron('@weekly') }}\": when to copy the table again."
+        default=None, description="\"{{ dg.AutomationCondition.on_cron('@weekly') }}\": when to copy the table again."
     )
 
     def apply(self, spec: dg.AssetSpec) -> dg.AssetSpec:

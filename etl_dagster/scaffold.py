@@ -59,7 +59,7 @@ attributes:
   #   owners: ["team:data"]
   #   tags: {{domain: sales}}
   #   kinds: [bronze]
-  #   automation_condition: "{{{{ automation_condition.on_cron('@weekly') }}}}" # copies the table again
+  #   automation_condition: "{{{{ dg.AutomationCondition.on_cron('@weekly') }}}}" # copies the table again
 """
 
 _NOT_IN_NAMES = re.compile("[^a-z0-9]+")
