@@ -1,10 +1,66 @@
 """PostgreSQL logical replication run by Dagster: an asset per table, a supervised stream, resources, checks.
 
-Importing this package connects to nothing and loads neither Arrow nor a database driver.
+Importing this package connects to nothing and loads neither Arrow nor a database driver; a public name loads its module
+when it is first used, as every run and every step pays for the import.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from etl_core import __version__
 
+if TYPE_CHECKING:
+    from etl_dagster.assets import InitialSyncConfig as InitialSyncConfig
+    from etl_dagster.assets import build_initial_sync_assets as build_initial_sync_assets
+    from etl_dagster.automation import on_replicated_change as on_replicated_change
+    from etl_dagster.checks import build_replication_checks as build_replication_checks
+    from etl_dagster.component import PostgresReplicationComponent as PostgresReplicationComponent
+    from etl_dagster.definitions import build_postgres_replication as build_postgres_replication
+    from etl_dagster.resources import DestinationResource as DestinationResource
+    from etl_dagster.resources import DuckDBDestinationResource as DuckDBDestinationResource
+    from etl_dagster.resources import PostgresReplicationResource as PostgresReplicationResource
+    from etl_dagster.resources import StateStoreResource as StateStoreResource
+    from etl_dagster.sensor import build_stream_sensor as build_stream_sensor
+    from etl_dagster.specs import build_source_asset_specs as build_source_asset_specs
+    from etl_dagster.stream_job import StreamConfig as StreamConfig
+    from etl_dagster.stream_job import build_stream_job as build_stream_job
+    from etl_dagster.stream_job import build_stream_schedule as build_stream_schedule
+    from etl_dagster.tables import ReplicatedTable as ReplicatedTable
+    from etl_dagster.translator import DagsterReplicationTranslator as DagsterReplicationTranslator
+    from etl_dagster.translator import ReplicatedTableProps as ReplicatedTableProps
+
+_MODULES = {
+    "DagsterReplicationTranslator": "translator",
+    "DestinationResource": "resources",
+    "DuckDBDestinationResource": "resources",
+    "InitialSyncConfig": "assets",
+    "PostgresReplicationComponent": "component",
+    "PostgresReplicationResource": "resources",
+    "ReplicatedTable": "tables",
+    "ReplicatedTableProps": "translator",
+    "StateStoreResource": "resources",
+    "StreamConfig": "stream_job",
+    "build_initial_sync_assets": "assets",
+    "build_postgres_replication": "definitions",
+    "build_replication_checks": "checks",
+    "build_source_asset_specs": "specs",
+    "build_stream_job": "stream_job",
+    "build_stream_schedule": "stream_job",
+    "build_stream_sensor": "sensor",
+    "on_replicated_change": "automation",
+}
+
 DagsterLibraryRegistry.register("etl-dagster", __version__, is_dagster_package=False)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    # `dg` finds the component by this.
+    return sorted({*globals(), *_MODULES})

@@ -1,6 +1,7 @@
 """Everything for one pipeline in one call: assets, the stream and its sensor, checks, the resource."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -24,6 +25,7 @@ def build_postgres_replication(
     max_lag: float = 60.0,
     translator: DagsterReplicationTranslator | None = None,
     retry_policy: dg.RetryPolicy | None = None,
+    op_tags: Mapping[str, Any] | None = None,
     automation_condition: dg.AutomationCondition | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
     default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
@@ -33,6 +35,7 @@ def build_postgres_replication(
     `tables` (default: those of `replication`) are the assets; one of the two must name them, as loading a code
     location asks no database. `stream` gives the defaults of the stream job. With `cron_schedule` there is a schedule
     of micro-batches instead of the sensor. `max_lag` is in seconds, for the check `replication_lag`.
+    `op_tags` are those of the initial syncs' steps.
     """
     found = _tables(replication, tables)
     stream = stream or StreamConfig()
@@ -41,6 +44,7 @@ def build_postgres_replication(
         found,
         translator=translator,
         retry_policy=retry_policy,
+        op_tags=op_tags,
         automation_condition=automation_condition,
         freshness_policy=freshness_policy,
     )

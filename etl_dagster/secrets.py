@@ -23,11 +23,16 @@ def plain(value: str | None) -> str | None:
     return found
 
 
+def holds_secret(value: str) -> bool:
+    """Whether the address or URL has a password in it."""
+    return _SECRET.search(value) is not None
+
+
 def refuse_literal_secret(field: str, value: str) -> str:
     """`value`, unless it holds a password as text. Raises ValueError, which does not repeat it."""
     # At run time Dagster builds the resource once more with what its variables hold; that is on no page.
     from_environment = isinstance(value, dg.EnvVar) or value in os.environ.values()
-    if not from_environment and _SECRET.search(value):
+    if not from_environment and holds_secret(value):
         raise ValueError(
             f"{field} holds a password, which Dagster would show on its pages: leave it out and name the environment"
             f' variable that holds it (password_env), or give all of {field} as dg.EnvVar("…")'

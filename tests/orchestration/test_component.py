@@ -1,0 +1,423 @@
+"""The component: definitions from a defs.yaml, errors that name the line, tables asked of the source on command."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+import yaml
+from dagster.components.testing import create_defs_folder_sandbox
+from dagster.components.testing.utils import DefsFolderSandbox
+
+import etl_dagster
+from etl_dagster.component import PostgresReplicationComponent
+from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
+from etl_dagster.scaffold import ReplicationScaffolder
+from etl_dagster.translator import ReplicatedTableProps
+
+pytestmark = [  # of Dagster's own doing, whenever it loads a component from YAML
+    pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated"),
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
+]
+
+CLOSED = "postgresql://replicator@127.0.0.1:1/shop"
+SECRET = "s3cret"
+REPOSITORY = Path(etl_dagster.__file__).parent.parent
+COMPONENT = "etl_dagster.PostgresReplicationComponent"
+
+
+class OwnedByTable(PostgresReplicationComponent):
+    """What a person writes to change what `translation` does not."""
+
+    unit: str
+
+    def get_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
+        return super().get_asset_spec(props).merge_attributes(owners=[f"team:{self.unit}_{props.table.name}"])
+
+
+def attributes(**changes: Any) -> dict[str, Any]:
+    """Of a pipeline over two tables whose source refuses connections."""
+    return {
+        "name": "shop",
+        "source": {"dsn": CLOSED, "publication": "shop_pub"},
+        "destination": {"type": "duckdb", "path": "shop.duckdb"},
+        "state": {"url": "sqlite:///shop.state.db"},
+        "tables": ["public.orders", "public.customers"],
+        **changes,
+    }
+
+
+@pytest.fixture
+def sandbox() -> Iterator[DefsFolderSandbox]:
+    with create_defs_folder_sandbox() as sandbox:
+        yield sandbox
+
+
+def load(
+    sandbox: DefsFolderSandbox, component: type[dg.Component] = PostgresReplicationComponent, **changes: Any
+) -> dg.Definitions:
+    """The definitions of a defs.yaml with these attributes. Connecting would fail, at the source as at the state."""
+    path = sandbox.scaffold_component(
+        component,
+        defs_path="shop",
+        defs_yaml_contents={
+            "type": f"{component.__module__}.{component.__qualname__}",
+            "attributes": attributes(**changes),
+        },
+    )
+    with sandbox.load_component_and_build_defs(path) as (_, defs):
+        return defs
+
+
+def table_spec(defs: dg.Definitions, *path: str) -> dg.AssetSpec:
+    key = dg.AssetKey(path)
+    return defs.resolve_assets_def(key).get_asset_spec(key)
+
+
+def table_keys(defs: dg.Definitions) -> set[str]:
+    """The keys of what can be materialised."""
+    return {
+        key.to_user_string()
+        for definition in defs.resolve_asset_graph().assets_defs
+        if definition.is_executable
+        for key in definition.keys
+    }
+
+
+# --- definitions --------------------------------------------------------------------------------------------------
+
+
+def test_all_of_a_pipeline_comes_from_a_few_lines(sandbox: DefsFolderSandbox) -> None:
+    defs = load(sandbox)
+
+    assert table_keys(defs) == {"duckdb/public/orders", "duckdb/public/customers"}
+    assert {job.name for job in defs.jobs or ()} == {"shop_initial_sync", "shop_stream", "shop_checks"}
+    assert [sensor.name for sensor in defs.sensors or ()] == ["shop_stream_sensor"]
+    assert not defs.schedules
+    replication = (defs.resources or {})["shop"]
+    assert isinstance(replication, PostgresReplicationResource)
+    assert replication.dsn == CLOSED
+    assert replication.tables == ["public.orders", "public.customers"]
+    assert isinstance(replication.destination, DuckDBDestinationResource)
+    assert not list(sandbox.project_root.rglob("*.db")), "loading opens neither the state nor the destination"
+
+
+def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
+    defs = load(
+        sandbox,
+        source={
+            "host": "127.0.0.1",
+            "port": 1,
+            "database": "shop",
+            "user": "replicator",
+            "password_env": "SHOP_PASSWORD",
+            "keywords": {"sslmode": "require"},
+            "publication": "shop_pub",
+        },
+        state={"url_env": "SHOP_STATE"},
+        stream={"lease_seconds": 600, "report_every_seconds": 5, "heartbeat_every_seconds": 50},
+        max_lag=7,
+        freshness={"fail_after_seconds": 7200, "warn_after_seconds": 3600},
+        retry_policy={"max_retries": 3, "delay_seconds": 10, "backoff": "exponential"},
+        op_tags={"dagster/priority": "3"},
+        translation={
+            "key": "warehouse/{{ table.namespace }}/{{ table.name }}",
+            "key_prefix": "raw",
+            "group_name": "bronze",
+            "owners": ["team:data"],
+            "tags": {"domain": "sales"},
+            "kinds": ["bronze"],
+            "metadata": {"asset": "{{ spec.key.to_user_string() }}"},
+            "automation_condition": "{{ dg.AutomationCondition.on_cron('@weekly') }}",
+        },
+    )
+
+    replication = (defs.resources or {})["shop"]
+    assert (replication.host, replication.port, replication.database) == ("127.0.0.1", 1, "shop")
+    assert (replication.user, replication.password_env) == ("replicator", "SHOP_PASSWORD")
+    assert replication.keywords == {"sslmode": "require"}
+    assert isinstance(replication.state.url, dg.EnvVar)
+    assert replication.state.url.env_var_name == "SHOP_STATE"
+
+    spec = table_spec(defs, "raw", "warehouse", "public", "orders")
+    assert spec.group_name == "bronze"
+    assert list(spec.owners) == ["team:data"]
+    assert spec.tags["domain"] == "sales"
+    assert spec.kinds == {"bronze", "duckdb", "postgres"}
+    assert spec.metadata["asset"] == "duckdb/public/orders"
+    assert spec.automation_condition == dg.AutomationCondition.on_cron("@weekly")
+    assert [dep.asset_key for dep in spec.deps] == [dg.AssetKey(["shop", "public", "orders"])]
+
+    assets = defs.resolve_assets_def(spec.key)
+    assert assets.op.retry_policy == dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+    assert assets.op.tags["dagster/priority"] == "3"
+    assert assets.get_asset_spec(spec.key).freshness_policy is not None
+    stream = defs.resolve_job_def("shop_stream").run_config
+    assert stream is not None
+    config = stream["ops"]["stream_shop"]["config"]
+    assert (config["lease_seconds"], config["report_every_seconds"], config["heartbeat_every_seconds"]) == (600, 5, 50)
+    descriptions = [spec.description or "" for checks in defs.asset_checks or () for spec in checks.check_specs]
+    assert any("7 s ago" in description for description in descriptions)
+
+
+def test_a_schedule_takes_the_sensors_place(sandbox: DefsFolderSandbox) -> None:
+    defs = load(sandbox, stream={"mode": "schedule", "cron": "*/5 * * * *"})
+
+    assert not defs.sensors
+    (schedule,) = defs.schedules or ()
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert schedule.cron_schedule == "*/5 * * * *"
+
+
+def test_a_subclass_changes_the_assets_and_keeps_the_translation(sandbox: DefsFolderSandbox) -> None:
+    defs = load(sandbox, OwnedByTable, unit="web", tables=["public.orders"], translation={"group_name": "bronze"})
+
+    spec = table_spec(defs, "duckdb", "public", "orders")
+    assert list(spec.owners) == ["team:web_orders"]
+    assert spec.group_name == "bronze"
+
+
+def test_a_table_is_copied_through_the_component(
+    sandbox: DefsFolderSandbox,
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert replication.dsn is not None
+    monkeypatch.setenv("SHOP_DSN", replication.dsn)
+    defs = load(
+        sandbox,
+        name=replication.name,
+        source={"dsn_env": "SHOP_DSN", "password_env": "SHOP_PASSWORD", "publication": "shop_pub"},
+        state={"url": f"sqlite:///{tmp_path / 'state.db'}"},
+        destination={"type": "duckdb", "path": str(tmp_path / "shop.duckdb")},
+        tables=["public.orders", "public.customers"],
+    )
+
+    job = defs.resolve_job_def(f"{replication.name}_initial_sync")
+    result = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(["duckdb", "public", "orders"])])
+
+    assert result.success
+    with duckdb.connect(str(tmp_path / "shop.duckdb"), read_only=True) as destination:
+        assert destination.execute("SELECT count(*), sum(n) FROM public.orders").fetchone() == (100, 5050)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": {"dsn": f"postgresql://replicator:{SECRET}@127.0.0.1:1/shop", "publication": "shop_pub"}},
+        {"source": {"dsn": f"host=127.0.0.1 password={SECRET}", "publication": "shop_pub"}},
+        {"source": {"dsn": "{{ env.SHOP_DSN }}", "publication": "shop_pub"}},
+        {"state": {"url": f"postgresql://etl:{SECRET}@127.0.0.1:1/state"}},
+    ],
+    ids=["dsn", "keywords", "template", "state"],
+)
+def test_a_password_in_the_file_is_refused_and_not_repeated(
+    sandbox: DefsFolderSandbox, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DSN", f"postgresql://replicator:{SECRET}@127.0.0.1:1/shop")
+
+    with pytest.raises(Exception, match="shop") as caught:
+        load(sandbox, **changes)
+
+    said = chain(caught.value)
+    assert f"{'state.url' if 'state' in changes else 'source.dsn'} holds a password" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tables": None}, "give either tables, a list, or discover: publication"),
+        ({"discover": "publication"}, "give either tables, a list, or discover: publication"),
+        ({"stream": {"mode": "schedule"}}, "mode schedule needs cron"),
+        ({"state": {}}, "give either url or url_env"),
+        ({"source": {"dsn": CLOSED, "dsn_env": "SHOP_DSN", "publication": "p"}}, "dsn and dsn_env exclude each other"),
+        ({"destination": {"type": "bigquery", "path": "x"}}, "Input should be 'duckdb'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(sandbox: DefsFolderSandbox, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(Exception, match="shop") as caught:
+        load(sandbox, **changes)
+
+    assert said in chain(caught.value)
+
+
+def chain(error: BaseException | None) -> str:
+    """An error's words and those of what caused it."""
+    words = []
+    while error is not None:
+        words.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(words)
+
+
+# --- a project on disk, through `dg` ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """An empty project of a person's own, as `create-dagster project` makes one."""
+    root = tmp_path / "project"
+    package = root / "src" / "person"
+    (package / "defs").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "defs" / "__init__.py").touch()
+    (package / "definitions.py").write_text(
+        "from pathlib import Path\n\nimport dagster as dg\n\n\n@dg.definitions\ndef defs():\n"
+        "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+    )
+    (root / "dg.toml").write_text('directory_type = "project"\n\n[project]\nroot_module = "person"\n')
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    return root
+
+
+def dg_command(project: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """What `dg` says in the project; its errors and output together."""
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("dg")), *arguments],
+        cwd=project,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(project / "src")]),
+            "DAGSTER_HOME": str(project.parent / "home"),
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def write_defs(project: Path, **changes: Any) -> Path:
+    folder = project / "src" / "person" / "defs" / "shop"
+    folder.mkdir()
+    file = folder / "defs.yaml"
+    file.write_text(yaml.safe_dump({"type": COMPONENT, "attributes": attributes(**changes)}, sort_keys=False))
+    return file
+
+
+def test_the_scaffolded_file_is_right_and_loads_once_the_address_is_there(project: Path) -> None:
+    scaffolded = dg_command(project, "scaffold", "defs", COMPONENT, "Web-Shop")
+    assert scaffolded.returncode == 0, scaffolded.stdout
+    file = project / "src" / "person" / "defs" / "Web-Shop" / "defs.yaml"
+    assert yaml.safe_load(file.read_text())["attributes"]["name"] == "web_shop"
+
+    checked = dg_command(project, "check", "yaml")
+    assert checked.returncode == 0, checked.stdout
+    listed = dg_command(project, "list", "defs", "--json", WEB_SHOP_DSN=CLOSED)
+    assert listed.returncode == 0, listed.stdout
+    assert "duckdb/public/customers" in listed.stdout
+    assert "web_shop_stream_sensor" in listed.stdout
+
+
+def test_the_scaffolded_comments_are_attributes_too(sandbox: DefsFolderSandbox) -> None:
+    path = sandbox.scaffold_component(PostgresReplicationComponent, defs_path="shop")
+    file = path / "defs.yaml"
+    lines = file.read_text().splitlines()
+    optional = ("stream:", "  lease_seconds:", "max_lag:", "freshness:", "retry_policy:", "op_tags:", "translation:")
+    inside = ("  key:", "  key_prefix:", "  group_name:", "  owners:", "  tags:", "  kinds:", "  automation_condition:")
+    wanted = tuple(f"  # {start}" for start in (*optional, *inside))
+    file.write_text("\n".join(line.replace("# ", "", 1) if line.startswith(wanted) else line for line in lines))
+
+    with sandbox.load_component_and_build_defs(path) as (_, defs):
+        assert table_keys(defs) == {"raw/warehouse/public/customers"}
+
+
+def test_a_component_is_scaffolded_below_another_and_in_python(sandbox: DefsFolderSandbox) -> None:
+    path = sandbox.scaffold_component(PostgresReplicationComponent, defs_path="shop", scaffold_format="python")
+    assert "@dg.component_instance" in (path / "component.py").read_text()
+
+    path = sandbox.scaffold_component(PostgresReplicationComponent, defs_path="2nd_shop")
+    request = dg.ScaffoldRequest[Any](
+        type_name=COMPONENT,
+        target_path=path / "defs.yaml",
+        scaffold_format="yaml",
+        project_root=sandbox.project_root,
+        params=None,
+        append=True,
+    )
+    ReplicationScaffolder().scaffold(request)
+    documents = list(yaml.safe_load_all((path / "defs.yaml").read_text()))
+    assert [document["attributes"]["name"] for document in documents] == ["pipeline_2nd_shop", "pipeline_2nd_shop"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"max_lagg": 3}, "max_lagg"),
+        ({"max_lag": "soon"}, "max_lag"),
+        ({"tables": 5}, "tables"),
+        ({"source": {"dsn": CLOSED, "publication": "p", "hots": "x"}}, "hots"),
+        ({"stream": {"mode": "strem"}}, "mode"),
+        ({"destination": {"type": "bigquery", "path": "x"}}, "type"),
+        ({"freshness": {"fail_after_seconds": "late"}}, "fail_after_seconds"),
+    ],
+)
+def test_the_check_of_the_yaml_names_the_wrong_line(project: Path, changes: dict[str, Any], wrong: str) -> None:
+    file = write_defs(project, **changes)
+    lines = file.read_text().splitlines()
+    number = max(index for index, line in enumerate(lines, 1) if line.strip().startswith(f"{wrong}:"))
+
+    checked = dg_command(project, "check", "yaml")
+
+    assert checked.returncode != 0
+    assert f"defs.yaml:{number} - {COMPONENT} " in checked.stdout
+    assert checked.stdout.count(f" - {COMPONENT} ") == 1
+
+
+def test_discovered_tables_are_those_of_the_last_refresh(
+    project: Path, replication: PostgresReplicationResource
+) -> None:
+    source = {"dsn_env": "SHOP_DSN", "password_env": "SHOP_PASSWORD", "publication": "shop_pub"}
+    write_defs(project, source=source, tables=None, discover="publication")
+    assert replication.dsn is not None
+
+    before = dg_command(project, "list", "defs", "--json", SHOP_DSN=CLOSED)
+    assert before.returncode == 0, before.stdout
+    assert "run `dg utils refresh-defs-state`" in before.stdout
+    assert "duckdb/public" not in before.stdout
+
+    refused = dg_command(project, "utils", "refresh-defs-state", SHOP_DSN=CLOSED)
+    assert refused.returncode != 0
+    refreshed = dg_command(project, "utils", "refresh-defs-state", SHOP_DSN=replication.dsn)
+    assert refreshed.returncode == 0, refreshed.stdout
+
+    after = dg_command(project, "list", "defs", "--json", SHOP_DSN=CLOSED)
+    assert after.returncode == 0, after.stdout
+    for table in ("orders", "customers", "notes"):
+        assert f"duckdb/public/{table}" in after.stdout
+
+
+def test_dagster_dev_does_not_connect_to_discover(
+    sandbox: DefsFolderSandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")  # what `dagster dev` sets, on which Dagster refreshes by default
+    with caplog.at_level(logging.WARNING):
+        defs = load(sandbox, tables=None, discover="publication")
+
+    assert table_keys(defs) == set()
+    assert "pipeline shop has no tables yet" in caplog.text
+
+
+def test_a_list_of_tables_needs_no_source_to_refresh(tmp_path: Path) -> None:
+    component = PostgresReplicationComponent.from_attributes_dict(attributes=attributes())
+
+    component.write_state_to_path(tmp_path / "state")
+
+    assert json.loads((tmp_path / "state").read_text()) == {"tables": ["public.orders", "public.customers"]}
