@@ -5,6 +5,7 @@ looked at, because the source or the destination is away, has not passed and say
 """
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ _UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
 
 _WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
 
+_PLAIN = re.compile("[A-Za-z0-9_]+")
+
 _Examine = Callable[["Pipeline", Sequence[TableName]], Mapping[TableName, Verdict]]
 """Gives a verdict for every one of the tables. Raises EtlError when nothing can be said of any."""
 
@@ -71,9 +74,13 @@ def build_replication_checks(
 
     The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
     read the source at a time in `equals_source` (default: as many as copy a table).
+
+    A table whose key has other characters than letters, digits and `_` has no checks: Dagster names their outputs after
+    the key, and refuses such a name. `etl verify` proves those.
     """
     translator = translator or DagsterReplicationTranslator()
-    keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
+    found = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
+    keys = {table: key for table, key in found.items() if all(map(_PLAIN.fullmatch, key.path))}
     kinds = (
         _Kind(
             "replication_lag",

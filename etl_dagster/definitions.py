@@ -74,7 +74,7 @@ def build_postgres_replication(
     return dg.Definitions(
         assets=[*build_source_asset_specs(replication, found, translator=translator), *sync_assets],
         asset_checks=checks,
-        jobs=[sync_job, stream_job, build_check_job(replication, checks)],
+        jobs=[sync_job, stream_job, *([build_check_job(replication, checks)] if checks else [])],
         sensors=sensors,
         schedules=schedules,
         resources={names.resource_key(replication.name): replication},
