@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ CATCH_UP_SECONDS = 60
 
 def main() -> int:
     options = _options()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # a shell's background job would ignore Ctrl-C
     _clear()
     _say("Starting an embedded PostgreSQL 18 …")
     try:
