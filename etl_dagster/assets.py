@@ -3,8 +3,6 @@
 A step copies its own table only: others neither wait for it nor fail with it, and any executor may run several at once.
 """
 
-import hashlib
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +19,6 @@ from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, sync_table
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
-_PLAIN = re.compile("[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
-_NOT_IN_NAMES = re.compile("[^A-Za-z0-9]+")
 _IO_MANAGER_KEY = "dagster/io_manager_key"  # where AssetSpec.with_io_manager_key keeps it
 
 
@@ -81,7 +77,7 @@ def _asset(
     upstream = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps, 1)}
 
     @dg.op(
-        name=_op_name(pipeline, table),
+        name=names.sync_op_name(pipeline, table),
         description=f"Copies {table} into the destination, behind the swap.",
         ins={name: dg.In(dg.Nothing) for name in upstream},
         out=dg.Out(dg.Nothing, io_manager_key=spec.metadata.get(_IO_MANAGER_KEY)),
@@ -105,16 +101,6 @@ def _asset(
     return dg.AssetsDefinition(
         keys_by_input_name=upstream, keys_by_output_name={"result": spec.key}, node_def=copy_table, specs=[spec]
     )
-
-
-def _op_name(pipeline: str, table: TableName) -> str:
-    """Unique: names of plain parts have two double underscores, all others have three, and a hash."""
-    parts = (table.namespace, table.name)
-    if all(_PLAIN.fullmatch(part) for part in parts):
-        return "__".join((pipeline, *parts))
-    digest = hashlib.sha256(str(table).encode()).hexdigest()[:12]
-    readable = (_NOT_IN_NAMES.sub("_", part).strip("_") for part in parts)
-    return "__".join((pipeline, *readable, digest))
 
 
 def _sync(

@@ -1,5 +1,13 @@
 """What the parts of a pipeline are called in Dagster: all begin with its name, so that several live together."""
 
+import hashlib
+import re
+
+from etl_core.identifiers import TableName
+
+_PLAIN = re.compile("[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
+_NOT_IN_NAMES = re.compile("[^A-Za-z0-9]+")
+
 PIPELINE_TAG = "etl/pipeline"
 """On every run of a pipeline's stream and initial syncs, with the pipeline's name."""
 
@@ -36,3 +44,13 @@ def sync_pool(pipeline: str) -> str:
 def stream_pool(pipeline: str) -> str:
     """The concurrency pool of stream runs; its limit must be two or more, for the run that stands by."""
     return f"{pipeline}_stream"
+
+
+def sync_op_name(pipeline: str, table: TableName) -> str:
+    """The op of a table's initial sync. Unique: plain names have two double underscores, others three, and a hash."""
+    parts = (table.namespace, table.name)
+    if all(_PLAIN.fullmatch(part) for part in parts):
+        return "__".join((pipeline, *parts))
+    digest = hashlib.sha256(str(table).encode()).hexdigest()[:12]
+    readable = (_NOT_IN_NAMES.sub("_", part).strip("_") for part in parts)
+    return "__".join((pipeline, *readable, digest))

@@ -1,6 +1,6 @@
 """The sensor that keeps a stream running. It looks and decides; it consumes nothing and may be previewed at will."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,13 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names, presence
+from etl_dagster.assets import InitialSyncConfig
 from etl_dagster.runs import failures_in_a_row, latest_runs, runs_in_flight
 from etl_dagster.supervisor import Decision, Situation, decide
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
-    from etl_core.state.store import TableStatus
+    from etl_core.state.store import StateStore, TableStatus
     from etl_dagster.resources import PostgresReplicationResource
 
 _TICK_SECONDS = 4
@@ -54,14 +55,18 @@ def build_stream_sensor(
         supervised: PostgresReplicationResource = getattr(context.resources, resource)
         try:
             decision = _look_and_decide(context.instance, supervised, job.name, lease_seconds)
-            statuses = _statuses(supervised)
+            statuses, again = _look_at_tables(supervised)
         except EtlError as error:
             return dg.SkipReason(f"{error}" + (f" → {error.hint}" if error.hint else ""))
         requests = []
         if decision.run_key is not None:
             requests.append(dg.RunRequest(run_key=decision.run_key, job_name=job.name))
         if sync_job is not None:
-            requests += _copies_wanted(statuses, keys, sync_job.name, replication.name)
+            requests += [
+                _copy_request(status, keys[status.name], sync_job.name, replication.name)
+                for status in again
+                if status.name in keys
+            ]
         if requests:
             return dg.SensorResult(run_requests=requests)
         return dg.SkipReason(decision.reason + _remark(statuses))
@@ -95,38 +100,39 @@ def _look_and_decide(
     return decide(situation, lease=lease)
 
 
-def _statuses(replication: "PostgresReplicationResource") -> "Sequence[TableStatus]":
+def _look_at_tables(
+    replication: "PostgresReplicationResource",
+) -> "tuple[Sequence[TableStatus], Sequence[TableStatus]]":
+    """All tables, and those that were copied once and must be copied again."""
     import contextlib
 
     with contextlib.closing(replication.state.open(replication.name)) as store:
         store.migrate()
-        return store.tables()
+        statuses = store.tables()
+        return statuses, [status for status in statuses if _is_to_be_copied(status, store)]
 
 
-def _copies_wanted(
-    statuses: "Sequence[TableStatus]", keys: Mapping[TableName, dg.AssetKey], sync_job: str, pipeline: str
-) -> list[dg.RunRequest]:
-    """Tables that were copied once and must be copied again: set back by the engine, or failed with a time to retry."""
-    return [
-        dg.RunRequest(
-            run_key=f"{pipeline}:copy:{status.table_id}:{status.version}",
-            job_name=sync_job,
-            asset_selection=[keys[status.name]],
-        )
-        for status in statuses
-        if status.name in keys and _is_to_be_copied(status)
-    ]
-
-
-def _is_to_be_copied(status: "TableStatus") -> bool:
+def _is_to_be_copied(status: "TableStatus", store: "StateStore") -> bool:
+    """Set back by the engine some time ago, or failed with a time to try again that has come."""
     from etl_core.state.table_state import TableState
 
     now = datetime.now(UTC)
     if status.state is TableState.ERRORED:
         return status.retry_at is not None and status.retry_at <= now
-    was_copied = status.version > 1
-    is_settled = status.updated_at is not None and status.updated_at < now - _SETTLED
-    return status.state is TableState.INIT and was_copied and is_settled
+    if status.state is not TableState.INIT or status.updated_at is None or status.updated_at > now - _SETTLED:
+        return False
+    return any(move.to_state is TableState.FINISHED_COPY for move in store.history(status.table_id))
+
+
+def _copy_request(status: "TableStatus", key: dg.AssetKey, sync_job: str, pipeline: str) -> dg.RunRequest:
+    """Once for each time the table was set back; whoever else has copied it by then has done it."""
+    op = names.sync_op_name(pipeline, status.name)
+    return dg.RunRequest(
+        run_key=f"{pipeline}:copy:{status.table_id}:{status.version}",
+        job_name=sync_job,
+        asset_selection=[key],
+        run_config=dg.RunConfig(ops={op: InitialSyncConfig(full_refresh=False)}),
+    )
 
 
 def _remark(statuses: "Sequence[TableStatus]") -> str:

@@ -1,0 +1,79 @@
+"""Ticks of the stream sensor, as the daemon and as "Preview tick result" evaluate them."""
+
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from etl_core.identifiers import TableName
+from etl_core.testing.postgres import Database
+from etl_dagster import names, sensor
+from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.sensor import build_stream_sensor
+from etl_dagster.stream_job import StreamConfig, build_stream_job
+
+TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]
+
+
+def tick(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance
+) -> tuple[list[dg.RunRequest], str | None]:
+    """The runs a tick requests, and why it requests none."""
+    sync_job = dg.define_asset_job(names.sync_job_name(replication.name))
+    built = build_stream_sensor(replication, TABLES, build_stream_job(replication, TABLES), sync_job=sync_job)
+    resources = {names.resource_key(replication.name): replication}
+    with dg.build_sensor_context(instance, resources=resources) as context:
+        answer = built.evaluate_tick(context)
+    return list(answer.run_requests or ()), answer.skip_message
+
+
+def synced(replication: PostgresReplicationResource) -> None:
+    with replication.pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.sync()
+        pipeline.stream(until=pipeline.current_lsn())
+
+
+def test_a_tick_changes_nothing_however_often_it_is_previewed(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    synced(replication)
+    database.execute("INSERT INTO notes VALUES (1, 'x')")
+    query = "SELECT confirmed_flush_lsn, active FROM pg_replication_slots"
+    before = database.execute(query)
+    keys = {request.run_key for _ in range(3) for request in tick(replication, instance)[0]}
+    assert keys == {f"etl_{replication.name}:after:nothing"}
+    assert database.execute(query) == before
+
+
+def test_each_run_has_one_successor(replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> None:
+    synced(replication)
+    result = build_stream_job(replication, TABLES).execute_in_process(
+        instance=instance,
+        resources={names.resource_key(replication.name): replication},
+        run_config=dg.RunConfig(ops={f"stream_{replication.name}": StreamConfig(mode="micro_batch")}),
+    )
+    [request], _ = tick(replication, instance)
+    assert request.run_key == f"etl_{replication.name}:after:{result.run_id}"
+
+
+def test_a_table_that_was_set_back_is_copied_again_and_one_never_copied_is_not(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensor, "_SETTLED", timedelta(0))
+    with replication.pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.sync(TABLES[:2])
+        pipeline.resync(TABLES[0])
+    requests, _ = tick(replication, instance)
+    copies = [request for request in requests if request.job_name == names.sync_job_name(replication.name)]
+    assert [request.asset_selection for request in copies] == [[dg.AssetKey(["duckdb", "public", "orders"])]]
+
+
+def test_a_source_that_is_away_is_a_reason_not_an_error(
+    instance: dg.DagsterInstance, replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETL_TEST_SOURCE", "postgresql://nobody@127.0.0.1:1/nowhere")
+    requests, reason = tick(replication, instance)
+    assert requests == []
+    assert "cannot connect to 127.0.0.1:1" in str(reason)
