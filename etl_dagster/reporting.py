@@ -34,6 +34,8 @@ class _Table:
     counts: "ChangeCounts | None" = None
     commit_time: datetime | None = None
     reported_at: float = 0.0
+    streams: bool = True
+    """Whether its silence means that nothing has changed: a table that is stopped or copied again gets no heartbeat."""
 
 
 class Reporter:
@@ -64,6 +66,7 @@ class Reporter:
 
             def on_state(self, table: TableName, state: "TableState") -> None:
                 reporter._log.info(f"{table} is {state.name}")
+                reporter.moved(table, streams=state.name == "READY")
 
             def on_table_error(self, table: TableName, error: EtlError) -> None:
                 reporter._log.error(f"{table} stopped: {error}" + (f" → {error.hint}" if error.hint else ""))
@@ -83,6 +86,12 @@ class Reporter:
             for name, lsn in watermarks.items():
                 table = self._tables.setdefault(name, _Table(reported_at=now))
                 table.version = max(lsn, table.version or lsn)
+
+    def moved(self, name: TableName, *, streams: bool) -> None:
+        """The table streams from now on, or no longer."""
+        with self._lock:
+            if name in self._tables:
+                self._tables[name].streams = streams
 
     def add(self, flush: "Flush") -> None:
         """A batch became durable."""
@@ -109,7 +118,10 @@ class Reporter:
         if table.version is None:
             return None
         age = now - table.reported_at
-        is_due = everything or age >= self._every if table.counts is not None else age >= self._heartbeat_every
+        if table.counts is not None:
+            is_due = everything or age >= self._every
+        else:
+            is_due = table.streams and age >= self._heartbeat_every
         if not is_due:
             return None
         taken = table.counts, table.version, table.commit_time

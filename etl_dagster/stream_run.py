@@ -106,6 +106,7 @@ class StreamRun:
 
     def _stream_once(self, pipeline: "Pipeline", lease: float) -> bool:
         """Waits for the turn and streams. True when the run has given way to its successor."""
+        self._stop.clear()
         pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
         with self._replication.connect(presence.role_of(self._context.run_id)) as session:
             self._wait_for_turn(session)
@@ -117,7 +118,6 @@ class StreamRun:
             def gives_way() -> bool:
                 return time.monotonic() - started >= lease and successor.is_there()
 
-            self._stop.clear()
             streamed = self._supervise(pipeline.stream, gives_way)
             self._log.info(f"gives way to its successor at {streamed.lsn}")
             return True
@@ -145,9 +145,8 @@ class StreamRun:
 
     def _begin_reporting(self, pipeline: "Pipeline") -> None:
         marks = pipeline.destination.positions().tables
-        self._reporter.begin(
-            {status.name: marks[status.table_id] for status in pipeline.store.tables() if status.table_id in marks}
-        )
+        streaming = [status for status in pipeline.store.tables() if status.state.name == "READY"]
+        self._reporter.begin({status.name: marks[status.table_id] for status in streaming if status.table_id in marks})
 
     def _supervise(self, stream: "Callable[[], Streamed]", gives_way: Callable[[], bool]) -> "Streamed":
         """Runs `stream` in a thread and reports beside it; stops it when `gives_way()` or interrupted."""

@@ -1,0 +1,86 @@
+"""What a stream run reports: changes summed up per interval, heartbeats with the version that the table has."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from etl_core.batch import ChangeCounts
+from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
+from etl_core.replication.observer import Flush
+from etl_core.state.table_state import TableState
+from etl_dagster import reporting
+from etl_dagster.reporting import Reporter
+
+ORDERS, NOTES, OTHER = (TableName("public", name) for name in ("orders", "notes", "other"))
+KEYS = {ORDERS: dg.AssetKey(["d", "orders"]), NOTES: dg.AssetKey(["d", "notes"])}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(reporting, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def reporter(clock: Clock) -> Reporter:
+    reporter = Reporter(KEYS, logging.getLogger("test"), every=30, heartbeat_every=900)
+    reporter.begin({ORDERS: Lsn(100), NOTES: Lsn(50)})
+    return reporter
+
+
+def flush(lsn: int, **tables: ChangeCounts) -> Flush:
+    named = {TableName("public", name): counts for name, counts in tables.items()}
+    return Flush(Lsn(lsn), datetime.now(UTC), 1, 0.1, named)
+
+
+def reported(reporter: Reporter, **options: Any) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The version and the counts of every table reported now."""
+    return {
+        event.asset_key.path[-1]: (
+            (event.tags or {})["dagster/data_version"],
+            {name[9:]: value.value for name, value in event.metadata.items() if name.startswith("etl/rows")},
+        )
+        for event in reporter.due(**options)
+    }
+
+
+def test_changes_are_summed_up_until_the_interval_is_over(reporter: Reporter, clock: Clock) -> None:
+    reporter.add(flush(200, orders=ChangeCounts(inserted=1, updated=2), other=ChangeCounts(1)))
+    clock.now += 29
+    assert reported(reporter) == {}
+    reporter.add(flush(300, orders=ChangeCounts(deleted=3)))
+    clock.now += 1
+    assert reported(reporter) == {"orders": (str(Lsn(300)), {"inserted": 1, "updated": 2, "deleted": 3})}
+    assert reported(reporter) == {}
+
+
+def test_what_is_left_is_reported_at_the_end(reporter: Reporter) -> None:
+    reporter.add(flush(200, notes=ChangeCounts(inserted=1)))
+    assert reported(reporter, everything=True) == {
+        "notes": (str(Lsn(200)), {"inserted": 1, "updated": 0, "deleted": 0})
+    }
+    assert reported(reporter, everything=True) == {}
+
+
+def test_a_quiet_table_keeps_its_version_in_heartbeats_and_a_stopped_one_has_none(
+    reporter: Reporter, clock: Clock
+) -> None:
+    reporter.observer().on_state(NOTES, TableState.ERRORED)
+    clock.now += 900
+    assert reported(reporter) == {"orders": (str(Lsn(100)), {})}
+    reporter.observer().on_state(NOTES, TableState.READY)
+    clock.now += 900
+    assert reported(reporter) == {"orders": (str(Lsn(100)), {}), "notes": (str(Lsn(50)), {})}
