@@ -47,6 +47,15 @@ query State($selector: SensorSelector!) { sensorOrError(sensorSelector: $selecto
     ... on Sensor { id sensorState { id status ticks(limit: 5) { status skipReason timestamp endTimestamp
         error { message } runIds } } } } }
 """
+_PREVIEW = """
+mutation Preview($selector: SensorSelector!) { sensorDryRun(selectorData: $selector, cursor: null) {
+    __typename ... on DryRunInstigationTick { evaluationResult { skipReason runRequests { runKey }
+        error { message } } } ... on PythonError { message } } }
+"""
+_RELOAD = """
+mutation Reload($location: String!) { reloadRepositoryLocation(repositoryLocationName: $location) {
+    __typename ... on PythonError { message } ... on WorkspaceLocationEntry { loadStatus } } }
+"""
 _TERMINATE = """
 mutation Terminate($id: String!) { terminateRun(runId: $id) { __typename } }
 """
@@ -153,6 +162,20 @@ class DagsterDev:
         """The last ticks of a sensor, the newest first."""
         state = self.ask(_SENSOR_STATE, selector=self._sensor(name))["sensorOrError"]["sensorState"]
         return list(state["ticks"])
+
+    def preview(self, name: str) -> dict[str, Any]:
+        """What "Preview tick result" shows: `skipReason`, `runRequests`, `error`. It evaluates the sensor for real."""
+        answer = self.ask(_PREVIEW, selector=self._sensor(name))["sensorDryRun"]
+        if answer["__typename"] != "DryRunInstigationTick":
+            raise RuntimeError(f"Dagster did not preview sensor {name}: {answer}")
+        result: dict[str, Any] = answer["evaluationResult"]
+        return result
+
+    def reload(self) -> None:
+        """Loads the code location anew, as "Reload definitions" does."""
+        answer = self.ask(_RELOAD, location=self.location)["reloadRepositoryLocation"]
+        if answer["__typename"] != "WorkspaceLocationEntry":
+            raise RuntimeError(f"Dagster did not reload {self.location}: {answer}")
 
     def materializations(self, *path: str) -> list[dict[str, Any]]:
         """The last 100 of an asset, the newest first."""

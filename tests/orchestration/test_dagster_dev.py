@@ -150,6 +150,14 @@ def test_the_whole_way_and_two_deaths_of_the_stream(person: Person) -> None:
         person.notes()
         person.sees_it()
         person.proves_it()
+
+        preview = dev.preview(person.sensor)
+        assert preview["error"] is None
+        assert streaming[:8] in preview["skipReason"]
+        dev.reload()
+        person.notes()
+        person.sees_it()
+        assert dev.wait_run(dev.launch(names.check_job_name(person.replication.name)), PATIENCE) == "SUCCESS"
         assert person.streaming_run(dev) == streaming
         until(lambda: len(dev.materializations("duckdb", "public", "notes")) > 2, "reports of the stream")
         assert len(dev.runs(person.stream_job, in_flight=True)) == 1
