@@ -43,7 +43,7 @@ class Reactions:
     """What the conductor does when a write finds something out. Called from the writing thread."""
 
     table_failed: Callable[[TableId, TableError], None]
-    """Store the table's error; it is no longer active when this is called."""
+    """Store the table's error; it is still active when this is called."""
     reload: Callable[[], None]
     """Read watermarks and states again and bring the active tables up to date."""
 
@@ -195,8 +195,9 @@ class Applier:
         table_id = self._named(error.table, batch)
         if table_id is None:
             raise PermanentError(f"{error} (a table that is not replicated)", hint=error.hint) from error
-        self._active.deactivate(table_id)
+        # In this order: a table that is READY and not active is taken for one that was left out, and copied again.
         self._reactions.table_failed(table_id, error)
+        self._active.deactivate(table_id)
 
     def _named(self, name: str, batch: Assembled) -> TableId | None:
         """The active table of that name, which may be one that the batch itself gives it."""

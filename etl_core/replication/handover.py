@@ -179,14 +179,15 @@ class Handover:
         """READY first, then active: `reload` in the writing thread drops active tables that are not READY.
 
         Nothing between the two can fail: a table that is READY and not active would lose what the stream passes.
+        The slot goes before both: whoever sees READY may copy the table again, with a slot of the same name.
         """
-        slot, schema = status.sync_slot, self._schema(status)
+        schema = self._schema(status)
+        if status.sync_slot is not None:
+            self._drop(status.sync_slot)
         status = self._move(
             status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
         self._active.activate(status.table_id, watermark, schema)
-        if slot is not None:
-            self._drop(slot)
 
     def _drop(self, slot: str) -> None:
         try:
@@ -304,8 +305,8 @@ class Handover:
             elif theirs is not None and theirs > ours:
                 self._activate(status, theirs)
             elif theirs != ours:
-                self._active.deactivate(table_id)
                 self._fail_replaced(status, f"the destination's watermark went back from {ours} to {theirs}")
+                self._active.deactivate(table_id)
 
     # --- states -----------------------------------------------------------------------------------------------
 

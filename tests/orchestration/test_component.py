@@ -17,6 +17,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from dagster.components.testing.utils import DefsFolderSandbox
 
 import etl_dagster
+from etl_core.testing.postgres import Database
 from etl_dagster.component import PostgresReplicationComponent
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
 from etl_dagster.scaffold import ReplicationScaffolder
@@ -188,15 +189,15 @@ def test_a_table_is_copied_through_the_component(
     sandbox: DefsFolderSandbox,
     replication: PostgresReplicationResource,
     instance: dg.DagsterInstance,
+    database: Database,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert replication.dsn is not None
-    monkeypatch.setenv("SHOP_DSN", replication.dsn)
+    monkeypatch.setenv("SHOP_DSN", database.dsn)
     defs = load(
         sandbox,
         name=replication.name,
-        source={"dsn_env": "SHOP_DSN", "password_env": "SHOP_PASSWORD", "publication": "shop_pub"},
+        source={"dsn_env": "SHOP_DSN", "publication": "shop_pub"},
         state={"url": f"sqlite:///{tmp_path / 'state.db'}"},
         destination={"type": "duckdb", "path": str(tmp_path / "shop.duckdb")},
         tables=["public.orders", "public.customers"],
@@ -381,12 +382,10 @@ def test_the_check_of_the_yaml_names_the_wrong_line(project: Path, changes: dict
     assert checked.stdout.count(f" - {COMPONENT} ") == 1
 
 
-def test_discovered_tables_are_those_of_the_last_refresh(
-    project: Path, replication: PostgresReplicationResource
-) -> None:
-    source = {"dsn_env": "SHOP_DSN", "password_env": "SHOP_PASSWORD", "publication": "shop_pub"}
+@pytest.mark.usefixtures("replication")
+def test_discovered_tables_are_those_of_the_last_refresh(project: Path, database: Database) -> None:
+    source = {"dsn_env": "SHOP_DSN", "publication": "shop_pub"}
     write_defs(project, source=source, tables=None, discover="publication")
-    assert replication.dsn is not None
 
     before = dg_command(project, "list", "defs", "--json", SHOP_DSN=CLOSED)
     assert before.returncode == 0, before.stdout
@@ -395,7 +394,7 @@ def test_discovered_tables_are_those_of_the_last_refresh(
 
     refused = dg_command(project, "utils", "refresh-defs-state", SHOP_DSN=CLOSED)
     assert refused.returncode != 0
-    refreshed = dg_command(project, "utils", "refresh-defs-state", SHOP_DSN=replication.dsn)
+    refreshed = dg_command(project, "utils", "refresh-defs-state", SHOP_DSN=database.dsn)
     assert refreshed.returncode == 0, refreshed.stdout
 
     after = dg_command(project, "list", "defs", "--json", SHOP_DSN=CLOSED)
