@@ -55,8 +55,8 @@ class TableName:
 def _unquoted(part: str) -> str:
     if part[0] == '"':
         return part[1:-1].replace('""', '"')
-    # PostgreSQL folds ASCII letters only, in a UTF-8 database.
-    return part.strip().translate(_FOLD)
+    # PostgreSQL folds ASCII letters only, in a UTF-8 database; to it, other white space than ASCII's is a letter.
+    return part.strip(string.whitespace).translate(_FOLD)
 
 
 def _quoted(part: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etl_core.errors import ConfigError
@@ -12,6 +12,7 @@ from etl_core.identifiers import TableId, TableName, check_pipeline_name, main_s
 _PART = st.text(st.characters(blacklist_characters="\x00", blacklist_categories=["Cs"]), min_size=1, max_size=20)
 
 
+@example("0", "\xa0")
 @given(_PART, _PART)
 def test_every_name_reads_as_it_prints(namespace: str, name: str) -> None:
     table = TableName(namespace, name)
