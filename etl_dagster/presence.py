@@ -4,6 +4,7 @@ Called `etl_<pipeline>_run_<first 8 of the run id>`. It ends with the run's proc
 process is gone; and it holds the lock that makes runs stream one after the other.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ def role_of(run_id: str) -> str:
 def is_present(run_id: str, sessions: set[str]) -> bool:
     """Whether the run is among `sessions`."""
     return run_id[:_ID_LENGTH] in sessions
+
+
+def others(sessions: set[str], run_ids: Iterable[str]) -> set[str]:
+    """Those of `sessions` that are of none of these runs."""
+    return sessions - {run_id[:_ID_LENGTH] for run_id in run_ids}
 
 
 def sessions(connection: "Connection", pipeline: str) -> set[str]:

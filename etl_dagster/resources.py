@@ -9,7 +9,6 @@ variable that holds it (`password_env`), or give the whole address as `dg.EnvVar
 
 import abc
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,7 +149,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             port=self.port,
             database=plain(self.database),
             user=plain(self.user),
-            password=self._password(),
+            password=None if self.password_env is None else plain(dg.EnvVar(self.password_env)),
             tables=self.table_names(),
             keywords=self.keywords,
         )
@@ -206,17 +205,3 @@ class PostgresReplicationResource(dg.ConfigurableResource):
         from etl_dagster.tables import ReplicatedTable
 
         return ReplicatedTable(self, TableName.parse(name))
-
-    def _password(self) -> str | None:
-        if self.password_env is None:
-            return None
-        password = os.environ.get(self.password_env)
-        if password is None:
-            from etl_core.errors import ConfigError
-
-            raise ConfigError(
-                f"the environment variable {self.password_env}, which holds the password of {self.name}, is not set",
-                field="password_env",
-                hint=f"set it where Dagster runs: in .env beside workspace.yaml, or export {self.password_env}=…",
-            )
-        return password

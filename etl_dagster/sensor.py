@@ -87,14 +87,13 @@ def _look_and_decide(
     runs = runs_in_flight(instance, job, sessions)
     latest = latest_runs(instance, job)
     failures, since = failures_in_a_row(latest)
-    ours = {record.dagster_run.run_id[: len(next(iter(sessions)))] for record in latest} if sessions else set()
     situation = Situation(
         slot=slot,
         runs=runs,
         latest_run_id=latest[0].dagster_run.run_id if latest else None,
         failures=failures,
         since_failure=since,
-        other_sessions=len(sessions - ours),
+        other_sessions=len(presence.others(sessions, [record.dagster_run.run_id for record in latest])),
         active_pid=status.active_pid if status is not None else None,
     )
     return decide(situation, lease=lease)

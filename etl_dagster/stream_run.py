@@ -60,8 +60,8 @@ class StreamRun:
             while True:
                 began = time.monotonic()
                 try:
-                    if self._stream_once(pipeline, lease):
-                        return
+                    self._stream_once(pipeline, lease)
+                    return
                 except PermanentError:
                     raise
                 except TransientError as error:
@@ -72,7 +72,7 @@ class StreamRun:
                         raise
                     wait = next(waits)
                     self._log.warning(f"{error}; next try in {wait:.1f} s")
-                    self._reporter_flush()
+                    self._report(everything=True)
                     time.sleep(wait)
 
     def drain(self) -> Lsn:
@@ -98,14 +98,14 @@ class StreamRun:
             try:
                 yield pipeline
             finally:
-                self._reporter_flush()
+                self._report(everything=True)
 
-    def _reporter_flush(self) -> None:
-        for event in self._reporter.due(everything=True):
+    def _report(self, *, everything: bool = False) -> None:
+        for event in self._reporter.due(everything=everything):
             self._context.log_event(event)
 
-    def _stream_once(self, pipeline: "Pipeline", lease: float) -> bool:
-        """Waits for the turn and streams. True when the run has given way to its successor."""
+    def _stream_once(self, pipeline: "Pipeline", lease: float) -> None:
+        """Waits for the turn and streams until the run gives way to its successor."""
         self._stop.clear()
         pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
         with self._replication.connect(presence.role_of(self._context.run_id)) as session:
@@ -120,7 +120,6 @@ class StreamRun:
 
             streamed = self._supervise(pipeline.stream, gives_way)
             self._log.info(f"gives way to its successor at {streamed.lsn}")
-            return True
 
     def _wait_for_turn(self, session: "Connection") -> None:
         told = False
@@ -153,8 +152,7 @@ class StreamRun:
         worker = _Worker(stream, self._replication.name)
         try:
             while not worker.wait(_LOOK_EVERY):
-                for event in self._reporter.due():
-                    self._context.log_event(event)
+                self._report()
                 if not self._stop.is_set() and gives_way():
                     self._stop.set()
         except BaseException:
@@ -205,8 +203,7 @@ class _Successor:
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + _SUCCESSOR_EVERY
-        present = presence.sessions(self._session, self._pipeline)
-        return any(not presence.is_present(self._run_id, {other}) for other in present)
+        return bool(presence.others(presence.sessions(self._session, self._pipeline), [self._run_id]))
 
 
 def _waits() -> Iterator[float]:
