@@ -187,6 +187,10 @@ def test_an_error_of_the_callback_cancels_the_creation(
 
     with pytest.raises(RuntimeError, match="not interested"):
         create_slot(walsender, database.name, export_snapshot=True, observer=conn, on_wait=on_wait)
+    backend = walsender.info.backend_pid
     walsender.close()
-    writer.connection.close()
+    # The writer never ended: only the cancellation can have ended this backend, which takes its unfinished slot along.
+    while conn.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (backend,)).fetchone() is not None:
+        pass
     assert slot_status(conn, database.name) is None
+    writer.connection.close()
