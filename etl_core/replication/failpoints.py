@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 SLOT_CREATED = "slot_created"
 COPY_STARTED = "copy_started"
+RANGE_STAGED = "range_staged"
 COPY_STAGED = "copy_staged"
 COPY_PUBLISHED = "copy_published"
 COPY_FINISHED = "copy_finished"
@@ -28,6 +29,7 @@ SYNC_DONE_STORED = "sync_done_stored"
 ALL = (
     SLOT_CREATED,
     COPY_STARTED,
+    RANGE_STAGED,
     COPY_STAGED,
     COPY_PUBLISHED,
     COPY_FINISHED,
