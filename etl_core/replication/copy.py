@@ -149,12 +149,14 @@ class TableCopier:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
         table = self._describe(status)
         with self._destination.copy(table.schema) as staging:
-            self._stage(status, table, created.snapshot_name, staging)
+            self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED)
             rows = staging.publish(created.consistent_point)
         return rows, created.consistent_point, table
 
-    def _stage(self, status: TableStatus, table: PublishedTable, snapshot_name: str, staging: TableCopy) -> None:
+    def _stage(
+        self, status: TableStatus, table: PublishedTable, snapshot_name: str, snapshot_lsn: Lsn, staging: TableCopy
+    ) -> None:
         def on_progress(rows: int, size: int, total_size: int) -> None:
             self._observer.on_copy_progress(status.name, rows, size, total_size)
 
@@ -172,7 +174,8 @@ class TableCopier:
         if self._share is None or not isinstance(staging, SharedCopy):
             copy(all_into(staging.write))
             return
-        offer = CopyOffer(status.table_id, self._share, snapshot_name, fingerprint(table), staging.address)
+        what = fingerprint(table)
+        offer = CopyOffer(status.table_id, self._share, snapshot_name, snapshot_lsn, what, staging.address)
         shared = SharedRanges(self._store.shared_copies, offer, staging, on_progress)
         try:
             shared.copy(copy, lambda: live_helpers(self._source, status.table_id), self._stop)

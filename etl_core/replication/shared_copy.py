@@ -23,8 +23,8 @@ from etl_core.replication.source import Source
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, Ranges, RangeWork
+from etl_core.source.ctid_range import CtidRange
 from etl_core.source.server import session_pids
-from etl_core.source.snapshot import CtidRange
 from etl_core.source.table_copy import CopyResult, OnProgress, copy_table
 from etl_core.state.schema_json import schema_to_json
 from etl_core.state.shared_copy import CopyOffer, OfferedRange, SharedCopyStore

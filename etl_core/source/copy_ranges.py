@@ -15,7 +15,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from etl_core.source.connection import Connection
-from etl_core.source.snapshot import CtidRange
+from etl_core.source.ctid_range import CtidRange
 
 Sink = Callable[[pa.RecordBatch], None]
 

@@ -18,9 +18,9 @@ from etl_core.source.catalog import PublishedTable
 from etl_core.source.connection import Connection
 from etl_core.source.copy_blocks import copy_blocks
 from etl_core.source.copy_ranges import Plan, Ranges, RangeWork, Sink
+from etl_core.source.ctid_range import CtidRange
 from etl_core.source.snapshot import (
     RANGE_BYTES,
-    CtidRange,
     as_table_error,
     check_unchanged,
     copy_statement,

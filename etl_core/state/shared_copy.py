@@ -12,26 +12,26 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from etl_core.identifiers import TableId
-from etl_core.source.snapshot import CtidRange
+from etl_core.lsn import Lsn
+from etl_core.source.ctid_range import CtidRange
 
 
 @dataclass(frozen=True, slots=True)
 class CopyOffer:
-    """A copy others may help with, or one that is over.
+    """A copy others may help with, or could until it was over.
 
-    `token` is what the copy's caller calls it. While it runs: `snapshot_name`, the exported snapshot; `fingerprint`,
-    what was published of the table; `address`, where its staging is (see `destination.protocol.SharedCopy`).
+    `token` is what the copy's caller calls it. `snapshot_name` and `snapshot_lsn` are those of the exported snapshot,
+    `fingerprint` tells what was published of the table, `address` where its staging is (see
+    `destination.protocol.SharedCopy`); None for a copy that ended before it offered anything.
     """
 
     table_id: TableId
     token: str
     snapshot_name: str | None = None
+    snapshot_lsn: Lsn | None = None
     fingerprint: str | None = None
     address: str | None = None
-
-    @property
-    def is_over(self) -> bool:
-        return self.snapshot_name is None
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,10 @@ class SharedCopyStore(Protocol):
     def find(self, table_id: TableId) -> CopyOffer | None: ...
 
     def end(self, table_id: TableId, token: str) -> None:
-        """No help is wanted with the copy of that token, or no more: who waits for its offer finds one that is over."""
+        """No help is wanted with the copy of that token, or no more: who waits for its offer finds one that is over.
+
+        Its ranges can be read until the table's next offer.
+        """
 
     def take(self, offer: CopyOffer, taker: int) -> OfferedRange | None:
         """Takes the first free range; None if there is none."""

@@ -116,8 +116,10 @@ MIGRATIONS: tuple[Migration, ...] = (
             table_id BIGINT NOT NULL,
             token TEXT NOT NULL,
             snapshot_name TEXT,
+            snapshot_lsn %(lsn)s,
             fingerprint TEXT,
             address TEXT,
+            is_over BOOLEAN NOT NULL,
             PRIMARY KEY (pipeline, table_id)
         )
         """,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row
 
 from etl_core.errors import StateConflict
 from etl_core.identifiers import TableId, TableName
-from etl_core.source.snapshot import CtidRange
+from etl_core.source.ctid_range import CtidRange
 from etl_core.state.shared_copy import CopyOffer, OfferedRange
 from etl_core.state.sql_tables import Tables
 
@@ -43,8 +43,12 @@ class SqlSharedCopyStore:
     def end(self, table_id: TableId, token: str) -> None:
         with self._write() as connection:
             found = self._find(connection, table_id)
-            if found is None or found.is_over or found.token == token:
-                self._replace(connection, CopyOffer(table_id, token))
+            if found is not None and found.token == token:
+                offers = self._offers
+                mine = (offers.c.pipeline == self._pipeline, offers.c.table_id == table_id)
+                connection.execute(sa.update(offers).where(*mine).values(is_over=True))
+            elif found is None or found.is_over:
+                self._replace(connection, CopyOffer(table_id, token, is_over=True))
 
     def take(self, offer: CopyOffer, taker: int) -> OfferedRange | None:
         ranges = self._ranges
@@ -86,7 +90,7 @@ class SqlSharedCopyStore:
         row = connection.execute(sa.select(offers).where(*mine)).one_or_none()
         if row is None:
             return None
-        return CopyOffer(TableId(row.table_id), row.token, row.snapshot_name, row.fingerprint, row.address)
+        return CopyOffer(**{name: value for name, value in row._mapping.items() if name != "pipeline"})
 
     def _check(self, connection: Connection, offer: CopyOffer) -> None:
         if self._find(connection, offer.table_id) != offer:
@@ -98,16 +102,8 @@ class SqlSharedCopyStore:
         for table in (self._offers, self._ranges):
             mine = (table.c.pipeline == self._pipeline, table.c.table_id == offer.table_id)
             connection.execute(sa.delete(table).where(*mine))
-        connection.execute(
-            sa.insert(self._offers).values(
-                pipeline=self._pipeline,
-                table_id=offer.table_id,
-                token=offer.token,
-                snapshot_name=offer.snapshot_name,
-                fingerprint=offer.fingerprint,
-                address=offer.address,
-            )
-        )
+        values = {field.name: getattr(offer, field.name) for field in fields(offer)}
+        connection.execute(sa.insert(self._offers).values(pipeline=self._pipeline, **values))
 
     def _mine(self, table_id: TableId) -> tuple[ColumnElement[bool], ...]:
         return (self._ranges.c.pipeline == self._pipeline, self._ranges.c.table_id == table_id)

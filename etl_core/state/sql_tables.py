@@ -173,8 +173,10 @@ def build_tables(dialect: str) -> Tables:
             table_id=BigInteger(),
             token=Text(),
             snapshot_name=Text(),
+            snapshot_lsn=LsnText(),
             fingerprint=Text(),
             address=Text(),
+            is_over=Boolean(),
         ),
         copy_ranges=build(
             "copy_ranges",

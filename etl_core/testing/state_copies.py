@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from etl_core.errors import StateConflict
 from etl_core.identifiers import TableId, TableName
-from etl_core.source.snapshot import CtidRange
+from etl_core.source.ctid_range import CtidRange
 from etl_core.state.shared_copy import CopyOffer, OfferedRange
 from etl_core.state.store import StateStore
-from etl_core.testing.state_fixtures import ORDERS, ORDERS_NAME, StateStoreFixtures, Stores, race
+from etl_core.testing.state_fixtures import LAST, ORDERS, ORDERS_NAME, StateStoreFixtures, Stores, race
 
-OFFER = CopyOffer(ORDERS, "run 1", "00000003-0000001B-1", "abc", "staging")
+OFFER = CopyOffer(ORDERS, "run 1", "00000003-0000001B-1", LAST, "abc", "staging")
 RANGES = [
     CtidRange(ORDERS_NAME, 0, 8192, 64 << 20),
     CtidRange(ORDERS_NAME, 8192, None, (1 << 40) + 1),
@@ -67,7 +68,7 @@ class StateStoreCopies(StateStoreFixtures):
         copies.offer(OFFER, RANGES)
         held = copies.take(OFFER, 7)
         assert held is not None
-        newer = CopyOffer(ORDERS, OFFER.token, "00000003-0000001C-1", OFFER.fingerprint, OFFER.address)
+        newer = replace(OFFER, snapshot_name="00000003-0000001C-1")
         copies.offer(newer, RANGES[:1])
         for use in (
             partial(copies.take, OFFER, 7),
@@ -85,13 +86,15 @@ class StateStoreCopies(StateStoreFixtures):
         copies.end(ORDERS, "run 2")
         assert copies.find(ORDERS) == OFFER
         copies.end(ORDERS, OFFER.token)
-        assert copies.find(ORDERS) == CopyOffer(ORDERS, OFFER.token)
+        ended = copies.find(ORDERS)
+        assert ended == replace(OFFER, is_over=True)
         with pytest.raises(StateConflict):
             copies.take(OFFER, 7)
+        assert len(copies.ranges(ended)) == len(RANGES)
         copies.end(ORDERS, "run 2")
-        found = copies.find(ORDERS)
-        assert found == CopyOffer(ORDERS, "run 2")
-        assert found.is_over
+        none = copies.find(ORDERS)
+        assert none == CopyOffer(ORDERS, "run 2", is_over=True)
+        assert list(copies.ranges(none)) == []
 
     def test_a_shared_copy_goes_with_its_table(self, stores: Stores, store: StateStore) -> None:
         stores("other").shared_copies.offer(OFFER, RANGES)

@@ -17,8 +17,9 @@ from etl_core.errors import EtlError, SourceUnavailable, Stopped, TableError, Tr
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection, connect
 from etl_core.source.copy_ranges import all_into
+from etl_core.source.ctid_range import CtidRange
 from etl_core.source.slot import create_slot
-from etl_core.source.snapshot import CtidRange, import_snapshot, plan_ranges
+from etl_core.source.snapshot import import_snapshot, plan_ranges
 from etl_core.source.table_copy import CopyResult, copy_range, copy_table
 from etl_core.testing.database import Database
 
