@@ -25,6 +25,7 @@ PROGRESS_STORED = "progress_stored"
 CONFIRMED = "confirmed"
 CATCHUP_WRITTEN = "catchup_written"
 SYNC_DONE_STORED = "sync_done_stored"
+SYNC_SLOT_DROPPED = "sync_slot_dropped"
 
 ALL = (
     SLOT_CREATED,
@@ -39,6 +40,7 @@ ALL = (
     CONFIRMED,
     CATCHUP_WRITTEN,
     SYNC_DONE_STORED,
+    SYNC_SLOT_DROPPED,
 )
 
 _actions: dict[str, Callable[[], None]] = {}
