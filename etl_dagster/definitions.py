@@ -28,6 +28,7 @@ def build_postgres_replication(
     op_tags: Mapping[str, Any] | None = None,
     automation_condition: dg.AutomationCondition | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
+    copy_processes: Mapping[str, int] | None = None,
     default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
 ) -> dg.Definitions:
     """The definitions of one pipeline. Nothing connects.
@@ -35,7 +36,8 @@ def build_postgres_replication(
     `tables` (default: those of `replication`) are the assets; one of the two must name them, as loading a code
     location asks no database. `stream` gives the defaults of the stream job. With `cron_schedule` there is a schedule
     of micro-batches instead of the sensor. `max_lag` is in seconds, for the check `replication_lag`.
-    `op_tags` are those of the initial syncs' steps.
+    `op_tags` are those of the initial syncs' steps. `copy_processes` names the big tables that several processes copy
+    together, and how many.
     """
     found = _tables(replication, tables)
     stream = stream or StreamConfig()
@@ -47,6 +49,7 @@ def build_postgres_replication(
         op_tags=op_tags,
         automation_condition=automation_condition,
         freshness_policy=freshness_policy,
+        copy_processes=copy_processes,
     )
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
