@@ -28,12 +28,13 @@ def build_initial_sync_assets(
     automation_condition: dg.AutomationCondition | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
     copy_processes: Mapping[str, int] | None = None,
+    pool: str | None = None,
 ) -> list[dg.AssetsDefinition]:
     """One asset for each table, in the order of `tables`. Connects to nothing.
 
     They need the resource `names.resource_key(replication.name)`. Condition and policy are the translator's unless
     given here. `copy_processes` says, by table, how many processes copy a big one together, on several machines where
-    the executor has them; the others are copied by one.
+    the executor has them; the others are copied by one. `pool` is another concurrency pool than `<pipeline>_sync`.
     """
     translator = translator or DagsterReplicationTranslator()
     tags = {**(op_tags or {}), names.PIPELINE_TAG: replication.name}
@@ -54,6 +55,7 @@ def build_initial_sync_assets(
             spec.metadata.get(_IO_MANAGER_KEY),
             tags,
             retry_policy,
+            pool or names.sync_pool(replication.name),
         )
         assets.append(_asset(sync, spec, processes.get(table, 1)))
     return assets

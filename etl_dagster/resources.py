@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
-from etl_dagster.secrets import plain, refuse_literal_secret
+from etl_dagster.secrets import is_secret_name, plain, refuse_literal_secret
 
 if TYPE_CHECKING:
     from etl_core.config import PipelineConfig
@@ -128,6 +128,16 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     @classmethod
     def _no_secret(cls, dsn: str | None) -> str | None:
         return None if dsn is None else refuse_literal_secret("dsn", dsn)
+
+    @field_validator("keywords")
+    @classmethod
+    def _no_secret_keyword(cls, keywords: dict[str, str]) -> dict[str, str]:
+        for name in filter(is_secret_name, keywords):
+            raise ValueError(
+                f"keywords holds {name}, which Dagster would show on its pages: leave it out and name the environment"
+                " variable that holds the password (password_env)"
+            )
+        return keywords
 
     def config(self) -> "PipelineConfig":
         """What `etl_core` is told, secrets included. Raises ConfigError."""

@@ -18,7 +18,6 @@ import dagster as dg
 from etl_core.errors import EtlError, StateConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.state.table_state import TableState
-from etl_dagster import names
 from etl_dagster.failures import failure_of
 from etl_dagster.sync import CopyCost, CopyProgress, Synced, as_it_is
 from etl_dagster.sync_op import InitialSyncConfig, TableSync, copy_table, interruptible_step
@@ -116,7 +115,7 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         required_resource_keys=resources,
         tags={"dagster/priority": "1", **sync.tags},
         retry_policy=sync.retry_policy,
-        pool=names.sync_pool(sync.pipeline),
+        pool=sync.pool,
     )
     def copy(context: dg.OpExecutionContext, config: InitialSyncConfig) -> None:
         copy_table(context, sync.replication(context, config), sync.table, config, context.run_id)
@@ -148,7 +147,7 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         out=dg.Out(dg.Nothing),
         required_resource_keys=resources,
         tags=sync.tags,
-        pool=names.sync_pool(sync.pipeline),
+        pool=sync.pool,
     )
     def help_copy(context: dg.OpExecutionContext, config: InitialSyncConfig) -> None:
         progress, stop = CopyProgress(), threading.Event()

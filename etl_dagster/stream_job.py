@@ -1,7 +1,7 @@
 """The job that streams: an op, in process, in one of two modes; and a schedule for batches every few minutes."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -42,8 +42,10 @@ def build_stream_job(
     *,
     config: StreamConfig | None = None,
     translator: DagsterReplicationTranslator | None = None,
+    op_tags: Mapping[str, Any] | None = None,
+    pool: str | None = None,
 ) -> dg.JobDefinition:
-    """The job `<pipeline>_stream`. `config` gives the launchpad's defaults.
+    """The job `<pipeline>_stream`. `config` gives the launchpad's defaults; `pool` is another than `<pipeline>_stream`.
 
     In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor.
     """
@@ -56,7 +58,8 @@ def build_stream_job(
     @dg.op(
         name=f"stream_{replication.name}",
         required_resource_keys={key},
-        pool=names.stream_pool(replication.name),
+        pool=pool or names.stream_pool(replication.name),
+        tags=op_tags,
         out=dg.Out(dg.Nothing),
     )
     def stream(context: dg.OpExecutionContext, config: StreamConfig) -> None:

@@ -41,6 +41,7 @@ class TableSync:
     io_manager_key: str | None
     tags: Mapping[str, Any]
     retry_policy: dg.RetryPolicy | None
+    pool: str
 
     @property
     def name(self) -> str:
@@ -78,7 +79,7 @@ def sync_op(sync: TableSync, upstream: Iterable[str]) -> dg.OpDefinition:
         required_resource_keys={sync.resource_key},
         tags=sync.tags,
         retry_policy=sync.retry_policy,
-        pool=names.sync_pool(sync.pipeline),
+        pool=sync.pool,
     )
     def copy(context: dg.AssetExecutionContext, config: InitialSyncConfig) -> dg.MaterializeResult:
         replication = sync.replication(context, config)

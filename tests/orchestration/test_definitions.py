@@ -47,3 +47,17 @@ def test_a_password_as_text_is_refused_and_not_repeated(dsn: str) -> None:
     with pytest.raises(ValueError, match="password_env") as refused:
         replication(dsn=dsn)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+def test_a_password_among_the_keywords_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"keywords holds {name}") as caught:
+        PostgresReplicationResource(
+            name="shop",
+            publication="shop_pub",
+            host="db.example",
+            keywords={name: "s3cret"},
+            state=StateStoreResource(url="sqlite:///state.db"),
+            destination=DuckDBDestinationResource(path="shop.duckdb"),
+        )
+    assert "s3cret" not in str(caught.value)
