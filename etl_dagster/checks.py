@@ -5,7 +5,6 @@ looked at, because the source or the destination is away, has not passed and say
 """
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,8 +48,6 @@ _UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
 
 _WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
 
-_PLAIN = re.compile("[A-Za-z0-9_]+")
-
 _Examine = Callable[["Pipeline", Sequence[TableName]], Mapping[TableName, Verdict]]
 """Gives a verdict for every one of the tables. Raises EtlError when nothing can be said of any."""
 
@@ -74,13 +71,9 @@ def build_replication_checks(
 
     The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
     read the source at a time in `equals_source` (default: as many as copy a table).
-
-    A table whose key has other characters than letters, digits and `_` has no checks: Dagster names their outputs after
-    the key, and refuses such a name. `etl verify` proves those.
     """
     translator = translator or DagsterReplicationTranslator()
-    found = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
-    keys = {table: key for table, key in found.items() if all(map(_PLAIN.fullmatch, key.path))}
+    keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
     kinds = (
         _Kind(
             "replication_lag",
@@ -118,14 +111,20 @@ def _build_checks(
     kind: _Kind, pipeline_name: str, keys: Mapping[TableName, dg.AssetKey], connections: int | None
 ) -> dg.AssetChecksDefinition:
     resource = resource_key(pipeline_name)
+    # @dg.multi_asset_check names the op's inputs and outputs after the keys, and refuses one that has to be quoted.
+    inputs = {f"table_{number}": key for number, key in enumerate(keys.values(), 1)}
+    specs = {
+        f"check_{number}": dg.AssetCheckSpec(kind.name, asset=key, description=kind.description)
+        for number, key in enumerate(keys.values(), 1)
+    }
 
-    @dg.multi_asset_check(
+    @dg.op(
         name=f"{pipeline_name}_{kind.name}",
-        specs=[dg.AssetCheckSpec(kind.name, asset=key, description=kind.description) for key in keys.values()],
         description=kind.description,
-        can_subset=True,
-        compute_kind="postgres",
+        ins={name: dg.In(dg.Nothing) for name in inputs},
+        out={name: dg.Out(dg.Nothing, is_required=False) for name in specs},
         required_resource_keys={resource},
+        tags={"kind": "postgres"},
     )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         selected = {check_key.asset_key for check_key in context.selected_asset_check_keys}
@@ -141,7 +140,10 @@ def _build_checks(
                 metadata=dict(verdict.numbers),
             )
 
-    return check
+    checks: dg.AssetChecksDefinition = dg.AssetChecksDefinition.create(
+        keys_by_input_name=inputs, node_def=check, check_specs_by_output_name=specs, can_subset=True
+    )
+    return checks
 
 
 def _examine(
