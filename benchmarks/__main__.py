@@ -56,6 +56,9 @@ def main() -> None:
             report.add(name, result.figures, result.details)
             figures = ", ".join(f"{key} {value:.3g}" for key, value in result.figures.items())
             print(f"{name}: {figures} ({time.monotonic() - started:.0f} s, load before {load:.1f})", flush=True)
+            numbers = {key: value for key, value in result.details.items() if isinstance(value, int | float)}
+            if numbers:
+                print(f"  {', '.join(f'{key} {value:.3g}' for key, value in numbers.items())}", flush=True)
         environment = {"postgres": server.postgres.version_num, "rows": options.rows, "runs": options.runs}
     report.print()
     report.write(environment)
