@@ -1,24 +1,24 @@
 """Rows as the serialized protobuf messages of AppendRows, encoded a column at a time.
 
-A message is its fields end to end, each a tag and a value, in any order; an absent field is NULL. So a row's bytes are
-what every column contributes to it, and a column contributes to all rows at once: numbers as a matrix of bytes of
-which each row takes some (a varint's length differs), text straight from Arrow's buffer behind a tag and a length. Arrow
-joins the contributions in C. No Python object is made per row: what comes out is the body of a serialized
+A message is its fields end to end, each a tag and a value, in any order; an absent field is NULL. So a row's bytes
+are what every column contributes to it, and a column contributes to all rows at once: numbers as a matrix of bytes of
+which each row takes some (a varint's length differs), text straight from Arrow's buffer behind a tag and a length.
+Arrow joins the contributions in C. No Python object is made per row: what comes out is the body of a serialized
 `ProtoRows`, of which a request takes a stretch.
 
 | BigQuery | protobuf | |
 | --- | --- | --- |
 | BOOL, INT64, FLOAT64 | bool, int64, double | |
-| NUMERIC, BIGNUMERIC | bytes | the value × 10^9 or 10^38, two's complement, least byte first, shortest |
+| NUMERIC, BIGNUMERIC | bytes | × 10^9 or 10^38, two's complement, least byte first, shortest |
 | STRING, BYTES | string, bytes | |
 | DATE | int32 | days since 1970-01-01 |
 | TIMESTAMP | int64 | microseconds since 1970-01-01 |
-| TIME, DATETIME | int64 | civil time: year to microsecond in 14, 4, 5, 5, 6, 6 and 20 bits |
+| TIME, DATETIME | int64 | civil time: year to microsecond in 14, 4, 5, 5, 6, 6, 20 bits |
 | INTERVAL | string | the canonical `[-]Y-M [-]D [-]H:M:S.F` |
 | STRUCT, ARRAY | message, repeated | |
 
-https://cloud.google.com/bigquery/docs/supported-data-types#supported_protocol_buffer_data_types; the two packed forms are
-those of the classes it names, CivilTimeEncoder and BigDecimalByteStringEncoder. The wire format:
+https://cloud.google.com/bigquery/docs/supported-data-types#supported_protocol_buffer_data_types; the two packed forms
+are those of the classes it names, CivilTimeEncoder and BigDecimalByteStringEncoder. The wire format:
 https://protobuf.dev/programming-guides/encoding/
 """
 
