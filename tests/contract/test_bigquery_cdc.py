@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import MonthDayNano
 
 pytest.importorskip("google.cloud.bigquery_storage_v1", reason="needs the extra bigquery")
@@ -20,6 +22,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
     BigQueryWriteGrpcTransport,
 )
 
+from etl_core.batch import TableChanges
 from etl_core.destination.bigquery import cdc
 from etl_core.destination.bigquery.cdc import CdcWriter, RowsRefused, needs_merge, with_completed
 from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field, from_bigquery
@@ -121,6 +124,15 @@ def test_an_update_that_moves_a_row_to_another_key_and_one_that_takes_its_place(
         assert target.contents() == target.expected([(2, "a", None, 1), (1, "b", None, 2)])
         writer.write(changes(target.schema, upserts=[(7, "b", None, 2)], deletes=[(1,)]), Lsn(200), 2, 0)
     assert target.contents() == target.expected([(2, "a", None, 1), (7, "b", None, 2)])
+
+
+def test_a_delete_that_comes_after_the_upsert_of_its_part_does_not_take_the_row(target: Target) -> None:
+    target.create([(1, "a", None, 1)])
+    with target.writer() as writer:
+        target.fail("late")  # the deletes' request
+        writer.write(changes(target.schema, upserts=[(1, "b", None, 2)], deletes=[(1,)]), Lsn(100), 1, 0)
+    target.server.deliver_late()
+    assert target.contents() == target.expected([(1, "b", None, 2)])
 
 
 def test_a_later_part_and_a_later_batch_win(target: Target) -> None:
@@ -396,3 +408,94 @@ def test_completed_partials_are_upserts_and_leave_the_key_they_came_from(target:
     with target.writer() as writer:
         writer.write(whole, Lsn(100), 1, 0)
     assert target.contents() == target.expected([(1, "new", "toast", 10), (3, "moved", "toast 2", 20)])
+
+
+# A history: transactions of changes to few keys. Each is cut into batches, and batches into parts, as a try likes.
+_Change = tuple[int, int | None]  # key, and its value or None for a delete
+_KEYS = 4
+
+
+@st.composite
+def _histories(draw: st.DrawFn) -> list[list[_Change]]:
+    """Transactions; a key is deleted only when it is there."""
+    there: set[int] = set()
+    history = []
+    for _ in range(draw(st.integers(1, 8))):
+        transaction: list[_Change] = []
+        for _ in range(draw(st.integers(1, 4))):
+            key = draw(st.integers(0, _KEYS - 1))
+            if key in there and draw(st.booleans()):
+                there.discard(key)
+                transaction.append((key, None))
+            else:
+                there.add(key)
+                transaction.append((key, draw(st.integers(0, 999))))
+        history.append(transaction)
+    return history
+
+
+def _collapsed(schema: TableSchema, part: Sequence[_Change]) -> TableChanges:
+    """The last word on every key, with a delete for each that ends gone, also if the part inserted it."""
+    last = dict(part)
+    return changes(
+        schema,
+        upserts=[(key, value) for key, value in last.items() if value is not None],
+        deletes=[(key,) for key, value in last.items() if value is None],
+    )
+
+
+def _cut(draw: st.DrawFn, items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Stretches of `items`, none of them empty."""
+    places = sorted(draw(st.sets(st.integers(1, len(items) - 1))) if len(items) > 1 else set())
+    return [items[a:b] for a, b in zip([0, *places], [*places, len(items)], strict=True)]
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_any_crash_and_any_new_cut_ends_exact(
+    server: BigQueryWriteServer, client: BigQueryWriteClient, data: st.DataObject
+) -> None:
+    """Tries that die after some part, restarts that cut batches and parts elsewhere, requests that come too late."""
+    schema = table("orders", Column("id", INT8), Column("value", INT4))
+    target = Target(server, client, schema)
+    target.create()
+    history = data.draw(_histories())
+    watermark, attempt = 0, 0
+    while watermark < len(history):
+        attempt += 1
+        end = data.draw(st.integers(watermark + 1, len(history)))
+        touched = [change for transaction in history[watermark:end] for change in transaction]
+        parts = _cut(data.draw, touched)
+        dies_at = data.draw(st.none() | st.integers(0, len(parts) - 1)) if attempt < 6 else None
+        with target.writer() as writer:
+            for at, part in enumerate(parts[:dies_at]):
+                if attempt < 6 and data.draw(st.integers(0, 4)) == 0:
+                    target.fail("late")
+                writer.write(_collapsed(schema, part), Lsn(watermark), attempt, at)
+        if dies_at is None:
+            watermark = end
+        else:
+            # The last request of a process that is gone: it comes when it comes.
+            target.fail("late")
+            with target.writer(waits=()) as writer, pytest.raises(DestinationUnavailable):
+                writer.write(_collapsed(schema, parts[dies_at]), Lsn(watermark), attempt, dies_at)
+        if data.draw(st.booleans()):
+            server.deliver_late()
+    server.deliver_late()
+    source: dict[int, int] = {}
+    for key, value in (change for transaction in history for change in transaction):
+        source.pop(key, None)
+        if value is not None:
+            source[key] = value
+    assert target.contents() == target.expected(list(source.items()))
+
+
+def test_a_key_inserted_and_deleted_in_one_batch_must_be_among_its_deletes(target: Target) -> None:
+    """A try that ended between the two has left the row, and only a delete takes it away."""
+    with target.writer() as writer:
+        writer.write(changes(target.schema, inserts=[(1, "short-lived", None, 1)]), Lsn(100), 1, 0)
+        # The crash. The next try reads further, to beyond the delete.
+        writer.write(changes(target.schema, inserts=[(2, "other", None, 2)]), Lsn(100), 2, 0)
+        assert (1, "short-lived", None, 1) in target.contents()
+        writer.write(changes(target.schema, inserts=[(2, "other", None, 2)], deletes=[(1,)]), Lsn(100), 3, 0)
+    assert target.contents() == target.expected([(2, "other", None, 2)])
