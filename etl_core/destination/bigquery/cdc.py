@@ -150,8 +150,8 @@ def with_completed(changes: TableChanges, completed: Sequence[pa.Table]) -> Tabl
 
 
 def sequence_number(watermark: Lsn, attempt: int, part: int, change: ChangeType) -> str:
-    """`_CHANGE_SEQUENCE_NUMBER` of a part's changes: three sections of 16 hexadecimal digits."""
-    return f"{watermark:016X}/{attempt:016X}/{2 * part + (change == 'UPSERT'):016X}"
+    """`_CHANGE_SEQUENCE_NUMBER` of a part's changes: three hexadecimal numbers, without zeros: each row has it."""
+    return f"{watermark:X}/{attempt:X}/{2 * part + (change == 'UPSERT'):X}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ CHANGE_TYPE, CHANGE_SEQUENCE_NUMBER = "_CHANGE_TYPE", "_CHANGE_SEQUENCE_NUMBER"
 ChangeType = Literal["UPSERT", "DELETE"]
 
 # What is encoded at once: few enough rows for the processor's cache, few enough bytes for Arrow's 32-bit offsets.
-_ROWS_AT_ONCE = 1 << 15
+_ROWS_AT_ONCE = 1 << 16
 _BYTES_AT_ONCE = 1 << 26
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
