@@ -316,8 +316,8 @@ class _Connection:
         self._first.proto_rows.writer_schema.CopyFrom(storage.ProtoSchema.pb(schema))
         # The stub itself: the client's method waits for the first answer before it returns.
         append_rows: Any = client.transport.append_rows
-        address: Any = routing_header.to_grpc_metadata({"write_stream": stream})  # type: ignore[no-untyped-call]
-        self._call = append_rows(iter(self._queue.get, None), metadata=(address,))
+        to_metadata: Any = routing_header.to_grpc_metadata
+        self._call = append_rows(iter(self._queue.get, None), metadata=(to_metadata({"write_stream": stream}),))
 
     def send(self, request: _Request) -> None:
         message, self._first = self._first or storage.AppendRowsRequest.pb()(), None
