@@ -236,7 +236,7 @@ class CdcWriter:
         self.close()
 
     def _requests(self, rows: pa.Table, change: ChangeType, sequence: str) -> Iterator[_Request]:
-        """As few as there can be: each has as many rows as fit."""
+        """Each has as many of the encoded rows as fit."""
         first = 0
         for encoded in self._encoder.encode(rows, change, sequence):
             at = 0
