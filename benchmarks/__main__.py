@@ -17,6 +17,14 @@ from benchmarks.server import running_server
 from benchmarks.session import Result, Session
 from benchmarks.streaming import cost, memory, stream_arrow, stream_arrow_unix, stream_duckdb
 
+
+def bigquery_encode(session: Session) -> Result:
+    """Imported when it runs: it needs the extra bigquery."""
+    from benchmarks.bigquery import bigquery_encode as encode
+
+    return encode(session)
+
+
 BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "stream_arrow": stream_arrow,
     "stream_arrow_unix": stream_arrow_unix,
@@ -27,6 +35,7 @@ BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "memory": memory,
     "latency": latency,
     "orchestration": orchestration,
+    "bigquery_encode": bigquery_encode,
 }
 
 
