@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from etl_dagster.checks import build_replication_checks as build_replication_checks
     from etl_dagster.component import PostgresReplicationComponent as PostgresReplicationComponent
     from etl_dagster.definitions import build_postgres_replication as build_postgres_replication
+    from etl_dagster.resources import BigQueryDestinationResource as BigQueryDestinationResource
     from etl_dagster.resources import DestinationResource as DestinationResource
     from etl_dagster.resources import DuckDBDestinationResource as DuckDBDestinationResource
     from etl_dagster.resources import PostgresReplicationResource as PostgresReplicationResource
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "DagsterReplicationTranslator": "translator",
     "DestinationResource": "resources",
+    "BigQueryDestinationResource": "resources",
     "DuckDBDestinationResource": "resources",
     "InitialSyncConfig": "sync_op",
     "PostgresReplicationComponent": "component",

@@ -33,6 +33,7 @@ from etl_dagster.component_sections import (
 from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.failures import failure_of
 from etl_dagster.resources import (
+    BigQueryDestinationResource,
     DestinationResource,
     DuckDBDestinationResource,
     PostgresReplicationResource,
@@ -44,7 +45,10 @@ from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTable
 
 _log = logging.getLogger(__name__)
 
-_DESTINATIONS: Mapping[str, type[DestinationResource]] = {"duckdb": DuckDBDestinationResource}
+_DESTINATIONS: Mapping[str, type[DestinationResource]] = {
+    "duckdb": DuckDBDestinationResource,
+    "bigquery": BigQueryDestinationResource,
+}
 """`destination.type` and the resource whose fields are the rest of `destination`."""
 
 
@@ -69,7 +73,7 @@ def _destination_models() -> Any:
         options: dict[str, Any] = {name: (field.annotation, field) for name, field in resource.model_fields.items()}
         options["type"] = (Literal[type_name], ...)
         models.append(create_model(resource.__name__, __base__=dg.Model, **options))
-    return Union[*models]
+    return Annotated[Union[*models], Field(discriminator="type")]
 
 
 def _resolve_destination(context: dg.ResolutionContext, model: BaseModel) -> DestinationResource:

@@ -45,6 +45,8 @@ def without_secrets(model: type[BaseModel], sections: Sequence[str]) -> type[Bas
 
 
 def _exact(annotation: Any) -> Any:
+    if get_origin(annotation) is Annotated:
+        return annotation  # sections told apart by a word in them; exact as they are
     if get_origin(annotation) in (Union, UnionType):
         parts = [_exact(part) for part in get_args(annotation)]
         # A section or nothing: to leave it out is nothing, and with an alternative the section's lines go unnamed.

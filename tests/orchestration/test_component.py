@@ -285,7 +285,8 @@ def test_a_password_in_the_file_is_refused_and_not_repeated(
         ({"stream": {"mode": "schedule"}}, "mode schedule needs cron"),
         ({"state": {}}, "give either url or url_env"),
         ({"source": {"dsn": CLOSED, "dsn_env": "SHOP_DSN", "publication": "p"}}, "dsn and dsn_env exclude each other"),
-        ({"destination": {"type": "bigquery", "path": "x"}}, "Input should be 'duckdb'"),
+        ({"destination": {"type": "oracle", "path": "x"}}, "'duckdb', 'bigquery'"),
+        ({"destination": {"type": "bigquery", "path": "x"}}, "project"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(sandbox: DefsFolderSandbox, changes: dict[str, Any], said: str) -> None:
@@ -408,7 +409,7 @@ def test_a_component_is_scaffolded_below_another_and_in_python(sandbox: DefsFold
         ({"tables": 5}, "tables"),
         ({"source": {"dsn": CLOSED, "publication": "p", "hots": "x"}}, "hots"),
         ({"stream": {"mode": "strem"}}, "mode"),
-        ({"destination": {"type": "bigquery", "path": "x"}}, "type"),
+        ({"destination": {"type": "oracle", "path": "x"}}, "destination"),
         ({"freshness": {"fail_after_seconds": "late"}}, "fail_after_seconds"),
     ],
 )
@@ -462,3 +463,9 @@ def test_a_list_of_tables_needs_no_source_to_refresh(tmp_path: Path) -> None:
     component.write_state_to_path(tmp_path / "state")
 
     assert json.loads((tmp_path / "state").read_text()) == {"tables": ["public.orders", "public.customers"]}
+
+
+def test_tables_in_bigquery_are_called_as_its_io_manager_looks_for_them(sandbox: DefsFolderSandbox) -> None:
+    defs = load(sandbox, destination={"type": "bigquery", "project": "p", "dataset": "raw_{namespace}"})
+    assert table_keys(defs) == {"bigquery/raw_public/orders", "bigquery/raw_public/customers"}
+    assert table_spec(defs, "bigquery", "raw_public", "orders").kinds == {"bigquery", "postgres"}
