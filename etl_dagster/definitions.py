@@ -68,7 +68,7 @@ def build_postgres_replication(
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
     schedules, sensors = [], []
     if cron_schedule is not None:
-        schedules.append(build_stream_schedule(replication, stream_job, cron_schedule))
+        schedules.append(build_stream_schedule(replication, stream_job, cron_schedule, config=stream))
     else:
         sensors.append(
             build_stream_sensor(

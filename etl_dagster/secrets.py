@@ -9,7 +9,8 @@ import dagster as dg
 from etl_core.errors import ConfigError
 
 _SECRET_NAME = re.compile("passw|secret|token", re.IGNORECASE)
-_SECRET = re.compile(r"://[^/@]*:[^/@]+@|\b(?:ssl)?password\s*=", re.IGNORECASE)
+# In an address also where the password is not percent-encoded; after the colon of a host stands a port.
+_SECRET = re.compile(r"://[^@/?#]*:(?!\d+(?:[/?,]|$))[^@]*@|\b(?:ssl)?password\s*=", re.IGNORECASE)
 
 
 def plain(value: str | None) -> str | None:

@@ -47,8 +47,10 @@ def build_stream_job(
 ) -> dg.JobDefinition:
     """The job `<pipeline>_stream`. `config` gives the launchpad's defaults; `pool` is another than `<pipeline>_stream`.
 
-    In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor.
+    In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor. For the
+    same reason `op_tags` are the run's too: what reads them (the queue, a launcher) looks at the process they are for.
     """
+    op_tags = op_tags or {}
     translator = translator or DagsterReplicationTranslator()
     props = {table: ReplicatedTableProps(table, replication) for table in tables}
     keys = {table: translator.get_asset_spec(prop).key for table, prop in props.items()}
@@ -84,7 +86,7 @@ def build_stream_job(
         name=job_name,
         description=f"Streams the changes of pipeline {replication.name} into the destination.",
         executor_def=dg.in_process_executor,
-        tags={names.PIPELINE_TAG: replication.name, "dagster/max_retries": "0"},
+        tags={**op_tags, names.PIPELINE_TAG: replication.name, "dagster/max_retries": "0"},
         config=dg.RunConfig(ops={f"stream_{replication.name}": config or StreamConfig()}),
     )
     def stream_job() -> None:
@@ -94,12 +96,17 @@ def build_stream_job(
 
 
 def build_stream_schedule(
-    replication: "PostgresReplicationResource", job: dg.JobDefinition, cron_schedule: str
+    replication: "PostgresReplicationResource",
+    job: dg.JobDefinition,
+    cron_schedule: str,
+    *,
+    config: StreamConfig | None = None,
 ) -> dg.ScheduleDefinition:
-    """Batches at fixed times instead of a stream that stands: the job in mode `micro_batch`."""
+    """Batches at fixed times instead of a stream that stands: the job with `config`, in mode `micro_batch`."""
+    batch = (config or StreamConfig()).model_copy(update={"mode": "micro_batch"})
     return dg.ScheduleDefinition(
         name=names.stream_schedule_name(replication.name),
         job=job,
         cron_schedule=cron_schedule,
-        run_config=dg.RunConfig(ops={f"stream_{replication.name}": StreamConfig(mode="micro_batch")}),
+        run_config=dg.RunConfig(ops={f"stream_{replication.name}": batch}),
     )
