@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ _PACKAGES = (
 )
 _IMPORT = "from duckdb_extensions import import_extension as i; [i(e) for e in ('icu', 'ducklake', 'spatial')]"
 _PATCHED = Path(__file__).with_name("bigquery_emulator_patched.py")
-_BEGINS_WITHIN = 60.0
+_BEGINS_WITHIN = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +74,11 @@ def _wait(emulator: BigQueryEmulator, process: subprocess.Popen[bytes], log: Pat
     deadline = time.monotonic() + _BEGINS_WITHIN
     url = f"{emulator.api_endpoint}/bigquery/v2/projects/{emulator.project}/datasets"
     while True:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+        with contextlib.suppress(OSError):  # not yet, or not within a moment
             urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - our own server on this machine
             return
         if process.poll() is not None or time.monotonic() > deadline:
-            raise ConfigError(f"local-bigquery did not begin: {log.read_text()[-500:]}")
+            raise RuntimeError(f"local-bigquery did not begin: {log.read_text()[-500:]}")
         time.sleep(0.1)
 
 

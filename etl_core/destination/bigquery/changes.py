@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.cloud import bigquery
@@ -18,7 +20,7 @@ from etl_core.destination.bigquery.connection import Clients, Parameter
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import append_all
 from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
-from etl_core.errors import SchemaChangeRefused
+from etl_core.errors import EtlError, SchemaChangeRefused
 from etl_core.identifiers import TableId
 from etl_core.schema.arrow import key_schema
 from etl_core.schema.table import Column, TableSchema
@@ -57,7 +59,7 @@ class StagedPart:
         if not self.schema.key:
             return [*found, statements.insert(self.place, self.staged, kept_columns)]
         if self.unchanged:
-            found.append(statements.check_origins(self.place, self.staged, self.schema, number))
+            found.append(statements.check_origins(self.place, self.staged, kept_columns, self.schema, number))
         bounds = None if self.bounds is None else self.bounds[0]
         found.append(statements.merge(self.place, self.staged, kept_columns, self.schema, self.unchanged, bounds))
         return found
@@ -118,9 +120,10 @@ class Stager:
         return self._tables[table_id]
 
     def drop(self) -> None:
-        """Drops what was staged."""
+        """Drops what was staged; what cannot be dropped now goes by itself."""
         for place in self.staged:
-            self._book.drop(place)
+            with suppress(EtlError):
+                self._book.drop(place)
 
     def _move_columns(self, schema: TableSchema) -> tuple[tuple[StoredColumn, ...], tuple[StoredColumn, ...]]:
         """The table's columns under `schema`, and which of them are new."""
@@ -240,7 +243,7 @@ def _rows_of(changes: TableChanges) -> pa.Table | None:
     if not parts:
         return None
     together = pa.concat_tables(parts)
-    return together.append_column(statements.ROW, pa.array(range(together.num_rows), pa.int64()))
+    return together.append_column(statements.ROW, pa.array(np.arange(together.num_rows)))
 
 
 def _bounds(

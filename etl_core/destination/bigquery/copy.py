@@ -11,6 +11,7 @@ bookkeeping: BigQuery aborts one of the two.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +27,7 @@ from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import PendingStream, commit
 from etl_core.destination.bigquery.types import to_bigquery
-from etl_core.errors import DestinationError, DestinationUnavailable, TableError
+from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 
@@ -104,10 +105,9 @@ class BigQueryCopy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        self._release()
+        with suppress(EtlError):  # it goes by itself
             self._book.drop(self._staging)
-        finally:
-            self._release()
 
     def _release(self) -> None:
         with _lock:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc
+from google.api_core import exceptions
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
 
@@ -119,7 +121,8 @@ class BigQueryDestination:
         with translated("giving a table up", stored.name):
             table = bigquery.Table(str(stored.place))
             table.labels = {OWNER: ""}
-            client.update_table(table, ["labels"], retry=NO_RETRY, timeout=CALL_SECONDS)
+            with suppress(exceptions.NotFound):
+                client.update_table(table, ["labels"], retry=NO_RETRY, timeout=CALL_SECONDS)
 
     def close(self) -> None:
         self._clients.close()
@@ -156,7 +159,7 @@ class BigQueryDestination:
             "writing a batch",
             parameters,
             job_prefix=f"etl_{self._pipeline}",
-            explain=lambda message: _missing_origin(message, stager),
+            explain=lambda message: _missing_origin(message, stager) or _missing_table(message, stager),
         )
         _log.info("job %s wrote a batch, %s bytes processed", job.job_id, job.total_bytes_processed)
 
@@ -172,6 +175,20 @@ def _missing_origin(message: str, stager: Stager) -> EtlError | None:
         table=str(name),
         hint=f"the table was changed from outside; copy it again: etl resync {name}",
     )
+
+
+def _missing_table(message: str, stager: Stager) -> EtlError | None:
+    """The error of a table that somebody has dropped."""
+    if not re.search("not found|does not exist", message, re.IGNORECASE):
+        return None
+    for part in stager.parts:
+        if re.search(rf"\b{part.place.dataset}\W{part.place.table}\b", message):
+            return TableError(
+                f"{part.schema.name}: {part.place} is not there",
+                table=str(part.schema.name),
+                hint=f"somebody has dropped it; copy it again: etl resync {part.schema.name}",
+            )
+    return None
 
 
 def from_options(options: Mapping[str, object], pipeline: str) -> BigQueryDestination:

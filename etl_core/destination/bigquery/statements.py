@@ -7,7 +7,7 @@ Names come from `names`, which lets nothing through that would end a quoted iden
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from google.cloud import bigquery
 
@@ -97,13 +97,15 @@ def insert(place: Place, staged: Place, columns: Sequence[StoredColumn]) -> str:
     )
 
 
-def check_origins(place: Place, staged: Place, schema: TableSchema, number: int) -> str:
+def check_origins(
+    place: Place, staged: Place, columns: Sequence[StoredColumn], schema: TableSchema, number: int
+) -> str:
     """Ends the script if a row that an unchanged value is to be taken from is not there."""
-    names = _names(schema)
+    names = _names(columns)
     first = f"o.{quoted(names[schema.key[0]])}"
     return (
         f"ASSERT NOT EXISTS (SELECT 1 FROM {staged.sql} AS s LEFT JOIN {place.sql} AS o"
-        f" ON {_origin_matches(schema)} WHERE s.{PARTIAL} > 0 AND {first} IS NULL) AS '{ORIGIN}:{number}'"
+        f" ON {_origin_matches(names, schema)} WHERE s.{PARTIAL} > 0 AND {first} IS NULL) AS '{ORIGIN}:{number}'"
     )
 
 
@@ -120,7 +122,7 @@ def merge(
     A key that is removed and there again is there; so every key is taken once, final rows first. `bounds` limits the
     keys that are looked for, so that BigQuery reads only the blocks that may hold them.
     """
-    names = _names(schema)
+    names = _names(columns)
     groups = {
         column.name: [str(number) for number, group in enumerate(unchanged, 1) if column.name in group]
         for column in schema.columns
@@ -135,7 +137,7 @@ def merge(
         f"(SELECT * FROM {staged.sql} AS s WHERE TRUE"
         f" QUALIFY ROW_NUMBER() OVER (PARTITION BY {keys} ORDER BY {FINAL} DESC) = 1)"
     )
-    joined = f" LEFT JOIN {place.sql} AS o ON s.{PARTIAL} > 0 AND {_origin_matches(schema)}" if unchanged else ""
+    joined = f" LEFT JOIN {place.sql} AS o ON s.{PARTIAL} > 0 AND {_origin_matches(names, schema)}" if unchanged else ""
     matches = " AND ".join(
         f"{_comparable('t', names[name], kind)} = {_comparable('s', names[name], kind)}"
         for name, kind in ((name, bigquery_field(schema.column(name))) for name in schema.key)
@@ -162,12 +164,11 @@ def script(statements: Sequence[str]) -> str:
     return ";\n".join(["BEGIN TRANSACTION", *statements, "COMMIT TRANSACTION"]) + ";"
 
 
-def _names(schema: TableSchema) -> dict[str, str]:
-    return {column.name: column.column for column in stored_columns(schema)}
+def _names(columns: Sequence[StoredColumn]) -> dict[str, str]:
+    return {column.name: column.column for column in columns}
 
 
-def _origin_matches(schema: TableSchema) -> str:
-    names = _names(schema)
+def _origin_matches(names: Mapping[str, str], schema: TableSchema) -> str:
     return " AND ".join(
         f"{_comparable('o', names[name], kind)} = {_comparable('s', origin(number), kind)}"
         for number, (name, kind) in enumerate((name, bigquery_field(schema.column(name))) for name in schema.key)
