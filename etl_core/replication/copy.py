@@ -208,7 +208,7 @@ class TableCopier:
         main = self._source.slot_status(self._source.main_slot)
         progress = self._store.progress()
         if main is not None and not main.active and (progress is None or progress.flushed_lsn <= snapshot_lsn):
-            self._source.drop_owned_slot(slot)
+            self._source.drop_if_owned(slot)
 
     def _on_wait(self, table: TableName, blockers: Sequence[Blocker]) -> None:
         who = "; ".join(map(str, blockers)) or "running transactions"

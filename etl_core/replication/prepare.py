@@ -156,7 +156,9 @@ class Preparation:
         copying = [status for status in self._store.tables() if status.state is TableState.DATA_SYNC]
         running = self._running_copies() if copying else set()
         for status in copying:
-            if status.table_id not in running:
+            # A copy's session ends after its state has moved. So one without a session whose state has not moved, as
+            # seen after the sessions were, has died; it may also have finished since we saw its state first.
+            if status.table_id not in running and self._store.table(status.table_id) == status:
                 self._source.drop_if_owned(self._source.sync_slot(status.table_id))
                 with contextlib.suppress(StateConflict):  # its process, or another one, was faster
                     self._store.transition(status, TableState.INIT)
@@ -165,7 +167,7 @@ class Preparation:
     def _drop_unless_active(self, name: str) -> None:
         status = self._source.slot_status(name)
         if status is None or not status.active:
-            self._source.drop_owned_slot(name)
+            self._source.drop_if_owned(name)
 
     def _running_copies(self) -> set[TableId]:
         """The tables that a process somewhere is copying now, as the server sees it."""

@@ -92,14 +92,17 @@ class Source:
         """Drops a slot this pipeline recorded as its own, and forgets it; nothing if it is gone. Never another's."""
         if name not in {slot.name for slot in self.store.owned_slots()}:
             raise PermanentError(f"replication slot {name} is not one this pipeline created, so it is not dropped")
+        self._drop(name)
+
+    def drop_if_owned(self, name: str) -> None:
+        """Drops a slot unless it is none of ours, or not any more; another process may be doing it at this moment."""
+        if name in {slot.name for slot in self.store.owned_slots()}:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
         with self.connect("slots") as connection:
             drop_slot(connection, name)
         self.store.forget_slot(name)
-
-    def drop_if_owned(self, name: str) -> None:
-        """Drops a slot unless it is none of ours, or not any more."""
-        if name in {slot.name for slot in self.store.owned_slots()}:
-            self.drop_owned_slot(name)
 
     def existing_owned_slots(self) -> list[str]:
         """Those of our recorded slots that exist on the server."""

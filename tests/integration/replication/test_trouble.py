@@ -17,9 +17,10 @@ from etl_core.errors import (
     StateConflict,
     StateStoreUnavailable,
 )
-from etl_core.identifiers import TableName
+from etl_core.identifiers import TableId, TableName
 from etl_core.replication import failpoints, prepare
 from etl_core.replication.copy import Copied
+from etl_core.replication.prepare import Preparation
 from etl_core.state.sql_store import open_store
 from etl_core.state.table_state import TableState
 from etl_core.testing.scripted_destination import Fault
@@ -230,4 +231,44 @@ def test_a_copy_under_way_is_not_taken_away(lab: Lab, churned: MakeTables) -> No
         [copied] = copy.join()
     assert isinstance(copied, Copied)
     other.sync()
+    lab.assert_equal(other)
+
+
+def test_a_copy_that_ends_while_another_process_looks_for_dead_ones_keeps_its_slot(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    churned("a")
+    lab.publish()
+    copying, other = lab.pipeline(), lab.pipeline()
+    published, go_on, finished, end = (threading.Event() for _ in range(4))
+
+    def at(reached: threading.Event, until: threading.Event) -> Callable[[], None]:
+        def hold() -> None:
+            reached.set()
+            until.wait(PATIENCE)
+
+        return hold
+
+    look = Preparation._running_copies
+
+    def look_after_the_end(preparation: Preparation) -> set[TableId]:
+        """The other process has seen the copy's state; now it ends, with its session, before that is looked for."""
+        go_on.set()
+        assert finished.wait(PATIENCE)
+        return look(preparation)
+
+    with (
+        failpoints.activated(failpoints.COPY_PUBLISHED, at(published, go_on)),
+        failpoints.activated(failpoints.COPY_FINISHED, at(finished, end)),
+        lab.running(copying, copying.sync) as copy,
+    ):
+        assert published.wait(PATIENCE)
+        monkeypatch.setattr(Preparation, "_running_copies", look_after_the_end)
+        other.prepare()
+        slot = copying.source.sync_slot(other.find(TableName("public", "a")).table_id)
+        assert slot in lab.slots()
+        end.set()
+        [copied] = copy.join()
+    assert isinstance(copied, Copied)
+    monkeypatch.undo()
     lab.assert_equal(other)
