@@ -5,7 +5,6 @@ looked at, because the source or the destination is away, has not passed and say
 """
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
-from etl_dagster.names import check_job_name, resource_key
+from etl_dagster.names import check_job_name, identifier_of, resource_key
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 from etl_dagster.verdicts import (
@@ -45,11 +44,10 @@ _RATE_OVER = 1.0
 _PATIENCE = 10.0
 """Seconds a running stream is given to pass the position seen first: it stores an idle position every five."""
 _POLL = 0.2
+_KIND_TAG = "dagster/compute_kind"  # the icon of the op
 _UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
 
 _WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
-
-_PLAIN = re.compile("[A-Za-z0-9_]+")
 
 _Examine = Callable[["Pipeline", Sequence[TableName]], Mapping[TableName, Verdict]]
 """Gives a verdict for every one of the tables. Raises EtlError when nothing can be said of any."""
@@ -74,13 +72,9 @@ def build_replication_checks(
 
     The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
     read the source at a time in `equals_source` (default: as many as copy a table).
-
-    A table whose key has other characters than letters, digits and `_` has no checks: Dagster names their outputs after
-    the key, and refuses such a name. `etl verify` proves those.
     """
     translator = translator or DagsterReplicationTranslator()
-    found = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
-    keys = {table: key for table, key in found.items() if all(map(_PLAIN.fullmatch, key.path))}
+    keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
     kinds = (
         _Kind(
             "replication_lag",
@@ -119,13 +113,20 @@ def _build_checks(
 ) -> dg.AssetChecksDefinition:
     resource = resource_key(pipeline_name)
 
-    @dg.multi_asset_check(
+    # @dg.multi_asset_check names inputs and outputs after asset keys, and refuses a table's name that has to be quoted.
+    specs = {
+        identifier_of(table): dg.AssetCheckSpec(kind.name, asset=key, description=kind.description)
+        for table, key in keys.items()
+    }
+    inputs = {f"table_{name}": spec.asset_key for name, spec in specs.items()}
+
+    @dg.op(
         name=f"{pipeline_name}_{kind.name}",
-        specs=[dg.AssetCheckSpec(kind.name, asset=key, description=kind.description) for key in keys.values()],
         description=kind.description,
-        can_subset=True,
-        compute_kind="postgres",
+        ins={name: dg.In(dg.Nothing) for name in inputs},
+        out={name: dg.Out(None, is_required=False) for name in specs},
         required_resource_keys={resource},
+        tags={_KIND_TAG: "postgres"},
     )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         selected = {check_key.asset_key for check_key in context.selected_asset_check_keys}
@@ -141,7 +142,10 @@ def _build_checks(
                 metadata=dict(verdict.numbers),
             )
 
-    return check
+    checks: dg.AssetChecksDefinition = dg.AssetChecksDefinition.create(
+        keys_by_input_name=inputs, node_def=check, check_specs_by_output_name=specs, can_subset=True
+    )
+    return checks
 
 
 def _examine(
