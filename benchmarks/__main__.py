@@ -17,6 +17,14 @@ from benchmarks.server import running_server
 from benchmarks.session import Result, Session
 from benchmarks.streaming import cost, memory, stream_arrow, stream_arrow_unix, stream_duckdb
 
+
+def bigquery_encode(session: Session) -> Result:
+    """Imported when it runs: it needs the extra bigquery."""
+    from benchmarks.bigquery import bigquery_encode as encode
+
+    return encode(session)
+
+
 BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "stream_arrow": stream_arrow,
     "stream_arrow_unix": stream_arrow_unix,
@@ -27,6 +35,7 @@ BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "memory": memory,
     "latency": latency,
     "orchestration": orchestration,
+    "bigquery_encode": bigquery_encode,
 }
 
 
@@ -56,6 +65,9 @@ def main() -> None:
             report.add(name, result.figures, result.details)
             figures = ", ".join(f"{key} {value:.3g}" for key, value in result.figures.items())
             print(f"{name}: {figures} ({time.monotonic() - started:.0f} s, load before {load:.1f})", flush=True)
+            numbers = {key: value for key, value in result.details.items() if isinstance(value, int | float)}
+            if numbers:
+                print(f"  {', '.join(f'{key} {value:.3g}' for key, value in numbers.items())}", flush=True)
         environment = {"postgres": server.postgres.version_num, "rows": options.rows, "runs": options.runs}
     report.print()
     report.write(environment)

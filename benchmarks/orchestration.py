@@ -1,4 +1,4 @@
-"""What Dagster adds: from a commit to its visibility across hand-overs of the stream run, ticks, imports, growth.
+"""What Dagster adds: from a commit to its visibility across hand-overs of the stream run, ticks, imports, events.
 
 A transaction counts as visible when the stream's position, stored after the destination is durable, has passed it;
 the position is looked at every 10 ms, so the figures are a little too high rather than too low.
@@ -13,14 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.growth import Stored, growth_per_hour, read_stored
 from benchmarks.session import Result, Session
 from etl_core.lsn import Lsn
 from etl_core.state.sql_store import open_store
@@ -37,9 +37,6 @@ _REPORT = 10
 _LOOK = 0.01
 _IMPORTS = 5
 
-_Reached = tuple[int, float]
-"""An LSN, and when it was reached."""
-
 
 def orchestration(session: Session) -> Result:
     with session.server.connect("postgres") as connection:
@@ -52,33 +49,66 @@ def orchestration(session: Session) -> Result:
     workspace = directory / "workspace.yaml"
     location = {"relative_path": str(Path(__file__).with_name("location.py")), "working_directory": str(Path.cwd())}
     workspace.write_text(json.dumps({"load_from": [{"python_file": location}]}))
-    state = directory / "state.db"
+    state = f"sqlite:///{directory / 'state.db'}"
     environment = {
         "BENCH_DSN": session.server.dsn(_DATABASE),
-        "BENCH_STATE": f"sqlite:///{state}",
+        "BENCH_STATE": state,
         "BENCH_DUCKDB": str(directory / "bench.duckdb"),
         "BENCH_LEASE": str(_LEASE),
         "BENCH_REPORT": str(_REPORT),
     }
     home = directory / "home"
     with patch.dict(os.environ, environment), dagster_dev(workspace, home) as dev:
-        figures, details = _stream(session, dev, home, state)
-    size = sum(file.stat().st_size for file in home.rglob("*") if file.is_file())
-    details |= {"dagster_home_mb": size / 1e6, "state_mb": state.stat().st_size / 1e6}
+        figures, details = _stream(session, dev, state, Storage(home, directory / "state.db"))
     return Result(figures | {"import_etl_dagster_ratio": _import_ratio()}, details)
 
 
-def _stream(session: Session, dev: DagsterDev, home: Path, state: Path) -> tuple[dict[str, float], dict[str, float]]:
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What grows: Dagster's files and the state store."""
+
+    home: Path
+    state: Path
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes, by what they are for."""
+        files = {file: file.stat().st_size for file in self.home.rglob("*") if file.is_file()}
+        ticks = sum(size for file, size in files.items() if file.is_relative_to(self.home / "schedules"))
+        return {
+            "ticks": ticks,
+            "runs": sum(files.values()) - ticks,
+            "state": self.state.stat().st_size,  # without SQLite's WAL, which is bounded
+        }
+
+
+def _growth(before: dict[str, int], after: dict[str, int], seconds: float, events: int, runs: int) -> dict[str, float]:
+    """Per hour at this benchmark's cadence: a sensor's tick every 4 s, a run every lease, an event every interval."""
+    hours = seconds / 3600
+    grown = {name: (after[name] - before[name]) / 1e6 for name in before}
+    return {
+        "events_per_hour": events / hours,
+        "runs_per_hour": runs / hours,
+        "dagster_runs_and_events_mb_per_hour": grown["runs"] / hours,
+        "dagster_ticks_mb_per_hour": grown["ticks"] / hours,
+        "state_mb_per_hour": grown["state"] / hours,
+    }
+
+
+def _stream(
+    session: Session, dev: DagsterDev, state: str, storage: Storage
+) -> tuple[dict[str, float], dict[str, float]]:
     if dev.wait_run(dev.launch(names.sync_job_name(_PIPELINE)), 120) != "SUCCESS":
         raise RuntimeError(f"the initial sync failed; see {dev.log}")
     sensor, job = names.stream_sensor_name(_PIPELINE), names.stream_job_name(_PIPELINE)
+    before, started = storage.sizes(), time.monotonic()
     dev.start_sensor(sensor)
-    with closing(open_store(f"sqlite:///{state}", _PIPELINE)) as store:
-        before, after, commits, looks = _commit_and_look(session, store, lambda: read_stored(home, state))
+    with closing(open_store(state, _PIPELINE)) as store:
+        commits, looks = _commit_and_look(session, store)
     dev.stop_sensor(sensor)
     ticks = [tick["endTimestamp"] - tick["timestamp"] for tick in dev.ticks(sensor) if tick["endTimestamp"]]
     runs = dev.runs(job)
     events = dev.materializations("duckdb", "public", "ticks")
+    growth = _growth(before, storage.sizes(), time.monotonic() - started, len(events) - 1, len(runs))
     for run in dev.runs(job, in_flight=True):
         dev.terminate(run["runId"])
         dev.wait_run(run["runId"], 60)
@@ -93,28 +123,13 @@ def _stream(session: Session, dev: DagsterDev, home: Path, state: Path) -> tuple
         # The initial sync is one; a run that gives way reports what has come since its last report.
         "events_per_table_and_interval": (len(events) - 1) / (_SECONDS / _REPORT + len(runs) - 1),
     }
-    growth = growth_per_hour(before, after)
-    _say_growth(before, after, growth)
     details = {"hand_overs": len(runs) - 1, "max_ms": float(milliseconds.max()), "commits": len(commits)}
-    return figures | growth, details
+    return figures, details | growth
 
 
-def _say_growth(before: Stored, after: Stored, growth: Mapping[str, float]) -> None:
-    events, event_bytes, state_bytes = growth.values()
-    print(
-        f"growth per hour, extrapolated from {after.at - before.at:.0f} s of one table at {_PER_SECOND} commits/s,"
-        f" a report every {_REPORT} s, a lease of {_LEASE} s ({after.runs - before.runs} runs began meanwhile):"
-        f" {events:,.0f} events and {event_bytes:,.0f} bytes in Dagster's event storage,"
-        f" {state_bytes:,.0f} bytes in our state store, in whole pages of 4,096",
-        flush=True,
-    )
-
-
-def _commit_and_look(
-    session: Session, store: StateStore, read: Callable[[], Stored]
-) -> tuple[Stored, Stored, list[_Reached], list[_Reached]]:
-    """What is stored before and after; the commits made once the stream runs, and the positions seen."""
-    looks: list[_Reached] = []
+def _commit_and_look(session: Session, store: StateStore) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """(LSN, time) of every commit, once the stream runs, and of every position seen."""
+    looks: list[tuple[int, float]] = []
     stop = threading.Event()
 
     def look() -> None:
@@ -125,7 +140,7 @@ def _commit_and_look(
 
     looking = threading.Thread(target=look)
     looking.start()
-    commits: list[_Reached] = []
+    commits: list[tuple[int, float]] = []
     try:
         with session.server.connect(_DATABASE) as connection:
 
@@ -137,17 +152,15 @@ def _commit_and_look(
 
             first = commit(-1)
             _until(lambda: bool(looks) and looks[-1][0] >= first)
-            before = read()
             started = time.monotonic()
             for number in range(_SECONDS * _PER_SECOND):
                 time.sleep(max(0.0, started + number / _PER_SECOND - time.monotonic()))
                 commits.append((commit(number), time.monotonic()))
             _until(lambda: looks[-1][0] >= commits[-1][0])
-            after = read()
     finally:
         stop.set()
         looking.join()
-    return before, after, commits, looks
+    return commits, looks
 
 
 def _until(happened: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from etl_core.config import PipelineConfig
-from etl_core.destination.protocol import Destination
+from etl_core.destination.protocol import Destination, SharingDestination
 from etl_core.destination.registry import build_destination
 from etl_core.errors import (
     ConfigError,
@@ -37,6 +37,7 @@ from etl_core.replication.describe import Describer
 from etl_core.replication.handover import Handover, SyncSlots
 from etl_core.replication.observer import Observer
 from etl_core.replication.prepare import Preparation
+from etl_core.replication.shared_copy import help_copy
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Streamed, StreamWorker
 from etl_core.replication.verify import Verifier
@@ -44,6 +45,7 @@ from etl_core.source.publication import drop_publication
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import current_lsn
 from etl_core.source.slot import SlotStatus
+from etl_core.source.table_copy import CopyResult
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import ReplicationProgress, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
@@ -118,10 +120,11 @@ class Pipeline:
 
     # --- copying ----------------------------------------------------------------------------------------------
 
-    def sync(self, tables: Sequence[TableName] | None = None) -> list[Copied | EtlError]:
+    def sync(self, tables: Sequence[TableName] | None = None, *, share: str | None = None) -> list[Copied | EtlError]:
         """Copies the tables that have not been copied yet; named ones are copied again, behind the swap.
 
-        One result per table, errors included. After `prepare`.
+        With `share`, other processes may help with them by `help_sync` under this token. One result per table, errors
+        included. After `prepare`.
         """
         if tables is not None:
             self._preparation.reset_dead_copies()
@@ -133,7 +136,7 @@ class Pipeline:
         else:
             wanted = None
         tables_to_copy = [status for status in self._to_copy() if wanted is None or status.table_id in wanted]
-        return self._copy(tables_to_copy, self.stop)
+        return self._copy(tables_to_copy, self.stop, share)
 
     def _to_copy(self) -> list[TableStatus]:
         """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first."""
@@ -144,7 +147,31 @@ class Pipeline:
                 self._transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
         return [status for status in self.store.tables() if status.state is TableState.INIT]
 
-    def _copy(self, tables: Sequence[TableStatus], stop: threading.Event) -> list[Copied | EtlError]:
+    def help_sync(self, name: TableName, token: str) -> CopyResult | None:
+        """Copies a share of what another process copies now under that token; returns how much.
+
+        None if it offers nothing, or the destination cannot share a copy. Ranges that were not finished go back.
+        """
+        status = self.find(name)
+        offer = self.store.shared_copies.find(status.table_id)
+        if offer is None or offer.is_over or offer.token != token:
+            return None
+        if not isinstance(self.destination, SharingDestination):
+            return None
+        return help_copy(
+            self.source,
+            self.store.shared_copies,
+            self.destination,
+            name,
+            offer,
+            self.config.copy.connections_per_table,
+            lambda rows, size, total: self.observer.on_copy_progress(name, rows, size, total),
+            self.stop,
+        )
+
+    def _copy(
+        self, tables: Sequence[TableStatus], stop: threading.Event, share: str | None = None
+    ) -> list[Copied | EtlError]:
         copier = TableCopier(
             self.source,
             self.store,
@@ -153,6 +180,7 @@ class Pipeline:
             workers=self.config.copy.workers,
             connections_per_table=self.config.copy.connections_per_table,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
+            share=share,
             stop=stop,
         )
         return copier.copy_all(tables)

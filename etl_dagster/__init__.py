@@ -12,12 +12,12 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 from etl_core import __version__
 
 if TYPE_CHECKING:
-    from etl_dagster.assets import InitialSyncConfig as InitialSyncConfig
     from etl_dagster.assets import build_initial_sync_assets as build_initial_sync_assets
     from etl_dagster.automation import on_replicated_change as on_replicated_change
     from etl_dagster.checks import build_replication_checks as build_replication_checks
     from etl_dagster.component import PostgresReplicationComponent as PostgresReplicationComponent
     from etl_dagster.definitions import build_postgres_replication as build_postgres_replication
+    from etl_dagster.resources import BigQueryDestinationResource as BigQueryDestinationResource
     from etl_dagster.resources import DestinationResource as DestinationResource
     from etl_dagster.resources import DuckDBDestinationResource as DuckDBDestinationResource
     from etl_dagster.resources import PostgresReplicationResource as PostgresReplicationResource
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from etl_dagster.stream_job import StreamConfig as StreamConfig
     from etl_dagster.stream_job import build_stream_job as build_stream_job
     from etl_dagster.stream_job import build_stream_schedule as build_stream_schedule
+    from etl_dagster.sync_op import InitialSyncConfig as InitialSyncConfig
     from etl_dagster.tables import ReplicatedTable as ReplicatedTable
     from etl_dagster.translator import DagsterReplicationTranslator as DagsterReplicationTranslator
     from etl_dagster.translator import ReplicatedTableProps as ReplicatedTableProps
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "DagsterReplicationTranslator": "translator",
     "DestinationResource": "resources",
+    "BigQueryDestinationResource": "resources",
     "DuckDBDestinationResource": "resources",
-    "InitialSyncConfig": "assets",
+    "InitialSyncConfig": "sync_op",
     "PostgresReplicationComponent": "component",
     "PostgresReplicationResource": "resources",
     "ReplicatedTable": "tables",

@@ -16,7 +16,7 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
-from etl_dagster.names import check_job_name, identifier_of, resource_key
+from etl_dagster.names import check_job_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 from etl_dagster.verdicts import (
@@ -44,7 +44,6 @@ _RATE_OVER = 1.0
 _PATIENCE = 10.0
 """Seconds a running stream is given to pass the position seen first: it stores an idle position every five."""
 _POLL = 0.2
-_KIND_TAG = "dagster/compute_kind"  # the icon of the op
 _UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
 
 _WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
@@ -112,21 +111,20 @@ def _build_checks(
     kind: _Kind, pipeline_name: str, keys: Mapping[TableName, dg.AssetKey], connections: int | None
 ) -> dg.AssetChecksDefinition:
     resource = resource_key(pipeline_name)
-
-    # @dg.multi_asset_check names inputs and outputs after asset keys, and refuses a table's name that has to be quoted.
+    # @dg.multi_asset_check names the op's inputs and outputs after the keys, and refuses one that has to be quoted.
+    inputs = {f"table_{number}": key for number, key in enumerate(keys.values(), 1)}
     specs = {
-        identifier_of(table): dg.AssetCheckSpec(kind.name, asset=key, description=kind.description)
-        for table, key in keys.items()
+        f"check_{number}": dg.AssetCheckSpec(kind.name, asset=key, description=kind.description)
+        for number, key in enumerate(keys.values(), 1)
     }
-    inputs = {f"table_{name}": spec.asset_key for name, spec in specs.items()}
 
     @dg.op(
         name=f"{pipeline_name}_{kind.name}",
         description=kind.description,
         ins={name: dg.In(dg.Nothing) for name in inputs},
-        out={name: dg.Out(None, is_required=False) for name in specs},
+        out={name: dg.Out(dg.Nothing, is_required=False) for name in specs},
         required_resource_keys={resource},
-        tags={_KIND_TAG: "postgres"},
+        tags={"kind": "postgres"},
     )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         selected = {check_key.asset_key for check_key in context.selected_asset_check_keys}

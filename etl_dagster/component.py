@@ -9,10 +9,8 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union
 
 import dagster as dg
 from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
@@ -20,9 +18,22 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from etl_core.errors import EtlError
 from etl_dagster import names
+from etl_dagster.component_schema import exact_model, without_secrets
+from etl_dagster.component_sections import (
+    Batch,
+    Freshness,
+    InitialSync,
+    Pools,
+    Retries,
+    Source,
+    State,
+    Stream,
+    Translation,
+)
 from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.failures import failure_of
 from etl_dagster.resources import (
+    BigQueryDestinationResource,
     DestinationResource,
     DuckDBDestinationResource,
     PostgresReplicationResource,
@@ -30,128 +41,15 @@ from etl_dagster.resources import (
 )
 from etl_dagster.scaffold import ReplicationScaffolder
 from etl_dagster.secrets import holds_secret
-from etl_dagster.stream_job import StreamConfig
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 _log = logging.getLogger(__name__)
 
-_DESTINATIONS: Mapping[str, type[DestinationResource]] = {"duckdb": DuckDBDestinationResource}
+_DESTINATIONS: Mapping[str, type[DestinationResource]] = {
+    "duckdb": DuckDBDestinationResource,
+    "bigquery": BigQueryDestinationResource,
+}
 """`destination.type` and the resource whose fields are the rest of `destination`."""
-
-
-class Source(dg.Model, dg.Resolvable):
-    """The database and its publication: `dsn`, `dsn_env`, or `host`, `database` and the rest."""
-
-    publication: str = Field(description="Created for `tables` when it does not exist and rights allow.")
-    dsn: str | None = Field(
-        default=None, description="postgresql://user@host:5432/database, or libpq keywords; without the password."
-    )
-    dsn_env: str | None = Field(default=None, description="The environment variable that holds the whole address.")
-    host: str | None = None
-    port: int | None = None
-    database: str | None = None
-    user: str | None = None
-    password_env: str | None = Field(default=None, description="The environment variable that holds the password.")
-    keywords: dict[str, str] = Field(default={}, description="Other libpq keywords: sslmode, connect_timeout …")
-
-    @model_validator(mode="after")
-    def _one_address(self) -> Self:
-        if self.dsn is not None and self.dsn_env is not None:
-            raise ValueError("dsn and dsn_env exclude each other")
-        return self
-
-
-class State(dg.Model, dg.Resolvable):
-    """Where positions, table states and schemas are kept."""
-
-    url: str | None = Field(
-        default=None, description="sqlite:///path, or postgresql://user@host/database; without a password."
-    )
-    url_env: str | None = Field(default=None, description="The environment variable that holds the whole URL.")
-
-    @model_validator(mode="after")
-    def _one_url(self) -> Self:
-        if (self.url is None) == (self.url_env is None):
-            raise ValueError("give either url or url_env")
-        return self
-
-
-class Stream(dg.Model, dg.Resolvable):
-    """A stream that stands, or batches at fixed times."""
-
-    mode: Literal["stream", "schedule"] = Field(
-        default="stream", description="stream: a sensor keeps a run streaming. schedule: batches at `cron`."
-    )
-    cron: str | None = Field(default=None, description="mode schedule: when to fetch a batch.")
-    lease_seconds: float | None = Field(default=None, description="mode stream: how long until a successor is wanted.")
-    report_every_seconds: float | None = Field(
-        default=None, description="At most one materialisation per changed table in so many seconds."
-    )
-    heartbeat_every_seconds: float | None = Field(
-        default=None, description="A table without changes is reported after so many seconds."
-    )
-
-    @model_validator(mode="after")
-    def _cron_with_schedule(self) -> Self:
-        if (self.mode == "schedule") != (self.cron is not None):
-            raise ValueError("mode schedule needs cron, and mode stream has none")
-        return self
-
-    def config(self) -> StreamConfig:
-        given = self.model_dump(exclude={"mode", "cron"}, exclude_none=True)
-        return StreamConfig(mode="micro_batch" if self.mode == "schedule" else "stream", **given)
-
-
-class Freshness(dg.Model, dg.Resolvable):
-    """How old the last materialisation may be: the stream's reports and heartbeats count."""
-
-    fail_after_seconds: float
-    warn_after_seconds: float | None = None
-
-    def policy(self) -> dg.FreshnessPolicy:
-        warn = self.warn_after_seconds
-        return dg.FreshnessPolicy.time_window(
-            timedelta(seconds=self.fail_after_seconds), None if warn is None else timedelta(seconds=warn)
-        )
-
-
-class Retries(dg.Model, dg.Resolvable):
-    """How often an initial sync that failed is tried again. The stream has its sensor for that."""
-
-    max_retries: int = 1
-    delay_seconds: float | None = None
-    backoff: Literal["linear", "exponential"] | None = None
-
-    def policy(self) -> dg.RetryPolicy:
-        backoff = None if self.backoff is None else dg.Backoff[self.backoff.upper()]
-        return dg.RetryPolicy(max_retries=self.max_retries, delay=self.delay_seconds, backoff=backoff)
-
-
-class Translation(dg.Model, dg.Resolvable):
-    """What of a replicated table's asset differs from the translator's; tags, kinds and metadata are added to it."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    key: dg.ResolvedAssetKey | None = None
-    key_prefix: str | list[str] | None = None
-    group_name: str | None = None
-    description: str | None = None
-    owners: list[str] | None = None
-    tags: dict[str, str] = Field(default={})
-    kinds: list[str] = Field(default=[])
-    metadata: dict[str, Any] = Field(default={})
-    automation_condition: dg.Injected[dg.AutomationCondition] | None = Field(
-        default=None, description="\"{{ dg.AutomationCondition.on_cron('@weekly') }}\": when to copy the table again."
-    )
-
-    def apply(self, spec: dg.AssetSpec) -> dg.AssetSpec:
-        replaced = ("group_name", "description", "owners", "automation_condition")
-        given: dict[str, Any] = {name: getattr(self, name) for name in replaced if getattr(self, name) is not None}
-        key = self.key or spec.key
-        given["key"] = key.with_prefix(self.key_prefix) if self.key_prefix else key
-        return spec.replace_attributes(**given).merge_attributes(
-            tags=self.tags, kinds={*self.kinds}, metadata=self.metadata
-        )
 
 
 Translate = Callable[[dg.AssetSpec, ReplicatedTableProps], dg.AssetSpec]
@@ -175,44 +73,12 @@ def _destination_models() -> Any:
         options: dict[str, Any] = {name: (field.annotation, field) for name, field in resource.model_fields.items()}
         options["type"] = (Literal[type_name], ...)
         models.append(create_model(resource.__name__, __base__=dg.Model, **options))
-    return Union[*models]
+    return Annotated[Union[*models], Field(discriminator="type")]
 
 
 def _resolve_destination(context: dg.ResolutionContext, model: BaseModel) -> DestinationResource:
     options = dict(context.resolve_value(model.model_dump(exclude_unset=True)))
     return _DESTINATIONS[options.pop("type")](**options)
-
-
-_Template = Annotated[str, Field(pattern=r"\{\{")]
-
-
-def _exact_model(declared: type[BaseModel], derived: type[BaseModel]) -> type[BaseModel]:
-    """What Dagster derives from `declared`, less the text it admits for any value; only a template `{{ … }}` stays.
-
-    With it `dg check yaml` finds the wrong line inside a section and a word where a number belongs.
-    """
-    fields: dict[str, Any] = {}
-    for name, field in declared.model_fields.items():
-        resolver = next((data for data in field.metadata if isinstance(data, dg.Resolver)), None)
-        shape = _exact(resolver.model_field_type if resolver and resolver.model_field_type else field.annotation)
-        known = derived.model_fields[name]
-        default = ... if known.is_required() else known.default
-        fields[name] = (shape, Field(default, description=known.description))
-    return create_model(derived.__name__, __base__=derived, **fields)
-
-
-def _exact(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, UnionType):
-        parts = [_exact(part) for part in get_args(annotation)]
-        # A section or nothing: to leave it out is nothing, and with an alternative the section's lines go unnamed.
-        return next((part for part in parts if _is_model(part)), Union[*parts])
-    if _is_model(annotation):
-        return _exact_model(annotation, annotation.model()) if issubclass(annotation, dg.Resolvable) else annotation
-    return annotation if annotation in (str, NoneType) else annotation | _Template
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 @dg.scaffold_with(ReplicationScaffolder)
@@ -233,10 +99,16 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         description="publication: the tables it publishes, as of the last `dg utils refresh-defs-state`.",
     )
     stream: Stream = Stream()
+    batch: Batch = Batch()
+    initial_sync: InitialSync = InitialSync()
+    pools: Pools = Pools()
     max_lag: float = Field(default=60.0, description="Seconds, for the check replication_lag.")
     freshness: Freshness | None = None
     retry_policy: Retries | None = None
     op_tags: dict[str, Any] = Field(default={}, description="On the steps of the initial syncs.")
+    unknown_types_to_bytes: bool = Field(
+        default=True, description="Columns of unknown types as raw text in bytes; off: their tables are refused."
+    )
     translation: Annotated[
         Translate | None, dg.Resolver(_resolve_translation, model_field_type=Translation.model())
     ] = None
@@ -250,7 +122,8 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        return _exact_model(PostgresReplicationComponent, cls.model())
+        exact = exact_model(PostgresReplicationComponent, cls.model())
+        return without_secrets(exact, ["source", "destination", "state"])
 
     def get_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
         """The asset of one replicated table. Override it to change what `translation` does not."""
@@ -304,7 +177,12 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             translator=_ComponentTranslator(self),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
             op_tags=self.op_tags,
+            stream_op_tags=self.stream.op_tags,
             freshness_policy=None if self.freshness is None else self.freshness.policy(),
+            copy_processes=self.initial_sync.processes,
+            sync_pool=self.pools.sync,
+            stream_pool=self.pools.stream,
+            default_sensor_status=self.stream.sensor_status(),
         )
 
     def _replication(self) -> PostgresReplicationResource:
@@ -315,6 +193,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             tables=self.tables,
             state=StateStoreResource(url=_literal_or_variable("state.url", self.state.url, self.state.url_env) or ""),
             destination=self.destination,
+            unknown_types_to_bytes=self.unknown_types_to_bytes,
+            **self.batch.options(),
+            **self.initial_sync.options(),
             **source,
         )
 

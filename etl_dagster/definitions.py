@@ -26,8 +26,12 @@ def build_postgres_replication(
     translator: DagsterReplicationTranslator | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     op_tags: Mapping[str, Any] | None = None,
+    stream_op_tags: Mapping[str, Any] | None = None,
     automation_condition: dg.AutomationCondition | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
+    copy_processes: Mapping[str, int] | None = None,
+    sync_pool: str | None = None,
+    stream_pool: str | None = None,
     default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
 ) -> dg.Definitions:
     """The definitions of one pipeline. Nothing connects.
@@ -35,7 +39,9 @@ def build_postgres_replication(
     `tables` (default: those of `replication`) are the assets; one of the two must name them, as loading a code
     location asks no database. `stream` gives the defaults of the stream job. With `cron_schedule` there is a schedule
     of micro-batches instead of the sensor. `max_lag` is in seconds, for the check `replication_lag`.
-    `op_tags` are those of the initial syncs' steps.
+    `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
+    the big tables that several processes copy together, and how many. The concurrency pools are `<name>_sync` and
+    `<name>_stream` unless named here; that of the stream needs room for two.
     """
     found = _tables(replication, tables)
     stream = stream or StreamConfig()
@@ -47,6 +53,8 @@ def build_postgres_replication(
         op_tags=op_tags,
         automation_condition=automation_condition,
         freshness_policy=freshness_policy,
+        copy_processes=copy_processes,
+        pool=sync_pool,
     )
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
@@ -54,11 +62,13 @@ def build_postgres_replication(
         description=f"Copies tables of pipeline {replication.name}, each in a step of its own.",
         tags={names.PIPELINE_TAG: replication.name},
     )
-    stream_job = build_stream_job(replication, found, config=stream, translator=translator)
+    stream_job = build_stream_job(
+        replication, found, config=stream, translator=translator, op_tags=stream_op_tags, pool=stream_pool
+    )
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
     schedules, sensors = [], []
     if cron_schedule is not None:
-        schedules.append(build_stream_schedule(replication, stream_job, cron_schedule))
+        schedules.append(build_stream_schedule(replication, stream_job, cron_schedule, config=stream))
     else:
         sensors.append(
             build_stream_sensor(

@@ -47,18 +47,10 @@ def stream_pool(pipeline: str) -> str:
 
 
 def sync_op_name(pipeline: str, table: TableName) -> str:
-    """The op of a table's initial sync."""
-    return f"{pipeline}__{identifier_of(table)}"
-
-
-def identifier_of(table: TableName) -> str:
-    """The table in a name of Dagster's, which has letters, digits and `_` only.
-
-    Unique: plain names have one double underscore, others two, and a hash.
-    """
+    """The op of a table's initial sync. Unique: plain names have two double underscores, others three, and a hash."""
     parts = (table.namespace, table.name)
     if all(_PLAIN.fullmatch(part) for part in parts):
-        return "__".join(parts)
+        return "__".join((pipeline, *parts))
     digest = hashlib.sha256(str(table).encode()).hexdigest()[:12]
     readable = (_NOT_IN_NAMES.sub("_", part).strip("_") for part in parts)
-    return "__".join((*readable, digest))
+    return "__".join((pipeline, *readable, digest))

@@ -9,6 +9,7 @@ variable that holds it (`password_env`), or give the whole address as `dg.EnvVar
 
 import abc
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
-from etl_dagster.secrets import plain, refuse_literal_secret
+from etl_dagster.secrets import is_secret_name, plain, refuse_literal_secret
 
 if TYPE_CHECKING:
     from etl_core.config import PipelineConfig
+    from etl_core.destination.bigquery.names import Place
     from etl_core.identifiers import TableName
     from etl_core.pipeline import Pipeline
     from etl_core.replication.observer import Observer
@@ -71,6 +73,10 @@ class DestinationResource(dg.ConfigurableResource, abc.ABC):
     def uri(self, table: "TableName") -> str:
         """Where a reader finds the table."""
 
+    def table_path(self, table: "TableName") -> tuple[str, str]:
+        """What the IO managers of the destination call schema, or dataset, and table."""
+        return table.namespace, table.name
+
 
 class DuckDBDestinationResource(DestinationResource):
     """A DuckDB file. It is open only while a batch is written, so that others can read between."""
@@ -87,6 +93,67 @@ class DuckDBDestinationResource(DestinationResource):
     def uri(self, table: "TableName") -> str:
         file = Path(plain(self.path) or "").resolve()
         return f"duckdb://{file}/{table.namespace}/{table.name}"
+
+
+class BigQueryDestinationResource(DestinationResource):
+    """BigQuery: a dataset for each PostgreSQL schema, or one for all.
+
+    Credentials are Application Default Credentials unless `credentials` names a service account's file, or is
+    `dg.EnvVar` of a variable that holds its JSON.
+    """
+
+    model_config = _HIDE
+
+    project: str = Field(description="The Google Cloud project.")
+    dataset: str = Field(
+        default="{namespace}", description="The dataset; {namespace} stands for the PostgreSQL schema."
+    )
+    location: str | None = Field(default=None, description="Where datasets are created, such as EU.")
+    credentials: str = Field(default="default", description="default, a service account's file, or dg.EnvVar.")
+    api_endpoint: str | None = Field(default=None, description="Of an emulator.")
+    storage_endpoint: str | None = Field(default=None, description="Of an emulator.")
+
+    @field_validator("credentials")
+    @classmethod
+    def _no_secret(cls, credentials: str) -> str:
+        if not isinstance(credentials, dg.EnvVar) and credentials.lstrip().startswith("{"):
+            if credentials in os.environ.values():
+                return credentials
+            raise ValueError(
+                "credentials holds a key, which Dagster would show on its pages: name the file, or give"
+                ' dg.EnvVar("…") of the variable that holds it'
+            )
+        return credentials
+
+    @property
+    def type(self) -> str:
+        return "bigquery"
+
+    def options(self) -> dict[str, Any]:
+        given = {
+            "project": plain(self.project),
+            "dataset": plain(self.dataset),
+            "location": plain(self.location),
+            "credentials": plain(self.credentials),
+            "api_endpoint": plain(self.api_endpoint),
+            "storage_endpoint": plain(self.storage_endpoint),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def table_path(self, table: "TableName") -> tuple[str, str]:
+        place = self._place(table)
+        return place.dataset, place.table
+
+    def uri(self, table: "TableName") -> str:
+        place = self._place(table)
+        return (
+            f"https://console.cloud.google.com/bigquery?p={place.project}&d={place.dataset}&t={place.table}&page=table"
+        )
+
+    def _place(self, table: "TableName") -> "Place":
+        from etl_core.destination.bigquery.names import place_of
+
+        return place_of(plain(self.project) or "", plain(self.dataset) or "", table)
 
 
 class PostgresReplicationResource(dg.ConfigurableResource):
@@ -128,6 +195,16 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     @classmethod
     def _no_secret(cls, dsn: str | None) -> str | None:
         return None if dsn is None else refuse_literal_secret("dsn", dsn)
+
+    @field_validator("keywords")
+    @classmethod
+    def _no_secret_keyword(cls, keywords: dict[str, str]) -> dict[str, str]:
+        for name in filter(is_secret_name, keywords):
+            raise ValueError(
+                f"keywords holds {name}, which Dagster would show on its pages: leave it out and name the environment"
+                " variable that holds the password (password_env)"
+            )
+        return keywords
 
     def config(self) -> "PipelineConfig":
         """What `etl_core` is told, secrets included. Raises ConfigError."""

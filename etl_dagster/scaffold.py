@@ -45,6 +45,15 @@ attributes:
   #   lease_seconds: 900 # how long until a run is succeeded by the next
   #   report_every_seconds: 30 # at most one materialisation per changed table in so many seconds
   #   heartbeat_every_seconds: 900 # … and one of a table without changes
+  #   sensor: running # on from the start; `stopped` waits for a person to switch it on
+  #   op_tags: {{}} # of the step that streams
+
+  # batch: {{max_rows: 100000, max_bytes: 64MiB, max_age: 1s}} # a batch is written at the first of these
+  # initial_sync:
+  #   connections: 4 # that copy one table at a time
+  #   processes: {{public.customers: 2}} # big tables that several processes copy together
+  # unknown_types_to_bytes: true # off: tables with columns of unknown types are refused
+  # pools: {{sync: {name}_sync, stream: {name}_stream}} # concurrency pools; the stream's needs room for two
 
   # max_lag: 60 # seconds, for the check replication_lag
   # freshness: {{fail_after_seconds: 7200, warn_after_seconds: 3600}}

@@ -2,12 +2,15 @@
 
 import os
 import re
+from collections.abc import Mapping
 
 import dagster as dg
 
 from etl_core.errors import ConfigError
 
-_SECRET = re.compile(r"://[^/@]*:[^/@]+@|\b(?:ssl)?password\s*=", re.IGNORECASE)
+_SECRET_NAME = re.compile("passw|secret|token", re.IGNORECASE)
+# In an address also where the password is not percent-encoded; after the colon of a host stands a port.
+_SECRET = re.compile(r"://[^@/?#]*:(?!\d+(?:[/?,]|$))[^@]*@|\b(?:ssl)?password\s*=", re.IGNORECASE)
 
 
 def plain(value: str | None) -> str | None:
@@ -26,6 +29,31 @@ def plain(value: str | None) -> str | None:
 def holds_secret(value: str) -> bool:
     """Whether the address or URL has a password in it."""
     return _SECRET.search(value) is not None
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what has this name is a secret, such as libpq's `password` and `sslpassword`."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def refuse_literal_secrets(field: str, value: object) -> None:
+    """Looks for a secret in the text of a section of YAML, however wrong that is otherwise.
+
+    Raises DagsterInvalidDefinitionError, which repeats nothing of it. Names of variables and templates are no secrets.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            refuse_literal_secrets(f"{field}.{name}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            refuse_literal_secrets(field, inner)
+    elif isinstance(value, str) and "{{" not in value:
+        name = field.rpartition(".")[2]
+        if holds_secret(value) or (is_secret_name(name) and not name.endswith("_env")):
+            raise dg.DagsterInvalidDefinitionError(
+                f"{field} holds a password, which Dagster would show on its pages: leave it out and name the"
+                " environment variable that holds it (password_env), or that holds the whole address (dsn_env, url_env)"
+            )
 
 
 def refuse_literal_secret(field: str, value: str) -> str:

@@ -9,9 +9,9 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names, presence
-from etl_dagster.assets import InitialSyncConfig
 from etl_dagster.runs import failures_in_a_row, latest_runs, runs_in_flight
 from etl_dagster.supervisor import Decision, Situation, decide
+from etl_dagster.sync_op import InitialSyncConfig
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:

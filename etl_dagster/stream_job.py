@@ -1,7 +1,7 @@
 """The job that streams: an op, in process, in one of two modes; and a schedule for batches every few minutes."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -42,11 +42,15 @@ def build_stream_job(
     *,
     config: StreamConfig | None = None,
     translator: DagsterReplicationTranslator | None = None,
+    op_tags: Mapping[str, Any] | None = None,
+    pool: str | None = None,
 ) -> dg.JobDefinition:
-    """The job `<pipeline>_stream`. `config` gives the launchpad's defaults.
+    """The job `<pipeline>_stream`. `config` gives the launchpad's defaults; `pool` is another than `<pipeline>_stream`.
 
-    In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor.
+    In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor. For the
+    same reason `op_tags` are the run's too: what reads them (the queue, a launcher) looks at the process they are for.
     """
+    op_tags = op_tags or {}
     translator = translator or DagsterReplicationTranslator()
     props = {table: ReplicatedTableProps(table, replication) for table in tables}
     keys = {table: translator.get_asset_spec(prop).key for table, prop in props.items()}
@@ -56,7 +60,8 @@ def build_stream_job(
     @dg.op(
         name=f"stream_{replication.name}",
         required_resource_keys={key},
-        pool=names.stream_pool(replication.name),
+        pool=pool or names.stream_pool(replication.name),
+        tags=op_tags,
         out=dg.Out(dg.Nothing),
     )
     def stream(context: dg.OpExecutionContext, config: StreamConfig) -> None:
@@ -81,7 +86,7 @@ def build_stream_job(
         name=job_name,
         description=f"Streams the changes of pipeline {replication.name} into the destination.",
         executor_def=dg.in_process_executor,
-        tags={names.PIPELINE_TAG: replication.name, "dagster/max_retries": "0"},
+        tags={**op_tags, names.PIPELINE_TAG: replication.name, "dagster/max_retries": "0"},
         config=dg.RunConfig(ops={f"stream_{replication.name}": config or StreamConfig()}),
     )
     def stream_job() -> None:
@@ -91,12 +96,17 @@ def build_stream_job(
 
 
 def build_stream_schedule(
-    replication: "PostgresReplicationResource", job: dg.JobDefinition, cron_schedule: str
+    replication: "PostgresReplicationResource",
+    job: dg.JobDefinition,
+    cron_schedule: str,
+    *,
+    config: StreamConfig | None = None,
 ) -> dg.ScheduleDefinition:
-    """Batches at fixed times instead of a stream that stands: the job in mode `micro_batch`."""
+    """Batches at fixed times instead of a stream that stands: the job with `config`, in mode `micro_batch`."""
+    batch = (config or StreamConfig()).model_copy(update={"mode": "micro_batch"})
     return dg.ScheduleDefinition(
         name=names.stream_schedule_name(replication.name),
         job=job,
         cron_schedule=cron_schedule,
-        run_config=dg.RunConfig(ops={f"stream_{replication.name}": StreamConfig(mode="micro_batch")}),
+        run_config=dg.RunConfig(ops={f"stream_{replication.name}": batch}),
     )

@@ -1,5 +1,6 @@
 """One table's initial sync: copies it, or finds it copied, beside a step that can be interrupted at any moment."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -134,30 +135,43 @@ def sync_table(
     full_refresh: bool,
     progress: CopyProgress,
     stop: threading.Event,
+    share: str | None = None,
 ) -> Synced:
     """Copies the table behind the swap; without `full_refresh` only if it was not copied before.
 
-    While another process copies it, raises StateConflict with `full_refresh`, else waits for that copy.
+    While another process copies it, raises StateConflict with `full_refresh`, else waits for that copy. With `share`
+    other processes may help under this token (`Pipeline.help_sync`); at the end they are told that it is over.
     Raises what the engine raises; Stopped or another TransientError once `stop` is set.
     """
     with replication.pipeline(observer=progress.observer(), stop=stop) as pipeline:
-        while True:
-            pipeline.prepare()  # also sets back a copy whose process has died
-            status = pipeline.find(table)
-            if status.state is TableState.DATA_SYNC:
-                _wait_for_the_other(table, full_refresh, progress, stop)
-                continue
-            found = None if full_refresh else _as_it_is(pipeline, status)
-            if found is not None:
-                return found
-            try:
-                copied = _copy(pipeline, table)
-            except StateConflict:
-                continue  # the table was moved on meanwhile, by a stream or another copy: look again
-            schema = pipeline.store.schema(status.table_id)
-            if schema is None:  # taken out of the publication since
-                raise StateConflict(f"{table} was removed from the pipeline while it was copied")
-            return Synced(copied.snapshot_lsn, schema[1], copied.rows, CopyCost(progress.size, copied.seconds))
+        try:
+            return _sync(pipeline, table, full_refresh, progress, share)
+        finally:
+            if share is not None:
+                with contextlib.suppress(EtlError):  # they find out by themselves, later
+                    pipeline.store.shared_copies.end(pipeline.find(table).table_id, share)
+
+
+def _sync(
+    pipeline: "Pipeline", table: TableName, full_refresh: bool, progress: CopyProgress, share: str | None
+) -> Synced:
+    while True:
+        pipeline.prepare()  # also sets back a copy whose process has died
+        status = pipeline.find(table)
+        if status.state is TableState.DATA_SYNC:
+            _wait_for_the_other(table, full_refresh, progress, pipeline.stop)
+            continue
+        found = None if full_refresh else as_it_is(pipeline, status)
+        if found is not None:
+            return found
+        try:
+            copied = _copy(pipeline, table, share)
+        except StateConflict:
+            continue  # the table was moved on meanwhile, by a stream or another copy: look again
+        schema = pipeline.store.schema(status.table_id)
+        if schema is None:  # taken out of the publication since
+            raise StateConflict(f"{table} was removed from the pipeline while it was copied")
+        return Synced(copied.snapshot_lsn, schema[1], copied.rows, CopyCost(progress.size, copied.seconds))
 
 
 def _wait_for_the_other(table: TableName, full_refresh: bool, progress: CopyProgress, stop: threading.Event) -> None:
@@ -171,7 +185,7 @@ def _wait_for_the_other(table: TableName, full_refresh: bool, progress: CopyProg
         raise Stopped(f"stopped while another process copied {table}")
 
 
-def _as_it_is(pipeline: "Pipeline", status: TableStatus) -> Synced | None:
+def as_it_is(pipeline: "Pipeline", status: TableStatus) -> Synced | None:
     """The table as the destination has it; None if it has to be copied."""
     schema = pipeline.store.schema(status.table_id)
     lsn = pipeline.destination.positions().tables.get(status.table_id)
@@ -181,8 +195,8 @@ def _as_it_is(pipeline: "Pipeline", status: TableStatus) -> Synced | None:
     return Synced(lsn, schema[1], status.rows_copied if is_untouched else None, None)
 
 
-def _copy(pipeline: "Pipeline", table: TableName) -> "Copied":
-    results = pipeline.sync([table])
+def _copy(pipeline: "Pipeline", table: TableName, share: str | None) -> "Copied":
+    results = pipeline.sync([table], share=share)
     if not results:
         raise StateConflict(f"another process has begun to copy {table}")
     if isinstance(results[0], EtlError):

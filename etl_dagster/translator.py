@@ -22,22 +22,22 @@ class ReplicatedTableProps:
 class DagsterReplicationTranslator:
     """The defaults.
 
-    A replicated table has the key `[<destination type>, <namespace>, <table>]`: the IO managers of DuckDB and BigQuery
-    take the last two parts for schema and table, so that they find it without configuration. It depends on the
-    source's table, `[<pipeline>, <namespace>, <table>]`, an external asset.
+    A replicated table has the key `[<destination type>, <namespace>, <table>]` (BigQuery: dataset and table there): the
+    IO managers of DuckDB and BigQuery take the last two parts for schema and table, so that they find it without
+    configuration. It depends on the source's table, `[<pipeline>, <namespace>, <table>]`, an external asset.
     """
 
     def get_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
         """The replicated table, in the destination."""
         table, replication = props.table, props.replication
         return dg.AssetSpec(
-            [replication.destination.type, table.namespace, table.name],
+            [replication.destination.type, *replication.destination.table_path(table)],
             deps=[self.get_source_asset_spec(props).key],
             description=f"{table} of {replication.name}, replicated from PostgreSQL. Materialising it copies the table"
             " again behind the swap; changes then arrive by the stream.",
             group_name=replication.name,
             kinds={"postgres", replication.destination.type},
-            metadata={"dagster/table_name": f"{table.namespace}.{table.name}"},
+            metadata={"dagster/table_name": ".".join(replication.destination.table_path(table))},
         )
 
     def get_source_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:

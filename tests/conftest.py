@@ -1,13 +1,16 @@
-"""Fixtures every suite shares: one real PostgreSQL for the session, a new database for each test."""
+"""Fixtures every suite shares: one real PostgreSQL for the session, a new database for each test; BigQuery likewise."""
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from etl_core.errors import ConfigError
+from etl_core.testing.bigquery_emulator import BigQueryEmulator, running_emulator
 from etl_core.testing.postgres import Database, Postgres, create_database, postgres_from_environment
 
 
@@ -30,3 +33,33 @@ def database(postgres: Postgres) -> Iterator[Database]:
     yield database
     postgres.start()
     database.drop()
+
+
+@pytest.fixture(scope="session")
+def bigquery_emulator() -> Iterator[BigQueryEmulator | None]:
+    """None when the tests run on BigQuery itself."""
+    if os.environ.get("ETL_BIGQUERY_PROJECT"):
+        yield None
+        return
+    try:
+        with running_emulator() as emulator:
+            yield emulator
+    except ConfigError as error:
+        pytest.skip(f"no BigQuery to test on: {error}")
+
+
+@pytest.fixture
+def bigquery_options(bigquery_emulator: BigQueryEmulator | None) -> Iterator[dict[str, str]]:
+    """Of a destination in datasets of this test alone, which are gone afterwards."""
+    mark = f"t{secrets.token_hex(4)}"
+    if bigquery_emulator is not None:
+        yield bigquery_emulator.options(f"{mark}_{{namespace}}")
+        return
+    project = os.environ["ETL_BIGQUERY_PROJECT"]
+    yield {"project": project, "dataset": f"{mark}_{{namespace}}"}
+    from google.cloud import bigquery
+
+    client = bigquery.Client(project=project)
+    for dataset in client.list_datasets():
+        if mark in dataset.dataset_id:
+            client.delete_dataset(dataset, delete_contents=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import pyarrow as pa
 
@@ -57,6 +57,46 @@ class TableCopy(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class SharedCopy(TableCopy, Protocol):
+    """A TableCopy whose rows other processes may help to stage, on other machines too.
+
+    They call `SharingDestination.join_copy` with its `address`, and what they staged counts once its receipt is
+    `include`d here.
+    """
+
+    @property
+    def address(self) -> str:
+        """Where the staging of this very copy is, and of no other copy of the table before or after."""
+
+    def include(self, receipt: str) -> None:
+        """Has `publish` publish the rows of a part that was staged elsewhere. Each receipt once.
+
+        Raises DestinationError if the part is not there.
+        """
+
+
+class CopyPart(Protocol):
+    """Rows that a helping process stages: all of them count, or, left without `finish`, none."""
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Stages rows in the table's Arrow schema. Called by one thread."""
+
+    def finish(self) -> str:
+        """Makes the rows durable beside the copy; returns the receipt that includes them."""
+
+    def discard(self) -> None:
+        """Forgets what was staged. Idempotent; not after `finish`."""
+
+
+@runtime_checkable
+class SharingDestination(Protocol):
+    """A destination that can stage one copy from several processes: an ability of its own, asked for once."""
+
+    def join_copy(self, schema: TableSchema, address: str) -> CopyPart:
+        """Begins a part of the copy at `address`. Raises DestinationUnavailable if that copy is over."""
 
 
 class Destination(Protocol):

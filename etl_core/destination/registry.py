@@ -15,6 +15,7 @@ from etl_core.errors import ConfigError
 
 # type: (module, the extra of this package that installs its libraries, or None)
 _TYPES: dict[str, tuple[str, str | None]] = {
+    "bigquery": ("etl_core.destination.bigquery.destination", "bigquery"),
     "duckdb": ("etl_core.destination.duckdb.destination", "duckdb"),
     "memory": ("etl_core.destination.memory", None),
     "null": ("etl_core.destination.null", None),

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from etl_core.destination.protocol import Destination
+from etl_core.destination.protocol import Destination, SharedCopy, TableCopy
 from etl_core.errors import EtlError, StateConflict, Stopped, TableError, TransientError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
@@ -29,12 +29,15 @@ from etl_core.replication.failpoints import (
     reach,
 )
 from etl_core.replication.observer import Observer
+from etl_core.replication.shared_copy import SharedRanges, fingerprint, live_helpers
 from etl_core.replication.source import Source
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
+from etl_core.source.copy_ranges import Plan, all_into
 from etl_core.source.slot import Blocker
-from etl_core.source.table_copy import copy_table
+from etl_core.source.table_copy import CopyResult, copy_table
+from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
@@ -67,8 +70,10 @@ class TableCopier:
         workers: int,
         connections_per_table: int,
         unknown_types_to_bytes: bool,
+        share: str | None,
         stop: threading.Event,
     ) -> None:
+        """With `share`, other processes may help with copies under this token, where the destination can do that."""
         self._source = source
         self._store = store
         self._destination = destination
@@ -76,6 +81,7 @@ class TableCopier:
         self._workers = workers
         self._connections = connections_per_table
         self._unknown_types_to_bytes = unknown_types_to_bytes
+        self._share = share
         self._stop = stop
 
     def copy_all(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
@@ -143,18 +149,38 @@ class TableCopier:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
         table = self._describe(status)
         with self._destination.copy(table.schema) as staging:
-            copy_table(
-                lambda: self._source.connect(f"copy_{status.table_id}"),
-                created.snapshot_name,
-                table,
-                self._connections,
-                staging.write,
-                lambda rows, size, total: self._observer.on_copy_progress(status.name, rows, size, total),
-                self._stop,
-            )
+            self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED)
             rows = staging.publish(created.consistent_point)
         return rows, created.consistent_point, table
+
+    def _stage(
+        self, status: TableStatus, table: PublishedTable, snapshot_name: str, snapshot_lsn: Lsn, staging: TableCopy
+    ) -> None:
+        def on_progress(rows: int, size: int, total_size: int) -> None:
+            self._observer.on_copy_progress(status.name, rows, size, total_size)
+
+        def copy(plan: Plan) -> CopyResult:
+            return copy_table(
+                lambda: self._source.connect(f"copy_{status.table_id}"),
+                snapshot_name,
+                table,
+                self._connections,
+                plan,
+                on_progress,
+                self._stop,
+            )
+
+        if self._share is None or not isinstance(staging, SharedCopy):
+            copy(all_into(staging.write))
+            return
+        what = fingerprint(table)
+        offer = CopyOffer(status.table_id, self._share, snapshot_name, snapshot_lsn, what, staging.address)
+        shared = SharedRanges(self._store.shared_copies, offer, staging, on_progress)
+        try:
+            shared.copy(copy, lambda: live_helpers(self._source, status.table_id), self._stop)
+        finally:
+            self._store.shared_copies.end(status.table_id, self._share)
 
     def _describe(self, status: TableStatus) -> PublishedTable:
         with self._source.connect("catalog") as connection:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 SLOT_CREATED = "slot_created"
 COPY_STARTED = "copy_started"
+RANGE_STAGED = "range_staged"
 COPY_STAGED = "copy_staged"
 COPY_PUBLISHED = "copy_published"
 COPY_FINISHED = "copy_finished"
@@ -24,10 +25,12 @@ PROGRESS_STORED = "progress_stored"
 CONFIRMED = "confirmed"
 CATCHUP_WRITTEN = "catchup_written"
 SYNC_DONE_STORED = "sync_done_stored"
+SYNC_SLOT_DROPPED = "sync_slot_dropped"
 
 ALL = (
     SLOT_CREATED,
     COPY_STARTED,
+    RANGE_STAGED,
     COPY_STAGED,
     COPY_PUBLISHED,
     COPY_FINISHED,
@@ -37,6 +40,7 @@ ALL = (
     CONFIRMED,
     CATCHUP_WRITTEN,
     SYNC_DONE_STORED,
+    SYNC_SLOT_DROPPED,
 )
 
 _actions: dict[str, Callable[[], None]] = {}

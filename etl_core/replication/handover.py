@@ -21,7 +21,7 @@ from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.catchup import CatchUp
-from etl_core.replication.failpoints import SYNC_DONE_STORED, reach
+from etl_core.replication.failpoints import SYNC_DONE_STORED, SYNC_SLOT_DROPPED, reach
 from etl_core.replication.observer import Observer
 from etl_core.schema.table import TableSchema
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
@@ -184,6 +184,7 @@ class Handover:
         schema = self._schema(status)
         if status.sync_slot is not None:
             self._drop(status.sync_slot)
+        reach(SYNC_SLOT_DROPPED)
         status = self._move(
             status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )

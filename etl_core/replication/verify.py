@@ -26,6 +26,7 @@ from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
 from etl_core.source.catalog import PublishedTable, published_tables
+from etl_core.source.copy_ranges import all_into
 from etl_core.source.slot import Blocker
 from etl_core.source.table_copy import copy_table
 from etl_core.state.store import Hold, StateStore, TableStatus
@@ -134,7 +135,7 @@ class Verifier:
                 snapshot,
                 table,
                 self._connections,
-                sink,
+                all_into(sink),
                 lambda _rows, _size, _total: None,
                 self._stop,
             )

@@ -38,6 +38,8 @@ SELECT DISTINCT application_name FROM pg_catalog.pg_stat_activity
 WHERE pg_catalog.starts_with(application_name, %s)
 """
 
+_SESSION_PIDS = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = %s"
+
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
@@ -115,6 +117,11 @@ def limit_lock_waits(conn: Connection, seconds: int) -> None:
 def application_names(conn: Connection, prefix: str) -> list[str]:
     """The names of the sessions of this server that begin with `prefix`."""
     return [name for (name,) in _rows(conn, _APPLICATION_NAMES, (prefix,))]
+
+
+def session_pids(conn: Connection, name: str) -> set[int]:
+    """The process ids of the sessions of this server with that `application_name`."""
+    return {pid for (pid,) in _rows(conn, _SESSION_PIDS, (name,))}
 
 
 def _rows(conn: Connection, query: LiteralString, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:

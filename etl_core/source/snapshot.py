@@ -12,7 +12,6 @@ which the old snapshot sees no row at all, so a copy begun after it would lose e
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 import psycopg
 from psycopg import pq, sql
@@ -24,6 +23,7 @@ from etl_core.schema.table import TableSchema
 from etl_core.source.catalog import PublishedTable
 from etl_core.source.command import check_result, result_sqlstate, run_command
 from etl_core.source.connection import Connection
+from etl_core.source.ctid_range import CtidRange
 from etl_core.source.sqlstate import MISSING_RIGHT_HINT, translate
 
 RANGE_BYTES = 64 << 20
@@ -76,19 +76,6 @@ WHERE c.relkind = 'r' AND c.oid IN (
     WHERE t.isleaf)
 ORDER BY 1, 2
 """
-
-
-@dataclass(frozen=True, slots=True)
-class CtidRange:
-    """Rows of `relation`, which is the table or one partition, from block `first` up to but not including `end`.
-
-    `end` None: to the last block. `first` None: the whole relation, with its partitions. `size` is bytes on disk.
-    """
-
-    relation: TableName
-    first: int | None
-    end: int | None
-    size: int
 
 
 def import_snapshot(conn: Connection, snapshot_name: str) -> None:

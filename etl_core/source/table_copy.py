@@ -1,15 +1,13 @@
 """The initial copy of one table to Arrow, over several connections that all see one snapshot.
 
 Ranges wait in one queue, and each connection's thread takes the next one when it has finished its last. The first error
-stops the others; all threads are joined and all connections closed before `copy_table` returns or raises. What was
-given to `sink` before an error is of no use: a copy is whole or discarded.
+stops the others; all threads are joined and all connections closed before `copy_table` returns or raises.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,9 +17,10 @@ from etl_core.errors import EtlError, SourceUnavailable, Stopped, TableError
 from etl_core.source.catalog import PublishedTable
 from etl_core.source.connection import Connection
 from etl_core.source.copy_blocks import copy_blocks
+from etl_core.source.copy_ranges import Plan, Ranges, RangeWork, Sink
+from etl_core.source.ctid_range import CtidRange
 from etl_core.source.snapshot import (
     RANGE_BYTES,
-    CtidRange,
     as_table_error,
     check_unchanged,
     copy_statement,
@@ -33,7 +32,6 @@ from etl_core.values import read_csv
 
 _LOOK_EVERY_S = 0.1
 
-Sink = Callable[[pa.RecordBatch], None]
 OnProgress = Callable[[int, int, int], None]
 
 
@@ -67,7 +65,7 @@ def copy_table(
     snapshot_name: str,
     table: PublishedTable,
     connections: int,
-    sink: Sink,
+    plan: Plan,
     on_progress: OnProgress,
     stop: threading.Event,
     *,
@@ -76,11 +74,13 @@ def copy_table(
     """Copies the table as the snapshot sees it, on up to `connections` connections at once.
 
     `connect` opens an ordinary connection in autocommit mode. The connection that exported the snapshot must stay open.
-    `sink` is called from several threads at once. `on_progress(rows, size, total_size)`, never twice at once, says how
-    many rows were copied so far and how many bytes of the table's files on the source are done, of how many.
+    `plan` is given the ranges the table is cut into; the copy ends when it has none left for us. `on_progress(rows,
+    size, total_size)`, never twice at once, says how many rows were copied so far and how many bytes of the table's
+    files on the source are done, of how many. The result counts our ranges only.
 
     Raises TransientError if the table changed between the snapshot and now (take a new snapshot, read the table again),
-    Stopped when `stop` is set, TableError if this table cannot be copied, and what `sink` raises.
+    Stopped when `stop` is set, TableError if this table cannot be copied, and what the plan's ranges raise. What was
+    written before an error is of no use: a copy is whole or discarded.
     """
     if not table.schema.columns:
         raise TableError(
@@ -103,7 +103,8 @@ def copy_table(
                     another.close()
                     break
                 opened.append(another)
-        return _Copy(table, ranges, sink, on_progress, stop).run(opened)
+        total_size = sum(part.size for part in ranges)
+        return _Copy(table, plan(ranges), total_size, on_progress, stop).run(opened)
 
 
 def _open(connect: Callable[[], Connection], snapshot_name: str, stack: contextlib.ExitStack) -> Connection:
@@ -121,12 +122,11 @@ class _Copy:
     """The threads of one copy and what they share, under one lock."""
 
     def __init__(
-        self, table: PublishedTable, ranges: list[CtidRange], sink: Sink, on_progress: OnProgress, stop: threading.Event
+        self, table: PublishedTable, ranges: Ranges, total_size: int, on_progress: OnProgress, stop: threading.Event
     ) -> None:
         self._table = table
-        self._ranges = deque(ranges)
-        self._total_size = sum(part.size for part in ranges)
-        self._sink = sink
+        self._ranges = ranges
+        self._total_size = total_size
         self._on_progress = on_progress
         self._stop = stop
         self._halt = threading.Event()
@@ -162,8 +162,8 @@ class _Copy:
 
     def _work(self, conn: Connection) -> None:
         try:
-            while (part := self._next()) is not None:
-                self._finished(part, copy_range(conn, self._table, part, self._take, self._halt))
+            while (work := self._next(conn)) is not None:
+                self._copy(conn, work)
         except BaseException as error:
             with self._lock:
                 # The others are stopped by the first error; what they say then is its consequence.
@@ -173,25 +173,33 @@ class _Copy:
             # Not at the end of the copy: a REINDEX that waits for this transaction holds up the other connections.
             conn.close()
 
-    def _next(self) -> CtidRange | None:
-        with self._lock:
-            if not self._ranges:
-                return None
-            if self._halt.is_set() or self._stop.is_set():
-                raise _stopped(self._table)
-            return self._ranges.popleft()
+    def _next(self, conn: Connection) -> RangeWork | None:
+        work = self._ranges.take(conn)
+        if work is not None and (self._halt.is_set() or self._stop.is_set()):
+            work.give_up()
+            raise _stopped(self._table)
+        return work
 
-    def _take(self, batch: pa.RecordBatch) -> None:
-        self._sink(batch)
-        with self._lock:
-            self._rows += batch.num_rows
-            self._on_progress(self._rows, self._size, self._total_size)
+    def _copy(self, conn: Connection, work: RangeWork) -> None:
+        def write(batch: pa.RecordBatch) -> None:
+            work.write(batch)
+            self._progressed(CopyResult(batch.num_rows, 0), 0)
 
-    def _finished(self, part: CtidRange, result: CopyResult) -> None:
+        try:
+            result = copy_range(conn, self._table, work.part, write, self._halt)
+            work.finish(result.rows)
+        except BaseException:
+            work.give_up()
+            raise
+        self._progressed(CopyResult(0, result.bytes), work.part.size)
+
+    def _progressed(self, result: CopyResult, size: int) -> None:
         with self._lock:
+            self._rows += result.rows
             self._bytes += result.bytes
-            self._size += part.size
-            self._on_progress(self._rows, self._size, self._total_size)
+            self._size += size
+            rows, done = self._ranges.elsewhere()
+            self._on_progress(self._rows + rows, self._size + done, self._total_size)
 
 
 def _as_raised(error: BaseException, table: PublishedTable) -> BaseException:

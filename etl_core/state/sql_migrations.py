@@ -109,6 +109,37 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
     ),
     ("ALTER TABLE %(etl)sprogress ADD COLUMN written_lsn %(lsn)s",),
+    (
+        """
+        CREATE TABLE %(etl)scopy_offers (
+            pipeline TEXT NOT NULL,
+            table_id BIGINT NOT NULL,
+            token TEXT NOT NULL,
+            snapshot_name TEXT,
+            snapshot_lsn %(lsn)s,
+            fingerprint TEXT,
+            address TEXT,
+            is_over BOOLEAN NOT NULL,
+            PRIMARY KEY (pipeline, table_id)
+        )
+        """,
+        """
+        CREATE TABLE %(etl)scopy_ranges (
+            pipeline TEXT NOT NULL,
+            table_id BIGINT NOT NULL,
+            number INTEGER NOT NULL,
+            namespace TEXT NOT NULL,
+            name TEXT NOT NULL,
+            first_block BIGINT,
+            end_block BIGINT,
+            size BIGINT NOT NULL,
+            taker BIGINT,
+            rows BIGINT,
+            receipt TEXT,
+            PRIMARY KEY (pipeline, table_id, number)
+        )
+        """,
+    ),
 )
 
 _WORDS = {

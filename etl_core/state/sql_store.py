@@ -24,6 +24,7 @@ from etl_core.state.schema_json import schema_from_json, schema_to_json
 from etl_core.state.sql_engine import begin_migration, begin_read, begin_write, open_engine
 from etl_core.state.sql_errors import translated
 from etl_core.state.sql_migrations import apply_migrations
+from etl_core.state.sql_shared_copy import SqlSharedCopyStore
 from etl_core.state.sql_tables import build_tables
 from etl_core.state.store import (
     Hold,
@@ -68,6 +69,7 @@ class SqlStateStore:
         self._pipeline = pipeline
         self._now = now
         self._sql = build_tables(engine.dialect.name)
+        self.shared_copies = SqlSharedCopyStore(self._sql, pipeline, self._read, self._write)
 
     def __repr__(self) -> str:
         return f"<SqlStateStore {self._pipeline} at {self._place}>"
@@ -114,7 +116,8 @@ class SqlStateStore:
 
     def remove_table(self, table_id: TableId) -> None:
         with self._write() as connection:
-            for table in (self._sql.tables, self._sql.history, self._sql.schemas):
+            sql = self._sql
+            for table in (sql.tables, sql.history, sql.schemas, sql.copy_offers, sql.copy_ranges):
                 connection.execute(sa.delete(table).where(*self._mine(table, table_id)))
 
     def transition(self, current: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:

@@ -90,6 +90,8 @@ class Tables:
     slots: TableClause
     publications: TableClause
     holds: TableClause
+    copy_offers: TableClause
+    copy_ranges: TableClause
 
     def of_pipeline(self) -> Iterator[TableClause]:
         """The tables whose rows belong to one pipeline."""
@@ -165,4 +167,29 @@ def build_tables(dialect: str) -> Tables:
         slots=build("slots", pipeline=Text(), name=Text(), table_id=BigInteger(), created_at=UtcTime()),
         publications=build("publications", pipeline=Text(), owned=Boolean()),
         holds=build("holds", pipeline=Text(), owner=Text(), expires_at=UtcTime(), lsn=LsnText(), reached=LsnText()),
+        copy_offers=build(
+            "copy_offers",
+            pipeline=Text(),
+            table_id=BigInteger(),
+            token=Text(),
+            snapshot_name=Text(),
+            snapshot_lsn=LsnText(),
+            fingerprint=Text(),
+            address=Text(),
+            is_over=Boolean(),
+        ),
+        copy_ranges=build(
+            "copy_ranges",
+            pipeline=Text(),
+            table_id=BigInteger(),
+            number=Integer(),
+            namespace=Text(),
+            name=Text(),
+            first_block=BigInteger(),
+            end_block=BigInteger(),
+            size=BigInteger(),
+            taker=BigInteger(),
+            rows=BigInteger(),
+            receipt=Text(),
+        ),
     )

@@ -14,6 +14,7 @@ from typing import Protocol
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
+from etl_core.state.shared_copy import SharedCopyStore
 from etl_core.state.table_state import TableState
 
 
@@ -120,6 +121,10 @@ class Hold:
 class StateStore(Protocol):
     """The store of one pipeline. Every method is one transaction."""
 
+    @property
+    def shared_copies(self) -> SharedCopyStore:
+        """The copies that several processes share."""
+
     def migrate(self) -> None:
         """Creates or upgrades the tables; safe when several processes do it at once."""
 
@@ -136,7 +141,7 @@ class StateStore(Protocol):
         """Adds a table in state INIT, or returns the one that is there (its name brought up to date)."""
 
     def remove_table(self, table_id: TableId) -> None:
-        """Forgets a table, its history and its schemas."""
+        """Forgets a table, its history, its schemas and its shared copy."""
 
     def transition(self, current: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
         """Moves a table on if its version is still `current.version`, appending to its history.

@@ -24,8 +24,8 @@ MakeDestination = Callable[[str], Destination]
 BIGGEST = 2**64 - 1
 
 
-class WatermarkSuite:
-    """What every destination promises, also one that keeps no rows."""
+class DestinationFixtures:
+    """The suites' fixtures; `make_destination` is for the subclass to override."""
 
     @pytest.fixture
     def make_destination(self) -> MakeDestination:
@@ -38,6 +38,10 @@ class WatermarkSuite:
         destination.prepare()
         yield destination
         destination.close()
+
+
+class WatermarkSuite(DestinationFixtures):
+    """What every destination promises, also one that keeps no rows."""
 
     def test_nothing_is_there_at_first(self, destination: Destination) -> None:
         assert destination.positions() == Positions({}, None)

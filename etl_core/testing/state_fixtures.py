@@ -86,6 +86,7 @@ def fill(store: StateStore) -> None:
     store.record_slot("etl_shop", None)
     store.set_publication_owned(True)
     store.request_hold(Hold("verify", FAR))
+    store.shared_copies.end(ORDERS, "run 1")
 
 
 def everything(store: StateStore) -> list[object]:
@@ -99,6 +100,7 @@ def everything(store: StateStore) -> list[object]:
         store.owned_slots(),
         store.publication_owned(),
         store.hold(),
+        store.shared_copies.find(ORDERS),
     ]
 
 

@@ -21,6 +21,7 @@ from etl_core.lsn import ZERO, Lsn
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 from etl_core.state.store import Hold, ReplicationProgress, SourceIdentity, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import IllegalTransition, TableState
+from etl_core.testing.state_copies import StateStoreCopies
 from etl_core.testing.state_fixtures import (
     CUSTOMERS,
     FAR,
@@ -41,7 +42,7 @@ from etl_core.testing.state_races import StateStoreRaces
 __all__ = ["Clock", "OpenStore", "StateStoreSuite"]
 
 
-class StateStoreSuite(StateStoreRaces):
+class StateStoreSuite(StateStoreRaces, StateStoreCopies):
     """Override the fixture `open_store`."""
 
     # Migrations, closing, pipelines

@@ -9,6 +9,7 @@ import pytest
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.memory import MemoryDatabase, MemoryDestination
 from etl_core.destination.null import NullDestination
+from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import DestinationSuite
 from etl_core.testing.destination_watermark_suite import MakeDestination, WatermarkSuite
 from etl_core.testing.scripted_destination import ScriptedDestination
@@ -21,7 +22,7 @@ class TestMemory(DestinationSuite):
         return lambda pipeline: MemoryDestination(database, pipeline)
 
 
-class TestDuckDB(DestinationSuite):
+class TestDuckDB(SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: DuckDBDestination(tmp_path / "public.duckdb", pipeline)

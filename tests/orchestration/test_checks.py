@@ -87,7 +87,9 @@ def run_checks(
     max_lag: float = 60.0,
 ) -> Checked:
     """Runs the checks of these kinds (all, if none is named) as Dagster does; the run itself succeeds."""
-    checks = build_replication_checks(replication, TABLES, max_lag=max_lag, connections=1)
+    checks = build_replication_checks(
+        replication, list(dict.fromkeys([*TABLES, *tables])), max_lag=max_lag, connections=1
+    )
     wanted = [
         dg.AssetCheckKey(dg.AssetKey(["duckdb", table.namespace, table.name]), kind)
         for kind in kinds or KINDS
@@ -128,6 +130,30 @@ def is_streamed(replication: PostgresReplicationResource) -> bool:
 
 
 # --- all is well ----------------------------------------------------------------------------------------------
+
+
+def test_tables_whose_names_need_quotes_have_their_checks(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    quoted = [TableName("public", name) for name in ("Order Items", "a.b", "ümlaut", 'say "hi"')]
+    for table in quoted:
+        database.execute(f"CREATE TABLE {table} (id int PRIMARY KEY)")
+        database.execute(f"ALTER PUBLICATION shop_pub ADD TABLE {table}")
+        database.execute(f"INSERT INTO {table} VALUES (1)")  # noqa: S608
+    wider = PostgresReplicationResource(
+        name=replication.name,
+        publication="shop_pub",
+        dsn=replication.dsn,
+        state=replication.state,
+        destination=replication.destination,
+    )
+    with wider.pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.sync()
+        pipeline.stream(until=pipeline.current_lsn())
+    checked = run_checks(wider, instance, tables=quoted)
+    for kind in KINDS:
+        assert checked.passed(kind) == {table.name: True for table in quoted}
 
 
 def test_every_check_of_every_table_passes_and_none_blocks(

@@ -123,7 +123,17 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
             "publication": "shop_pub",
         },
         state={"url_env": "SHOP_STATE"},
-        stream={"lease_seconds": 600, "report_every_seconds": 5, "heartbeat_every_seconds": 50},
+        stream={
+            "lease_seconds": 600,
+            "report_every_seconds": 5,
+            "heartbeat_every_seconds": 50,
+            "sensor": "running",
+            "op_tags": {"size": "small"},
+        },
+        batch={"max_rows": 10, "max_bytes": "1MiB", "max_age": "2s"},
+        initial_sync={"connections": 2, "processes": {"public.customers": 3}},
+        unknown_types_to_bytes=False,
+        pools={"sync": "copies", "stream": "streams"},
         max_lag=7,
         freshness={"fail_after_seconds": 7200, "warn_after_seconds": 3600},
         retry_policy={"max_retries": 3, "delay_seconds": 10, "backoff": "exponential"},
@@ -144,6 +154,9 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
     assert (replication.host, replication.port, replication.database) == ("127.0.0.1", 1, "shop")
     assert (replication.user, replication.password_env) == ("replicator", "SHOP_PASSWORD")
     assert replication.keywords == {"sslmode": "require"}
+    config = replication.batch_max_rows, replication.batch_max_bytes, replication.batch_max_age
+    assert config == (10, "1MiB", "2s")
+    assert (replication.copy_connections, replication.unknown_types_to_bytes) == (2, False)
     assert isinstance(replication.state.url, dg.EnvVar)
     assert replication.state.url.env_var_name == "SHOP_STATE"
 
@@ -160,9 +173,19 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
     assert assets.op.retry_policy == dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL)
     assert assets.op.tags["dagster/priority"] == "3"
     assert assets.get_asset_spec(spec.key).freshness_policy is not None
-    stream = defs.resolve_job_def("shop_stream").run_config
-    assert stream is not None
-    config = stream["ops"]["stream_shop"]["config"]
+    assert assets.op.pool == "copies"
+    shared = defs.resolve_assets_def(dg.AssetKey(["raw", "warehouse", "public", "customers"])).node_def
+    assert isinstance(shared, dg.GraphDefinition)
+    assert {node.name for node in shared.nodes} == {"copy", "share", "help", "report"}
+    job = defs.resolve_job_def("shop_stream")
+    [op] = job.nodes
+    assert isinstance(op.definition, dg.OpDefinition)
+    assert (op.definition.pool, op.definition.tags) == ("streams", {"size": "small"})
+    [sensor] = defs.sensors or ()
+    assert isinstance(sensor, dg.SensorDefinition)
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert job.run_config is not None
+    config = job.run_config["ops"]["stream_shop"]["config"]
     assert (config["lease_seconds"], config["report_every_seconds"], config["heartbeat_every_seconds"]) == (600, 5, 50)
     descriptions = [spec.description or "" for checks in defs.asset_checks or () for spec in checks.check_specs]
     assert any("7 s ago" in description for description in descriptions)
@@ -214,26 +237,43 @@ def test_a_table_is_copied_through_the_component(
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
+PASSWORD_IN_DSN = f"postgresql://replicator:{SECRET}@127.0.0.1:1/shop"
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "where"),
     [
-        {"source": {"dsn": f"postgresql://replicator:{SECRET}@127.0.0.1:1/shop", "publication": "shop_pub"}},
-        {"source": {"dsn": f"host=127.0.0.1 password={SECRET}", "publication": "shop_pub"}},
-        {"source": {"dsn": "{{ env.SHOP_DSN }}", "publication": "shop_pub"}},
-        {"state": {"url": f"postgresql://etl:{SECRET}@127.0.0.1:1/state"}},
+        ({"source": {"dsn": PASSWORD_IN_DSN, "publication": "shop_pub"}}, "source.dsn"),
+        ({"source": {"dsn": f"host=127.0.0.1 password={SECRET}", "publication": "shop_pub"}}, "source.dsn"),
+        ({"source": {"dsn": "{{ env.SHOP_DSN }}", "publication": "shop_pub"}}, "source.dsn"),
+        ({"state": {"url": f"postgresql://etl:{SECRET}@127.0.0.1:1/state"}}, "state.url"),
+        # and with another mistake, whose error would repeat what it is about
+        ({"source": {"host": "h", "password": SECRET, "publication": "shop_pub"}}, "source.password"),
+        ({"source": {"dsn": {"password": SECRET}, "publication": "shop_pub"}}, "source.dsn.password"),
+        ({"source": {"dsn": PASSWORD_IN_DSN}}, "source.dsn"),
+        ({"source": PASSWORD_IN_DSN}, "source"),
+        ({"source": [PASSWORD_IN_DSN]}, "source"),
+        ({"source": {"dsn": PASSWORD_IN_DSN, "dsn_env": "X", "publication": "shop_pub"}}, "source.dsn"),
+        ({"source": {"dsn": CLOSED, "publication": "p", "keywords": {"sslpassword": SECRET}}}, "source.keywords"),
+        (
+            {"source": {"dsn": CLOSED, "publication": "p", "keywords": {"password": SECRET, "port": 5}}},
+            "source.keyword",
+        ),
+        ({"state": {"url": f"postgresql://etl:{SECRET}@127.0.0.1:1/state", "url_env": "X"}}, "state.url"),
+        ({"destination": {"type": "duckdb", "path": 5, "token": SECRET}}, "destination.token"),
     ],
-    ids=["dsn", "keywords", "template", "state"],
 )
 def test_a_password_in_the_file_is_refused_and_not_repeated(
-    sandbox: DefsFolderSandbox, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    sandbox: DefsFolderSandbox, changes: dict[str, Any], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SHOP_DSN", f"postgresql://replicator:{SECRET}@127.0.0.1:1/shop")
+    monkeypatch.setenv("SHOP_DSN", PASSWORD_IN_DSN)
 
     with pytest.raises(Exception, match="shop") as caught:
         load(sandbox, **changes)
 
     said = chain(caught.value)
-    assert f"{'state.url' if 'state' in changes else 'source.dsn'} holds a password" in said
+    assert where in said
+    assert "holds a password, which Dagster would show on its pages" in said
     assert SECRET not in said
 
 
@@ -245,7 +285,8 @@ def test_a_password_in_the_file_is_refused_and_not_repeated(
         ({"stream": {"mode": "schedule"}}, "mode schedule needs cron"),
         ({"state": {}}, "give either url or url_env"),
         ({"source": {"dsn": CLOSED, "dsn_env": "SHOP_DSN", "publication": "p"}}, "dsn and dsn_env exclude each other"),
-        ({"destination": {"type": "bigquery", "path": "x"}}, "Input should be 'duckdb'"),
+        ({"destination": {"type": "oracle", "path": "x"}}, "'duckdb', 'bigquery'"),
+        ({"destination": {"type": "bigquery", "path": "x"}}, "project"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(sandbox: DefsFolderSandbox, changes: dict[str, Any], said: str) -> None:
@@ -331,9 +372,11 @@ def test_the_scaffolded_comments_are_attributes_too(sandbox: DefsFolderSandbox) 
     path = sandbox.scaffold_component(PostgresReplicationComponent, defs_path="shop")
     file = path / "defs.yaml"
     lines = file.read_text().splitlines()
-    optional = ("stream:", "  lease_seconds:", "max_lag:", "freshness:", "retry_policy:", "op_tags:", "translation:")
+    optional = ("stream:", "max_lag:", "freshness:", "retry_policy:", "op_tags:", "translation:", "batch:", "pools:")
+    more = ("initial_sync:", "unknown_types_to_bytes:", "  lease_seconds:", "  sensor:", "  op_tags:")
+    copying = ("  connections:", "  processes:")
     inside = ("  key:", "  key_prefix:", "  group_name:", "  owners:", "  tags:", "  kinds:", "  automation_condition:")
-    wanted = tuple(f"  # {start}" for start in (*optional, *inside))
+    wanted = tuple(f"  # {start}" for start in (*optional, *more, *copying, *inside))
     file.write_text("\n".join(line.replace("# ", "", 1) if line.startswith(wanted) else line for line in lines))
 
     with sandbox.load_component_and_build_defs(path) as (_, defs):
@@ -366,7 +409,7 @@ def test_a_component_is_scaffolded_below_another_and_in_python(sandbox: DefsFold
         ({"tables": 5}, "tables"),
         ({"source": {"dsn": CLOSED, "publication": "p", "hots": "x"}}, "hots"),
         ({"stream": {"mode": "strem"}}, "mode"),
-        ({"destination": {"type": "bigquery", "path": "x"}}, "type"),
+        ({"destination": {"type": "oracle", "path": "x"}}, "destination"),
         ({"freshness": {"fail_after_seconds": "late"}}, "fail_after_seconds"),
     ],
 )
@@ -420,3 +463,9 @@ def test_a_list_of_tables_needs_no_source_to_refresh(tmp_path: Path) -> None:
     component.write_state_to_path(tmp_path / "state")
 
     assert json.loads((tmp_path / "state").read_text()) == {"tables": ["public.orders", "public.customers"]}
+
+
+def test_tables_in_bigquery_are_called_as_its_io_manager_looks_for_them(sandbox: DefsFolderSandbox) -> None:
+    defs = load(sandbox, destination={"type": "bigquery", "project": "p", "dataset": "raw_{namespace}"})
+    assert table_keys(defs) == {"bigquery/raw_public/orders", "bigquery/raw_public/customers"}
+    assert table_spec(defs, "bigquery", "raw_public", "orders").kinds == {"bigquery", "postgres"}

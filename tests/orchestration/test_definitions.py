@@ -1,10 +1,13 @@
 """The definitions of one pipeline in one call, loaded without a source."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 import pytest
 
 from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.stream_job import StreamConfig
 
 
 def replication(**changes: object) -> PostgresReplicationResource:
@@ -27,9 +30,8 @@ def test_everything_is_there_and_names_that_need_quotes_load() -> None:
     assert copied < set(repository.asset_graph.get_all_asset_keys())
     assert {"shop_initial_sync", "shop_stream", "shop_checks"} <= {job.name for job in repository.get_all_jobs()}
     assert [sensor.name for sensor in repository.sensor_defs if "shop" in sensor.name] == ["shop_stream_sensor"]
-    checked = {(key.asset_key, key.name) for key in repository.asset_graph.asset_check_keys}
-    kinds = ("replication_lag", "slot_health", "schema_matches", "equals_source")
-    assert checked == {(key, kind) for key in copied for kind in kinds}
+    checked = {key.name for key in repository.asset_graph.asset_check_keys}
+    assert checked == {"replication_lag", "slot_health", "schema_matches", "equals_source"}
 
 
 def test_a_schedule_takes_the_sensor_s_place() -> None:
@@ -38,13 +40,47 @@ def test_a_schedule_takes_the_sensor_s_place() -> None:
     assert [sensor.name for sensor in repository.sensor_defs if "shop" in sensor.name] == []
 
 
+def test_scheduled_batches_report_as_often_as_configured() -> None:
+    stream = StreamConfig(report_every_seconds=7, heartbeat_every_seconds=70)
+    definitions = build_postgres_replication(replication(), cron_schedule="*/10 * * * *", stream=stream)
+    [schedule] = definitions.schedules or ()
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    data = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC)))
+    [request] = data.run_requests or ()
+    config = request.run_config["ops"]["stream_shop"]["config"]
+    assert (config["mode"], config["report_every_seconds"], config["heartbeat_every_seconds"]) == ("micro_batch", 7, 70)
+
+
+def test_the_stream_s_run_has_the_tags_of_its_op_and_ours_win() -> None:
+    tags = {"size": "small", "dagster/max_retries": "5"}
+    job = build_postgres_replication(replication(), stream_op_tags=tags).resolve_job_def("shop_stream")
+    assert job.tags["size"] == "small"
+    assert job.tags["dagster/max_retries"] == "0"
+
+
 def test_tables_must_be_named() -> None:
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="which tables"):
         build_postgres_replication(replication(tables=None))
 
 
-@pytest.mark.parametrize("dsn", ["postgresql://u:hunter2@h/d", "host=h password=hunter2 dbname=d"])
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://u:hunter2@h/d", "postgresql://u:hunter2/x#y@h/d", "host=h password=hunter2 dbname=d"]
+)
 def test_a_password_as_text_is_refused_and_not_repeated(dsn: str) -> None:
     with pytest.raises(ValueError, match="password_env") as refused:
         replication(dsn=dsn)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+def test_a_password_among_the_keywords_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"keywords holds {name}") as caught:
+        PostgresReplicationResource(
+            name="shop",
+            publication="shop_pub",
+            host="db.example",
+            keywords={name: "s3cret"},
+            state=StateStoreResource(url="sqlite:///state.db"),
+            destination=DuckDBDestinationResource(path="shop.duckdb"),
+        )
+    assert "s3cret" not in str(caught.value)

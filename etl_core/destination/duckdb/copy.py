@@ -33,11 +33,17 @@ class DuckDBCopy:
         self._file = file
         self._pipeline = pipeline
         self._schema = schema
-        directory = staging_directory(file.path, pipeline) / str(schema.table_id)
-        self._staging = Staging(directory, arrow_schema(schema))
+        self._staging = Staging(staging_directory(file.path, pipeline, schema.table_id), arrow_schema(schema))
+
+    @property
+    def address(self) -> str:
+        return self._staging.address
 
     def write(self, rows: pa.RecordBatch) -> None:
         self._staging.write(rows)
+
+    def include(self, receipt: str) -> None:
+        self._staging.include(receipt)
 
     def publish(self, watermark: Lsn) -> int:
         name = self._schema.name

@@ -23,7 +23,7 @@ from etl_core.destination.duckdb.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import explain_table
-from etl_core.destination.duckdb.staging import discard_abandoned, staging_directory
+from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
 from etl_core.destination.options import check_options, required_path
 from etl_core.destination.protocol import Positions
 from etl_core.identifiers import TableId
@@ -45,7 +45,7 @@ class DuckDBDestination:
         self._wrote = False
 
     def prepare(self) -> None:
-        discard_abandoned(staging_directory(self._file.path, self._pipeline))
+        discard_abandoned(staging_root(self._file.path, self._pipeline))
         with self._file.transaction() as connection:
             Bookkeeping(connection, self._pipeline).create()
 
@@ -58,6 +58,11 @@ class DuckDBDestination:
     def copy(self, schema: TableSchema) -> DuckDBCopy:
         self._wrote = True
         return DuckDBCopy(self._file, self._pipeline, schema)
+
+    def join_copy(self, schema: TableSchema, address: str) -> StagedPart:
+        """See SharingDestination. From another machine, too, if the file's directory is on a disk both see."""
+        directory = staging_directory(self._file.path, self._pipeline, schema.table_id)
+        return StagedPart(directory, address, arrow_schema(schema))
 
     def write(self, batch: WriteBatch) -> None:
         if self._changed >= _CHANGES_PER_MERGE and self._file.merge():

@@ -3,11 +3,15 @@
 Arrow IPC keeps every Arrow type, and a row of eight columns costs 0.03 µs of CPU to write and 80 bytes of disk. LZ4
 would make that 45 bytes, and the copy cost 15 % more CPU in all; Parquet costs 0.2 µs. A copy locks its directory while
 it lives, so that a running copy, maybe of another process, can be told from what a crashed one left behind.
+
+Processes that help with a copy put files of their own beside its files. A marker named after the copy's address tells
+them that this is the directory of that very copy, and that it is the same disk.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Iterator
@@ -19,6 +23,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from etl_core.errors import DestinationError, DestinationUnavailable
+from etl_core.identifiers import TableId
 
 try:
     import fcntl
@@ -26,6 +31,8 @@ except ImportError:  # Windows: a directory with an open file in it cannot be re
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = "lock"
+_ROWS = ".arrow"
+_MARKER = ".copy"
 
 
 class Staging:
@@ -36,6 +43,8 @@ class Staging:
         self._directory = directory
         self._guard = threading.Lock()
         self._files: dict[int, StagingFile] = {}
+        self._included: list[Path] = []
+        self.address = secrets.token_hex(8)
         try:
             lock = _lock_new(directory)
         except OSError as error:
@@ -45,8 +54,10 @@ class Staging:
                 f"another copy into {directory} is running", hint="wait for it, or end the process that runs it"
             )
         self._lock: IO[bytes] = lock
-        for file in directory.glob("*.arrow"):
-            file.unlink()
+        for pattern in (f"*{_ROWS}", f"*{_MARKER}"):
+            for file in directory.glob(pattern):
+                file.unlink()
+        (directory / (self.address + _MARKER)).touch()
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends to the calling thread's file."""
@@ -54,20 +65,30 @@ class Staging:
         with self._guard:
             file = self._files.get(thread)
             if file is None:
-                file = StagingFile(self._directory / f"{len(self._files)}.arrow", self._schema)
+                file = StagingFile(self._directory / f"{len(self._files)}{_ROWS}", self._schema)
                 self._files[thread] = file
         try:
             file.write(rows)
         except OSError as error:
             raise _disk_trouble(self._directory, error) from None
 
+    def include(self, receipt: str) -> None:
+        """Has `read` read a file of a helping process."""
+        path = self._directory / Path(receipt).name
+        if not path.is_file():
+            raise DestinationError(
+                f"rows of a shared copy are not in {self._directory}, where another process staged them",
+                hint="the processes that share a copy must see one disk at the database file's path",
+            )
+        self._included.append(path)
+
     def read(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """All that was written, batch by batch, under a schema of the same types. No more may be written."""
+        """All that was written and included, in batches, under a schema of the same types. No more may be written."""
         for file in self._files.values():
             file.close()
-        for file in self._files.values():
+        for path in (*(file.path for file in self._files.values()), *self._included):
             # Not memory-mapped: mapped pages would count as memory of this process.
-            with pa.OSFile(str(file.path), "rb") as source, pa.ipc.open_stream(source) as reader:
+            with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
                 for batch in reader:
                     yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
@@ -97,6 +118,39 @@ class StagingFile:
             self._sink.close()
 
 
+class StagedPart:
+    """See CopyPart: a file beside those of the copy at `address`."""
+
+    def __init__(self, directory: Path, address: str, schema: pa.Schema) -> None:
+        if not (directory / (address + _MARKER)).is_file():
+            raise DestinationUnavailable(
+                f"the copy to be helped with is not in {directory}",
+                hint="it is over, or these processes see different disks at the database file's path",
+            )
+        try:
+            self._file = StagingFile(directory / f"part-{secrets.token_hex(8)}{_ROWS}", schema)
+        except OSError as error:
+            raise _disk_trouble(directory, error) from None
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        try:
+            self._file.write(rows)
+        except OSError as error:
+            raise _disk_trouble(self._file.path.parent, error) from None
+
+    def finish(self) -> str:
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _disk_trouble(self._file.path.parent, error) from None
+        return self._file.path.name
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        self._file.path.unlink(missing_ok=True)
+
+
 def discard_abandoned(root: Path) -> None:
     """Removes the directories under `root` in which no copy lives, then `root` if nothing is left."""
     if not root.is_dir():
@@ -109,8 +163,12 @@ def discard_abandoned(root: Path) -> None:
     _remove_empty(root)
 
 
-def staging_directory(database: Path, pipeline: str) -> Path:
+def staging_root(database: Path, pipeline: str) -> Path:
     return database.with_name(database.name + ".staging") / pipeline
+
+
+def staging_directory(database: Path, pipeline: str, table_id: TableId) -> Path:
+    return staging_root(database, pipeline) / str(table_id)
 
 
 def _lock_new(directory: Path) -> IO[bytes] | None:

@@ -221,8 +221,8 @@ class Lab:
                 return
         raise AssertionError(f"the server was not told that {lsn} is durable")
 
-    def process(self, *arguments: str, failpoint: str | None = None) -> subprocess.Popen[bytes]:
-        """The `etl` command on this pipeline, in a process of its own."""
+    def write_config(self) -> Path:
+        """This pipeline as a file, for other processes."""
         file = self.path.with_name("etl.yaml")
         file.write_text(
             json.dumps(  # JSON is YAML
@@ -236,6 +236,11 @@ class Lab:
                 }
             )
         )
+        return file
+
+    def process(self, *arguments: str, failpoint: str | None = None) -> subprocess.Popen[bytes]:
+        """The `etl` command on this pipeline, in a process of its own."""
+        file = self.write_config()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         if failpoint is not None:
             environment["ETL_FAILPOINT"] = failpoint

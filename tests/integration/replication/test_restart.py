@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from tests.integration.replication.conftest import Churn, Lab
 
 PATIENCE = 120.0
+BOUNDARIES = [name for name in failpoints.ALL if name != failpoints.RANGE_STAGED]
+"""The other one is reached by helpers of a shared copy only: see test_shared_copy."""
 
 
-@pytest.mark.parametrize("failpoint", failpoints.ALL)
+@pytest.mark.parametrize("failpoint", BOUNDARIES)
 def test_killed_twice_at_a_boundary(
     lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], failpoint: str
 ) -> None:
@@ -37,7 +39,7 @@ def test_killed_again_and_again(lab: Lab, churn: Callable[..., Churn], churned: 
     lab.publish()
     with churn("a", "b", "c"):
         for _ in range(5):
-            failpoint = f"{draw.choice(failpoints.ALL)}:{draw.randint(1, 3)}"
+            failpoint = f"{draw.choice(BOUNDARIES)}:{draw.randint(1, 3)}"
             ended = lab.process("run", "--for", "2s", failpoint=failpoint).wait(PATIENCE)
             assert ended in (0, -signal.SIGKILL)
     pipeline = lab.pipeline()

@@ -16,8 +16,10 @@ from psycopg.conninfo import make_conninfo
 from etl_core.errors import EtlError, SourceUnavailable, Stopped, TableError, TransientError
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection, connect
+from etl_core.source.copy_ranges import all_into
+from etl_core.source.ctid_range import CtidRange
 from etl_core.source.slot import create_slot
-from etl_core.source.snapshot import CtidRange, import_snapshot, plan_ranges
+from etl_core.source.snapshot import import_snapshot, plan_ranges
 from etl_core.source.table_copy import CopyResult, copy_range, copy_table
 from etl_core.testing.database import Database
 
@@ -55,7 +57,7 @@ class Copying:
             self.slot.snapshot_name,
             table,
             connections,
-            sink or self.batches.append,
+            all_into(sink or self.batches.append),
             lambda *progress: self.progress.append(progress),
             self.stop,
             range_bytes=range_bytes,

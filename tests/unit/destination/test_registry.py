@@ -13,7 +13,7 @@ from etl_core.errors import ConfigError
 
 
 def test_every_type_is_built_without_touching_anything(tmp_path: Path) -> None:
-    assert destination_types() == ("duckdb", "memory", "null")
+    assert destination_types() == ("bigquery", "duckdb", "memory", "null")
     assert isinstance(build_destination("memory", {}, "shop"), MemoryDestination)
     assert isinstance(build_destination("null", {}, "shop"), NullDestination)
     assert isinstance(build_destination("duckdb", {"path": str(tmp_path / "x.duckdb")}, "shop"), DuckDBDestination)
@@ -24,7 +24,7 @@ def test_an_unknown_type_lists_the_known() -> None:
     with pytest.raises(ConfigError) as caught:
         build_destination("oracle", {}, "shop")
     assert caught.value.field == "destination.type"
-    assert caught.value.hint == "use one of: duckdb, memory, null"
+    assert caught.value.hint == "use one of: bigquery, duckdb, memory, null"
 
 
 @pytest.mark.parametrize("kind", ["duckdb", "memory", "null"])

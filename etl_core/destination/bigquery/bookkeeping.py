@@ -1,0 +1,252 @@
+"""Dataset `etl_<pipeline>`: the watermark of every table and the position of the stream, and where tables are staged.
+
+LSNs are text of 16 hexadecimal digits, whose order is theirs. A table that was forgotten keeps its row with a NULL
+watermark: the row also says that the table in BigQuery is ours to replace. The stream's position is the row of table 0.
+"""
+
+# ruff: noqa: S608 names are quoted by `names`, values are parameters
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from google.api_core import exceptions
+from google.cloud import bigquery
+
+from etl_core.batch import WatermarkMove
+from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
+from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients, Parameter
+from etl_core.destination.bigquery.failures import FENCE, translated
+from etl_core.destination.bigquery.names import Place
+from etl_core.destination.protocol import Positions
+from etl_core.errors import WatermarkConflict
+from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+
+_STREAM = 0
+"""The table id of the stream's row; no relation has it."""
+_STAGED_FOR = timedelta(days=7)
+"""How long what a crash left behind may cost storage; longer than any copy takes."""
+
+_SCHEMA = [
+    bigquery.SchemaField("table_id", "INT64", "REQUIRED"),
+    bigquery.SchemaField("namespace", "STRING"),
+    bigquery.SchemaField("name", "STRING"),
+    bigquery.SchemaField("dataset", "STRING"),
+    bigquery.SchemaField("table_name", "STRING"),
+    bigquery.SchemaField("columns", "STRING"),
+    bigquery.SchemaField("watermark", "STRING"),
+    bigquery.SchemaField("updated_at", "TIMESTAMP"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A row of the bookkeeping."""
+
+    table_id: TableId
+    name: TableName
+    place: Place
+    columns: tuple[StoredColumn, ...]
+    watermark: Lsn | None
+
+
+class Bookkeeping:
+    """One pipeline's dataset. Reads are free (no query); every write is one statement."""
+
+    def __init__(self, clients: Clients, pipeline: str, location: str | None) -> None:
+        self._clients = clients
+        self._location = location
+        self.dataset = f"etl_{pipeline}"
+        self.tables_place = Place(clients.project, self.dataset, "tables")
+
+    def create(self) -> None:
+        """Idempotent."""
+        self.create_dataset(self.dataset)
+        client = self._clients.rest()
+        with translated("creating the bookkeeping"):
+            table = bigquery.Table(str(self.tables_place), _SCHEMA)
+            client.create_table(table, exists_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
+        self._clients.run(
+            f"INSERT INTO {self.tables_place.sql} (table_id) SELECT {_STREAM}"
+            f" WHERE NOT EXISTS (SELECT 1 FROM {self.tables_place.sql} WHERE table_id = {_STREAM})",
+            "creating the bookkeeping",
+        )
+
+    def create_dataset(self, name: str) -> None:
+        """Creates a dataset in the configured location if it is missing."""
+        dataset = bigquery.Dataset(f"{self._clients.project}.{name}")
+        dataset.location = self._location
+        with translated(f"creating dataset {name}"):
+            self._clients.rest().create_dataset(dataset, exists_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
+
+    def tables(self) -> dict[TableId, StoredTable]:
+        """Of this pipeline, forgotten ones too; empty before `create`."""
+        return {row.table_id: row for row in self._rows()[0]}
+
+    def positions(self) -> Positions:
+        tables, stream = self._rows()
+        return Positions({row.table_id: row.watermark for row in tables if row.watermark is not None}, stream)
+
+    def _rows(self) -> tuple[list[StoredTable], Lsn | None]:
+        with translated("reading the watermarks"):
+            try:
+                rows = list(
+                    self._clients.rest().list_rows(
+                        str(self.tables_place), selected_fields=_SCHEMA, retry=NO_RETRY, timeout=CALL_SECONDS
+                    )
+                )
+            except exceptions.NotFound:
+                return [], None
+        tables, stream = [], None
+        for row in rows:
+            watermark = None if row["watermark"] is None else Lsn(int(row["watermark"], 16))
+            if row["table_id"] == _STREAM:
+                stream = watermark
+                continue
+            tables.append(
+                StoredTable(
+                    TableId(row["table_id"]),
+                    TableName(row["namespace"], row["name"]),
+                    Place(self._clients.project, row["dataset"], row["table_name"]),
+                    tuple(StoredColumn(**column) for column in json.loads(row["columns"])),
+                    watermark,
+                )
+            )
+        return tables, stream
+
+    def check_fence(self, tables: Mapping[TableId, StoredTable], watermarks: Mapping[TableId, WatermarkMove]) -> None:
+        """Raises WatermarkConflict unless each table has the watermark that is expected of it.
+
+        The script checks it again, in its transaction; this keeps what is in vain from being staged.
+        """
+        for table_id, move in watermarks.items():
+            stored = tables.get(table_id)
+            found = None if stored is None else stored.watermark
+            if found != move.expected:
+                name = f"table {table_id}" if stored is None else str(stored.name)
+                raise WatermarkConflict(f"{name} has the watermark {found}, not the expected {move.expected}")
+
+    # --- the parts of a script that writes --------------------------------------------------------------------
+
+    def fence(self, watermarks: Mapping[TableId, WatermarkMove]) -> str:
+        """The statement that ends the script unless every table has the watermark expected of it."""
+        return (
+            f"ASSERT (SELECT COUNT(*) FROM {self.tables_place.sql} t JOIN UNNEST(@moves) m"
+            f" ON t.table_id = m.table_id AND t.watermark = m.expected) = {len(watermarks)} AS '{FENCE}'"
+        )
+
+    def moves(self) -> str:
+        """The statement that moves the watermarks."""
+        return (
+            f"UPDATE {self.tables_place.sql} t SET watermark = m.new, updated_at = CURRENT_TIMESTAMP()"
+            " FROM UNNEST(@moves) m WHERE t.table_id = m.table_id"
+        )
+
+    def move_stream(self) -> str:
+        """The statement that moves the stream's position, never back."""
+        return (
+            f"UPDATE {self.tables_place.sql} SET watermark = GREATEST(COALESCE(watermark, ''), @stream),"
+            f" updated_at = CURRENT_TIMESTAMP() WHERE table_id = {_STREAM}"
+        )
+
+    def put_columns(self, parameter: str, table_id: TableId) -> str:
+        """The statement that stores the columns of a table, given as `parameter`."""
+        return f"UPDATE {self.tables_place.sql} SET columns = @{parameter} WHERE table_id = {int(table_id)}"
+
+    # --- single statements ------------------------------------------------------------------------------------
+
+    def put_table(self, schema: TableSchema, place: Place, watermark: Lsn) -> None:
+        """Adds the table's row. The caller has removed older ones (`remove`)."""
+        self._clients.run(
+            f"INSERT INTO {self.tables_place.sql} (table_id, namespace, name, dataset, table_name, columns, watermark,"
+            " updated_at) VALUES (@id, @namespace, @name, @dataset, @table, @columns, @watermark, CURRENT_TIMESTAMP())",
+            "storing a watermark",
+            [
+                bigquery.ScalarQueryParameter("id", "INT64", int(schema.table_id)),
+                bigquery.ScalarQueryParameter("namespace", "STRING", schema.name.namespace),
+                bigquery.ScalarQueryParameter("name", "STRING", schema.name.name),
+                bigquery.ScalarQueryParameter("dataset", "STRING", place.dataset),
+                bigquery.ScalarQueryParameter("table", "STRING", place.table),
+                columns_parameter("columns", stored_columns(schema)),
+                bigquery.ScalarQueryParameter("watermark", "STRING", lsn_text(watermark)),
+            ],
+        )
+
+    def remove(self, schema: TableSchema, place: Place) -> None:
+        """Removes the row of the table, and of one that had its place before it was created again."""
+        self._clients.run(
+            f"DELETE FROM {self.tables_place.sql} WHERE table_id = @id OR (dataset = @dataset AND table_name = @table)",
+            "removing a watermark",
+            [
+                bigquery.ScalarQueryParameter("id", "INT64", int(schema.table_id)),
+                bigquery.ScalarQueryParameter("dataset", "STRING", place.dataset),
+                bigquery.ScalarQueryParameter("table", "STRING", place.table),
+            ],
+        )
+
+    def forget(self, table_id: TableId) -> None:
+        self._clients.run(
+            f"UPDATE {self.tables_place.sql} SET watermark = NULL WHERE table_id = @id",
+            "removing a watermark",
+            [bigquery.ScalarQueryParameter("id", "INT64", int(table_id))],
+        )
+
+    # --- staging ----------------------------------------------------------------------------------------------
+
+    def create_staging(self, prefix: str, schema: Sequence[bigquery.SchemaField]) -> Place:
+        """An empty table beside the bookkeeping, that goes by itself after a week."""
+        place = Place(self._clients.project, self.dataset, f"{prefix}_{secrets.token_hex(8)}")
+        table = bigquery.Table(str(place), schema)
+        table.expires = datetime.now(UTC) + _STAGED_FOR
+        with translated("creating a staging table"):
+            self._clients.rest().create_table(table, retry=NO_RETRY, timeout=CALL_SECONDS)
+        return place
+
+    def staged(self, prefix: str) -> list[Place]:
+        """The staging tables whose names begin so."""
+        with translated("listing staging tables"):
+            found = self._clients.rest().list_tables(self.dataset, retry=NO_RETRY, timeout=CALL_SECONDS)
+            return [
+                Place(self._clients.project, self.dataset, table.table_id)
+                for table in found
+                if table.table_id.startswith(f"{prefix}_")
+            ]
+
+    def drop(self, place: Place) -> None:
+        with translated("dropping a staging table"):
+            self._clients.rest().delete_table(str(place), not_found_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
+
+
+def moves_parameter(watermarks: Mapping[TableId, WatermarkMove]) -> Parameter:
+    """`@moves` of `Bookkeeping.fence` and `Bookkeeping.moves`."""
+    return bigquery.ArrayQueryParameter(
+        "moves",
+        "STRUCT",
+        [
+            bigquery.StructQueryParameter(
+                None,
+                bigquery.ScalarQueryParameter("table_id", "INT64", int(table_id)),
+                bigquery.ScalarQueryParameter("expected", "STRING", lsn_text(move.expected)),
+                bigquery.ScalarQueryParameter("new", "STRING", lsn_text(move.new)),
+            )
+            for table_id, move in watermarks.items()
+        ],
+    )
+
+
+def columns_parameter(name: str, columns: Sequence[StoredColumn]) -> Parameter:
+    entries = [
+        {"name": column.name, "attnum": column.attnum, "column": column.column, "type": column.type}
+        for column in columns
+    ]
+    return bigquery.ScalarQueryParameter(name, "STRING", json.dumps(entries))
+
+
+def lsn_text(lsn: Lsn) -> str:
+    return f"{int(lsn):016X}"

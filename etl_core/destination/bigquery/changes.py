@@ -1,0 +1,282 @@
+"""One batch on its way in: every part staged, then one script that applies them all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from google.cloud import bigquery
+
+from etl_core.batch import TableChanges
+from etl_core.destination.bigquery import statements
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable, columns_parameter
+from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
+from etl_core.destination.bigquery.connection import Clients, Parameter
+from etl_core.destination.bigquery.names import Place
+from etl_core.destination.bigquery.staging import append_all
+from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
+from etl_core.errors import SchemaChangeRefused
+from etl_core.identifiers import TableId
+from etl_core.schema.arrow import key_schema
+from etl_core.schema.table import Column, TableSchema
+from etl_core.values import load_missing
+
+_BOUND_TYPES = frozenset({"INT64", "STRING", "DATE", "DATETIME", "TIMESTAMP"})
+
+
+@dataclass(frozen=True, slots=True)
+class StagedPart:
+    """A part of a batch in its staging table (None if it has no rows), and how it is applied."""
+
+    schema: TableSchema
+    place: Place
+    columns: tuple[StoredColumn, ...]
+    staged: Place | None
+    truncate: bool
+    unchanged: tuple[tuple[str, ...], ...]
+    bounds: tuple[str, tuple[Parameter, Parameter]] | None
+    added: tuple[StoredColumn, ...]
+    fill: tuple[tuple[StoredColumn, ...], Place] | None
+
+    def statements(self, number: int, final: Sequence[StoredColumn]) -> list[str]:
+        """In order; `final` are the columns that the table has in the end."""
+        found = []
+        if self.fill is not None:
+            filled, values = self.fill
+            kept = [column for column in filled if column in final]
+            if kept:
+                found.append(statements.fill(self.place, kept, values))
+        if self.truncate:
+            found.append(statements.truncate(self.place))
+        if self.staged is None:
+            return found
+        kept_columns = [column for column in self.columns if column in final]
+        if not self.schema.key:
+            return [*found, statements.insert(self.place, self.staged, kept_columns)]
+        if self.unchanged:
+            found.append(statements.check_origins(self.place, self.staged, self.schema, number))
+        bounds = None if self.bounds is None else self.bounds[0]
+        found.append(statements.merge(self.place, self.staged, kept_columns, self.schema, self.unchanged, bounds))
+        return found
+
+
+class Stager:
+    """Stages the parts of one batch, in order, and knows what has become of every table's columns."""
+
+    def __init__(self, clients: Clients, book: Bookkeeping, tables: Mapping[TableId, StoredTable]) -> None:
+        self._clients = clients
+        self._book = book
+        self._tables = tables
+        self._columns = {table_id: table.columns for table_id, table in tables.items()}
+        self.parts: list[StagedPart] = []
+        self.staged: list[Place] = []
+
+    def stage(self, changes: TableChanges) -> None:
+        """Raises TableError for a part that cannot be applied."""
+        schema = changes.schema
+        table = self._tables[schema.table_id]
+        if schema.name != table.name:
+            raise SchemaChangeRefused(
+                f"{table.name} was renamed to {schema.name}",
+                table=str(schema.name),
+                hint=f"copy it under its new name: etl resync {schema.name}",
+            )
+        columns, added = self._move_columns(schema)
+        fill = self._stage_fill(schema, added)
+        rows = _rows_of(changes)
+        number = len(self.parts)
+        place = None
+        if rows is not None:
+            place = self._stage_rows(f"part_{schema.table_id}", rows, schema, columns, bool(changes.partials))
+        self.parts.append(
+            StagedPart(
+                schema,
+                table.place,
+                columns,
+                place,
+                changes.truncate,
+                tuple(partial.unchanged for partial in changes.partials),
+                _bounds(changes, columns, number),
+                added,
+                fill,
+            )
+        )
+
+    def columns(self, table_id: TableId) -> tuple[StoredColumn, ...]:
+        """Of a table, after the parts that were staged."""
+        return self._columns[table_id]
+
+    def changed(self) -> list[TableId]:
+        """The tables whose columns change."""
+        return [table_id for table_id, columns in self._columns.items() if columns != self._tables[table_id].columns]
+
+    def table(self, table_id: TableId) -> StoredTable:
+        """As it was before the batch."""
+        return self._tables[table_id]
+
+    def drop(self) -> None:
+        """Drops what was staged."""
+        for place in self.staged:
+            self._book.drop(place)
+
+    def _move_columns(self, schema: TableSchema) -> tuple[tuple[StoredColumn, ...], tuple[StoredColumn, ...]]:
+        """The table's columns under `schema`, and which of them are new."""
+        before = {column.name: column for column in self._columns[schema.table_id]}
+        moved, added = [], []
+        for column in stored_columns(schema):
+            known = before.get(column.name)
+            if known is None or (known.attnum != column.attnum and 0 not in (known.attnum, column.attnum)):
+                added.append(column)
+                moved.append(column)
+                continue
+            if known.type != column.type:
+                raise SchemaChangeRefused(
+                    f"column {column.name} of {schema.name} is {column.type} at the source"
+                    f" and {known.type} in BigQuery",
+                    table=str(schema.name),
+                    hint=f"copy the table again with its new type: etl resync {schema.name}",
+                )
+            # Its name in BigQuery stays, though another column may have come that differs by case only.
+            moved.append(replace(column, column=known.column, attnum=column.attnum or known.attnum))
+        self._columns[schema.table_id] = tuple(moved)
+        return tuple(moved), tuple(added)
+
+    def _stage_fill(
+        self, schema: TableSchema, added: Sequence[StoredColumn]
+    ) -> tuple[tuple[StoredColumn, ...], Place] | None:
+        """What rows older than the added columns hold in them, as one staged row."""
+        filled = [column for column in added if schema.column(column.name).missing_value is not None]
+        if not filled:
+            return None
+        columns = [schema.column(column.name) for column in filled]
+        row = pa.table({column.name: pa.repeat(_missing(column, schema), 1) for column in columns})
+        values = to_bigquery(row, columns, schema.name).rename_columns([column.column for column in filled])
+        place = self._book.create_staging(
+            f"fill_{schema.table_id}",
+            statements.fields(filled, replace(schema, columns=tuple(columns), key=())),
+        )
+        self.staged.append(place)
+        append_all(self._clients, place, values, schema.name)
+        return tuple(filled), place
+
+    def _stage_rows(
+        self, prefix: str, rows: pa.Table, schema: TableSchema, columns: Sequence[StoredColumn], with_origins: bool
+    ) -> Place:
+        marks = [statements.ROW, statements.FINAL, statements.PARTIAL]
+        keys = [schema.column(name) for name in key_schema(schema).names] if with_origins else []
+        stored = to_bigquery(rows, schema.columns, schema.name).rename_columns([c.column for c in columns])
+        for number, key in enumerate(keys):
+            name = statements.origin(number)
+            origins = to_bigquery(pa.table({key.name: rows[name]}), [key], schema.name)
+            stored = stored.append_column(name, origins.column(0))
+        for mark in marks:
+            stored = stored.append_column(mark, rows[mark])
+        fields = statements.staged_fields(columns, schema, with_origins=with_origins)
+        place = self._book.create_staging(prefix, fields)
+        self.staged.append(place)
+        ordered = stored.select([field.name for field in fields])
+        append_all(self._clients, place, ordered.combine_chunks(), schema.name)
+        return place
+
+
+def alterations(stager: Stager) -> tuple[list[str], list[str]]:
+    """What is to be done before the script, and after it.
+
+    Columns come before and go after, so that a crash between leaves a column too many, which the next batch drops. One
+    that was dropped and added again under its name goes and comes before: its old values are of no use to anybody.
+    """
+    before, after = [], []
+    for part in stager.parts:
+        final = stager.columns(part.schema.table_id)
+        for column in part.added:
+            if column in final:
+                before += [statements.drop_column(part.place, column), statements.add_column(part.place, column)]
+    for table_id in stager.changed():
+        final = stager.columns(table_id)
+        table = stager.table(table_id)
+        kept = {column.column for column in final}
+        after += [statements.drop_column(table.place, column) for column in table.columns if column.column not in kept]
+    return before, after
+
+
+def _missing(column: Column, schema: TableSchema) -> Any:
+    return load_missing(column, schema.name)
+
+
+def _rows_of(changes: TableChanges) -> pa.Table | None:
+    """All four sets as one table in the columns of the schema and the marks; None if there is no row."""
+    schema = changes.schema
+    keys = key_schema(schema)
+    has_origins = bool(changes.partials)
+    parts = []
+
+    def add(rows: pa.Table, final: bool, group: int, origins: pa.Table | None) -> None:
+        if not rows.num_rows:
+            return
+        columns = []
+        for field in changes.inserts.schema:
+            if field.name in rows.schema.names:
+                columns.append(rows[field.name])
+            else:
+                columns.append(pa.chunked_array([pa.nulls(rows.num_rows, field.type)]))
+        marked = pa.Table.from_arrays(columns, names=changes.inserts.schema.names)
+        marked = marked.append_column(statements.FINAL, pa.repeat(pa.scalar(final), rows.num_rows))
+        marked = marked.append_column(statements.PARTIAL, pa.repeat(pa.scalar(group, pa.int64()), rows.num_rows))
+        if has_origins:
+            for number, key in enumerate(keys):
+                values = pa.nulls(rows.num_rows, key.type) if origins is None else origins[key.name]
+                marked = marked.append_column(statements.origin(number), values)
+        parts.append(marked)
+
+    add(changes.inserts, True, 0, None)
+    add(changes.upserts, True, 0, None)
+    add(changes.deletes, False, 0, None)
+    for group, partial in enumerate(changes.partials, 1):
+        add(partial.rows, True, group, partial.origin_keys)
+        add(partial.origin_keys, False, 0, None)
+    if not parts:
+        return None
+    together = pa.concat_tables(parts)
+    return together.append_column(statements.ROW, pa.array(range(together.num_rows), pa.int64()))
+
+
+def _bounds(
+    changes: TableChanges, columns: Sequence[StoredColumn], number: int
+) -> tuple[str, tuple[Parameter, Parameter]] | None:
+    """The range of the first key column that a part touches; None for types without a use for it."""
+    schema = changes.schema
+    if not schema.key:
+        return None
+    name = key_schema(schema).names[0]
+    kind = bigquery_field(schema.column(name))
+    if kind.sql not in _BOUND_TYPES:
+        return None
+    tables = [changes.inserts, changes.upserts, changes.deletes]
+    for partial in changes.partials:
+        tables += [partial.rows, partial.origin_keys]
+    keys = pa.concat_tables([table.select([name]) for table in tables])
+    extremes: Any = pc.min_max(keys[name])
+    lowest, highest = extremes["min"].as_py(), extremes["max"].as_py()
+    if lowest is None:
+        return None
+    first, last = f"first_{number}", f"last_{number}"
+    column = next(column for column in columns if column.name == name)
+    parameters = (
+        bigquery.ScalarQueryParameter(first, kind.sql, lowest),
+        bigquery.ScalarQueryParameter(last, kind.sql, highest),
+    )
+    return statements.bounds_of(column, first, last), parameters
+
+
+def parameters_of(stager: Stager) -> list[Parameter]:
+    """Of the whole script, but for those of the bookkeeping."""
+    found: list[Parameter] = []
+    for part in stager.parts:
+        if part.bounds is not None and part.staged is not None:
+            found += part.bounds[1]
+    for table_id in stager.changed():
+        found.append(columns_parameter(f"columns_{int(table_id)}", stager.columns(table_id)))
+    return found

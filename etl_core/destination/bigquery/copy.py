@@ -1,0 +1,173 @@
+"""The initial copy of one table: staged beside the bookkeeping, then put in place of the table by one statement.
+
+**Why a crash cannot double or lose rows.** The streams are committed together to a staging table of this copy alone.
+`publish` then removes the table's watermark, replaces the table (CREATE OR REPLACE TABLE … AS SELECT, one atomic
+statement, so that a reader sees the old rows or the new ones), and stores the new watermark. A transaction cannot hold
+all three, as BigQuery has none around DDL. A crash between leaves a table without a watermark: nobody writes to it, and
+it is copied again. A stream's transaction that was under way when the watermark was removed changes the same row of the
+bookkeeping: BigQuery aborts one of the two.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+from google.api_core import exceptions
+from google.cloud import bigquery
+
+from etl_core.destination.bigquery import statements
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping
+from etl_core.destination.bigquery.columns import stored_columns
+from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients
+from etl_core.destination.bigquery.failures import translated
+from etl_core.destination.bigquery.names import Place
+from etl_core.destination.bigquery.staging import PendingStream, commit
+from etl_core.destination.bigquery.types import to_bigquery
+from etl_core.errors import DestinationError, DestinationUnavailable, TableError
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+
+OWNER = "etl_pipeline"
+"""The label of a replicated table: its pipeline, or nothing when that has given the table up."""
+
+_running: set[Place] = set()
+_lock = threading.Lock()
+
+
+class BigQueryCopy:
+    """See SharedCopy. Its address is the staging table's name, a receipt the name of a finished write stream."""
+
+    def __init__(self, clients: Clients, book: Bookkeeping, pipeline: str, schema: TableSchema, place: Place) -> None:
+        self._clients = clients
+        self._book = book
+        self._pipeline = pipeline
+        self._schema = schema
+        self._place = place
+        self._guard = threading.Lock()
+        self._streams: dict[int, PendingStream] = {}
+        self._included: list[str] = []
+        check_owner(clients, book, pipeline, schema, place)
+        with _lock:
+            if place in _running:
+                raise DestinationUnavailable(
+                    f"another copy into {place} is running", hint="wait for it, or end the process that runs it"
+                )
+            _running.add(place)
+        try:
+            prefix = f"copy_{schema.table_id}"
+            for left in book.staged(prefix):
+                book.drop(left)
+            book.create_dataset(place.dataset)
+            self._staging = book.create_staging(prefix, statements.fields(stored_columns(schema), schema))
+        except BaseException:
+            self._release()
+            raise
+
+    @property
+    def address(self) -> str:
+        return self._staging.table
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        thread = threading.get_ident()
+        with self._guard:
+            stream = self._streams.get(thread)
+        if stream is None:
+            stream = PendingStream(self._clients, self._staging, self._schema.name)
+            with self._guard:
+                self._streams[thread] = stream
+        stream.append(as_stored(rows, self._schema))
+
+    def include(self, receipt: str) -> None:
+        if not receipt.startswith(f"{self._staging.path}/streams/"):
+            raise DestinationError(f"rows of a shared copy were staged for another copy of {self._schema.name}")
+        self._included.append(receipt)
+
+    def publish(self, watermark: Lsn) -> int:
+        for stream in self._streams.values():
+            stream.finish()
+        names = [*(stream.name for stream in self._streams.values()), *self._included]
+        if names:
+            commit(self._clients, self._staging, names, self._schema.name)
+        self._book.remove(self._schema, self._place)
+        sql = statements.replace_table(self._place, self._staging, self._schema, OWNER, self._pipeline)
+        self._clients.run(sql, "publishing a copy", table=self._schema.name)
+        self._book.put_table(self._schema, self._place, watermark)
+        with translated("counting rows"):
+            return int(self._clients.rest().get_table(str(self._place), retry=NO_RETRY, timeout=CALL_SECONDS).num_rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._book.drop(self._staging)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        with _lock:
+            _running.discard(self._place)
+
+
+class BigQueryPart:
+    """See CopyPart."""
+
+    def __init__(self, clients: Clients, staging: Place, schema: TableSchema) -> None:
+        with translated("joining a copy"):
+            try:
+                clients.rest().get_table(str(staging), retry=NO_RETRY, timeout=CALL_SECONDS)
+            except exceptions.NotFound:
+                raise DestinationUnavailable(f"the copy of {schema.name} to be helped with is over") from None
+        self._schema = schema
+        self._stream = PendingStream(clients, staging, schema.name)
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        self._stream.append(as_stored(rows, self._schema))
+
+    def finish(self) -> str:
+        self._stream.finish()
+        return self._stream.name
+
+    def discard(self) -> None:
+        """A stream that nobody commits is nothing; BigQuery removes it."""
+
+
+def as_stored(rows: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:
+    """Rows under the names and in the types that BigQuery has for them."""
+    converted = to_bigquery(pa.Table.from_batches([rows]), schema.columns, schema.name)
+    named = converted.rename_columns([column.column for column in stored_columns(schema)])
+    return named.combine_chunks().to_batches()[0] if rows.num_rows else rows.slice(0, 0)
+
+
+def check_owner(clients: Clients, book: Bookkeeping, pipeline: str, schema: TableSchema, place: Place) -> None:
+    """Raises TableError if the table in BigQuery is not this pipeline's to replace."""
+    for other in book.tables().values():
+        if other.place == place and other.name != schema.name and other.watermark is not None:
+            raise TableError(
+                f"{schema.name} and {other.name} would both be {place}",
+                table=str(schema.name),
+                hint="write destination.dataset with {namespace} in it, or rename one of them",
+            )
+    with translated("looking at the table"):
+        try:
+            table: bigquery.Table = clients.rest().get_table(str(place), retry=NO_RETRY, timeout=CALL_SECONDS)
+        except exceptions.NotFound:
+            return
+    owner = table.labels.get(OWNER)
+    if owner is None:
+        raise TableError(
+            f"{place} exists and was not made by a pipeline",
+            table=str(schema.name),
+            hint="rename or drop it: the copy would replace it",
+        )
+    if owner not in ("", pipeline):
+        raise TableError(
+            f"{place} is already replicated by pipeline {owner}",
+            table=str(schema.name),
+            hint="give each pipeline a dataset of its own",
+        )

@@ -1,0 +1,179 @@
+"""BigQuery as a destination: `public.orders` is `orders` in the dataset that the options name for `public`.
+
+**Exactly once.** A batch is staged, then one script in one multi-statement transaction compares the watermarks with
+those expected, merges every table's rows and moves the watermarks. BigQuery runs it whole or not at all, and aborts one
+of two that touch the same table. A job's id is chosen before it is sent, so that a job whose answer was lost is found
+again; what a process that died has sent may still commit, and then the next one's expectation fails. A copy has an
+argument of its own: see `copy`.
+
+**Limits.** A transaction changes up to 100 tables: https://cloud.google.com/bigquery/docs/transactions#limitations
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+from google.cloud import bigquery
+from google.cloud.bigquery_storage_v1 import types
+
+from etl_core.batch import WriteBatch
+from etl_core.destination.bigquery import statements
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping, lsn_text, moves_parameter
+from etl_core.destination.bigquery.changes import Stager, alterations, parameters_of
+from etl_core.destination.bigquery.columns import stored_columns
+from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, NO_RETRY, Clients, Parameter
+from etl_core.destination.bigquery.copy import OWNER, BigQueryCopy, BigQueryPart
+from etl_core.destination.bigquery.failures import ORIGIN, translated
+from etl_core.destination.bigquery.names import Place, check_dataset, place_of
+from etl_core.destination.bigquery.options import BigQueryOptions, parse_options
+from etl_core.destination.bigquery.types import from_bigquery
+from etl_core.destination.protocol import Positions
+from etl_core.errors import EtlError, TableError
+from etl_core.identifiers import TableId
+from etl_core.schema.arrow import arrow_schema
+from etl_core.schema.table import TableSchema
+
+_log = logging.getLogger(__name__)
+
+
+class BigQueryDestination:
+    """See Destination and SharingDestination. May be used from several threads and processes."""
+
+    def __init__(self, options: BigQueryOptions, pipeline: str) -> None:
+        self._dataset = check_dataset(options.dataset)
+        self._pipeline = pipeline
+        self._clients = Clients(options)
+        self._book = Bookkeeping(self._clients, pipeline, options.location)
+
+    def prepare(self) -> None:
+        self._book.create()
+
+    def positions(self) -> Positions:
+        return self._book.positions()
+
+    def copy(self, schema: TableSchema) -> BigQueryCopy:
+        return BigQueryCopy(self._clients, self._book, self._pipeline, schema, self.place(schema))
+
+    def join_copy(self, schema: TableSchema, address: str) -> BigQueryPart:
+        """See SharingDestination."""
+        return BigQueryPart(self._clients, Place(self._clients.project, self._book.dataset, address), schema)
+
+    def write(self, batch: WriteBatch) -> None:
+        tables = self._book.tables()
+        self._book.check_fence(tables, batch.watermarks)
+        stager = Stager(self._clients, self._book, tables)
+        try:
+            for part in batch.parts:
+                stager.stage(part)
+            self._apply(batch, stager)
+        finally:
+            stager.drop()
+
+    def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """See Destination. The rows are those of the moment of the call, however long they are read."""
+        place = self.place(schema)
+        columns = self._columns_in_bigquery(schema)
+        session = types.ReadSession(
+            table=place.path,
+            data_format=types.DataFormat.ARROW,
+            read_options=types.ReadSession.TableReadOptions(selected_fields=columns),
+        )
+        with translated("reading", schema.name):
+            begun = self._clients.read().create_read_session(
+                parent=f"projects/{self._clients.project}",
+                read_session=session,
+                max_stream_count=1,
+                timeout=CALL_SECONDS,
+            )
+        return self._rows(schema, columns, begun)
+
+    def _rows(self, schema: TableSchema, columns: list[str], begun: types.ReadSession) -> Iterator[pa.RecordBatch]:
+        if not begun.streams:
+            return  # the table is empty
+        sent = pa.ipc.read_schema(pa.py_buffer(begun.arrow_schema.serialized_schema))
+        client: Any = self._clients.read()  # `read_rows` is without types
+        for stream in begun.streams:
+            with translated("reading", schema.name):
+                for message in client.read_rows(stream.name, timeout=JOB_SECONDS):
+                    block = pa.py_buffer(message.arrow_record_batch.serialized_record_batch)
+                    rows = pa.ipc.read_record_batch(block, sent)
+                    batch = pa.RecordBatch.from_arrays([rows.column(name) for name in columns], names=columns)
+                    yield from_bigquery(batch, schema.columns).cast(arrow_schema(schema))
+
+    def _columns_in_bigquery(self, schema: TableSchema) -> list[str]:
+        stored = self._book.tables().get(schema.table_id)
+        names = {} if stored is None else {column.name: column.column for column in stored.columns}
+        return [names.get(column.name, column.column) for column in stored_columns(schema)]
+
+    def forget(self, table_id: TableId) -> None:
+        stored = self._book.tables().get(table_id)
+        if stored is None:
+            return
+        self._book.forget(table_id)
+        client = self._clients.rest()
+        with translated("giving a table up", stored.name):
+            table = bigquery.Table(str(stored.place))
+            table.labels = {OWNER: ""}
+            client.update_table(table, ["labels"], retry=NO_RETRY, timeout=CALL_SECONDS)
+
+    def close(self) -> None:
+        self._clients.close()
+
+    def place(self, schema: TableSchema) -> Place:
+        """Where the table is replicated to."""
+        return place_of(self._clients.project, self._dataset, schema.name)
+
+    def _apply(self, batch: WriteBatch, stager: Stager) -> None:
+        before, after = alterations(stager)
+        for statement in before:
+            self._clients.run(statement, "adding a column")
+        if batch.watermarks or batch.stream_lsn is not None:
+            self._run_script(batch, stager)
+        for statement in after:
+            self._clients.run(statement, "dropping a column")
+
+    def _run_script(self, batch: WriteBatch, stager: Stager) -> None:
+        parameters: list[Parameter] = parameters_of(stager)
+        steps: list[str] = []
+        if batch.watermarks:
+            parameters.append(moves_parameter(batch.watermarks))
+            steps.append(self._book.fence(batch.watermarks))
+        for number, part in enumerate(stager.parts):
+            steps += part.statements(number, stager.columns(part.schema.table_id))
+        steps += [self._book.put_columns(f"columns_{int(table_id)}", table_id) for table_id in stager.changed()]
+        if batch.watermarks:
+            steps.append(self._book.moves())
+        if batch.stream_lsn is not None:
+            parameters.append(bigquery.ScalarQueryParameter("stream", "STRING", lsn_text(batch.stream_lsn)))
+            steps.append(self._book.move_stream())
+        job = self._clients.run(
+            statements.script(steps),
+            "writing a batch",
+            parameters,
+            job_prefix=f"etl_{self._pipeline}",
+            explain=lambda message: _missing_origin(message, stager),
+        )
+        _log.info("job %s wrote a batch, %s bytes processed", job.job_id, job.total_bytes_processed)
+
+
+def _missing_origin(message: str, stager: Stager) -> EtlError | None:
+    """The error of the table whose rows are not there, if that is what the script's end was about."""
+    found = re.search(rf"{ORIGIN}:(\d+)", message)
+    if found is None:
+        return None
+    name = stager.parts[int(found.group(1))].schema.name
+    return TableError(
+        f"{name}: rows whose unchanged values are needed are not there",
+        table=str(name),
+        hint=f"the table was changed from outside; copy it again: etl resync {name}",
+    )
+
+
+def from_options(options: Mapping[str, object], pipeline: str) -> BigQueryDestination:
+    """Builds the destination `{type: bigquery, project: …}`."""
+    return BigQueryDestination(parse_options(options), pipeline)

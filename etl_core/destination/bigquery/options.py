@@ -1,0 +1,71 @@
+"""The options of `destination: {type: bigquery, …}`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from etl_core.destination.options import check_options
+from etl_core.errors import ConfigError
+
+METHODS = ("load_merge",)
+_KNOWN = ("project", "dataset", "location", "credentials", "method", "api_endpoint", "storage_endpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class BigQueryOptions:
+    """Where tables go, and as whom.
+
+    `dataset` is a name, or one with `{namespace}` in it, for a dataset for each PostgreSQL schema. `credentials` is
+    `default` (Application Default Credentials), the path of a service account's file, or its JSON. `api_endpoint` (a
+    URL) and `storage_endpoint` (host:port) name an emulator, which is spoken to without credentials.
+    """
+
+    project: str
+    dataset: str = "{namespace}"
+    location: str | None = None
+    credentials: str = field(default="default", repr=False)
+    method: str = "load_merge"
+    api_endpoint: str | None = None
+    storage_endpoint: str | None = None
+
+
+def parse_options(options: Mapping[str, object]) -> BigQueryOptions:
+    """Raises ConfigError with the field that is wrong."""
+    check_options("bigquery", options, _KNOWN)
+    for key, value in options.items():
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"destination.{key} is text", field=f"destination.{key}", hint="put it into quotes")
+    texts = {key: str(value) for key, value in options.items()}
+    if "project" not in texts:
+        raise ConfigError(
+            "destination type bigquery needs 'project', the Google Cloud project",
+            field="destination.project",
+            hint="write for example: destination: {type: bigquery, project: my-project, dataset: analytics}",
+        )
+    if texts.get("method", METHODS[0]) not in METHODS:
+        raise ConfigError(
+            f"there is no method {texts['method']!r}", field="destination.method", hint=f"use: {', '.join(METHODS)}"
+        )
+    if ("api_endpoint" in texts) != ("storage_endpoint" in texts):
+        raise ConfigError(
+            "an emulator has both api_endpoint and storage_endpoint",
+            field="destination.api_endpoint",
+            hint="give both, or none for BigQuery itself",
+        )
+    _check_credentials(texts.get("credentials", ""))
+    return BigQueryOptions(**texts)
+
+
+def _check_credentials(text: str) -> None:
+    if not text.lstrip().startswith("{"):
+        return
+    try:
+        json.loads(text)
+    except ValueError:
+        raise ConfigError(
+            "destination.credentials begins like JSON and is none",
+            field="destination.credentials",
+            hint="give the whole file of the service account, its path, or: default",
+        ) from None

@@ -1,0 +1,192 @@
+"""The SQL of one table: as it is created, as a staged part is merged into it. Text in, text out.
+
+Names come from `names`, which lets nothing through that would end a quoted identifier; values are query parameters.
+"""
+
+# ruff: noqa: S608 names are quoted by `names`, values are parameters
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.cloud import bigquery
+
+from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
+from etl_core.destination.bigquery.failures import ORIGIN
+from etl_core.destination.bigquery.names import Place, quoted
+from etl_core.destination.bigquery.types import ELEMENT, ELEMENTS, BigQueryType, bigquery_field
+from etl_core.schema.table import TableSchema
+
+ROW, FINAL, PARTIAL = "_etl_row", "_etl_final", "_etl_partial"
+"""Of a staged row: its number, whether it is there afterwards (else its key is only removed), and its group of partial
+rows, counted from 1, or 0."""
+
+_CLUSTERED = frozenset({"INT64", "STRING", "NUMERIC", "BIGNUMERIC", "BOOL", "DATE", "DATETIME", "TIMESTAMP"})
+_MOST_CLUSTERED = 4
+_MOST_KEY_COLUMNS = 16
+
+
+def origin(number: int) -> str:
+    """The staged column of the `number`-th key column of the row that a partial row comes from."""
+    return f"_etl_origin_{number}"
+
+
+def fields(columns: Sequence[StoredColumn], schema: TableSchema) -> list[bigquery.SchemaField]:
+    """The columns of a table, for the API."""
+    return [
+        _field(stored.column, bigquery_field(column)) for stored, column in zip(columns, schema.columns, strict=True)
+    ]
+
+
+def staged_fields(
+    columns: Sequence[StoredColumn], schema: TableSchema, *, with_origins: bool
+) -> list[bigquery.SchemaField]:
+    """The columns of a staged part of `schema`."""
+    marks = [
+        bigquery.SchemaField(ROW, "INT64"),
+        bigquery.SchemaField(FINAL, "BOOL"),
+        bigquery.SchemaField(PARTIAL, "INT64"),
+    ]
+    keys = [bigquery_field(schema.column(name)) for name in schema.key] if with_origins else []
+    return [*marks, *(_field(origin(n), kind) for n, kind in enumerate(keys)), *fields(columns, schema)]
+
+
+def replace_table(place: Place, staging: Place, schema: TableSchema, label: str, owner: str) -> str:
+    """The statement that puts what was staged in the table's place, rows, columns, key and all."""
+    stored = stored_columns(schema)
+    names = {column.name: quoted(column.column) for column in stored}
+    definitions = [f"{names[column.name]} {column.type}" for column in stored]
+    kinds = {name: bigquery_field(schema.column(name)) for name in schema.key}
+    if schema.key and len(schema.key) <= _MOST_KEY_COLUMNS and all(kind.may_be_key for kind in kinds.values()):
+        definitions.append(f"PRIMARY KEY ({', '.join(names[name] for name in schema.key)}) NOT ENFORCED")
+    clustered = [names[name] for name, kind in kinds.items() if kind.sql in _CLUSTERED][:_MOST_CLUSTERED]
+    cluster = f" CLUSTER BY {', '.join(clustered)}" if clustered else ""
+    return (
+        f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){cluster}"
+        f" OPTIONS (labels = [('{label}', '{owner}')])"
+        f" AS SELECT {', '.join(names.values())} FROM {staging.sql}"
+    )
+
+
+def add_column(place: Place, column: StoredColumn) -> str:
+    return f"ALTER TABLE {place.sql} ADD COLUMN IF NOT EXISTS {quoted(column.column)} {column.type}"
+
+
+def drop_column(place: Place, column: StoredColumn) -> str:
+    return f"ALTER TABLE {place.sql} DROP COLUMN IF EXISTS {quoted(column.column)}"
+
+
+def fill(place: Place, columns: Sequence[StoredColumn], values: Place) -> str:
+    """Gives every row there is what it holds in columns that were added, the one row of `values`."""
+    assignments = ", ".join(
+        f"{quoted(column.column)} = (SELECT {quoted(column.column)} FROM {values.sql} LIMIT 1)" for column in columns
+    )
+    return f"UPDATE {place.sql} SET {assignments} WHERE TRUE"
+
+
+def truncate(place: Place) -> str:
+    return f"TRUNCATE TABLE {place.sql}"
+
+
+def insert(place: Place, staged: Place, columns: Sequence[StoredColumn]) -> str:
+    """Appends the staged rows of a table without a key, each number once."""
+    listed = ", ".join(quoted(column.column) for column in columns)
+    return (
+        f"INSERT INTO {place.sql} ({listed}) SELECT {listed} FROM {staged.sql}"
+        f" WHERE TRUE QUALIFY ROW_NUMBER() OVER (PARTITION BY {ROW}) = 1"
+    )
+
+
+def check_origins(place: Place, staged: Place, schema: TableSchema, number: int) -> str:
+    """Ends the script if a row that an unchanged value is to be taken from is not there."""
+    names = _names(schema)
+    first = f"o.{quoted(names[schema.key[0]])}"
+    return (
+        f"ASSERT NOT EXISTS (SELECT 1 FROM {staged.sql} AS s LEFT JOIN {place.sql} AS o"
+        f" ON {_origin_matches(schema)} WHERE s.{PARTIAL} > 0 AND {first} IS NULL) AS '{ORIGIN}:{number}'"
+    )
+
+
+def merge(
+    place: Place,
+    staged: Place,
+    columns: Sequence[StoredColumn],
+    schema: TableSchema,
+    unchanged: Sequence[Sequence[str]],
+    bounds: str | None,
+) -> str:
+    """One MERGE of a staged part. `unchanged` are, by group of partial rows, the columns whose values stay as they are.
+
+    A key that is removed and there again is there; so every key is taken once, final rows first. `bounds` limits the
+    keys that are looked for, so that BigQuery reads only the blocks that may hold them.
+    """
+    names = _names(schema)
+    groups = {
+        column.name: [str(number) for number, group in enumerate(unchanged, 1) if column.name in group]
+        for column in schema.columns
+    }
+    selected = []
+    for column in columns:
+        name, numbers = quoted(column.column), groups[column.name]
+        taken = f"IF(s.{PARTIAL} IN ({', '.join(numbers)}), o.{name}, s.{name})" if numbers else f"s.{name}"
+        selected.append(f"{taken} AS {name}")
+    keys = ", ".join(_comparable("s", names[name], bigquery_field(schema.column(name))) for name in schema.key)
+    once = (
+        f"(SELECT * FROM {staged.sql} AS s WHERE TRUE"
+        f" QUALIFY ROW_NUMBER() OVER (PARTITION BY {keys} ORDER BY {FINAL} DESC) = 1)"
+    )
+    joined = f" LEFT JOIN {place.sql} AS o ON s.{PARTIAL} > 0 AND {_origin_matches(schema)}" if unchanged else ""
+    matches = " AND ".join(
+        f"{_comparable('t', names[name], kind)} = {_comparable('s', names[name], kind)}"
+        for name, kind in ((name, bigquery_field(schema.column(name))) for name in schema.key)
+    )
+    listed = [quoted(column.column) for column in columns]
+    return (
+        f"MERGE {place.sql} AS t"
+        f" USING (SELECT s.{FINAL} AS {FINAL}, {', '.join(selected)} FROM {once} AS s{joined}) AS s"
+        f" ON {matches}{f' AND {bounds}' if bounds else ''}"
+        f" WHEN MATCHED AND NOT s.{FINAL} THEN DELETE"
+        f" WHEN MATCHED THEN UPDATE SET {', '.join(f'{name} = s.{name}' for name in listed)}"
+        f" WHEN NOT MATCHED AND s.{FINAL} THEN INSERT ({', '.join(listed)})"
+        f" VALUES ({', '.join(f's.{name}' for name in listed)})"
+    )
+
+
+def bounds_of(column: StoredColumn, lowest: str, highest: str) -> str:
+    """The range of the first key column that a part touches, given as two parameters."""
+    return f"t.{quoted(column.column)} BETWEEN @{lowest} AND @{highest}"
+
+
+def script(statements: Sequence[str]) -> str:
+    """All of them in one transaction."""
+    return ";\n".join(["BEGIN TRANSACTION", *statements, "COMMIT TRANSACTION"]) + ";"
+
+
+def _names(schema: TableSchema) -> dict[str, str]:
+    return {column.name: column.column for column in stored_columns(schema)}
+
+
+def _origin_matches(schema: TableSchema) -> str:
+    names = _names(schema)
+    return " AND ".join(
+        f"{_comparable('o', names[name], kind)} = {_comparable('s', origin(number), kind)}"
+        for number, (name, kind) in enumerate((name, bigquery_field(schema.column(name))) for name in schema.key)
+    )
+
+
+def _comparable(alias: str, column: str, kind: BigQueryType) -> str:
+    """The column so that equal is what PostgreSQL calls equal: NaN is NaN, and -0 is 0."""
+    name = f"{alias}.{quoted(column)}"
+    if kind.sql == "FLOAT64":
+        return f"CAST({name} + 0.0 AS STRING)"
+    if kind.element is not None or kind.sql == "INTERVAL":
+        return f"TO_JSON_STRING({name})" if kind.element is not None else f"CAST({name} AS STRING)"
+    return name
+
+
+def _field(name: str, kind: BigQueryType) -> bigquery.SchemaField:
+    if kind.element is not None:
+        element = _field(ELEMENT, kind.element)
+        elements = bigquery.SchemaField(ELEMENTS, "RECORD", "REPEATED", fields=[element])
+        return bigquery.SchemaField(name, "RECORD", fields=[elements])
+    return bigquery.SchemaField(name, kind.sql)

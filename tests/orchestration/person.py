@@ -1,0 +1,115 @@
+"""Someone who uses a real `dagster dev`, for the tests of it."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psutil
+
+from etl_core.testing.postgres import Database
+from etl_dagster import names, presence
+from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.testing import DagsterDev, dagster_dev
+
+PATIENCE = 120.0
+TABLES = ("orders", "customers", "notes")
+
+
+class Person:
+    """Someone in front of Dagster's pages, with a terminal open on the source and on the destination."""
+
+    def __init__(self, replication: PostgresReplicationResource, database: Database, home: Path) -> None:
+        self.replication = replication
+        self.database = database
+        self.home = home
+        self.noted = 0
+        self.sync_job = names.sync_job_name(replication.name)
+        self.stream_job = names.stream_job_name(replication.name)
+        self.sensor = names.stream_sensor_name(replication.name)
+        workspace = home.parent / "workspace.yaml"
+        workspace.write_text(
+            f"load_from: [{{python_file: {{relative_path: {Path(__file__).with_name('location.py')}, "
+            f"location_name: tested, working_directory: {Path(__file__).parent.parent.parent}}}}}]\n"
+        )
+        self.workspace = workspace
+
+    @contextlib.contextmanager
+    def dagster(self, home: Path | None = None, lease: float = 900.0) -> Iterator[DagsterDev]:
+        path = self.replication.destination.options()["path"]
+        environment = {
+            "TEST_PIPELINE": self.replication.name,
+            "TEST_DSN": self.database.dsn,
+            "TEST_STATE": self.replication.state.url,
+            "TEST_DUCKDB": path,
+            "TEST_LEASE": str(lease),
+        }
+        with dagster_dev(self.workspace, home or self.home, environment=environment) as dev:
+            yield dev
+
+    def copies(self, dev: DagsterDev) -> None:
+        run_id = dev.launch(self.sync_job)
+        assert dev.wait_run(run_id, PATIENCE) == "SUCCESS", dev.log.read_text()[-3000:]
+
+    def notes(self, count: int = 5) -> None:
+        for _ in range(count):
+            self.noted += 1
+            self.database.execute("INSERT INTO notes VALUES (%s, 'x')", [self.noted])
+            self.database.execute("UPDATE orders SET n = n + 1 WHERE id <= 3")
+
+    def sees_it(self) -> None:
+        """Waits until the destination has every note."""
+        until(lambda: self.count("notes") == self.noted, f"{self.noted} notes in the destination")
+
+    def count(self, table: str) -> int:
+        path = Path(self.replication.destination.options()["path"])
+        with contextlib.suppress(duckdb.IOException), duckdb.connect(path, read_only=True) as destination:
+            return int(destination.execute(f'SELECT count(*) FROM public."{table}"').fetchall()[0][0])  # noqa: S608
+        return -1  # it is being written
+
+    def proves_it(self) -> None:
+        with self.replication.pipeline() as pipeline:
+            comparisons = pipeline.verify()
+        assert len(comparisons) == len(TABLES)
+        assert all(comparison.is_equal for comparison in comparisons), comparisons
+
+    def kills(self, run_id: str) -> None:
+        """The run's process, found by its session's port on the source."""
+        with self.replication.connect("test") as connection:
+            [(port,)] = connection.execute(
+                "SELECT client_port FROM pg_stat_activity WHERE application_name = %s",
+                (f"etl_{self.replication.name}_{presence.role_of(run_id)}",),
+            ).fetchall()
+        [pid] = {peer.pid for peer in psutil.net_connections("tcp") if peer.laddr and peer.laddr.port == port}
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+    def streaming_run(self, dev: DagsterDev) -> str:
+        """The run that reads the slot now."""
+
+        def found() -> list[str]:
+            with self.replication.connect("test") as connection:
+                rows = connection.execute(
+                    "SELECT application_name FROM pg_stat_activity a JOIN pg_locks l USING (pid)"
+                    " WHERE l.locktype = 'advisory' AND l.granted AND application_name LIKE %s",
+                    (f"etl_{self.replication.name}_run_%",),
+                ).fetchall()
+            begins = [name.rsplit("_", 1)[1] for (name,) in rows]
+            return [run["runId"] for run in dev.runs(self.stream_job) if run["runId"][:8] in begins]
+
+        streaming: list[str] = []
+        until(lambda: streaming.extend(found()) or streaming, "a run that streams")
+        return streaming[0]
+
+
+def until(happened: Callable[[], Any], what: str) -> None:
+    event = threading.Event()
+    for _ in range(int(PATIENCE / 0.1)):
+        if happened():
+            return
+        event.wait(0.1)
+    raise AssertionError(f"{what} did not happen")
