@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 ASSET = "/assets/duckdb/public/orders"
 CHECKS = ("replication_lag", "slot_health", "schema_matches", "equals_source")
 
-_SIZE = {"width": 1440, "height": 900}
+_SIZE: ViewportSize = {"width": 1440, "height": 900}
+_WIDE: ViewportSize = {"width": 1920, "height": 1200}
 _PATIENCE_MS = 60_000
 _HOVER_MS = 5_000
 _LOOKS = 20
@@ -69,6 +70,7 @@ def show_asset(page: Page, site: Site) -> None:
     page.goto(f"{site.url}{ASSET}?view=overview")
     for label in ("etl/lsn", "etl/rows_updated", "etl/lag_seconds"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^\d+/\d+/\d{4}$")).first).to_be_visible()  # the history's axis comes last
     expect(page.get_by_text("Upstream assets", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name=f"{site.pipeline} / public / orders").first).to_be_visible()
 
@@ -131,6 +133,7 @@ def show_resources(page: Page, site: Site) -> None:
 
 def show_resource(page: Page, site: Site) -> None:
     """The pipeline's settings, with a variable's name where a secret is."""
+    page.set_viewport_size(_WIDE)  # else the column of values is cut off
     page.goto(f"{site.code}/resources/{site.pipeline}")
     for text in ("PostgresReplicationResource", "publication", "Env var"):
         expect(page.get_by_text(text, exact=True).first).to_be_visible()
@@ -171,6 +174,7 @@ def find_chromium() -> str | None:
 
 def take(page: Page, site: Site, name: str, directory: Path) -> str:
     """Waits for the page of this name, leaves its picture in `directory`; returns its HTML."""
+    page.set_viewport_size(_SIZE)
     PAGES[name](page, site)
     (directory / f"{name}.png").write_bytes(_picture(page))
     return page.content()
