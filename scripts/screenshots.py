@@ -26,6 +26,7 @@ _WIDE: ViewportSize = {"width": 1920, "height": 1200}
 _PATIENCE_MS = 60_000
 _HOVER_MS = 5_000
 _LOOKS = 20
+_EXECUTIONS = 5
 _DRAWN = """
 () => {
     const has_colour = canvas => {
@@ -151,6 +152,8 @@ PAGES: Mapping[str, Callable[[Page, Site], None]] = {
     "resource": show_resource,
 }
 
+_NOT_IN_DOCS = ("events", "resources")  # the one shows where on this machine the demo lies, the other one line
+
 
 @contextlib.contextmanager
 def browser() -> Iterator[Page]:
@@ -191,10 +194,13 @@ def _picture(page: Page) -> bytes:
 
 
 def _execute_checks(page: Page, site: Site) -> None:
-    """As a person does: the demo's stream reports every 30 s, and the checks are not evaluated then."""
-    page.goto(f"{site.url}{ASSET}?view=checks")
-    page.get_by_role("button", name="Execute all").click()
-    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(CHECKS))
+    """As a person does, until they are faster than the demo's next report, every 30 s: it makes them "Not evaluated"."""
+    for _ in range(_EXECUTIONS):
+        page.goto(f"{site.url}{ASSET}?view=checks")
+        page.get_by_role("button", name="Execute all").click()
+        with contextlib.suppress(AssertionError):
+            return expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(CHECKS))
+    raise AssertionError("the checks take longer than the time between two reports: try on a machine with less to do")
 
 
 def main() -> int:
@@ -204,7 +210,7 @@ def main() -> int:
     IMAGES.mkdir(exist_ok=True)
     site = Site(sys.argv[1].rstrip("/"), "shop", "etl_dagster")
     with browser() as page:
-        for name in PAGES:
+        for name in (name for name in PAGES if name not in _NOT_IN_DOCS):
             if name == "checks":
                 _execute_checks(page, site)
             take(page, site, name, IMAGES)
