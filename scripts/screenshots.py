@@ -194,7 +194,7 @@ def _picture(page: Page) -> bytes:
 
 
 def _execute_checks(page: Page, site: Site) -> None:
-    """As a person does, until they are faster than the demo's next report, every 30 s: it makes them "Not evaluated"."""
+    """As a person does, until they are faster than the demo's next report, which undoes their results."""
     for _ in range(_EXECUTIONS):
         page.goto(f"{site.url}{ASSET}?view=checks")
         page.get_by_role("button", name="Execute all").click()
