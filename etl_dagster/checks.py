@@ -16,7 +16,7 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
-from etl_dagster.names import check_job_name, resource_key
+from etl_dagster.names import PIPELINE_TAG, check_job_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 from etl_dagster.verdicts import (
@@ -104,6 +104,7 @@ def build_check_job(
         selection=dg.AssetSelection.checks(*checks),
         executor_def=dg.in_process_executor,
         description=f"Checks the tables of {replication.name}: lag, slot, columns, rows.",
+        tags={PIPELINE_TAG: replication.name},
     )
 
 

@@ -9,7 +9,7 @@ _PLAIN = re.compile("[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
 _NOT_IN_NAMES = re.compile("[^A-Za-z0-9]+")
 
 PIPELINE_TAG = "etl/pipeline"
-"""On every run of a pipeline's stream and initial syncs, with the pipeline's name."""
+"""On every run of a pipeline's stream, initial syncs and checks, with the pipeline's name."""
 
 
 def resource_key(pipeline: str) -> str:

@@ -20,7 +20,7 @@ from etl_core.state.sql_store import open_store
 from etl_core.state.store import Hold, ReplicationProgress
 from etl_core.testing.postgres import Database, Postgres
 from etl_dagster.checks import build_check_job, build_replication_checks
-from etl_dagster.names import check_job_name, resource_key
+from etl_dagster.names import PIPELINE_TAG, check_job_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.verdicts import SlotReading, StreamReading, Verdict, judge_lag, judge_slot
 
@@ -185,6 +185,7 @@ def test_the_check_job_runs_all_of_them(replicated: PostgresReplicationResource,
     job = definitions.resolve_job_def(check_job_name(replicated.name))
     result = job.execute_in_process(instance=instance)
     assert len(result.get_asset_check_evaluations()) == 12
+    assert job.tags[PIPELINE_TAG] == replicated.name
 
 
 def test_a_stream_beside_is_in_step_and_is_held_while_rows_are_compared(
