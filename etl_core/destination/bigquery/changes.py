@@ -23,7 +23,7 @@ from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
 from etl_core.errors import EtlError, SchemaChangeRefused
 from etl_core.identifiers import TableId
 from etl_core.schema.arrow import key_schema
-from etl_core.schema.table import Column, TableSchema
+from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
 
 _BOUND_TYPES = frozenset({"INT64", "STRING", "DATE", "DATETIME", "TIMESTAMP"})
@@ -155,7 +155,7 @@ class Stager:
         if not filled:
             return None
         columns = [schema.column(column.name) for column in filled]
-        row = pa.table({column.name: pa.repeat(_missing(column, schema), 1) for column in columns})
+        row = pa.table({column.name: pa.repeat(load_missing(column, schema.name), 1) for column in columns})
         values = to_bigquery(row, columns, schema.name).rename_columns([column.column for column in filled])
         place = self._book.create_staging(
             f"fill_{schema.table_id}",
@@ -188,8 +188,10 @@ class Stager:
 def alterations(stager: Stager) -> tuple[list[str], list[str]]:
     """What is to be done before the script, and after it.
 
-    Columns come before and go after, so that a crash between leaves a column too many, which the next batch drops. One
-    that was dropped and added again under its name goes and comes before: its old values are of no use to anybody.
+    Columns come before and go after, so that a crash between leaves a column too many until the table is copied again.
+    One that was dropped and added again under its name goes and comes before: its old values are of no use to anybody.
+    Neither is behind the fence: a process that stood still since it looked at the watermarks, and was succeeded
+    meanwhile, could drop a column that its successor has just added: its batch is refused, but the values are gone.
     """
     before, after = [], []
     for part in stager.parts:
@@ -203,10 +205,6 @@ def alterations(stager: Stager) -> tuple[list[str], list[str]]:
         kept = {column.column for column in final}
         after += [statements.drop_column(table.place, column) for column in table.columns if column.column not in kept]
     return before, after
-
-
-def _missing(column: Column, schema: TableSchema) -> Any:
-    return load_missing(column, schema.name)
 
 
 def _rows_of(changes: TableChanges) -> pa.Table | None:
