@@ -155,7 +155,8 @@ class Stager:
         if not filled:
             return None
         columns = [schema.column(column.name) for column in filled]
-        row = pa.table({column.name: pa.repeat(load_missing(column, schema.name), 1) for column in columns})
+        missing: dict[str, Any] = {column.name: load_missing(column, schema.name) for column in columns}
+        row = pa.table({name: pa.repeat(value, 1) for name, value in missing.items()})
         values = to_bigquery(row, columns, schema.name).rename_columns([column.column for column in filled])
         place = self._book.create_staging(
             f"fill_{schema.table_id}",
