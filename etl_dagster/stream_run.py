@@ -19,6 +19,7 @@ from etl_core.errors import PermanentError, TransientError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_dagster import presence
+from etl_dagster.dead_runs import DeadRuns
 from etl_dagster.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -110,15 +111,16 @@ class StreamRun:
         pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
         with self._replication.connect(presence.role_of(self._context.run_id)) as session:
             self._wait_for_turn(session)
-            self._bury_the_dead(session)
             self._begin_reporting(pipeline)
             started = time.monotonic()
             successor = _Successor(session, self._replication.name, self._context.run_id)
+            dead_runs = DeadRuns(session, self._replication.name, self._context)
 
-            def gives_way() -> bool:
+            def meanwhile() -> bool:
+                dead_runs.report()
                 return time.monotonic() - started >= lease and successor.is_there()
 
-            streamed = self._supervise(pipeline.stream, gives_way)
+            streamed = self._supervise(pipeline.stream, meanwhile)
             self._log.info(f"gives way to its successor at {streamed.lsn}")
 
     def _wait_for_turn(self, session: "Connection") -> None:
@@ -129,31 +131,18 @@ class StreamRun:
                 told = True
             time.sleep(_LOOK_EVERY)
 
-    def _bury_the_dead(self, session: "Connection") -> None:
-        """Reports runs failed whose process is gone: Dagster would show them as running for ever."""
-        from etl_dagster.runs import runs_in_flight
-
-        sessions = presence.sessions(session, self._replication.name)
-        instance = self._context.instance
-        for run in runs_in_flight(instance, self._context.job_name, sessions):
-            if run.run_id != self._context.run_id and run.is_dead:
-                dead = instance.get_run_by_id(run.run_id)
-                if dead is not None:
-                    self._log.warning(f"the process of run {run.run_id[:8]} is gone: it is reported failed")
-                    instance.report_run_failed(dead, "Its process ended without a word; its successor went on.")
-
     def _begin_reporting(self, pipeline: "Pipeline") -> None:
         marks = pipeline.destination.positions().tables
         streaming = [status for status in pipeline.store.tables() if status.state.name == "READY"]
         self._reporter.begin({status.name: marks[status.table_id] for status in streaming if status.table_id in marks})
 
-    def _supervise(self, stream: "Callable[[], Streamed]", gives_way: Callable[[], bool]) -> "Streamed":
-        """Runs `stream` in a thread and reports beside it; stops it when `gives_way()` or interrupted."""
+    def _supervise(self, stream: "Callable[[], Streamed]", meanwhile: Callable[[], bool]) -> "Streamed":
+        """Runs `stream` in a thread and reports beside it; stops it when `meanwhile` says so, or interrupted."""
         worker = _Worker(stream, self._replication.name)
         try:
             while not worker.wait(_LOOK_EVERY):
                 self._report()
-                if not self._stop.is_set() and gives_way():
+                if not self._stop.is_set() and meanwhile():
                     self._stop.set()
         except BaseException:
             self._stop.set()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import psutil
 
@@ -76,6 +77,11 @@ class Person:
             comparisons = pipeline.verify()
         assert len(comparisons) == len(TABLES)
         assert all(comparison.is_equal for comparison in comparisons), comparisons
+
+    def events(self, run_id: str) -> list[str]:
+        """The types of the run's events, as Dagster has stored them."""
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            return [entry.dagster_event_type.value for entry in instance.all_logs(run_id) if entry.dagster_event_type]
 
     def kills(self, run_id: str) -> None:
         """The run's process, found by its session's port on the source."""

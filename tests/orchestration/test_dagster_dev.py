@@ -7,6 +7,7 @@ import pytest
 from etl_core.testing.postgres import Database, Postgres
 from etl_dagster import names
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.supervisor import START_GRACE
 from tests.orchestration.person import PATIENCE, Person, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -58,7 +59,7 @@ def test_the_whole_way_and_two_deaths_of_the_stream(person: Person) -> None:
 
 
 def test_leases_change_hands_and_dagster_is_stopped_and_started(person: Person) -> None:
-    with person.dagster(lease=15.0) as dev:
+    with person.dagster(lease=1.5 * START_GRACE) as dev:  # a run without a session is thought of as dead by then
         person.copies(dev)
         dev.start_sensor(person.sensor)
         first = person.streaming_run(dev)
@@ -66,6 +67,8 @@ def test_leases_change_hands_and_dagster_is_stopped_and_started(person: Person) 
             person.notes(3)
         until(lambda: dev.status(first) == "SUCCESS", "the end of the first lease")
         person.sees_it()
+    assert "PIPELINE_SUCCESS" in person.events(first)
+    assert "PIPELINE_FAILURE" not in person.events(first), "a run that gave way was reported dead by its successor"
     person.notes()
     with person.dagster() as dev:
         person.sees_it()
