@@ -40,6 +40,7 @@ _SCHEMA = [
     bigquery.SchemaField("dataset", "STRING"),
     bigquery.SchemaField("table_name", "STRING"),
     bigquery.SchemaField("columns", "STRING"),
+    bigquery.SchemaField("dropped", "STRING"),
     bigquery.SchemaField("watermark", "STRING"),
     bigquery.SchemaField("updated_at", "TIMESTAMP"),
 ]
@@ -54,6 +55,8 @@ class StoredTable:
     place: Place
     columns: tuple[StoredColumn, ...]
     watermark: Lsn | None
+    dropped: tuple[str, ...] = ()
+    """Names in BigQuery of columns that are still to be dropped."""
 
 
 class Bookkeeping:
@@ -80,10 +83,17 @@ class Bookkeeping:
 
     def create_dataset(self, name: str) -> None:
         """Creates a dataset in the configured location if it is missing."""
+        client = self._clients.rest()
         dataset = bigquery.Dataset(f"{self._clients.project}.{name}")
         dataset.location = self._location
-        with translated(f"creating dataset {name}"):
-            self._clients.rest().create_dataset(dataset, exists_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
+
+        def create() -> None:
+            try:
+                client.get_dataset(dataset.reference, retry=NO_RETRY, timeout=CALL_SECONDS)
+            except exceptions.NotFound:
+                client.create_dataset(dataset, exists_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
+
+        self._clients.repeat(f"creating dataset {name}", create)
 
     def tables(self) -> dict[TableId, StoredTable]:
         """Of this pipeline, forgotten ones too; empty before `create`."""
@@ -116,6 +126,7 @@ class Bookkeeping:
                     Place(self._clients.project, row["dataset"], row["table_name"]),
                     tuple(StoredColumn(**column) for column in json.loads(row["columns"])),
                     watermark,
+                    tuple(json.loads(row["dropped"] or "[]")),
                 )
             )
         return tables, stream
@@ -155,9 +166,25 @@ class Bookkeeping:
             f" updated_at = CURRENT_TIMESTAMP() WHERE table_id = {_STREAM}"
         )
 
-    def put_columns(self, parameter: str, table_id: TableId) -> str:
-        """The statement that stores the columns of a table, given as `parameter`."""
-        return f"UPDATE {self.tables_place.sql} SET columns = @{parameter} WHERE table_id = {int(table_id)}"
+    def put_columns(self, columns: str, dropped: str, table_id: TableId) -> str:
+        """The statement that stores the columns of a table and those to be dropped, given as parameters."""
+        return (
+            f"UPDATE {self.tables_place.sql} SET columns = @{columns}, dropped = @{dropped}"
+            f" WHERE table_id = {int(table_id)}"
+        )
+
+    def still_to_drop(self, table_id: TableId) -> str:
+        """The statement that ends the script unless the columns `@dropped` are still to be dropped, and no others."""
+        return (
+            f"ASSERT EXISTS (SELECT 1 FROM {self.tables_place.sql}"
+            f" WHERE table_id = {int(table_id)} AND dropped = @dropped) AS '{FENCE}'"
+        )
+
+    def has_dropped(self, table_id: TableId) -> str:
+        """The statement that takes note that they are gone."""
+        return (
+            f"UPDATE {self.tables_place.sql} SET dropped = NULL WHERE table_id = {int(table_id)} AND dropped = @dropped"
+        )
 
     # --- single statements ------------------------------------------------------------------------------------
 
@@ -246,6 +273,11 @@ def columns_parameter(name: str, columns: Sequence[StoredColumn]) -> Parameter:
         for column in columns
     ]
     return bigquery.ScalarQueryParameter(name, "STRING", json.dumps(entries))
+
+
+def dropped_parameter(names: Sequence[str], parameter: str = "dropped") -> Parameter:
+    """NULL for none, so that it is equal to nothing."""
+    return bigquery.ScalarQueryParameter(parameter, "STRING", json.dumps(list(names)) if names else None)
 
 
 def lsn_text(lsn: Lsn) -> str:

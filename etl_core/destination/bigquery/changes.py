@@ -14,16 +14,17 @@ from google.cloud import bigquery
 
 from etl_core.batch import TableChanges
 from etl_core.destination.bigquery import statements
-from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable, columns_parameter
-from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
+from etl_core.destination.bigquery.alterations import ColumnMoves
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable, columns_parameter, dropped_parameter
+from etl_core.destination.bigquery.columns import StoredColumn
 from etl_core.destination.bigquery.connection import Clients, Parameter
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import append_all
 from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
 from etl_core.errors import EtlError, SchemaChangeRefused
-from etl_core.identifiers import TableId
-from etl_core.schema.arrow import key_schema
-from etl_core.schema.table import TableSchema
+from etl_core.identifiers import TableId, TableName
+from etl_core.schema.arrow import arrow_field, key_schema
+from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
 
 _BOUND_TYPES = frozenset({"INT64", "STRING", "DATE", "DATETIME", "TIMESTAMP"})
@@ -40,7 +41,6 @@ class StagedPart:
     truncate: bool
     unchanged: tuple[tuple[str, ...], ...]
     bounds: tuple[str, tuple[Parameter, Parameter]] | None
-    added: tuple[StoredColumn, ...]
     fill: tuple[tuple[StoredColumn, ...], Place] | None
 
     def statements(self, number: int, final: Sequence[StoredColumn]) -> list[str]:
@@ -72,7 +72,7 @@ class Stager:
         self._clients = clients
         self._book = book
         self._tables = tables
-        self._columns = {table_id: table.columns for table_id, table in tables.items()}
+        self.moves = ColumnMoves(clients, tables)
         self.parts: list[StagedPart] = []
         self.staged: list[Place] = []
 
@@ -86,8 +86,9 @@ class Stager:
                 table=str(schema.name),
                 hint=f"copy it under its new name: etl resync {schema.name}",
             )
-        columns, added = self._move_columns(schema)
-        fill = self._stage_fill(schema, added)
+        moved = self.moves.move(schema)
+        columns = moved.columns
+        fill = self._stage_fill(schema, moved.overwritten)
         rows = _rows_of(changes)
         number = len(self.parts)
         place = None
@@ -102,22 +103,9 @@ class Stager:
                 changes.truncate,
                 tuple(partial.unchanged for partial in changes.partials),
                 _bounds(changes, columns, number),
-                added,
                 fill,
             )
         )
-
-    def columns(self, table_id: TableId) -> tuple[StoredColumn, ...]:
-        """Of a table, after the parts that were staged."""
-        return self._columns[table_id]
-
-    def changed(self) -> list[TableId]:
-        """The tables whose columns change."""
-        return [table_id for table_id, columns in self._columns.items() if columns != self._tables[table_id].columns]
-
-    def table(self, table_id: TableId) -> StoredTable:
-        """As it was before the batch."""
-        return self._tables[table_id]
 
     def drop(self) -> None:
         """Drops what was staged; what cannot be dropped now goes by itself."""
@@ -125,38 +113,14 @@ class Stager:
             with suppress(EtlError):
                 self._book.drop(place)
 
-    def _move_columns(self, schema: TableSchema) -> tuple[tuple[StoredColumn, ...], tuple[StoredColumn, ...]]:
-        """The table's columns under `schema`, and which of them are new."""
-        before = {column.name: column for column in self._columns[schema.table_id]}
-        moved, added = [], []
-        for column in stored_columns(schema):
-            known = before.get(column.name)
-            if known is None or (known.attnum != column.attnum and 0 not in (known.attnum, column.attnum)):
-                added.append(column)
-                moved.append(column)
-                continue
-            if known.type != column.type:
-                raise SchemaChangeRefused(
-                    f"column {column.name} of {schema.name} is {column.type} at the source"
-                    f" and {known.type} in BigQuery",
-                    table=str(schema.name),
-                    hint=f"copy the table again with its new type: etl resync {schema.name}",
-                )
-            # Its name in BigQuery stays, though another column may have come that differs by case only.
-            moved.append(replace(column, column=known.column, attnum=column.attnum or known.attnum))
-        self._columns[schema.table_id] = tuple(moved)
-        return tuple(moved), tuple(added)
-
     def _stage_fill(
-        self, schema: TableSchema, added: Sequence[StoredColumn]
+        self, schema: TableSchema, filled: tuple[StoredColumn, ...]
     ) -> tuple[tuple[StoredColumn, ...], Place] | None:
-        """What rows older than the added columns hold in them, as one staged row."""
-        filled = [column for column in added if schema.column(column.name).missing_value is not None]
+        """What rows older than these columns hold in them, as one staged row."""
         if not filled:
             return None
         columns = [schema.column(column.name) for column in filled]
-        missing: dict[str, Any] = {column.name: load_missing(column, schema.name) for column in columns}
-        row = pa.table({name: pa.repeat(value, 1) for name, value in missing.items()})
+        row = pa.table({column.name: _missing(column, schema.name) for column in columns})
         values = to_bigquery(row, columns, schema.name).rename_columns([column.column for column in filled])
         place = self._book.create_staging(
             f"fill_{schema.table_id}",
@@ -164,7 +128,7 @@ class Stager:
         )
         self.staged.append(place)
         append_all(self._clients, place, values, schema.name)
-        return tuple(filled), place
+        return filled, place
 
     def _stage_rows(
         self, prefix: str, rows: pa.Table, schema: TableSchema, columns: Sequence[StoredColumn], with_origins: bool
@@ -186,26 +150,12 @@ class Stager:
         return place
 
 
-def alterations(stager: Stager) -> tuple[list[str], list[str]]:
-    """What is to be done before the script, and after it.
-
-    Columns come before and go after, so that a crash between leaves a column too many until the table is copied again.
-    One that was dropped and added again under its name goes and comes before: its old values are of no use to anybody.
-    Neither is behind the fence: a process that stood still since it looked at the watermarks, and was succeeded
-    meanwhile, could drop a column that its successor has just added: its batch is refused, but the values are gone.
-    """
-    before, after = [], []
-    for part in stager.parts:
-        final = stager.columns(part.schema.table_id)
-        for column in part.added:
-            if column in final:
-                before += [statements.drop_column(part.place, column), statements.add_column(part.place, column)]
-    for table_id in stager.changed():
-        final = stager.columns(table_id)
-        table = stager.table(table_id)
-        kept = {column.column for column in final}
-        after += [statements.drop_column(table.place, column) for column in table.columns if column.column not in kept]
-    return before, after
+def _missing(column: Column, table: TableName) -> Any:
+    """The value of a column in rows that are older than it, as an array of one."""
+    if column.missing_value is None:
+        return pa.nulls(1, arrow_field(column).type)
+    value: Any = load_missing(column, table)
+    return pa.repeat(value, 1)
 
 
 def _rows_of(changes: TableChanges) -> pa.Table | None:
@@ -279,6 +229,7 @@ def parameters_of(stager: Stager) -> list[Parameter]:
     for part in stager.parts:
         if part.bounds is not None and part.staged is not None:
             found += part.bounds[1]
-    for table_id in stager.changed():
-        found.append(columns_parameter(f"columns_{int(table_id)}", stager.columns(table_id)))
+    for table_id in stager.moves.changed():
+        found.append(columns_parameter(f"columns_{int(table_id)}", stager.moves.columns(table_id)))
+        found.append(dropped_parameter(stager.moves.dropped(table_id), f"dropped_{int(table_id)}"))
     return found

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import google.auth
 import grpc
@@ -22,7 +22,7 @@ from google.oauth2 import service_account
 
 from etl_core.destination.bigquery.failures import TransactionConflict, translated
 from etl_core.destination.bigquery.options import BigQueryOptions
-from etl_core.errors import EtlError
+from etl_core.errors import DestinationUnavailable, EtlError
 from etl_core.identifiers import TableName
 
 CALL_SECONDS = 60.0
@@ -41,6 +41,7 @@ _LOST = (
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _GRPC = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
+T = TypeVar("T")
 Parameter = bigquery.ScalarQueryParameter | bigquery.ArrayQueryParameter | bigquery.StructQueryParameter
 
 
@@ -106,15 +107,15 @@ class Clients:
         if BigQuery has never heard of it. One that another transaction was faster than is run again, with another id.
         `explain` may know better what a message of BigQuery means.
         """
-        for number in range(1, _TRIES + 1):
-            try:
-                with translated(doing, table):
-                    return self._run(sql, list(parameters), f"{job_prefix}_{secrets.token_hex(12)}", explain)
-            except TransactionConflict:
-                if number == _TRIES:
-                    raise
-                time.sleep(_WAIT * number * (0.5 + secrets.randbelow(1000) / 1000))
-        raise AssertionError("unreachable")
+
+        def run() -> bigquery.QueryJob:
+            return self._run(sql, list(parameters), f"{job_prefix}_{secrets.token_hex(12)}", explain)
+
+        return _retried(doing, run, table, TransactionConflict)
+
+    def repeat(self, doing: str, call: Callable[[], None], table: TableName | None = None) -> None:
+        """Calls what may be called again when it is not known whether it was done, until it is; a few times."""
+        _retried(doing, call, table, DestinationUnavailable)
 
     def _run(
         self, sql: str, parameters: list[Parameter], job_id: str, explain: Callable[[str], EtlError | None]
@@ -164,3 +165,16 @@ class Clients:
         if text.lstrip().startswith("{"):
             return kind.from_service_account_info(json.loads(text), scopes=_SCOPES)
         return kind.from_service_account_file(text, scopes=_SCOPES)
+
+
+def _retried(doing: str, call: Callable[[], T], table: TableName | None, again: type[DestinationUnavailable]) -> T:
+    """What `call` gives, called again after an error of the kind `again`."""
+    for number in range(1, _TRIES + 1):
+        try:
+            with translated(doing, table):
+                return call()
+        except again:
+            if number == _TRIES:
+                raise
+            time.sleep(_WAIT * number * (0.5 + secrets.randbelow(1000) / 1000))
+    raise AssertionError("unreachable")

@@ -25,8 +25,9 @@ from google.cloud.bigquery_storage_v1 import types
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.bigquery import statements
-from etl_core.destination.bigquery.bookkeeping import Bookkeeping, lsn_text, moves_parameter
-from etl_core.destination.bigquery.changes import Stager, alterations, parameters_of
+from etl_core.destination.bigquery.alterations import add_columns, drop_columns
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable, lsn_text, moves_parameter
+from etl_core.destination.bigquery.changes import Stager, parameters_of
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, NO_RETRY, Clients, Parameter
 from etl_core.destination.bigquery.copy import OWNER, BigQueryCopy, BigQueryPart
@@ -68,6 +69,7 @@ class BigQueryDestination:
     def write(self, batch: WriteBatch) -> None:
         tables = self._book.tables()
         self._book.check_fence(tables, batch.watermarks)
+        tables = self._without_leftovers(tables, batch)
         stager = Stager(self._clients, self._book, tables)
         try:
             for part in batch.parts:
@@ -132,13 +134,23 @@ class BigQueryDestination:
         return place_of(self._clients.project, self._dataset, schema.name)
 
     def _apply(self, batch: WriteBatch, stager: Stager) -> None:
-        before, after = alterations(stager)
-        for statement in before:
-            self._clients.run(statement, "adding a column")
+        add_columns(self._clients, self._book, stager.moves, batch.watermarks)
         if batch.watermarks or batch.stream_lsn is not None:
             self._run_script(batch, stager)
-        for statement in after:
-            self._clients.run(statement, "dropping a column")
+        for table_id in stager.moves.changed():
+            names = stager.moves.dropped(table_id)
+            if names:
+                try:
+                    drop_columns(self._clients, self._book, stager.moves.table(table_id), names)
+                except EtlError as error:
+                    _log.warning("%s; it is tried again before the next batch", error)
+
+    def _without_leftovers(self, tables: dict[TableId, StoredTable], batch: WriteBatch) -> dict[TableId, StoredTable]:
+        """The tables of `batch` after columns were dropped that a crash has left."""
+        left = [tables[table_id] for table_id in batch.watermarks if tables[table_id].dropped]
+        for table in left:
+            drop_columns(self._clients, self._book, table, table.dropped)
+        return self._book.tables() if left else tables
 
     def _run_script(self, batch: WriteBatch, stager: Stager) -> None:
         parameters: list[Parameter] = parameters_of(stager)
@@ -147,15 +159,16 @@ class BigQueryDestination:
             parameters.append(moves_parameter(batch.watermarks))
             steps.append(self._book.fence(batch.watermarks))
         for number, part in enumerate(stager.parts):
-            steps += part.statements(number, stager.columns(part.schema.table_id))
-        steps += [self._book.put_columns(f"columns_{int(table_id)}", table_id) for table_id in stager.changed()]
+            steps += part.statements(number, stager.moves.columns(part.schema.table_id))
+        for table_id in stager.moves.changed():
+            steps.append(self._book.put_columns(f"columns_{int(table_id)}", f"dropped_{int(table_id)}", table_id))
         if batch.watermarks:
             steps.append(self._book.moves())
         if batch.stream_lsn is not None:
             parameters.append(bigquery.ScalarQueryParameter("stream", "STRING", lsn_text(batch.stream_lsn)))
             steps.append(self._book.move_stream())
         job = self._clients.run(
-            statements.script(steps),
+            statements.transaction(steps),
             "writing a batch",
             parameters,
             job_prefix=f"etl_{self._pipeline}",

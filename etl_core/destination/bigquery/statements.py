@@ -34,7 +34,7 @@ def origin(number: int) -> str:
 def fields(columns: Sequence[StoredColumn], schema: TableSchema) -> list[bigquery.SchemaField]:
     """The columns of a table, for the API."""
     return [
-        _field(stored.column, bigquery_field(column)) for stored, column in zip(columns, schema.columns, strict=True)
+        field(stored.column, bigquery_field(column)) for stored, column in zip(columns, schema.columns, strict=True)
     ]
 
 
@@ -48,7 +48,7 @@ def staged_fields(
         bigquery.SchemaField(PARTIAL, "INT64"),
     ]
     keys = [bigquery_field(schema.column(name)) for name in schema.key] if with_origins else []
-    return [*marks, *(_field(origin(n), kind) for n, kind in enumerate(keys)), *fields(columns, schema)]
+    return [*marks, *(field(origin(n), kind) for n, kind in enumerate(keys)), *fields(columns, schema)]
 
 
 def replace_table(place: Place, staging: Place, schema: TableSchema, label: str, owner: str) -> str:
@@ -68,16 +68,17 @@ def replace_table(place: Place, staging: Place, schema: TableSchema, label: str,
     )
 
 
-def add_column(place: Place, column: StoredColumn) -> str:
-    return f"ALTER TABLE {place.sql} ADD COLUMN IF NOT EXISTS {quoted(column.column)} {column.type}"
+def add_columns(place: Place, columns: Sequence[StoredColumn]) -> str:
+    added = ", ".join(f"ADD COLUMN IF NOT EXISTS {quoted(column.column)} {column.type}" for column in columns)
+    return f"ALTER TABLE {place.sql} {added}"
 
 
-def drop_column(place: Place, column: StoredColumn) -> str:
-    return f"ALTER TABLE {place.sql} DROP COLUMN IF EXISTS {quoted(column.column)}"
+def drop_columns(place: Place, names: Sequence[str]) -> str:
+    return f"ALTER TABLE {place.sql} {', '.join(f'DROP COLUMN IF EXISTS {quoted(name)}' for name in names)}"
 
 
 def fill(place: Place, columns: Sequence[StoredColumn], values: Place) -> str:
-    """Gives every row there is what it holds in columns that were added, the one row of `values`."""
+    """Gives every row there is the values of the one row of `values` in these columns."""
     assignments = ", ".join(
         f"{quoted(column.column)} = (SELECT {quoted(column.column)} FROM {values.sql} LIMIT 1)" for column in columns
     )
@@ -160,8 +161,13 @@ def bounds_of(column: StoredColumn, lowest: str, highest: str) -> str:
 
 
 def script(statements: Sequence[str]) -> str:
-    """All of them in one transaction."""
-    return ";\n".join(["BEGIN TRANSACTION", *statements, "COMMIT TRANSACTION"]) + ";"
+    """One after the other; the first that fails is the last."""
+    return "".join(f"{statement};\n" for statement in statements)
+
+
+def transaction(statements: Sequence[str]) -> str:
+    """All of them or none."""
+    return script(["BEGIN TRANSACTION", *statements, "COMMIT TRANSACTION"])
 
 
 def _names(columns: Sequence[StoredColumn]) -> dict[str, str]:
@@ -185,9 +191,10 @@ def _comparable(alias: str, column: str, kind: BigQueryType) -> str:
     return name
 
 
-def _field(name: str, kind: BigQueryType) -> bigquery.SchemaField:
+def field(name: str, kind: BigQueryType) -> bigquery.SchemaField:
+    """A column of the API, nullable."""
     if kind.element is not None:
-        element = _field(ELEMENT, kind.element)
+        element = field(ELEMENT, kind.element)
         elements = bigquery.SchemaField(ELEMENTS, "RECORD", "REPEATED", fields=[element])
         return bigquery.SchemaField(name, "RECORD", fields=[elements])
     return bigquery.SchemaField(name, kind.sql)

@@ -249,7 +249,7 @@ class Lab:
                 {
                     "pipeline": self.config.pipeline,
                     "source": {"dsn": self.database.dsn, "publication": "lab_pub"},
-                    "destination": {"type": "duckdb", "path": str(self.path)},
+                    "destination": {"type": self.config.destination.type, **self.config.destination.options},
                     "state": {"url": self.config.state.url},
                     "batch": {"max_age": self.config.batch.max_age, "max_rows": self.config.batch.max_rows},
                     "copy": {"workers": 2, "connections_per_table": 2},
