@@ -7,8 +7,8 @@ and whoever asks for new data versions is not woken by it.
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from etl_core.lsn import Lsn
 
 if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts
+    from etl_core.destination.protocol import Job
     from etl_core.replication.observer import Flush, Observer
     from etl_core.state.table_state import TableState
 
@@ -33,6 +34,10 @@ class _Table:
     version: Lsn | None = None
     counts: "ChangeCounts | None" = None
     commit_time: datetime | None = None
+    job: "Job | None" = None
+    """The last one that wrote a batch with the table in it."""
+    bytes_processed: int = 0
+    """By the jobs since the last report, which have other tables in them too."""
     reported_at: float = 0.0
     streams: bool = True
     """Whether its silence means that nothing has changed: a table that is stopped or copied again gets no heartbeat."""
@@ -41,13 +46,21 @@ class _Table:
 class Reporter:
     """Collects what the engine's threads tell; `due` gives what is to be reported, in the calling thread.
 
-    `keys` has the asset key of every table in Dagster; others are left out. `every` and `heartbeat_every` are seconds.
+    `keys` has the asset key of every table in Dagster; others are left out. `uri` says where a reader finds a table.
+    `every` and `heartbeat_every` are seconds.
     """
 
     def __init__(
-        self, keys: Mapping[TableName, dg.AssetKey], log: Any, *, every: float, heartbeat_every: float
+        self,
+        keys: Mapping[TableName, dg.AssetKey],
+        uri: Callable[[TableName], str],
+        log: Any,
+        *,
+        every: float,
+        heartbeat_every: float,
     ) -> None:
         self._keys = keys
+        self._uri = uri
         self._log = log
         self._every = every
         self._heartbeat_every = heartbeat_every
@@ -101,20 +114,21 @@ class Reporter:
                 table.version = flush.end_lsn
                 table.counts = counts if table.counts is None else table.counts + counts
                 table.commit_time = flush.commit_time
+                if flush.jobs:
+                    table.job = flush.jobs[-1]
+                    table.bytes_processed += sum(job.bytes_processed for job in flush.jobs)
 
     def due(self, *, everything: bool = False) -> Iterator[dg.AssetMaterialization]:
         """What to report now; with `everything`, also changes whose interval is not over."""
         now = time.monotonic()
         with self._lock:
             taken = [(name, self._take(table, now, everything)) for name, table in self._tables.items()]
-        for name, changes in taken:
-            if changes is not None and name in self._keys:
-                counts, version, commit_time = changes
-                yield self._materialization(self._keys[name], counts, version, commit_time)
+        for name, table in taken:
+            if table is not None and table.version is not None and name in self._keys:
+                yield self._materialization(name, table, table.version)
 
-    def _take(
-        self, table: _Table, now: float, everything: bool
-    ) -> "tuple[ChangeCounts | None, Lsn, datetime | None] | None":
+    def _take(self, table: _Table, now: float, everything: bool) -> _Table | None:
+        """What there is to report of the table, which begins anew; None if it is not time to."""
         if table.version is None:
             return None
         age = now - table.reported_at
@@ -124,14 +138,13 @@ class Reporter:
             is_due = table.streams and age >= self._heartbeat_every
         if not is_due:
             return None
-        taken = table.counts, table.version, table.commit_time
-        table.counts, table.reported_at = None, now
+        taken = replace(table)
+        table.counts, table.job, table.bytes_processed, table.reported_at = None, None, 0, now
         return taken
 
-    def _materialization(
-        self, key: dg.AssetKey, counts: "ChangeCounts | None", version: Lsn, commit_time: datetime | None
-    ) -> dg.AssetMaterialization:
-        metadata: dict[str, Any] = {"etl/lsn": str(version)}
+    def _materialization(self, name: TableName, table: _Table, version: Lsn) -> dg.AssetMaterialization:
+        counts, commit_time, job = table.counts, table.commit_time, table.job
+        metadata: dict[str, Any] = {"dagster/uri": self._uri(name), "etl/lsn": str(version)}
         description: str | None = "no change since the last report: the stream is alive"
         if counts is not None:
             description = None
@@ -145,6 +158,9 @@ class Reporter:
             if commit_time is not None:
                 lag = max(0.0, (datetime.now(UTC) - commit_time).total_seconds())
                 metadata["etl/lag_seconds"] = round(lag, 3)
+            if job is not None:
+                metadata["etl/job"] = job.id if job.url is None else dg.MetadataValue.url(job.url)
+                metadata["etl/bytes_processed"] = table.bytes_processed
         return dg.AssetMaterialization(
-            key, description=description, metadata=metadata, tags={DATA_VERSION_TAG: str(version)}
+            self._keys[name], description=description, metadata=metadata, tags={DATA_VERSION_TAG: str(version)}
         )

@@ -50,7 +50,9 @@ class StreamRun:
         self._replication = replication
         self._context = context
         self._log = context.log
-        self._reporter = Reporter(keys, context.log, every=report_every, heartbeat_every=heartbeat_every)
+        self._reporter = Reporter(
+            keys, replication.destination.uri, context.log, every=report_every, heartbeat_every=heartbeat_every
+        )
         self._stop = threading.Event()
 
     def stream(self, lease: float) -> None:

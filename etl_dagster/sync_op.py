@@ -144,6 +144,6 @@ def _metadata(synced: Synced, uri: str, source: dg.AssetKey) -> dict[str, Any]:
         metadata["dagster/row_count"] = synced.rows
     if synced.cost is not None and synced.rows is not None:
         metadata["etl/bytes"] = synced.cost.size
-        metadata["etl/duration_seconds"] = synced.cost.seconds
-        metadata["etl/rows_per_second"] = synced.rows / synced.cost.seconds
+        metadata["etl/duration_seconds"] = round(synced.cost.seconds, 3)
+        metadata["etl/rows_per_second"] = round(synced.rows / synced.cost.seconds)
     return metadata

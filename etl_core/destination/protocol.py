@@ -11,7 +11,7 @@ idempotent job id) and says so in its docstring and in `docs/delivery.md`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -34,6 +34,18 @@ class Positions:
 
     tables: Mapping[TableId, Lsn]
     stream: Lsn | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job of a warehouse that wrote a batch: for people to look at, never decided on.
+
+    `url` is its page, `bytes_processed` what it read, as the warehouse charges it.
+    """
+
+    id: str
+    url: str | None = None
+    bytes_processed: int = 0
 
 
 class TableCopy(Protocol):
@@ -116,8 +128,10 @@ class Destination(Protocol):
     def copy(self, schema: TableSchema) -> TableCopy:
         """Begins the initial copy of a table; at most one at a time per table."""
 
-    def write(self, batch: WriteBatch) -> None:
+    def write(self, batch: WriteBatch) -> Sequence[Job] | None:
         """Applies a batch as `TableChanges` describes, then its watermarks, in one transaction.
+
+        Returns the jobs that did it where the destination has such; what was lost with an answer may be missing.
 
         Raises WatermarkConflict, having applied nothing, if any table in `batch.watermarks` does not have its
         `expected` watermark. On return everything is durable.

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from etl_core.batch import ChangeCounts, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_segment
-from etl_core.destination.protocol import Destination
+from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
     PermanentError,
     SchemaChangeRefused,
@@ -52,6 +52,7 @@ class Reactions:
 class _Attempt:
     counts: dict[TableId, ChangeCounts] = field(default_factory=dict)
     schemas: dict[TableId, TableSchema] = field(default_factory=dict)
+    jobs: tuple[Job, ...] = ()
 
 
 class Applier:
@@ -107,7 +108,7 @@ class Applier:
         reach(PROGRESS_STORED)
         if attempt.counts:
             tables = {attempt.schemas[table_id].name: counts for table_id, counts in attempt.counts.items()}
-            self._observer.on_flush(Flush(batch.end_lsn, batch.commit_time, rows, seconds, tables))
+            self._observer.on_flush(Flush(batch.end_lsn, batch.commit_time, rows, seconds, tables, attempt.jobs))
 
     def _written(self, batch: Assembled) -> _Attempt:
         conflicts = 0
@@ -153,7 +154,8 @@ class Applier:
             parts = iter(list(parts))
         reach(BATCH_DECODED)
         with self._write_lock:
-            self._destination.write(WriteBatch(parts, moves, batch.end_lsn if self._is_main else None))
+            jobs = self._destination.write(WriteBatch(parts, moves, batch.end_lsn if self._is_main else None))
+            attempt.jobs = tuple(jobs or ())
         reach(BATCH_WRITTEN)
 
     def _note(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:

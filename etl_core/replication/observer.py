@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from etl_core.batch import ChangeCounts
+from etl_core.destination.protocol import Job
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
@@ -22,6 +23,8 @@ class Flush:
     rows: int
     seconds: float
     tables: Mapping[TableName, ChangeCounts]
+    jobs: tuple[Job, ...] = ()
+    """The warehouse's, where it has such."""
 
 
 class Observer:

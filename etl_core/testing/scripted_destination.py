@@ -14,7 +14,7 @@ from typing import Literal, Self, TypeVar
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
-from etl_core.destination.protocol import Destination, Positions, TableCopy
+from etl_core.destination.protocol import Destination, Job, Positions, TableCopy
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -62,8 +62,8 @@ class ScriptedDestination:
     def copy(self, schema: TableSchema) -> ScriptedCopy:
         return ScriptedCopy(self, self.perform("copy", lambda: self._inner.copy(schema)))
 
-    def write(self, batch: WriteBatch) -> None:
-        self.perform("write", lambda: self._inner.write(batch))
+    def write(self, batch: WriteBatch) -> Sequence[Job] | None:
+        return self.perform("write", lambda: self._inner.write(batch))
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         return self.perform("read", lambda: self._inner.read(schema))

@@ -1,6 +1,7 @@
 """What a stream run reports: changes summed up per interval, heartbeats with the version that the table has."""
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ import dagster as dg
 import pytest
 
 from etl_core.batch import ChangeCounts
+from etl_core.destination.protocol import Job
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.observer import Flush
@@ -36,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def reporter(clock: Clock) -> Reporter:
-    reporter = Reporter(KEYS, logging.getLogger("test"), every=30, heartbeat_every=900)
+    reporter = Reporter(KEYS, "place://{}".format, logging.getLogger("test"), every=30, heartbeat_every=900)
     reporter.begin({ORDERS: Lsn(100), NOTES: Lsn(50)})
     return reporter
 
@@ -84,3 +86,17 @@ def test_a_quiet_table_keeps_its_version_in_heartbeats_and_a_stopped_one_has_non
     reporter.observer().on_state(NOTES, TableState.READY)
     clock.now += 900
     assert reported(reporter) == {"orders": (str(Lsn(100)), {}), "notes": (str(Lsn(50)), {})}
+
+
+def test_the_jobs_of_a_warehouse_are_shown_with_what_they_read(reporter: Reporter) -> None:
+    one, two = Job("one", "https://console/one", 10), Job("two", "https://console/two", 32)
+    reporter.add(replace(flush(200, orders=ChangeCounts(inserted=1)), jobs=(one,)))
+    reporter.add(replace(flush(300, orders=ChangeCounts(inserted=1), notes=ChangeCounts(deleted=1)), jobs=(two,)))
+    shown = {event.asset_key.path[-1]: event.metadata for event in reporter.due(everything=True)}
+    assert shown["orders"]["etl/bytes_processed"].value == 42
+    assert shown["notes"]["etl/bytes_processed"].value == 32
+    assert shown["orders"]["etl/job"] == dg.MetadataValue.url("https://console/two")
+    assert shown["orders"]["dagster/uri"].value == "place://public.orders"
+    reporter.add(flush(400, orders=ChangeCounts(inserted=1)))
+    [again] = reporter.due(everything=True)
+    assert "etl/job" not in again.metadata

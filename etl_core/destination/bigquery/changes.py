@@ -15,7 +15,7 @@ from google.cloud import bigquery
 from etl_core.batch import TableChanges
 from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.alterations import ColumnMoves
-from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable, columns_parameter, dropped_parameter
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.columns import StoredColumn
 from etl_core.destination.bigquery.connection import Clients, Parameter
 from etl_core.destination.bigquery.names import Place
@@ -221,15 +221,3 @@ def _bounds(
         bigquery.ScalarQueryParameter(last, kind.sql, highest),
     )
     return statements.bounds_of(column, first, last), parameters
-
-
-def parameters_of(stager: Stager) -> list[Parameter]:
-    """Of the whole script, but for those of the bookkeeping."""
-    found: list[Parameter] = []
-    for part in stager.parts:
-        if part.bounds is not None and part.staged is not None:
-            found += part.bounds[1]
-    for table_id in stager.moves.changed():
-        found.append(columns_parameter(f"columns_{int(table_id)}", stager.moves.columns(table_id)))
-        found.append(dropped_parameter(stager.moves.dropped(table_id), f"dropped_{int(table_id)}"))
-    return found

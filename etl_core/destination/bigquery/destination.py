@@ -6,7 +6,7 @@ of two that touch the same table. A job's id is chosen before it is sent, so tha
 again; what a process that died has sent may still commit, and then the next one's expectation fails. A copy has an
 argument of its own: see `copy`.
 
-**Limits.** A transaction changes up to 100 tables: https://cloud.google.com/bigquery/docs/transactions#limitations
+A batch of more than 99 tables is written in several transactions: see `transactions`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
 
 from etl_core.batch import WriteBatch
-from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.alterations import add_columns, drop_columns
-from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable, lsn_text, moves_parameter
-from etl_core.destination.bigquery.changes import Stager, parameters_of
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
-from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, NO_RETRY, Clients, Parameter
+from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, NO_RETRY, Clients
 from etl_core.destination.bigquery.copy import OWNER, BigQueryCopy, BigQueryPart
 from etl_core.destination.bigquery.failures import ORIGIN, translated
 from etl_core.destination.bigquery.names import Place, check_dataset, place_of
 from etl_core.destination.bigquery.options import BigQueryOptions, parse_options
+from etl_core.destination.bigquery.transactions import Transaction, transactions
 from etl_core.destination.bigquery.types import from_bigquery
-from etl_core.destination.protocol import Positions
+from etl_core.destination.protocol import Job, Positions
 from etl_core.errors import EtlError, TableError
 from etl_core.identifiers import TableId
 from etl_core.schema.arrow import arrow_schema
@@ -66,7 +66,7 @@ class BigQueryDestination:
         """See SharingDestination."""
         return BigQueryPart(self._clients, Place(self._clients.project, self._book.dataset, address), schema)
 
-    def write(self, batch: WriteBatch) -> None:
+    def write(self, batch: WriteBatch) -> list[Job]:
         tables = self._book.tables()
         self._book.check_fence(tables, batch.watermarks)
         tables = self._without_leftovers(tables, batch)
@@ -74,7 +74,7 @@ class BigQueryDestination:
         try:
             for part in batch.parts:
                 stager.stage(part)
-            self._apply(batch, stager)
+            return self._apply(batch, stager)
         finally:
             stager.drop()
 
@@ -133,10 +133,9 @@ class BigQueryDestination:
         """Where the table is replicated to."""
         return place_of(self._clients.project, self._dataset, schema.name)
 
-    def _apply(self, batch: WriteBatch, stager: Stager) -> None:
+    def _apply(self, batch: WriteBatch, stager: Stager) -> list[Job]:
         add_columns(self._clients, self._book, stager.moves, batch.watermarks)
-        if batch.watermarks or batch.stream_lsn is not None:
-            self._run_script(batch, stager)
+        jobs = [self._run(transaction, stager) for transaction in transactions(self._book, batch, stager)]
         for table_id in stager.moves.changed():
             names = stager.moves.dropped(table_id)
             if names:
@@ -144,6 +143,7 @@ class BigQueryDestination:
                     drop_columns(self._clients, self._book, stager.moves.table(table_id), names)
                 except EtlError as error:
                     _log.warning("%s; it is tried again before the next batch", error)
+        return jobs
 
     def _without_leftovers(self, tables: dict[TableId, StoredTable], batch: WriteBatch) -> dict[TableId, StoredTable]:
         """The tables of `batch` after columns were dropped that a crash has left."""
@@ -152,29 +152,17 @@ class BigQueryDestination:
             drop_columns(self._clients, self._book, table, table.dropped)
         return self._book.tables() if left else tables
 
-    def _run_script(self, batch: WriteBatch, stager: Stager) -> None:
-        parameters: list[Parameter] = parameters_of(stager)
-        steps: list[str] = []
-        if batch.watermarks:
-            parameters.append(moves_parameter(batch.watermarks))
-            steps.append(self._book.fence(batch.watermarks))
-        for number, part in enumerate(stager.parts):
-            steps += part.statements(number, stager.moves.columns(part.schema.table_id))
-        for table_id in stager.moves.changed():
-            steps.append(self._book.put_columns(f"columns_{int(table_id)}", f"dropped_{int(table_id)}", table_id))
-        if batch.watermarks:
-            steps.append(self._book.moves())
-        if batch.stream_lsn is not None:
-            parameters.append(bigquery.ScalarQueryParameter("stream", "STRING", lsn_text(batch.stream_lsn)))
-            steps.append(self._book.move_stream())
+    def _run(self, transaction: Transaction, stager: Stager) -> Job:
         job = self._clients.run(
-            statements.transaction(steps),
+            transaction.sql,
             "writing a batch",
-            parameters,
+            transaction.parameters,
             job_prefix=f"etl_{self._pipeline}",
             explain=lambda message: _missing_origin(message, stager) or _missing_table(message, stager),
         )
         _log.info("job %s wrote a batch, %s bytes processed", job.job_id, job.total_bytes_processed)
+        url = f"https://console.cloud.google.com/bigquery?project={job.project}&j=bq:{job.location}:{job.job_id}&page=queryresults"
+        return Job(job.job_id, url, job.total_bytes_processed or 0)
 
 
 def _missing_origin(message: str, stager: Stager) -> EtlError | None:
