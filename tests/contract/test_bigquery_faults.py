@@ -245,6 +245,23 @@ def test_what_google_says_is_said_in_a_sentence(
     assert hint is None or hint in str(caught.value.hint)
 
 
+def test_batches_slow_down_after_a_quota_was_used_up(
+    destination: BigQueryDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(destination, orders(), [ROW])
+    waits: list[float] = []
+    monkeypatch.setattr("etl_core.destination.bigquery.pace.time.sleep", waits.append)
+    quota = google_says(exceptions.Forbidden, "quotaExceeded")
+    with monkeypatch.context() as patched:
+        Once(patched, bigquery.Client, "query", quota, before=True, picks=is_script)
+        with pytest.raises(DestinationUnavailable):
+            destination.write(batch(changes(orders(), inserts=[NEXT]), expected=100, new=200))
+    assert waits == []
+    destination.write(batch(changes(orders(), inserts=[NEXT]), expected=100, new=200))
+    assert len(waits) == 1
+    assert contents(destination, orders()) == Counter([ROW, NEXT])
+
+
 def test_a_table_that_somebody_dropped_stops_alone(destination: BigQueryDestination) -> None:
     publish(destination, orders(), [ROW])
     destination._clients.rest().delete_table(str(destination.place(orders())))

@@ -30,9 +30,10 @@ from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, NO_RETRY, Clients
 from etl_core.destination.bigquery.copy import OWNER, BigQueryCopy, BigQueryPart
-from etl_core.destination.bigquery.failures import ORIGIN, translated
+from etl_core.destination.bigquery.failures import ORIGIN, QuotaUsedUp, translated
 from etl_core.destination.bigquery.names import Place, check_dataset, place_of
 from etl_core.destination.bigquery.options import BigQueryOptions, parse_options
+from etl_core.destination.bigquery.pace import Pace
 from etl_core.destination.bigquery.transactions import Transaction, transactions
 from etl_core.destination.bigquery.types import from_bigquery
 from etl_core.destination.protocol import Job, Positions
@@ -52,6 +53,7 @@ class BigQueryDestination:
         self._pipeline = pipeline
         self._clients = Clients(options)
         self._book = Bookkeeping(self._clients, pipeline, options.location)
+        self._pace = Pace()
 
     def prepare(self) -> None:
         self._book.create()
@@ -67,6 +69,16 @@ class BigQueryDestination:
         return BigQueryPart(self._clients, Place(self._clients.project, self._book.dataset, address), schema)
 
     def write(self, batch: WriteBatch) -> list[Job]:
+        self._pace.wait()
+        try:
+            jobs = self._write(batch)
+        except QuotaUsedUp:
+            self._pace.refused()
+            raise
+        self._pace.accepted()
+        return jobs
+
+    def _write(self, batch: WriteBatch) -> list[Job]:
         tables = self._book.tables()
         self._book.check_fence(tables, batch.watermarks)
         tables = self._without_leftovers(tables, batch)

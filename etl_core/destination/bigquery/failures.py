@@ -34,6 +34,10 @@ class TransactionConflict(DestinationUnavailable):
     """Another transaction was faster; nothing of ours was applied."""
 
 
+class QuotaUsedUp(DestinationUnavailable):
+    """A quota or rate limit; nothing was applied."""
+
+
 @contextmanager
 def translated(doing: str, table: TableName | None = None) -> Iterator[None]:
     """Raises what Google's error in the block means; `doing` ends the sentence "BigQuery … while"."""
@@ -90,7 +94,7 @@ def _is_conflict(message: str) -> bool:
 
 def _passing(reason: str | None, doing: str) -> EtlError:
     if reason in _LIMITS:
-        return DestinationUnavailable(
+        return QuotaUsedUp(
             f"a quota of BigQuery is used up ({reason}) while {doing}",
             hint="it is tried again, slower; larger batches (batch.max_age) need fewer jobs",
         )
