@@ -110,6 +110,10 @@ class BigQueryDestinationResource(DestinationResource):
     )
     location: str | None = Field(default=None, description="Where datasets are created, such as EU.")
     credentials: str = Field(default="default", description="default, a service account's file, or dg.EnvVar.")
+    labels: dict[str, str] = Field(default={}, description="Of every table, such as {team: data}.")
+    partition_by: dict[str, str] = Field(
+        default={}, description="The date or timestamp column by whose days a table is partitioned, by table."
+    )
     api_endpoint: str | None = Field(default=None, description="Of an emulator.")
     storage_endpoint: str | None = Field(default=None, description="Of an emulator.")
 
@@ -138,7 +142,8 @@ class BigQueryDestinationResource(DestinationResource):
             "api_endpoint": plain(self.api_endpoint),
             "storage_endpoint": plain(self.storage_endpoint),
         }
-        return {name: value for name, value in given.items() if value is not None}
+        texts = {name: value for name, value in given.items() if value is not None}
+        return {**texts, "labels": dict(self.labels), "partition_by": dict(self.partition_by)}
 
     def table_path(self, table: "TableName") -> tuple[str, str]:
         place = self._place(table)

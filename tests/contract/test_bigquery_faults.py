@@ -294,6 +294,10 @@ def test_two_tables_that_would_be_one_are_refused(bigquery_options: dict[str, st
         ({"project": "p", "credentials": "{nonsense"}, "destination.credentials"),
         ({"project": "p", "api_endpoint": "http://127.0.0.1:1"}, "destination.api_endpoint"),
         ({"project": 5}, "destination.project"),
+        ({"project": "p", "labels": ["team"]}, "destination.labels"),
+        ({"project": "p", "labels": {"Team": "data"}}, "destination.labels.Team"),
+        ({"project": "p", "labels": {"etl_pipeline": "mine"}}, "destination.labels.etl_pipeline"),
+        ({"project": "p", "partition_by": {"events": 5}}, "destination.partition_by"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, object], field: str) -> None:

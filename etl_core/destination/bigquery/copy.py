@@ -24,15 +24,13 @@ from etl_core.destination.bigquery.bookkeeping import Bookkeeping
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
+from etl_core.destination.bigquery.layout import OWNER, Layout
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import PendingStream, commit
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
-
-OWNER = "etl_pipeline"
-"""The label of a replicated table: its pipeline, or nothing when that has given the table up."""
 
 _running: set[Place] = set()
 _lock = threading.Lock()
@@ -41,12 +39,15 @@ _lock = threading.Lock()
 class BigQueryCopy:
     """See SharedCopy. Its address is the staging table's name, a receipt the name of a finished write stream."""
 
-    def __init__(self, clients: Clients, book: Bookkeeping, pipeline: str, schema: TableSchema, place: Place) -> None:
+    def __init__(
+        self, clients: Clients, book: Bookkeeping, pipeline: str, schema: TableSchema, place: Place, layout: Layout
+    ) -> None:
         self._clients = clients
         self._book = book
-        self._pipeline = pipeline
         self._schema = schema
         self._place = place
+        self._labels = {**layout.labels, OWNER: pipeline}
+        self._partition = layout.partition(schema)
         self._guard = threading.Lock()
         self._streams: dict[int, PendingStream] = {}
         self._included: list[str] = []
@@ -93,11 +94,20 @@ class BigQueryCopy:
         if names:
             commit(self._clients, self._staging, names, self._schema.name)
         self._book.remove(self._schema, self._place)
-        sql = statements.replace_table(self._place, self._staging, self._schema, OWNER, self._pipeline)
-        self._clients.run(sql, "publishing a copy", table=self._schema.name)
+        sql = statements.replace_table(self._place, self._staging, self._schema, self._labels, self._partition)
+        self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
         self._book.put_table(self._schema, self._place, watermark)
         with translated("counting rows"):
             return int(self._clients.rest().get_table(str(self._place), retry=NO_RETRY, timeout=CALL_SECONDS).num_rows)
+
+    def _partitioned_otherwise(self, message: str) -> TableError | None:
+        if "partitioning spec" not in message:
+            return None
+        return TableError(
+            f"{self._place} is partitioned otherwise than destination.partition_by says",
+            table=str(self._schema.name),
+            hint="BigQuery does not change how a table is partitioned: drop the table there, then copy it again",
+        )
 
     def __enter__(self) -> Self:
         return self

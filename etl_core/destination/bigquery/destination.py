@@ -20,7 +20,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 from google.api_core import exceptions
-from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
 
 from etl_core.batch import WriteBatch
@@ -29,8 +28,9 @@ from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, NO_RETRY, Clients
-from etl_core.destination.bigquery.copy import OWNER, BigQueryCopy, BigQueryPart
+from etl_core.destination.bigquery.copy import BigQueryCopy, BigQueryPart
 from etl_core.destination.bigquery.failures import ORIGIN, QuotaUsedUp, translated
+from etl_core.destination.bigquery.layout import OWNER
 from etl_core.destination.bigquery.names import Place, check_dataset, place_of
 from etl_core.destination.bigquery.options import BigQueryOptions, parse_options
 from etl_core.destination.bigquery.pace import Pace
@@ -51,6 +51,7 @@ class BigQueryDestination:
     def __init__(self, options: BigQueryOptions, pipeline: str) -> None:
         self._dataset = check_dataset(options.dataset)
         self._pipeline = pipeline
+        self._layout = options.layout
         self._clients = Clients(options)
         self._book = Bookkeeping(self._clients, pipeline, options.location)
         self._pace = Pace()
@@ -62,7 +63,7 @@ class BigQueryDestination:
         return self._book.positions()
 
     def copy(self, schema: TableSchema) -> BigQueryCopy:
-        return BigQueryCopy(self._clients, self._book, self._pipeline, schema, self.place(schema))
+        return BigQueryCopy(self._clients, self._book, self._pipeline, schema, self.place(schema), self._layout)
 
     def join_copy(self, schema: TableSchema, address: str) -> BigQueryPart:
         """See SharingDestination."""
@@ -132,11 +133,10 @@ class BigQueryDestination:
             return
         self._book.forget(table_id)
         client = self._clients.rest()
-        with translated("giving a table up", stored.name):
-            table = bigquery.Table(str(stored.place))
-            table.labels = {OWNER: ""}
-            with suppress(exceptions.NotFound):
-                client.update_table(table, ["labels"], retry=NO_RETRY, timeout=CALL_SECONDS)
+        with translated("giving a table up", stored.name), suppress(exceptions.NotFound):
+            table = client.get_table(str(stored.place), retry=NO_RETRY, timeout=CALL_SECONDS)
+            table.labels[OWNER] = ""
+            client.update_table(table, ["labels"], retry=NO_RETRY, timeout=CALL_SECONDS)
 
     def close(self) -> None:
         self._clients.close()

@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from etl_core.destination.bigquery.layout import Layout, parse_layout
 from etl_core.destination.options import check_options
 from etl_core.errors import ConfigError
 
 METHODS = ("load_merge",)
 _KNOWN = ("project", "dataset", "location", "credentials", "method", "api_endpoint", "storage_endpoint")
+_MAPPINGS = ("labels", "partition_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class BigQueryOptions:
 
     `dataset` is a name, or one with `{namespace}` in it, for a dataset for each PostgreSQL schema. `credentials` is
     `default` (Application Default Credentials), the path of a service account's file, or its JSON. `api_endpoint` (a
-    URL) and `storage_endpoint` (host:port) name an emulator, which is spoken to without credentials.
+    URL) and `storage_endpoint` (host:port) name an emulator, which is spoken to without credentials. `layout` has the
+    options `labels` and `partition_by`.
     """
 
     project: str
@@ -29,11 +32,14 @@ class BigQueryOptions:
     method: str = "load_merge"
     api_endpoint: str | None = None
     storage_endpoint: str | None = None
+    layout: Layout = field(default_factory=Layout)
 
 
 def parse_options(options: Mapping[str, object]) -> BigQueryOptions:
     """Raises ConfigError with the field that is wrong."""
-    check_options("bigquery", options, _KNOWN)
+    check_options("bigquery", options, (*_KNOWN, *_MAPPINGS))
+    layout = parse_layout(*(options.get(key, {}) for key in _MAPPINGS))
+    options = {key: value for key, value in options.items() if key not in _MAPPINGS}
     for key, value in options.items():
         if not isinstance(value, str) or not value:
             raise ConfigError(f"destination.{key} is text", field=f"destination.{key}", hint="put it into quotes")
@@ -55,7 +61,7 @@ def parse_options(options: Mapping[str, object]) -> BigQueryOptions:
             hint="give both, or none for BigQuery itself",
         )
     _check_credentials(texts.get("credentials", ""))
-    return BigQueryOptions(**texts)
+    return BigQueryOptions(**texts, layout=layout)
 
 
 def _check_credentials(text: str) -> None:

@@ -51,8 +51,13 @@ def staged_fields(
     return [*marks, *(field(origin(n), kind) for n, kind in enumerate(keys)), *fields(columns, schema)]
 
 
-def replace_table(place: Place, staging: Place, schema: TableSchema, label: str, owner: str) -> str:
-    """The statement that puts what was staged in the table's place, rows, columns, key and all."""
+def replace_table(
+    place: Place, staging: Place, schema: TableSchema, labels: Mapping[str, str], partition: str | None
+) -> str:
+    """The statement that puts what was staged in the table's place, rows, columns, key and all.
+
+    `partition` is an expression. Labels are of characters that need no quoting.
+    """
     stored = stored_columns(schema)
     names = {column.name: quoted(column.column) for column in stored}
     definitions = [f"{names[column.name]} {column.type}" for column in stored]
@@ -61,9 +66,11 @@ def replace_table(place: Place, staging: Place, schema: TableSchema, label: str,
         definitions.append(f"PRIMARY KEY ({', '.join(names[name] for name in schema.key)}) NOT ENFORCED")
     clustered = [names[name] for name, kind in kinds.items() if kind.sql in _CLUSTERED][:_MOST_CLUSTERED]
     cluster = f" CLUSTER BY {', '.join(clustered)}" if clustered else ""
+    by = f" PARTITION BY {partition}" if partition else ""
+    listed = ", ".join(f"('{key}', '{value}')" for key, value in labels.items())
     return (
-        f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){cluster}"
-        f" OPTIONS (labels = [('{label}', '{owner}')])"
+        f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){by}{cluster}"
+        f" OPTIONS (labels = [{listed}])"
         f" AS SELECT {', '.join(names.values())} FROM {staging.sql}"
     )
 
