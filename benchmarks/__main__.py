@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.copying import copy_arrow, copy_duckdb
+from benchmarks.copying import copy_arrow, copy_bigquery, copy_duckdb
 from benchmarks.figures import OUT, Report
 from benchmarks.latency import latency
 from benchmarks.orchestration import orchestration
@@ -25,6 +25,13 @@ def bigquery_encode(session: Session) -> Result:
     return encode(session)
 
 
+def bigquery_merge(session: Session) -> Result:
+    """See there."""
+    from benchmarks.bigquery import bigquery_merge as merge
+
+    return merge(session)
+
+
 BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "stream_arrow": stream_arrow,
     "stream_arrow_unix": stream_arrow_unix,
@@ -35,7 +42,9 @@ BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "memory": memory,
     "latency": latency,
     "orchestration": orchestration,
+    "copy_bigquery": copy_bigquery,
     "bigquery_encode": bigquery_encode,
+    "bigquery_merge": bigquery_merge,
 }
 
 

@@ -179,8 +179,13 @@ def _exported_snapshot(connection: Connection) -> str:
 
 
 def sync(spec: dict[str, Any]) -> dict[str, float]:
-    """The initial copy as the pipeline does it: slot, snapshot, copy, staging and publishing in DuckDB."""
-    with build_pipeline(spec["dsn"], Path(spec["directory"])) as pipeline:
+    """The initial copy as the pipeline does it: slot, snapshot, copy, staging and publishing, in DuckDB or BigQuery."""
+    destination = None
+    if "bigquery" in spec:
+        from etl_core.destination.bigquery.destination import from_options
+
+        destination = from_options(spec["bigquery"], PIPELINE)
+    with build_pipeline(spec["dsn"], Path(spec["directory"]), destination=destination) as pipeline:
         pipeline.prepare()
         meter = Meter()
         [copied] = pipeline.sync()

@@ -1,14 +1,19 @@
-"""The initial copy, beside psycopg draining the same COPY."""
+"""The initial copy, beside psycopg draining the same COPY, and into BigQuery."""
 
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 from benchmarks.measuring import Run, cpu_per_million, details, in_turn, ratio, run_child
 from benchmarks.session import Result, Session
 from benchmarks.workload import create_workload
+from etl_core.testing.bigquery_emulator import running_emulator
 
 _DATABASE = "copied"
+_FEW = "copied_few"
+_MOST_ROWS = 200_000
+"""For BigQuery: the emulator takes ten thousand rows a second."""
 
 
 def copy_arrow(session: Session) -> Result:
@@ -22,18 +27,32 @@ def copy_duckdb(session: Session) -> Result:
     return Result({"copy_duckdb_ratio": ratio(ours, reference)}, details(ours, reference))
 
 
+def copy_bigquery(session: Session) -> Result:
+    """Into an emulator, whose own time says nothing of BigQuery's: what counts is the CPU that the copy takes here."""
+    rows = min(2 * session.rows, _MOST_ROWS)
+    session.once(_FEW, lambda: create_workload(session.server, _FEW, base=rows))
+    with running_emulator() as emulator:
+        options = emulator.options("bench_{namespace}")
+        runs = [_run(session, "sync", _FEW, rows, bigquery=options) for _ in range(session.runs)]
+    figures = {"bigquery_copy_cpu_s_per_million_rows": cpu_per_million(runs)}
+    return Result(figures, details(runs, runs)["ours"])
+
+
 def _compare(session: Session, task: str) -> tuple[list[Run], list[Run]]:
-    session.once(_DATABASE, lambda: create_workload(session.server, _DATABASE, base=2 * session.rows))
-    return in_turn(lambda: _run(session, task), lambda: _run(session, "drain"), session.runs)
+    rows = 2 * session.rows
+    session.once(_DATABASE, lambda: create_workload(session.server, _DATABASE, base=rows))
+    return in_turn(
+        lambda: _run(session, task, _DATABASE, rows), lambda: _run(session, "drain", _DATABASE, rows), session.runs
+    )
 
 
-def _run(session: Session, task: str) -> Run:
+def _run(session: Session, task: str, database: str, rows: int, **spec: Any) -> Run:
     directory = session.directory / "copy"
     directory.mkdir()
     server_before = session.server.backend_cpu()
-    measured = run_child(task, {"dsn": session.server.dsn(_DATABASE), "directory": str(directory)})
-    session.server.wait_for_backends(_DATABASE)
+    measured = run_child(task, {"dsn": session.server.dsn(database), "directory": str(directory), **spec})
+    session.server.wait_for_backends(database)
     server_cpu = session.server.backend_cpu() - server_before
     shutil.rmtree(directory)
-    assert measured["rows"] == 2 * session.rows, f"{measured['rows']} of {2 * session.rows} rows came"
+    assert measured["rows"] == rows, f"{measured['rows']} of {rows} rows came"
     return Run(measured["rows"], measured["seconds"], measured["cpu"], server_cpu, measured["peak_rss_mb"])

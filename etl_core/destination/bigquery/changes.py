@@ -102,7 +102,7 @@ class Stager:
                 place,
                 changes.truncate,
                 tuple(partial.unchanged for partial in changes.partials),
-                _bounds(changes, columns, number),
+                key_bounds(changes, columns, number),
                 fill,
             )
         )
@@ -195,7 +195,7 @@ def _rows_of(changes: TableChanges) -> pa.Table | None:
     return together.append_column(statements.ROW, pa.array(np.arange(together.num_rows)))
 
 
-def _bounds(
+def key_bounds(
     changes: TableChanges, columns: Sequence[StoredColumn], number: int
 ) -> tuple[str, tuple[Parameter, Parameter]] | None:
     """The range of the first key column that a part touches; None for types without a use for it."""
