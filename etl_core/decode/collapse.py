@@ -31,7 +31,8 @@ class Final:
     """The last word on every key.
 
     `inserted`, `upserted`: rows (numbers of new tuples) that survive; the destination has no row, or may have one,
-    under their key. `deleted`: numbers of old tuples whose key ends gone and is in the destination. All ascending.
+    under their key. `deleted`: numbers of old tuples whose key ends gone, also if the destination never had it: one that
+    is written to without transactions may have a row from a try that was lost in the middle. All ascending.
     """
 
     inserted: Indices
@@ -148,7 +149,7 @@ def collapse(events: Events, *, with_chains: bool) -> tuple[Final, Chains | None
     final = Final(
         _ascending(line.number[last[survives & ~in_destination]], events.new_row.size),
         _ascending(line.number[last[survives & in_destination]], events.new_row.size),
-        _ascending(line.number[last[~survives & in_destination]], events.old_row.size),
+        _ascending(line.number[last[~survives]], events.old_row.size),
     )
     return final, Chains(events, line, moved) if with_chains else None
 
