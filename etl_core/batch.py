@@ -65,7 +65,8 @@ class TableChanges:
     5. insert `inserts`, `upserts` and the completed partials.
 
     No key stands in more than one of `inserts`, `upserts`, `partials.rows`; a key in `deletes` may also be
-    re-inserted, and may be one that came and went within the part, which the destination need not have. Rows of `inserts` are new to the destination by the watermark rule: no look-up is needed.
+    re-inserted, and may be one that came and went within the part, which the destination need not have. Rows of
+    `inserts` are new to the destination by the watermark rule: no look-up is needed.
     For a table without a key all rows are `inserts`.
     """
 

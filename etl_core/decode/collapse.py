@@ -31,8 +31,9 @@ class Final:
     """The last word on every key.
 
     `inserted`, `upserted`: rows (numbers of new tuples) that survive; the destination has no row, or may have one,
-    under their key. `deleted`: numbers of old tuples whose key ends gone, also if the destination never had it: one that
-    is written to without transactions may have a row from a try that was lost in the middle. All ascending.
+    under their key. `deleted`: numbers of old tuples whose key ends gone. All ascending. The key may have come and gone
+    here, so that the destination never had it: one that is written to without transactions may have its row from a try
+    that was lost in the middle.
     """
 
     inserted: Indices

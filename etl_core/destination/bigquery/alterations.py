@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from google.cloud import bigquery
@@ -26,7 +25,7 @@ from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.types import bigquery_field
-from etl_core.errors import SchemaChangeRefused, WatermarkConflict
+from etl_core.errors import EtlError, SchemaChangeRefused, WatermarkConflict
 from etl_core.identifiers import TableId
 from etl_core.schema.table import TableSchema
 
@@ -51,6 +50,7 @@ class ColumnMoves:
         self._columns = {table_id: table.columns for table_id, table in tables.items()}
         self._there: dict[TableId, dict[str, bigquery.SchemaField]] = {}
         self._added: dict[TableId, list[StoredColumn]] = {}
+        self._created: dict[TableId, list[StoredColumn]] = {}
 
     def move(self, schema: TableSchema) -> Moved:
         """The next part's. Raises SchemaChangeRefused for a column of another type."""
@@ -84,14 +84,19 @@ class ColumnMoves:
         return [table_id for table_id, columns in self._columns.items() if columns != self._tables[table_id].columns]
 
     def added(self, table_id: TableId) -> list[StoredColumn]:
-        """Columns of the end that are to be created."""
-        return [column for column in self._added.get(table_id, []) if column in self._columns[table_id]]
+        """Columns that are to be created, of those there are after the parts so far."""
+        created = self._created.get(table_id, [])
+        return [c for c in self._added.get(table_id, []) if c in self._columns[table_id] and c not in created]
+
+    def created(self, table_id: TableId, columns: Sequence[StoredColumn]) -> None:
+        """Takes note that columns were."""
+        self._created.setdefault(table_id, []).extend(columns)
 
     def dropped(self, table_id: TableId) -> tuple[str, ...]:
         """Names in BigQuery of columns that are none of the table's any more."""
         kept = {column.column for column in self._columns[table_id]}
         table = self._tables[table_id]
-        gone = [*table.dropped, *(column.column for column in table.columns)]
+        gone = [*table.dropped, *(c.column for c in (*table.columns, *self._created.get(table_id, [])))]
         return tuple(name for name in dict.fromkeys(gone) if name not in kept)
 
     def _placed(self, schema: TableSchema, column: StoredColumn) -> tuple[StoredColumn, bool]:
@@ -112,25 +117,25 @@ class ColumnMoves:
 
 
 def add_columns(
-    clients: Clients, book: Bookkeeping, moves: ColumnMoves, watermarks: Mapping[TableId, WatermarkMove]
+    clients: Clients, book: Bookkeeping, moves: ColumnMoves, table_id: TableId, move: WatermarkMove
 ) -> None:
     """Before the transaction. Raises WatermarkConflict if another process has gone on meanwhile."""
-    for table_id in moves.changed():
-        added = moves.added(table_id)
-        if added:
-            table = moves.table(table_id)
-            guarded = {table_id: watermarks[table_id]}
-            clients.run(
-                statements.script([book.fence(guarded), statements.add_columns(table.place, added)]),
-                "adding a column",
-                [moves_parameter(guarded)],
-                table=table.name,
-            )
+    added = moves.added(table_id)
+    if not added:
+        return
+    table, guarded = moves.table(table_id), {table_id: move}
+    clients.run(
+        statements.script([book.fence(guarded), statements.add_columns(table.place, added)]),
+        "adding a column",
+        [moves_parameter(guarded)],
+        table=table.name,
+    )
+    moves.created(table_id, added)
 
 
 def drop_columns(clients: Clients, book: Bookkeeping, table: StoredTable, names: Sequence[str]) -> None:
-    """After the transaction that wrote `names` down to be dropped. What fails now is done before the next batch."""
-    with suppress(WatermarkConflict):  # another process has done it
+    """After the transaction that wrote `names` down to be dropped; what fails is tried again before the next batch."""
+    try:
         clients.run(
             statements.script(
                 [
@@ -143,6 +148,10 @@ def drop_columns(clients: Clients, book: Bookkeeping, table: StoredTable, names:
             [dropped_parameter(names)],
             table=table.name,
         )
+    except WatermarkConflict:
+        pass  # another process has done it
+    except EtlError as error:
+        _log.warning("%s; it is tried again before the next batch", error)
 
 
 def _retyped(schema: TableSchema, column: str, at_source: str, there: str) -> SchemaChangeRefused:

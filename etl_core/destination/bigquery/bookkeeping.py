@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from google.api_core import exceptions
 from google.cloud import bigquery
@@ -21,6 +22,7 @@ from etl_core.batch import WatermarkMove
 from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients, Parameter
 from etl_core.destination.bigquery.failures import FENCE, translated
+from etl_core.destination.bigquery.method import LOAD_MERGE
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.protocol import Positions
 from etl_core.errors import WatermarkConflict
@@ -42,6 +44,9 @@ _SCHEMA = [
     bigquery.SchemaField("columns", "STRING"),
     bigquery.SchemaField("dropped", "STRING"),
     bigquery.SchemaField("watermark", "STRING"),
+    bigquery.SchemaField("method", "STRING"),
+    bigquery.SchemaField("epoch", "INT64"),
+    bigquery.SchemaField("epoch_of", "STRING"),
     bigquery.SchemaField("updated_at", "TIMESTAMP"),
 ]
 
@@ -57,6 +62,9 @@ class StoredTable:
     watermark: Lsn | None
     dropped: tuple[str, ...] = ()
     """Names in BigQuery of columns that are still to be dropped."""
+    method: str = LOAD_MERGE
+    epoch: int | None = None
+    """Under which changes are streamed; a new one with every process that begins to."""
 
 
 class Bookkeeping:
@@ -104,17 +112,8 @@ class Bookkeeping:
         return Positions({row.table_id: row.watermark for row in tables if row.watermark is not None}, stream)
 
     def _rows(self) -> tuple[list[StoredTable], Lsn | None]:
-        with translated("reading the watermarks"):
-            try:
-                rows = list(
-                    self._clients.rest().list_rows(
-                        str(self.tables_place), selected_fields=_SCHEMA, retry=NO_RETRY, timeout=CALL_SECONDS
-                    )
-                )
-            except exceptions.NotFound:
-                return [], None
         tables, stream = [], None
-        for row in rows:
+        for row in self._read():
             watermark = None if row["watermark"] is None else Lsn(int(row["watermark"], 16))
             if row["table_id"] == _STREAM:
                 stream = watermark
@@ -127,9 +126,22 @@ class Bookkeeping:
                     tuple(StoredColumn(**column) for column in json.loads(row["columns"])),
                     watermark,
                     tuple(json.loads(row["dropped"] or "[]")),
+                    row["method"],
+                    row["epoch"],
                 )
             )
         return tables, stream
+
+    def _read(self) -> list[Any]:
+        with translated("reading the watermarks"):
+            try:
+                return list(
+                    self._clients.rest().list_rows(
+                        str(self.tables_place), selected_fields=_SCHEMA, retry=NO_RETRY, timeout=CALL_SECONDS
+                    )
+                )
+            except exceptions.NotFound:
+                return []
 
     def check_fence(self, tables: Mapping[TableId, StoredTable], watermarks: Mapping[TableId, WatermarkMove]) -> None:
         """Raises WatermarkConflict unless each table has the watermark that is expected of it.
@@ -146,10 +158,11 @@ class Bookkeeping:
     # --- the parts of a script that writes --------------------------------------------------------------------
 
     def fence(self, watermarks: Mapping[TableId, WatermarkMove]) -> str:
-        """The statement that ends the script unless every table has the watermark expected of it."""
+        """The statement that ends the script unless every table has the watermark, and the epoch, expected of it."""
         return (
             f"ASSERT (SELECT COUNT(*) FROM {self.tables_place.sql} t JOIN UNNEST(@moves) m"
-            f" ON t.table_id = m.table_id AND t.watermark = m.expected) = {len(watermarks)} AS '{FENCE}'"
+            " ON t.table_id = m.table_id AND t.watermark = m.expected AND (m.epoch IS NULL OR t.epoch = m.epoch))"
+            f" = {len(watermarks)} AS '{FENCE}'"
         )
 
     def moves(self) -> str:
@@ -188,11 +201,29 @@ class Bookkeeping:
 
     # --- single statements ------------------------------------------------------------------------------------
 
-    def put_table(self, schema: TableSchema, place: Place, watermark: Lsn) -> None:
+    def claim(self, table_ids: Collection[TableId]) -> dict[TableId, int]:
+        """Gives each table an epoch, larger than all before, that its changes are streamed under until the next one."""
+        token = secrets.token_hex(8)
+        while True:
+            self._clients.run(
+                f"UPDATE {self.tables_place.sql} SET epoch = COALESCE(epoch, 0) + 1, epoch_of = @token"
+                " WHERE table_id IN UNNEST(@ids)",
+                "claiming tables",
+                [
+                    bigquery.ScalarQueryParameter("token", "STRING", token),
+                    bigquery.ArrayQueryParameter("ids", "INT64", [int(table_id) for table_id in table_ids]),
+                ],
+            )
+            rows = [row for row in self._read() if row["table_id"] in table_ids]
+            if all(row["epoch_of"] == token for row in rows):
+                return {TableId(row["table_id"]): row["epoch"] for row in rows}
+
+    def put_table(self, schema: TableSchema, place: Place, watermark: Lsn, method: str) -> None:
         """Adds the table's row. The caller has removed older ones (`remove`)."""
         self._clients.run(
             f"INSERT INTO {self.tables_place.sql} (table_id, namespace, name, dataset, table_name, columns, watermark,"
-            " updated_at) VALUES (@id, @namespace, @name, @dataset, @table, @columns, @watermark, CURRENT_TIMESTAMP())",
+            " method, updated_at) VALUES (@id, @namespace, @name, @dataset, @table, @columns, @watermark, @method,"
+            " CURRENT_TIMESTAMP())",
             "storing a watermark",
             [
                 bigquery.ScalarQueryParameter("id", "INT64", int(schema.table_id)),
@@ -202,6 +233,7 @@ class Bookkeeping:
                 bigquery.ScalarQueryParameter("table", "STRING", place.table),
                 columns_parameter("columns", stored_columns(schema)),
                 bigquery.ScalarQueryParameter("watermark", "STRING", lsn_text(watermark)),
+                bigquery.ScalarQueryParameter("method", "STRING", method),
             ],
         )
 
@@ -250,8 +282,11 @@ class Bookkeeping:
             self._clients.rest().delete_table(str(place), not_found_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
 
 
-def moves_parameter(watermarks: Mapping[TableId, WatermarkMove]) -> Parameter:
-    """`@moves` of `Bookkeeping.fence` and `Bookkeeping.moves`."""
+def moves_parameter(
+    watermarks: Mapping[TableId, WatermarkMove], epochs: Mapping[TableId, int] | None = None
+) -> Parameter:
+    """`@moves` of `Bookkeeping.fence` and `Bookkeeping.moves`; `epochs` of those tables whose changes were streamed."""
+    epochs = epochs or {}
     return bigquery.ArrayQueryParameter(
         "moves",
         "STRUCT",
@@ -261,6 +296,7 @@ def moves_parameter(watermarks: Mapping[TableId, WatermarkMove]) -> Parameter:
                 bigquery.ScalarQueryParameter("table_id", "INT64", int(table_id)),
                 bigquery.ScalarQueryParameter("expected", "STRING", lsn_text(move.expected)),
                 bigquery.ScalarQueryParameter("new", "STRING", lsn_text(move.new)),
+                bigquery.ScalarQueryParameter("epoch", "INT64", epochs.get(table_id)),
             )
             for table_id, move in watermarks.items()
         ],

@@ -61,14 +61,14 @@ from google.cloud.bigquery_storage_v1 import types as storage
 from grpc_status import rpc_status
 
 from etl_core.batch import TableChanges
+from etl_core.destination.bigquery.method import key_refused
 from etl_core.destination.bigquery.protobuf import ChangeType, RowEncoder
-from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
+from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
 from etl_core.lsn import Lsn
 from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 
-MAX_KEY_COLUMNS = 16
 MAX_REQUEST_BYTES = 10_000_000
 """https://cloud.google.com/bigquery/quotas#write-api-limits: a request stays below."""
 
@@ -115,15 +115,9 @@ class Sent:
 
 def needs_merge(changes: TableChanges) -> str | None:
     """Why these changes cannot be sent as change data capture, as the end of "because …"; None if they can."""
-    schema = changes.schema
-    if not schema.key:
-        return "the table has no key"
-    if len(schema.key) > MAX_KEY_COLUMNS:
-        return f"its key has {len(schema.key)} columns and BigQuery takes {MAX_KEY_COLUMNS}"
-    for name in schema.key:
-        kind = bigquery_field(schema.column(name))
-        if not kind.may_be_key:
-            return f"its key column {name} is {kind.sql}, which BigQuery takes into no primary key"
+    reason = key_refused(changes.schema)
+    if reason is not None:
+        return reason
     if changes.truncate:
         return "the source truncated the table, and a change of rows cannot"
     if changes.partials:
@@ -204,7 +198,7 @@ class CdcWriter:
             raise TableError(
                 f"changes of {self._schema.name} cannot be streamed, because {reason}",
                 table=str(self._schema.name),
-                hint="use method: load_merge for this table",
+                hint=f"copy it again: etl resync {self._schema.name}",
             )
         if changes.schema.columns != self._schema.columns:
             raise ValueError("a writer sends changes of the schema it was made for")
@@ -247,7 +241,7 @@ class CdcWriter:
                     raise TableError(
                         f"a row of {self._schema.name} is larger than the {MAX_REQUEST_BYTES:,} bytes of a request",
                         table=str(self._schema.name),
-                        hint="use method: load_merge for this table, or leave the large column out of the publication",
+                        hint="use method: load_merge, or leave the large column out of the publication",
                     )
                 yield _Request(bytes(encoded.data[start : encoded.offsets[end]]), change, first + at, end - at)
                 at = end

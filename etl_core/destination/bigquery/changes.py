@@ -1,4 +1,4 @@
-"""One batch on its way in: every part staged, then one script that applies them all or nothing."""
+"""One batch on its way in: every part staged, for a script that applies them all or nothing, or streamed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.cloud import bigquery
 
-from etl_core.batch import TableChanges
+from etl_core.batch import TableChanges, WatermarkMove
 from etl_core.destination.bigquery import statements
-from etl_core.destination.bigquery.alterations import ColumnMoves
+from etl_core.destination.bigquery.alterations import ColumnMoves, Moved, add_columns
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.bigquery.cdc import needs_merge
+from etl_core.destination.bigquery.change_streams import ChangeStreams
 from etl_core.destination.bigquery.columns import StoredColumn
 from etl_core.destination.bigquery.connection import Clients, Parameter
+from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import append_all
 from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
-from etl_core.errors import EtlError, SchemaChangeRefused
+from etl_core.errors import EtlError, SchemaChangeRefused, TableError
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.arrow import arrow_field, key_schema
 from etl_core.schema.table import Column, TableSchema
@@ -68,16 +71,28 @@ class StagedPart:
 class Stager:
     """Stages the parts of one batch, in order, and knows what has become of every table's columns."""
 
-    def __init__(self, clients: Clients, book: Bookkeeping, tables: Mapping[TableId, StoredTable]) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        book: Bookkeeping,
+        streams: ChangeStreams,
+        tables: Mapping[TableId, StoredTable],
+        watermarks: Mapping[TableId, WatermarkMove],
+        epochs: Mapping[TableId, int],
+    ) -> None:
         self._clients = clients
         self._book = book
+        self._streams = streams
         self._tables = tables
+        self._watermarks = watermarks
+        self.epochs = epochs
+        """Under which changes are streamed, of the tables that are."""
         self.moves = ColumnMoves(clients, tables)
         self.parts: list[StagedPart] = []
         self.staged: list[Place] = []
 
     def stage(self, changes: TableChanges) -> None:
-        """Raises TableError for a part that cannot be applied."""
+        """Stages the part, or streams it. Raises TableError for one that cannot be applied."""
         schema = changes.schema
         table = self._tables[schema.table_id]
         if schema.name != table.name:
@@ -87,6 +102,9 @@ class Stager:
                 hint=f"copy it under its new name: etl resync {schema.name}",
             )
         moved = self.moves.move(schema)
+        if table.method == STREAMED:
+            self._stream(changes, table, moved)
+            return
         columns = moved.columns
         fill = self._stage_fill(schema, moved.overwritten)
         rows = _rows_of(changes)
@@ -112,6 +130,29 @@ class Stager:
         for place in self.staged:
             with suppress(EtlError):
                 self._book.drop(place)
+
+    def _stream(self, changes: TableChanges, table: StoredTable, moved: Moved) -> None:
+        schema, table_id = changes.schema, changes.schema.table_id
+        reason = needs_merge(changes)
+        if reason is None and moved.overwritten and not self._are_empty(table, moved.overwritten, schema):
+            reason = f"rows older than column {moved.overwritten[0].name} have a value in it"
+        if reason is not None:
+            raise TableError(
+                f"changes of {schema.name} cannot be streamed, because {reason}",
+                table=str(schema.name),
+                hint=f"copy it again: etl resync {schema.name}; where it happens often, use method: load_merge, or with"
+                " unchanged TOAST values REPLICA IDENTITY FULL",
+            )
+        move = self._watermarks[table_id]
+        add_columns(self._clients, self._book, self.moves, table_id, move)
+        self._streams.send(changes, table.place, moved.columns, move.expected)
+
+    def _are_empty(self, table: StoredTable, columns: Sequence[StoredColumn], schema: TableSchema) -> bool:
+        """Whether columns that are there already hold nothing and older rows hold nothing at the source."""
+        if any(schema.column(column.name).missing_value is not None for column in columns):
+            return False
+        job = self._clients.run(statements.any_value(table.place, columns), "looking at a column", table=schema.name)
+        return not list(job.result())
 
     def _stage_fill(
         self, schema: TableSchema, filled: tuple[StoredColumn, ...]

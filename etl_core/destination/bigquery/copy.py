@@ -10,6 +10,7 @@ bookkeeping: BigQuery aborts one of the two.
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import suppress
 from types import TracebackType
@@ -25,12 +26,15 @@ from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.layout import OWNER, Layout
+from etl_core.destination.bigquery.method import AUTO, STREAMED, choose
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import PendingStream, commit
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
+
+_log = logging.getLogger(__name__)
 
 _running: set[Place] = set()
 _lock = threading.Lock()
@@ -48,6 +52,10 @@ class BigQueryCopy:
         self._place = place
         self._labels = {**layout.labels, OWNER: pipeline}
         self._partition = layout.partition(schema)
+        self._method, reason = choose(schema, layout.method)
+        self._max_staleness = layout.max_staleness if self._method == STREAMED else None
+        if layout.method == AUTO:
+            _log.info("changes of %s go by %s, because %s", schema.name, self._method, reason)
         self._guard = threading.Lock()
         self._streams: dict[int, PendingStream] = {}
         self._included: list[str] = []
@@ -94,9 +102,11 @@ class BigQueryCopy:
         if names:
             commit(self._clients, self._staging, names, self._schema.name)
         self._book.remove(self._schema, self._place)
-        sql = statements.replace_table(self._place, self._staging, self._schema, self._labels, self._partition)
+        sql = statements.replace_table(
+            self._place, self._staging, self._schema, self._labels, self._partition, self._max_staleness
+        )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
-        self._book.put_table(self._schema, self._place, watermark)
+        self._book.put_table(self._schema, self._place, watermark, self._method)
         with translated("counting rows"):
             return int(self._clients.rest().get_table(str(self._place), retry=NO_RETRY, timeout=CALL_SECONDS).num_rows)
 

@@ -23,14 +23,17 @@ from google.api_core import exceptions
 from google.cloud.bigquery_storage_v1 import types
 
 from etl_core.batch import WriteBatch
+from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.alterations import add_columns, drop_columns
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.bigquery.change_streams import ChangeStreams
 from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, NO_RETRY, Clients
 from etl_core.destination.bigquery.copy import BigQueryCopy, BigQueryPart
 from etl_core.destination.bigquery.failures import ORIGIN, QuotaUsedUp, translated
 from etl_core.destination.bigquery.layout import OWNER
+from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.names import Place, check_dataset, place_of
 from etl_core.destination.bigquery.options import BigQueryOptions, parse_options
 from etl_core.destination.bigquery.pace import Pace
@@ -54,6 +57,7 @@ class BigQueryDestination:
         self._layout = options.layout
         self._clients = Clients(options)
         self._book = Bookkeeping(self._clients, pipeline, options.location)
+        self._streams = ChangeStreams(self._clients, self._book)
         self._pace = Pace()
 
     def prepare(self) -> None:
@@ -82,8 +86,13 @@ class BigQueryDestination:
     def _write(self, batch: WriteBatch) -> list[Job]:
         tables = self._book.tables()
         self._book.check_fence(tables, batch.watermarks)
-        tables = self._without_leftovers(tables, batch)
-        stager = Stager(self._clients, self._book, tables)
+        if self._drop_leftovers(tables, batch):
+            tables = self._book.tables()
+        epochs = self._streams.begin_batch([tables[table_id] for table_id in batch.watermarks])
+        if epochs:
+            tables = self._book.tables()
+            self._book.check_fence(tables, batch.watermarks)
+        stager = Stager(self._clients, self._book, self._streams, tables, batch.watermarks, epochs)
         try:
             for part in batch.parts:
                 stager.stage(part)
@@ -93,8 +102,8 @@ class BigQueryDestination:
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """See Destination. The rows are those of the moment of the call, however long they are read."""
-        place = self.place(schema)
         columns = self._columns_in_bigquery(schema)
+        place = self._settled(schema, columns)
         session = types.ReadSession(
             table=place.path,
             data_format=types.DataFormat.ARROW,
@@ -122,6 +131,15 @@ class BigQueryDestination:
                     batch = pa.RecordBatch.from_arrays([rows.column(name) for name in columns], names=columns)
                     yield from_bigquery(batch, schema.columns).cast(arrow_schema(schema))
 
+    def _settled(self, schema: TableSchema, columns: list[str]) -> Place:
+        """The table, or of one whose changes are streamed the result of a query, which has all changes in it."""
+        stored = self._book.tables().get(schema.table_id)
+        place = self.place(schema)
+        if stored is None or stored.method != STREAMED:
+            return place
+        job = self._clients.run(statements.select(place, columns), "reading", table=schema.name)
+        return Place(job.destination.project, job.destination.dataset_id, job.destination.table_id)
+
     def _columns_in_bigquery(self, schema: TableSchema) -> list[str]:
         stored = self._book.tables().get(schema.table_id)
         names = {} if stored is None else {column.name: column.column for column in stored.columns}
@@ -139,6 +157,7 @@ class BigQueryDestination:
             client.update_table(table, ["labels"], retry=NO_RETRY, timeout=CALL_SECONDS)
 
     def close(self) -> None:
+        self._streams.close()
         self._clients.close()
 
     def place(self, schema: TableSchema) -> Place:
@@ -146,23 +165,21 @@ class BigQueryDestination:
         return place_of(self._clients.project, self._dataset, schema.name)
 
     def _apply(self, batch: WriteBatch, stager: Stager) -> list[Job]:
-        add_columns(self._clients, self._book, stager.moves, batch.watermarks)
+        for table_id in stager.moves.changed():
+            add_columns(self._clients, self._book, stager.moves, table_id, batch.watermarks[table_id])
         jobs = [self._run(transaction, stager) for transaction in transactions(self._book, batch, stager)]
         for table_id in stager.moves.changed():
             names = stager.moves.dropped(table_id)
             if names:
-                try:
-                    drop_columns(self._clients, self._book, stager.moves.table(table_id), names)
-                except EtlError as error:
-                    _log.warning("%s; it is tried again before the next batch", error)
+                drop_columns(self._clients, self._book, stager.moves.table(table_id), names)
         return jobs
 
-    def _without_leftovers(self, tables: dict[TableId, StoredTable], batch: WriteBatch) -> dict[TableId, StoredTable]:
-        """The tables of `batch` after columns were dropped that a crash has left."""
+    def _drop_leftovers(self, tables: Mapping[TableId, StoredTable], batch: WriteBatch) -> bool:
+        """Drops columns of the batch's tables that a crash has left; says whether there were any."""
         left = [tables[table_id] for table_id in batch.watermarks if tables[table_id].dropped]
         for table in left:
             drop_columns(self._clients, self._book, table, table.dropped)
-        return self._book.tables() if left else tables
+        return bool(left)
 
     def _run(self, transaction: Transaction, stager: Stager) -> Job:
         job = self._clients.run(

@@ -1,4 +1,4 @@
-"""How tables are laid out beyond their columns: partitions and labels, as the options say.
+"""How tables are made beyond their columns: method, partitions and labels, as the options say.
 
 https://cloud.google.com/bigquery/docs/creating-partitioned-tables, https://cloud.google.com/bigquery/docs/labels-intro
 """
@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from etl_core.config import parse_duration
 from etl_core.destination.bigquery.columns import stored_columns
+from etl_core.destination.bigquery.method import LOAD_MERGE, METHODS
 from etl_core.destination.bigquery.names import quoted
 from etl_core.errors import ConfigError, TableError
 from etl_core.identifiers import TableName
@@ -18,6 +20,7 @@ from etl_core.schema.table import TableSchema
 OWNER = "etl_pipeline"
 """The label of a replicated table: its pipeline, or nothing when that has given the table up."""
 
+_LONGEST_STALENESS = 24 * 3600.0
 _BY_DAY = {"DATE": "{}", "DATETIME": "DATE({})", "TIMESTAMP": "DATE({})"}
 _LABEL_KEY = re.compile("[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile("[a-z0-9_-]{0,63}")
@@ -25,8 +28,14 @@ _LABEL_VALUE = re.compile("[a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`partition_by` has the column by whose days a table is partitioned, `labels` go on every table."""
+    """`partition_by` has the column by whose days a table is partitioned, `labels` go on every table.
 
+    `method` is one of `METHODS`. `max_staleness`, in seconds, is of tables whose changes are streamed; None is
+    BigQuery's own, none.
+    """
+
+    method: str = LOAD_MERGE
+    max_staleness: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     partition_by: Mapping[TableName, str] = field(default_factory=dict)
 
@@ -46,9 +55,35 @@ class Layout:
         return _BY_DAY[stored.type].format(quoted(stored.column))
 
 
-def parse_layout(labels: object, partition_by: object) -> Layout:
+def parse_layout(method: str, max_staleness: str | None, labels: object, partition_by: object) -> Layout:
     """Raises ConfigError."""
-    return Layout(_labels(labels), _partition_by(partition_by))
+    if method not in METHODS:
+        raise ConfigError(
+            f"there is no method {method!r}", field="destination.method", hint=f"use: {', '.join(METHODS)}"
+        )
+    return Layout(method, _max_staleness(max_staleness, method), _labels(labels), _partition_by(partition_by))
+
+
+def _max_staleness(text: str | None, method: str) -> float | None:
+    if text is None:
+        return None
+    if method == LOAD_MERGE:
+        raise ConfigError(
+            "max_staleness is of tables whose changes are streamed, and method load_merge streams none",
+            field="destination.max_staleness",
+            hint="remove it, or use method: auto",
+        )
+    try:
+        seconds = parse_duration(text)
+    except ConfigError as error:
+        raise ConfigError(str(error), field="destination.max_staleness", hint=error.hint) from None
+    if not 0 < seconds <= _LONGEST_STALENESS:
+        raise ConfigError(
+            f"max_staleness is {text}, and BigQuery takes up to 24 hours",
+            field="destination.max_staleness",
+            hint="write for example: max_staleness: 10m",
+        )
+    return seconds
 
 
 def _labels(given: object) -> dict[str, str]:

@@ -7,11 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from etl_core.destination.bigquery.layout import Layout, parse_layout
+from etl_core.destination.bigquery.method import LOAD_MERGE
 from etl_core.destination.options import check_options
 from etl_core.errors import ConfigError
 
-METHODS = ("load_merge",)
-_KNOWN = ("project", "dataset", "location", "credentials", "method", "api_endpoint", "storage_endpoint")
+_KNOWN = (
+    "project",
+    "dataset",
+    "location",
+    "credentials",
+    "method",
+    "max_staleness",
+    "api_endpoint",
+    "storage_endpoint",
+)
 _MAPPINGS = ("labels", "partition_by")
 
 
@@ -22,14 +31,13 @@ class BigQueryOptions:
     `dataset` is a name, or one with `{namespace}` in it, for a dataset for each PostgreSQL schema. `credentials` is
     `default` (Application Default Credentials), the path of a service account's file, or its JSON. `api_endpoint` (a
     URL) and `storage_endpoint` (host:port) name an emulator, which is spoken to without credentials. `layout` has the
-    options `labels` and `partition_by`.
+    options `method`, `max_staleness`, `labels` and `partition_by`.
     """
 
     project: str
     dataset: str = "{namespace}"
     location: str | None = None
     credentials: str = field(default="default", repr=False)
-    method: str = "load_merge"
     api_endpoint: str | None = None
     storage_endpoint: str | None = None
     layout: Layout = field(default_factory=Layout)
@@ -38,21 +46,17 @@ class BigQueryOptions:
 def parse_options(options: Mapping[str, object]) -> BigQueryOptions:
     """Raises ConfigError with the field that is wrong."""
     check_options("bigquery", options, (*_KNOWN, *_MAPPINGS))
-    layout = parse_layout(*(options.get(key, {}) for key in _MAPPINGS))
-    options = {key: value for key, value in options.items() if key not in _MAPPINGS}
     for key, value in options.items():
+        if key in _MAPPINGS:
+            continue
         if not isinstance(value, str) or not value:
             raise ConfigError(f"destination.{key} is text", field=f"destination.{key}", hint="put it into quotes")
-    texts = {key: str(value) for key, value in options.items()}
+    texts = {key: str(value) for key, value in options.items() if key not in _MAPPINGS}
     if "project" not in texts:
         raise ConfigError(
             "destination type bigquery needs 'project', the Google Cloud project",
             field="destination.project",
             hint="write for example: destination: {type: bigquery, project: my-project, dataset: analytics}",
-        )
-    if texts.get("method", METHODS[0]) not in METHODS:
-        raise ConfigError(
-            f"there is no method {texts['method']!r}", field="destination.method", hint=f"use: {', '.join(METHODS)}"
         )
     if ("api_endpoint" in texts) != ("storage_endpoint" in texts):
         raise ConfigError(
@@ -61,6 +65,11 @@ def parse_options(options: Mapping[str, object]) -> BigQueryOptions:
             hint="give both, or none for BigQuery itself",
         )
     _check_credentials(texts.get("credentials", ""))
+    layout = parse_layout(
+        texts.pop("method", LOAD_MERGE),
+        texts.pop("max_staleness", None),
+        *(options.get(key, {}) for key in _MAPPINGS),
+    )
     return BigQueryOptions(**texts, layout=layout)
 
 

@@ -13,6 +13,7 @@ from google.cloud import bigquery
 
 from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
 from etl_core.destination.bigquery.failures import ORIGIN
+from etl_core.destination.bigquery.method import key_refused
 from etl_core.destination.bigquery.names import Place, quoted
 from etl_core.destination.bigquery.types import ELEMENT, ELEMENTS, BigQueryType, bigquery_field
 from etl_core.schema.table import TableSchema
@@ -23,7 +24,6 @@ rows, counted from 1, or 0."""
 
 _CLUSTERED = frozenset({"INT64", "STRING", "NUMERIC", "BIGNUMERIC", "BOOL", "DATE", "DATETIME", "TIMESTAMP"})
 _MOST_CLUSTERED = 4
-_MOST_KEY_COLUMNS = 16
 
 
 def origin(number: int) -> str:
@@ -52,25 +52,31 @@ def staged_fields(
 
 
 def replace_table(
-    place: Place, staging: Place, schema: TableSchema, labels: Mapping[str, str], partition: str | None
+    place: Place,
+    staging: Place,
+    schema: TableSchema,
+    labels: Mapping[str, str],
+    partition: str | None,
+    max_staleness: float | None,
 ) -> str:
     """The statement that puts what was staged in the table's place, rows, columns, key and all.
 
-    `partition` is an expression. Labels are of characters that need no quoting.
+    `partition` is an expression, `max_staleness` in seconds. Labels are of characters that need no quoting.
     """
     stored = stored_columns(schema)
     names = {column.name: quoted(column.column) for column in stored}
     definitions = [f"{names[column.name]} {column.type}" for column in stored]
     kinds = {name: bigquery_field(schema.column(name)) for name in schema.key}
-    if schema.key and len(schema.key) <= _MOST_KEY_COLUMNS and all(kind.may_be_key for kind in kinds.values()):
+    if key_refused(schema) is None:
         definitions.append(f"PRIMARY KEY ({', '.join(names[name] for name in schema.key)}) NOT ENFORCED")
     clustered = [names[name] for name, kind in kinds.items() if kind.sql in _CLUSTERED][:_MOST_CLUSTERED]
     cluster = f" CLUSTER BY {', '.join(clustered)}" if clustered else ""
     by = f" PARTITION BY {partition}" if partition else ""
     listed = ", ".join(f"('{key}', '{value}')" for key, value in labels.items())
+    stale = "" if max_staleness is None else f", max_staleness = INTERVAL {max_staleness:.0f} SECOND"
     return (
         f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){by}{cluster}"
-        f" OPTIONS (labels = [{listed}])"
+        f" OPTIONS (labels = [{listed}]{stale})"
         f" AS SELECT {', '.join(names.values())} FROM {staging.sql}"
     )
 
@@ -90,6 +96,16 @@ def fill(place: Place, columns: Sequence[StoredColumn], values: Place) -> str:
         f"{quoted(column.column)} = (SELECT {quoted(column.column)} FROM {values.sql} LIMIT 1)" for column in columns
     )
     return f"UPDATE {place.sql} SET {assignments} WHERE TRUE"
+
+
+def any_value(place: Place, columns: Sequence[StoredColumn]) -> str:
+    """A row if one of the columns holds anything."""
+    held = " OR ".join(f"{quoted(column.column)} IS NOT NULL" for column in columns)
+    return f"SELECT 1 FROM {place.sql} WHERE {held} LIMIT 1"
+
+
+def select(place: Place, names: Sequence[str]) -> str:
+    return f"SELECT {', '.join(map(quoted, names))} FROM {place.sql}"
 
 
 def truncate(place: Place) -> str:

@@ -1,0 +1,67 @@
+"""How a table's changes get into BigQuery: by MERGE, or streamed as change data capture.
+
+BigQuery refuses DML on a table while changes that were streamed to it are being applied, so a table is of one kind from
+its copy to its next copy. https://cloud.google.com/bigquery/docs/change-data-capture#limitations
+"""
+
+from __future__ import annotations
+
+from etl_core.destination.bigquery.types import bigquery_field
+from etl_core.errors import TableError
+from etl_core.schema import pg_types
+from etl_core.schema.arrow import arrow_type
+from etl_core.schema.table import Column, ReplicaIdentity, TableSchema, TypeKind
+
+LOAD_MERGE, STREAMED, AUTO = "load_merge", "storage_write_cdc", "auto"
+METHODS = (LOAD_MERGE, STREAMED, AUTO)
+
+MAX_KEY_COLUMNS = 16
+
+_FIXED_LENGTH = frozenset({pg_types.CHAR, pg_types.NAME, pg_types.UUID})
+
+
+def choose(schema: TableSchema, configured: str) -> tuple[str, str]:
+    """A table's method, and why, as the end of "because …". Raises TableError if it cannot be the configured one."""
+    if configured == LOAD_MERGE:
+        return LOAD_MERGE, "destination.method says so"
+    reason = key_refused(schema)
+    if configured == STREAMED:
+        if reason is None:
+            return STREAMED, "destination.method says so"
+        raise TableError(
+            f"changes of {schema.name} cannot be streamed, because {reason}",
+            table=str(schema.name),
+            hint="use method: auto, which takes load_merge for such a table",
+        )
+    reason = reason or _unchanged_values(schema)
+    return (STREAMED, "it has a key, and the WAL has whole rows") if reason is None else (LOAD_MERGE, reason)
+
+
+def key_refused(schema: TableSchema) -> str | None:
+    """Why BigQuery cannot tell the table's rows apart; None if it can."""
+    if not schema.key:
+        return "the table has no key"
+    if len(schema.key) > MAX_KEY_COLUMNS:
+        return f"its key has {len(schema.key)} columns and BigQuery takes {MAX_KEY_COLUMNS}"
+    for name in schema.key:
+        kind = bigquery_field(schema.column(name))
+        if not kind.may_be_key:
+            return f"its key column {name} is {kind.sql}, which BigQuery takes into no primary key"
+    return None
+
+
+def _unchanged_values(schema: TableSchema) -> str | None:
+    """Why an update may leave values out that only the table itself holds; None if it never does."""
+    if schema.replica_identity is ReplicaIdentity.FULL:
+        return None
+    for column in schema.columns:
+        if column.name not in schema.key and _may_be_toasted(column):
+            return f"the WAL may lack unchanged values of column {column.name} (not so with REPLICA IDENTITY FULL)"
+    return None
+
+
+def _may_be_toasted(column: Column) -> bool:
+    if column.type.kind is TypeKind.ENUM or column.type.oid in _FIXED_LENGTH:
+        return False
+    kind = arrow_type(column)
+    return str(kind) in ("string", "binary") or kind.num_fields > 0

@@ -1,0 +1,287 @@
+"""Tables whose changes are streamed: the destination over the emulator, its streams over a server with Google's rules.
+
+The emulator knows no change data capture: it has the copy and the watermarks, the server has the rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip install 'etl-dagster[bigquery]'")
+
+import grpc
+from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
+from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
+
+from etl_core.destination.bigquery import change_streams
+from etl_core.destination.bigquery.cdc import CdcWriter
+from etl_core.destination.bigquery.change_streams import ChangeStreams
+from etl_core.destination.bigquery.connection import Clients
+from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
+from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field, from_bigquery, to_bigquery
+from etl_core.errors import TableError, WatermarkConflict
+from etl_core.lsn import Lsn
+from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
+from etl_core.testing.bigquery_write_server import BigQueryWriteServer, Fault
+from etl_core.testing.destination_tables import (
+    INT4,
+    TEXT,
+    Row,
+    batch,
+    changes,
+    comparable,
+    contents,
+    orders,
+    partial,
+    publish,
+    rows,
+)
+
+ORDERS = replace(orders(), replica_identity=ReplicaIdentity.FULL)
+ROW, NEXT, LAST = (1, "a", "b", 1), (2, "c", "d", 2), (3, "e", "f", 3)
+
+
+@dataclass
+class Warehouse:
+    """BigQuery, for one pipeline: processes open destinations on it."""
+
+    server: BigQueryWriteServer
+    options: dict[str, str]
+    opened: list[BigQueryDestination] = field(default_factory=list)
+
+    def process(self, **options: str) -> BigQueryDestination:
+        mark = self.options["dataset"].partition("_")[0]
+        opened = from_options({"method": "auto", **self.options, **options}, f"shop_{mark}")
+        opened.prepare()
+        self.opened.append(opened)
+        return opened
+
+    def copies(self, destination: BigQueryDestination, schema: TableSchema, data: Sequence[Row]) -> None:
+        publish(destination, schema, data)
+        columns = {column.name: bigquery_field(column).sql for column in schema.columns}
+        held = to_bigquery(rows(schema, data), schema.columns, schema.name)
+        self.server.create_table(destination.place(schema).path, columns, schema.key, held)
+
+    def has(self, schema: TableSchema) -> Counter[Row]:
+        path = self.opened[0].place(schema).path
+        counted: Counter[Row] = Counter()
+        for block in self.server.read(path, arrow_schema_for(schema.columns)).to_batches():
+            counted.update(comparable(pa.Table.from_batches([from_bigquery(block, schema.columns)])))
+        return counted
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[BigQueryWriteServer]:
+    with BigQueryWriteServer() as running:
+        yield running
+
+
+@pytest.fixture
+def warehouse(
+    server: BigQueryWriteServer, bigquery_options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Warehouse]:
+    monkeypatch.setattr("etl_core.destination.bigquery.connection._WAIT", 0.01)
+    warehouse = Warehouse(server, bigquery_options)
+    real = Clients.run
+
+    def run(self: Clients, sql: str, doing: str, *rest: Any, **keywords: Any) -> Any:
+        job = real(self, sql, doing, *rest, **keywords)
+        if doing == "adding a column":
+            server.add_column(warehouse.opened[0].place(ORDERS).path, "extra", "INT64")
+        return job
+
+    monkeypatch.setattr(Clients, "run", run)
+    with grpc.insecure_channel(server.address) as channel:
+        strict = BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
+        monkeypatch.setattr(
+            change_streams,
+            "CdcWriter",
+            lambda _client, path, schema, names: CdcWriter(strict, path, schema, names, waits=(0, 0, 0)),
+        )
+        yield warehouse
+        for destination in warehouse.opened:
+            destination.close()
+
+
+def once_before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, happens: Callable[[], None]) -> None:
+    """`happens` before the first call of the function, as if the process had stood still there."""
+    real = getattr(owner, name)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        monkeypatch.setattr(owner, name, real)
+        happens()
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def dies() -> None:
+    raise LookupError("killed")
+
+
+def test_a_batch_is_streamed_and_moves_the_watermark(warehouse: Warehouse) -> None:
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW, NEXT])
+    destination.write(batch(changes(ORDERS, inserts=[LAST], deletes=[(1,)]), expected=100, new=200, stream=200))
+    moved = (9, "c", "d", 2)
+    destination.write(batch(changes(ORDERS, upserts=[moved], deletes=[(2,)]), expected=200, new=300, stream=300))
+    assert warehouse.has(ORDERS) == Counter([LAST, moved])
+    assert destination.positions().tables == {ORDERS.table_id: Lsn(300)}
+
+
+def test_the_rows_are_read_through_a_query(warehouse: Warehouse) -> None:
+    """A read of the table itself might lack changes that are not applied yet."""
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW, NEXT])
+    assert contents(destination, ORDERS) == Counter([ROW, NEXT])
+
+
+def test_one_batch_has_tables_of_both_kinds(warehouse: Warehouse) -> None:
+    destination = warehouse.process()
+    merged = orders(name="merged", table_id=17)  # unchanged values of `note` may be missing
+    warehouse.copies(destination, ORDERS, [ROW])
+    publish(destination, merged, [ROW])
+    both = [changes(ORDERS, inserts=[NEXT]), changes(merged, partials=[partial(merged, ["note"], {(1,): (1, "x", 7)})])]
+    destination.write(batch(*both, expected=100, new=200))
+    assert warehouse.has(ORDERS) == Counter([ROW, NEXT])
+    assert contents(destination, merged) == Counter([(1, "x", "b", 7)])
+
+
+def test_a_lost_answer_and_a_request_that_comes_twice(warehouse: Warehouse) -> None:
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW])
+    first = len(warehouse.server.requests) + 1
+    warehouse.server.inject(Fault("lose answer", first), Fault("twice", first + 1))
+    destination.write(batch(changes(ORDERS, inserts=[NEXT], deletes=[(1,)]), expected=100, new=200))
+    assert warehouse.has(ORDERS) == Counter([NEXT])
+
+
+def test_killed_before_the_watermark_and_cut_elsewhere_afterwards(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, successor = warehouse.process(), warehouse.process()
+    warehouse.copies(killed, ORDERS, [ROW])
+    once_before(monkeypatch, BigQueryDestination, "_apply", dies)
+    with pytest.raises(LookupError):
+        killed.write(
+            batch(changes(ORDERS, inserts=[NEXT, LAST], upserts=[(1, "later", "b", 1)]), expected=100, new=200)
+        )
+    # The next process reads less at first; then it reads on, to where one of the rows was deleted again.
+    successor.write(batch(changes(ORDERS, inserts=[NEXT]), expected=100, new=150))
+    successor.write(batch(changes(ORDERS, upserts=[(1, "later", "b", 1)], deletes=[(3,)]), expected=150, new=250))
+    assert warehouse.has(ORDERS) == Counter([(1, "later", "b", 1), NEXT])
+
+
+def test_one_that_stood_still_before_it_sent_changes_nothing(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw the same watermark; its rows are older than those its successor has sent since."""
+    stalled, successor = warehouse.process(), warehouse.process()
+    warehouse.copies(stalled, ORDERS, [ROW])
+
+    def goes_on() -> None:
+        successor.write(batch(changes(ORDERS, upserts=[(1, "newest", "b", 9)]), expected=100, new=300))
+
+    once_before(monkeypatch, ChangeStreams, "send", goes_on)
+    with pytest.raises(WatermarkConflict):
+        stalled.write(batch(changes(ORDERS, upserts=[(1, "older", "b", 5)]), expected=100, new=200))
+    assert warehouse.has(ORDERS) == Counter([(1, "newest", "b", 9)])
+
+
+def test_one_that_has_sent_cannot_move_the_watermark_after_another_has_begun(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other's rows outrank it: with the watermark moved beyond them, they would stay."""
+    stalled, other = warehouse.process(), warehouse.process()
+    warehouse.copies(stalled, ORDERS, [ROW])
+
+    def begins_and_dies() -> None:
+        once_before(monkeypatch, BigQueryDestination, "_apply", dies)
+        with pytest.raises(LookupError):
+            other.write(batch(changes(ORDERS, upserts=[(1, "older", "b", 5)]), expected=100, new=200))
+
+    once_before(monkeypatch, BigQueryDestination, "_apply", begins_and_dies)
+    newest = changes(ORDERS, upserts=[(1, "newest", "b", 9)])
+    with pytest.raises(WatermarkConflict):
+        stalled.write(batch(newest, expected=100, new=300))
+    assert stalled.positions().tables == {ORDERS.table_id: Lsn(100)}
+    stalled.write(batch(newest, expected=100, new=300))
+    assert warehouse.has(ORDERS) == Counter([(1, "newest", "b", 9)])
+
+
+def test_columns_come_and_go(warehouse: Warehouse) -> None:
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW])
+    grown = replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4)))
+    destination.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
+    assert warehouse.has(grown) == Counter([(*ROW, None), (*NEXT, 7)])
+    destination.write(batch(changes(ORDERS, inserts=[LAST]), expected=200, new=300))
+    assert warehouse.has(ORDERS) == Counter([ROW, NEXT, LAST])
+    fields = destination._clients.rest().get_table(str(destination.place(ORDERS))).schema
+    assert {found.name for found in fields} == {"id", "status", "note", "amount"}
+
+
+def test_killed_between_a_column_and_its_rows(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed, successor = warehouse.process(), warehouse.process()
+    warehouse.copies(killed, ORDERS, [ROW])
+    grown = replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4)))
+    once_before(monkeypatch, ChangeStreams, "send", dies)
+    with pytest.raises(LookupError):
+        killed.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
+    successor.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
+    assert warehouse.has(grown) == Counter([(*ROW, None), (*NEXT, 7)])
+
+
+FILLED = replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4, missing_value="5")))
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (lambda: changes(ORDERS, truncate=True), "truncated"),
+        (lambda: changes(ORDERS, partials=[partial(ORDERS, ["note"], {(1,): (1, "x", 7)})]), "TOAST"),
+        (lambda: changes(FILLED, inserts=[(*NEXT, 1)]), "older than column extra have a value"),
+    ],
+    ids=["truncate", "partial", "default"],
+)
+def test_what_cannot_be_streamed_stops_the_table(warehouse: Warehouse, part: Any, said: str) -> None:
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW])
+    with pytest.raises(TableError, match=said) as caught:
+        destination.write(batch(part(), expected=100, new=200))
+    assert caught.value.table == "public.orders"
+    assert "etl resync public.orders" in str(caught.value.hint)
+    assert warehouse.has(ORDERS) == Counter([ROW])
+    assert destination.positions().tables == {ORDERS.table_id: Lsn(100)}
+
+
+def test_a_table_that_cannot_be_streamed_is_refused_when_it_is_to_be(warehouse: Warehouse) -> None:
+    destination = warehouse.process(method="storage_write_cdc")
+    with pytest.raises(TableError, match="because the table has no key") as caught:
+        destination.copy(replace(ORDERS, key=()))
+    assert "method: auto" in str(caught.value.hint)
+    with destination.copy(replace(orders(), columns=(*orders().columns, Column("more", TEXT)))):
+        pass  # unchanged values that are missing stop it when they come
+
+
+def test_staleness_is_an_option_of_streamed_tables_alone(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    real = Clients.run
+
+    def run(self: Clients, sql: str, *rest: Any, **keywords: Any) -> Any:
+        sent.append(sql)
+        return real(self, sql.replace(", max_staleness = INTERVAL 600 SECOND", ""), *rest, **keywords)
+
+    monkeypatch.setattr(Clients, "run", run)
+    destination = warehouse.process(max_staleness="10m")
+    publish(destination, ORDERS, [ROW])
+    publish(destination, orders(name="merged", table_id=17), [ROW])
+    streamed, merged = (sql for sql in sent if sql.startswith("CREATE OR REPLACE"))
+    assert "max_staleness = INTERVAL 600 SECOND)" in streamed
+    assert "max_staleness" not in merged
