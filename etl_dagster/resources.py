@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
@@ -110,6 +110,13 @@ class BigQueryDestinationResource(DestinationResource):
     )
     location: str | None = Field(default=None, description="Where datasets are created, such as EU.")
     credentials: str = Field(default="default", description="default, a service account's file, or dg.EnvVar.")
+    method: Literal["load_merge", "storage_write_cdc", "auto"] = Field(
+        default="load_merge",
+        description="How changes get into tables; a table keeps its method until it is copied again.",
+    )
+    max_staleness: str | None = Field(
+        default=None, description="How old what readers of streamed tables see may be, such as 10m."
+    )
     labels: dict[str, str] = Field(default={}, description="Of every table, such as {team: data}.")
     partition_by: dict[str, str] = Field(
         default={}, description="The date or timestamp column by whose days a table is partitioned, by table."
@@ -139,6 +146,8 @@ class BigQueryDestinationResource(DestinationResource):
             "dataset": plain(self.dataset),
             "location": plain(self.location),
             "credentials": plain(self.credentials),
+            "method": self.method,
+            "max_staleness": plain(self.max_staleness),
             "api_endpoint": plain(self.api_endpoint),
             "storage_endpoint": plain(self.storage_endpoint),
         }

@@ -9,7 +9,7 @@ one with the largest, whenever it arrived. Ours has three sections, compared one
 
 - The watermark: a later batch wins over an earlier one. It is where the batch begins, not where it ends: a try that
   failed ended somewhere, and the next one, cut at other LSNs, must win over it wherever that was.
-- The attempt grows with every try to write a batch, over restarts too. A batch that is read again may be cut into other
+- The attempt grows with every try to write a batch, over restarts too (`change_streams` says how). A batch that is read again may be cut into other
   parts, and a part has what a key was in the middle of the batch: the later try is right.
 - The part's number: within one try the later part wins. An update that moves a row to a key and one that leaves the
   same key meet as DELETE and UPSERT of one part, and the row stays.
@@ -23,8 +23,7 @@ transaction T in (W, E] touched. The batch is read again from W: the try that co
 attempt, or beyond W, so what it says of k outranks whatever the lost try said or is still going to say. So once the
 watermark has reached E, the table is as the source was. Until then a reader may see single keys as they were later:
 this method never shows whole transactions, and `verify` may look only at a table whose last batch has been answered. A
-second writer with a stale view does no harm for the same reason: its numbers are smaller. The watermark's
-compare-and-set stops it anyway.
+second writer with a stale view does no harm for the same reason: its numbers are smaller.
 
 **What this rests on.**
 
@@ -32,7 +31,9 @@ compare-and-set stops it anyway.
   `deletes`, though a destination with transactions never needs it there: a lost try may have ended between the two,
   and left the row.
 - *Deletes are remembered*: for two days, says BigQuery. A request delivered later than that could bring a row back.
-- *A table that is copied again is a new table*, without the numbers of the old one and without its late requests.
+- *A table that is copied again is a new table*, without the numbers of the old one and without its late requests. A
+  process that stood still from before the copy until after it, with rows in its hands, could send them to the new table:
+  nothing stops it, and they stay until their keys change. `docs/destinations/bigquery.md` names it among the limits.
 
 **What cannot go this way** is said by `needs_merge`. BigQuery refuses DML (MERGE, DELETE, TRUNCATE) on a table that
 has had changes streamed to it until they are all applied, so the two methods do not take turns: a table for which
