@@ -112,7 +112,7 @@ class BigQueryDestinationResource(DestinationResource):
     credentials: str = Field(default="default", description="default, a service account's file, or dg.EnvVar.")
     method: Literal["load_merge", "storage_write_cdc", "auto"] = Field(
         default="load_merge",
-        description="How changes get into tables; a table keeps its method until it is copied again.",
+        description="How changes get into a table, from its next copy on.",
     )
     max_staleness: str | None = Field(
         default=None, description="How old what readers of streamed tables see may be, such as 10m."

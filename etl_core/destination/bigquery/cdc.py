@@ -9,8 +9,9 @@ one with the largest, whenever it arrived. Ours has three sections, compared one
 
 - The watermark: a later batch wins over an earlier one. It is where the batch begins, not where it ends: a try that
   failed ended somewhere, and the next one, cut at other LSNs, must win over it wherever that was.
-- The attempt grows with every try to write a batch, over restarts too (`change_streams` says how). A batch that is read again may be cut into other
-  parts, and a part has what a key was in the middle of the batch: the later try is right.
+- The attempt grows with every try to write a batch, over restarts too (`change_streams` says how). A batch that is
+  read again may be cut into other parts, and a part has what a key was in the middle of the batch: the later try is
+  right.
 - The part's number: within one try the later part wins. An update that moves a row to a key and one that leaves the
   same key meet as DELETE and UPSERT of one part, and the row stays.
 
@@ -32,8 +33,9 @@ second writer with a stale view does no harm for the same reason: its numbers ar
   and left the row.
 - *Deletes are remembered*: for two days, says BigQuery. A request delivered later than that could bring a row back.
 - *A table that is copied again is a new table*, without the numbers of the old one and without its late requests. A
-  process that stood still from before the copy until after it, with rows in its hands, could send them to the new table:
-  nothing stops it, and they stay until their keys change. `docs/destinations/bigquery.md` names it among the limits.
+  process that stood still from before the copy until after it, with rows in its hands, could send them to the new
+  table: nothing stops it, and they stay until their keys change. `docs/destinations/bigquery.md` names it among the
+  limits.
 
 **What cannot go this way** is said by `needs_merge`. BigQuery refuses DML (MERGE, DELETE, TRUNCATE) on a table that
 has had changes streamed to it until they are all applied, so the two methods do not take turns: a table for which
