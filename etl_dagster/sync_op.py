@@ -129,6 +129,7 @@ def _metadata(synced: Synced, uri: str, source: dg.AssetKey) -> dict[str, Any]:
                 dg.TableColumn(
                     column.name,
                     format_type(column),
+                    description=column.comment,
                     constraints=dg.TableColumnConstraints(nullable=column.nullable),
                 )
                 for column in columns

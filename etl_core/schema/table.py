@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from etl_core.identifiers import TableId, TableName
@@ -48,7 +48,8 @@ class Column:
     `type_modifier` is `atttypmod` (-1: none). `attnum` tells a column that was dropped and added again
     under the same name from one that stayed; 0 if unknown. `missing_value` is the text representation of
     `attmissingval`: what rows older than the column hold (`ADD COLUMN … DEFAULT`), None for NULL. `fill_known` is
-    False when they hold what nobody recorded (a volatile default): only a new copy of the table has it.
+    False when they hold what nobody recorded (a volatile default): only a new copy of the table has it. `comment` is
+    what COMMENT ON said when the catalog was last asked; two columns that differ by it alone are equal.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Column:
     attnum: int = 0
     missing_value: str | None = None
     fill_known: bool = True
+    comment: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class TableSchema:
 
     `columns` are in the order pgoutput sends them. `key` names the columns that identify a row for
     update and delete (the primary key, or the REPLICA IDENTITY index), in column order; empty if there is none,
-    and such a table can only be appended to.
+    and such a table can only be appended to. `comment` is as a column's.
     """
 
     table_id: TableId
@@ -74,6 +76,7 @@ class TableSchema:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     replica_identity: ReplicaIdentity = ReplicaIdentity.DEFAULT
+    comment: str | None = field(default=None, compare=False)
 
     def column(self, name: str) -> Column:
         """The column called `name`; KeyError if there is none."""

@@ -36,6 +36,7 @@ SELECT c.oid::bigint,
        c.relname::text,
        c.relkind::text,
        c.relreplident::text,
+       pg_catalog.obj_description(c.oid, 'pg_class'),
        pg_catalog.pg_get_expr(p.qual, p.relid),
        columns.described,
        identity.attnums,
@@ -51,7 +52,8 @@ LEFT JOIN LATERAL (
                    a.attname, a.atttypid::bigint, a.atttypmod, a.attnotnull, a.attnum,
                    -- One element, whose text the array's text quotes. The join undoes the split of a box's commas.
                    CASE WHEN a.atthasmissing THEN
-                       pg_catalog.array_to_string(a.attmissingval::text::text[], ',') END)
+                       pg_catalog.array_to_string(a.attmissingval::text::text[], ',') END,
+                   pg_catalog.col_description(c.oid, a.attnum))
                ORDER BY a.attnum) AS described
     FROM pg_catalog.pg_attribute a
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -206,12 +208,12 @@ def _read_tables(conn: Connection, publication: str, condition: sql.Composable) 
         published=sql.SQL(published).format(name=sql.Literal(publication)), condition=condition
     )
     rows = _rows(conn, statement)
-    types = _read_types(conn, {column[1] for row in rows for column in row[6] or ()})
+    types = _read_types(conn, {column[1] for row in rows for column in row[7] or ()})
     return [_build_table(row, types) for row in rows]
 
 
 def _build_table(row: tuple[Any, ...], types: Mapping[int, PgType]) -> PublishedTable:
-    oid, namespace, name, relkind, identity, row_filter, described, key_attnums, leaves, size, estimated_rows = row
+    oid, namespace, name, relkind, identity, comment, row_filter, described, key_attnums, leaves, size, estimated = row
     columns = tuple(
         Column(
             name=column_name,
@@ -220,8 +222,9 @@ def _build_table(row: tuple[Any, ...], types: Mapping[int, PgType]) -> Published
             nullable=not not_null,
             attnum=attnum,
             missing_value=missing_value,
+            comment=column_comment,
         )
-        for column_name, type_oid, type_modifier, not_null, attnum, missing_value in described or ()
+        for column_name, type_oid, type_modifier, not_null, attnum, missing_value, column_comment in described or ()
     )
     wanted = set(key_attnums or ())
     key = tuple(column.name for column in columns if column.attnum in wanted)
@@ -232,13 +235,14 @@ def _build_table(row: tuple[Any, ...], types: Mapping[int, PgType]) -> Published
         # A key of which a column is not published identifies nothing; PostgreSQL refuses updates of such a table.
         key=key if len(key) == len(wanted) else (),
         replica_identity=ReplicaIdentity(identity),
+        comment=comment,
     )
     return PublishedTable(
         schema=schema,
         is_partitioned=relkind == "p",
         row_filter=row_filter,
         leaves=tuple(TableName(*leaf) for leaf in leaves or ()),
-        estimated_rows=int(estimated_rows or 0),
+        estimated_rows=int(estimated or 0),
         estimated_bytes=int(size or 0),
     )
 

@@ -23,6 +23,7 @@ def schema_to_json(schema: TableSchema) -> str:
             "columns": [_column_to_object(column) for column in schema.columns],
             "key": schema.key,
             "replica_identity": schema.replica_identity,
+            "comment": schema.comment,
         },
         separators=(",", ":"),
     )
@@ -38,6 +39,7 @@ def schema_from_json(text: str) -> TableSchema:
             columns=tuple(_column_from_object(column) for column in stored["columns"]),
             key=tuple(stored["key"]),
             replica_identity=ReplicaIdentity(stored["replica_identity"]),
+            comment=stored.get("comment"),
         )
     except (KeyError, TypeError, ValueError):
         # A default value may stand in the text, so the parser's words are not passed on.
@@ -55,6 +57,7 @@ def _column_to_object(column: Column) -> dict[str, Any]:
         "nullable": column.nullable,
         "attnum": column.attnum,
         "missing_value": column.missing_value,
+        "comment": column.comment,
     }
 
 
@@ -66,6 +69,7 @@ def _column_from_object(stored: dict[str, Any]) -> Column:
         nullable=stored["nullable"],
         attnum=stored["attnum"],
         missing_value=stored["missing_value"],
+        comment=stored.get("comment"),
     )
 
 

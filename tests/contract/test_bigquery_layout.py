@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_table_is_partitioned_and_clustered(opens: Opens, monkeypatch: pytest.
     assert contents(destination, EVENTS) == Counter([(1, None), (2, DAY)])
     publish(destination, EVENTS, [(3, DAY)], watermark=300)
     assert contents(destination, EVENTS) == Counter([(3, DAY)])
+
+
+def test_comments_are_descriptions(opens: Opens) -> None:
+    said = 'It\'s "ours" \\ äöü 😀\n\tsecond line; DROP TABLE x'
+    columns = (replace(EVENTS.columns[0], comment=said), replace(EVENTS.columns[1], comment="x" * 2_000))
+    destination = opens()
+    publish(destination, replace(EVENTS, comment=said, columns=columns), [(1, DAY)])
+    made = in_bigquery(destination)
+    assert made.description == said
+    assert [field.description for field in made.schema] == [said, "x" * 1_024]
+    assert contents(destination, EVENTS) == Counter([(1, DAY)])
 
 
 def test_labels_of_your_own_stay_when_a_table_is_given_up(opens: Opens) -> None:

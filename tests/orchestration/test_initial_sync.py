@@ -134,6 +134,7 @@ def test_a_translator_decides_how_a_table_appears(
 def test_materialising_copies_and_tells(
     replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
 ) -> None:
+    database.execute("COMMENT ON COLUMN orders.n IS 'how many'")
     result = sync(replication, instance)
     assert result.success
     for table in ("orders", "customers"):
@@ -148,10 +149,10 @@ def test_materialising_copies_and_tells(
     }
     metadata = told["orders"].metadata
     columns = metadata["dagster/column_schema"].value.columns
-    assert [(column.name, column.type, column.constraints.nullable) for column in columns] == [
-        ("id", "int4", False),
-        ("n", "int4", False),
-        ("note", "text", True),
+    assert [(column.name, column.type, column.constraints.nullable, column.description) for column in columns] == [
+        ("id", "int4", False, None),
+        ("n", "int4", False, "how many"),
+        ("note", "text", True, None),
     ]
     source = dg.AssetKey([replication.name, "public", "orders"])
     assert metadata["dagster/column_lineage"].value.deps_by_column == {

@@ -1,12 +1,14 @@
 """The SQL of one table: as it is created, as a staged part is merged into it. Text in, text out.
 
-Names come from `names`, which lets nothing through that would end a quoted identifier; values are query parameters.
+Names come from `names`, which lets nothing through that would end a quoted identifier; values are query parameters,
+and comments of the source are escaped.
 """
 
 # ruff: noqa: S608 names are quoted by `names`, values are parameters
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from google.cloud import bigquery
@@ -24,6 +26,8 @@ rows, counted from 1, or 0."""
 
 _CLUSTERED = frozenset({"INT64", "STRING", "NUMERIC", "BIGNUMERIC", "BOOL", "DATE", "DATETIME", "TIMESTAMP"})
 _MOST_CLUSTERED = 4
+_LONGEST_DESCRIPTION, _LONGEST_COLUMN_DESCRIPTION = 16_384, 1_024
+"""Characters: https://cloud.google.com/bigquery/quotas#table_limits"""
 
 
 def origin(number: int) -> str:
@@ -65,7 +69,9 @@ def replace_table(
     """
     stored = stored_columns(schema)
     names = {column.name: quoted(column.column) for column in stored}
-    definitions = [f"{names[column.name]} {column.type}" for column in stored]
+    definitions = [
+        f"{names[column.name]} {column.type}{_described(schema.column(column.name).comment)}" for column in stored
+    ]
     kinds = {name: bigquery_field(schema.column(name)) for name in schema.key}
     if key_refused(schema) is None:
         definitions.append(f"PRIMARY KEY ({', '.join(names[name] for name in schema.key)}) NOT ENFORCED")
@@ -74,9 +80,10 @@ def replace_table(
     by = f" PARTITION BY {partition}" if partition else ""
     listed = ", ".join(f"('{key}', '{value}')" for key, value in labels.items())
     stale = "" if max_staleness is None else f", max_staleness = INTERVAL {max_staleness:.0f} SECOND"
+    described = "" if schema.comment is None else f", description = {_literal(schema.comment[:_LONGEST_DESCRIPTION])}"
     return (
         f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){by}{cluster}"
-        f" OPTIONS (labels = [{listed}]{stale})"
+        f" OPTIONS (labels = [{listed}]{stale}{described})"
         f" AS SELECT {', '.join(names.values())} FROM {staging.sql}"
     )
 
@@ -191,6 +198,17 @@ def script(statements: Sequence[str]) -> str:
 def transaction(statements: Sequence[str]) -> str:
     """All of them or none."""
     return script(["BEGIN TRANSACTION", *statements, "COMMIT TRANSACTION"])
+
+
+def _described(comment: str | None) -> str:
+    if comment is None:
+        return ""
+    return f" OPTIONS (description = {_literal(comment[:_LONGEST_COLUMN_DESCRIPTION])})"
+
+
+def _literal(text: str) -> str:
+    """A string of BigQuery's: its escapes are JSON's, but for surrogates, which `ensure_ascii` would make."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _names(columns: Sequence[StoredColumn]) -> dict[str, str]:

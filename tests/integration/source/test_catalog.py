@@ -17,6 +17,7 @@ from etl_core.source.catalog import (
     table_schema,
 )
 from etl_core.source.connection import Connection
+from etl_core.state.schema_json import schema_from_json, schema_to_json
 from etl_core.testing.database import Database
 
 
@@ -49,6 +50,22 @@ def test_columns_types_and_key(database: Database, conn: Connection, walsender: 
     assert (table.is_partitioned, table.leaves, table.row_filter) == (False, (), None)
     assert table.schema.table_id == database.execute("SELECT 't'::regclass::oid::bigint")[0][0]
     assert one(walsender) == table
+
+
+def test_comments(database: Database, conn: Connection) -> None:
+    publish(
+        database,
+        "CREATE TABLE t (id int PRIMARY KEY, n int)",
+        "COMMENT ON TABLE t IS 'It''s \"ours\"'",
+        "COMMENT ON COLUMN t.n IS 'how many'",
+    )
+    schema = one(conn).schema
+    assert schema.comment == 'It\'s "ours"'
+    assert [column.comment for column in schema.columns] == [None, "how many"]
+    kept = schema_from_json(schema_to_json(schema))
+    assert (kept.comment, kept.columns[1].comment) == (schema.comment, "how many")
+    database.execute("COMMENT ON COLUMN t.n IS 'how many, now'")
+    assert one(conn).schema == schema, "a comment is no change of the schema"
 
 
 def test_types_of_ones_own(database: Database, conn: Connection) -> None:
