@@ -50,6 +50,7 @@ class Describer:
             columns,
             _key(relation, catalog),
             relation.replica_identity,
+            comment=None if catalog is None else catalog.comment,
         )
         return self._with_fills(schema)
 

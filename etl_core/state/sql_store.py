@@ -178,9 +178,10 @@ class SqlStateStore:
             return self._newest_schema(connection, table_id)
 
     def save_schema(self, schema: TableSchema, lsn: Lsn) -> int:
+        text = schema_to_json(schema)  # with the comments, which equality leaves out
         with self._write() as connection:
             newest = self._newest_schema(connection, schema.table_id)
-            if newest is not None and newest[1] == schema:
+            if newest is not None and schema_to_json(newest[1]) == text:
                 return newest[0]
             version = 1 if newest is None else newest[0] + 1
             connection.execute(
@@ -189,7 +190,7 @@ class SqlStateStore:
                     table_id=schema.table_id,
                     version=version,
                     lsn=lsn,
-                    schema_json=schema_to_json(schema),
+                    schema_json=text,
                     saved_at=self._now(),
                 )
             )

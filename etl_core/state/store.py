@@ -162,7 +162,7 @@ class StateStore(Protocol):
         """The newest schema version of a table, counted from 1."""
 
     def save_schema(self, schema: TableSchema, lsn: Lsn) -> int:
-        """Stores `schema` as the table's next version unless it equals the newest; returns its version."""
+        """Stores `schema` as the next version unless it is the newest, comments and all; returns its version."""
 
     def record_slot(self, name: str, table_id: TableId | None) -> None:
         """Called before the slot is created, so that a crash in between leaves a name, never a slot, behind."""

@@ -289,6 +289,13 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         assert store.save_schema(other, LAST) == 1
         assert store.schema(CUSTOMERS) == (1, other)
 
+    def test_a_comment_that_changed_is_kept(self, store: StateStore) -> None:
+        assert store.save_schema(SCHEMA, Lsn(1)) == 1
+        assert store.save_schema(replace(SCHEMA, comment="ours"), Lsn(2)) == 2
+        stored = store.schema(ORDERS)
+        assert stored is not None
+        assert stored[1].comment == "ours"
+
     def test_a_schema_comes_back_as_it_was(self, store: StateStore) -> None:
         mood = PgType(4294967295, "Mood", "my types", TypeKind.ENUM)
         array = PgType(99999, "_Mood", "my types", TypeKind.ARRAY, element=mood)

@@ -162,7 +162,7 @@ def test_materialising_copies_and_tells(
     assert metadata["etl/bytes"].value == 8192
     seconds, rate = metadata["etl/duration_seconds"].value, metadata["etl/rows_per_second"].value
     assert seconds > 0
-    assert rate == pytest.approx(100 / seconds)
+    assert rate == pytest.approx(100 / seconds, rel=0.02), "both are rounded"
     with replication.pipeline() as pipeline:
         for name in TABLES:
             lsn = str(pipeline.find(name).snapshot_lsn)
