@@ -310,6 +310,46 @@ def test_killed_between_a_column_and_its_rows(warehouse: Warehouse, monkeypatch:
     assert warehouse.has(grown) == Counter([(*ROW, None), (*NEXT, 7)])
 
 
+def holds(warehouse: Warehouse) -> None:
+    """What the server's rows have in the column that came; queries are the emulator's, which has no changes."""
+    destination = warehouse.opened[0]
+    destination._clients.run(f"UPDATE {destination.place(ORDERS).sql} SET extra = 7 WHERE TRUE", "a test")  # noqa: S608
+
+
+def test_killed_after_rows_with_a_column_that_came(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the column holds is of the lost try, and all of it is sent again."""
+    killed, successor = warehouse.process(), warehouse.process()
+    warehouse.copies(killed, ORDERS, [ROW])
+    grown = replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4, attnum=5)))
+    once_before(monkeypatch, BigQueryDestination, "_apply", dies)
+    with pytest.raises(LookupError):
+        killed.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
+    holds(warehouse)
+    successor.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
+    assert warehouse.has(grown) == Counter([(*ROW, None), (*NEXT, 7)])
+
+
+def test_a_column_that_comes_twice_in_a_batch_stops_the_table(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows have values of the first one, and the second begins empty at the source."""
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW])
+    first, second = (
+        replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4, attnum=attnum))) for attnum in (5, 6)
+    )
+    real = Attempt.send
+
+    def send(self: Attempt, *arguments: Any) -> None:
+        real(self, *arguments)
+        holds(warehouse)
+
+    monkeypatch.setattr(Attempt, "send", send)
+    parts = [changes(first, inserts=[(*NEXT, 7)]), changes(second, inserts=[(*LAST, 8)])]
+    with pytest.raises(TableError, match="older than column extra have a value"):
+        destination.write(batch(*parts, expected=100, new=200))
+
+
 FILLED = replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4, missing_value="5")))
 
 

@@ -43,6 +43,7 @@ _SCHEMA = [
     bigquery.SchemaField("table_name", "STRING"),
     bigquery.SchemaField("columns", "STRING"),
     bigquery.SchemaField("dropped", "STRING"),
+    bigquery.SchemaField("added", "STRING"),
     bigquery.SchemaField("watermark", "STRING"),
     bigquery.SchemaField("method", "STRING"),
     bigquery.SchemaField("epoch", "INT64"),
@@ -71,6 +72,8 @@ class StoredTable:
     dropped: tuple[str, ...] = ()
     """Names in BigQuery of columns that are still to be dropped."""
     method: str = LOAD_MERGE
+    added: tuple[tuple[str, int], ...] = ()
+    """Names in BigQuery and attribute numbers of columns that a try to stream has added, and maybe filled."""
     claim: Claim | None = None
     """Under which changes are streamed; a new one with every process that begins to, and after every failure."""
 
@@ -135,6 +138,7 @@ class Bookkeeping:
                     watermark,
                     tuple(json.loads(row["dropped"] or "[]")),
                     row["method"],
+                    tuple((name, attnum) for name, attnum in json.loads(row["added"] or "[]")),
                     None if row["epoch_of"] is None else Claim(row["epoch"], row["epoch_of"]),
                 )
             )
@@ -190,9 +194,13 @@ class Bookkeeping:
     def put_columns(self, columns: str, dropped: str, table_id: TableId) -> str:
         """The statement that stores the columns of a table and those to be dropped, given as parameters."""
         return (
-            f"UPDATE {self.tables_place.sql} SET columns = @{columns}, dropped = @{dropped}"
+            f"UPDATE {self.tables_place.sql} SET columns = @{columns}, dropped = @{dropped}, added = NULL"
             f" WHERE table_id = {int(table_id)}"
         )
+
+    def has_added(self, table_id: TableId) -> str:
+        """The statement that takes note of the columns `@added`."""
+        return f"UPDATE {self.tables_place.sql} SET added = @added WHERE table_id = {int(table_id)}"
 
     def still_to_drop(self, table_id: TableId) -> str:
         """The statement that ends the script unless the columns `@dropped` are still to be dropped, and no others."""
@@ -322,6 +330,10 @@ def columns_parameter(name: str, columns: Sequence[StoredColumn]) -> Parameter:
         for column in columns
     ]
     return bigquery.ScalarQueryParameter(name, "STRING", json.dumps(entries))
+
+
+def added_parameter(columns: Sequence[tuple[str, int]]) -> Parameter:
+    return bigquery.ScalarQueryParameter("added", "STRING", json.dumps(columns))
 
 
 def dropped_parameter(names: Sequence[str], parameter: str = "dropped") -> Parameter:
