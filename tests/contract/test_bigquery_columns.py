@@ -70,7 +70,7 @@ def test_one_that_stood_still_does_not_drop_what_its_successor_added(
     assert there(successor) == {"id", "status", "amount", "note"}
 
 
-@pytest.mark.parametrize("at", ["add_columns", "_run_script"])
+@pytest.mark.parametrize("at", ["add_columns", "_run"])
 def test_one_that_stood_still_with_its_batch_changes_nothing(
     processes: tuple[BigQueryDestination, BigQueryDestination], monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -142,7 +142,7 @@ def test_one_that_dies_between_the_column_and_its_batch(
     def dies() -> None:
         raise LookupError("killed")
 
-    before(monkeypatch, BigQueryDestination, "_run_script", dies)
+    before(monkeypatch, BigQueryDestination, "_run", dies)
     with pytest.raises(LookupError):
         killed.write(part())
     assert contents(successor, WITH) == Counter([(1, "a", "b", 1)])
@@ -161,7 +161,7 @@ def test_a_column_that_goes_and_comes_in_one_batch_loses_nothing_before_the_batc
     def dies() -> None:
         raise LookupError("killed")
 
-    before(monkeypatch, BigQueryDestination, "_run_script", dies)
+    before(monkeypatch, BigQueryDestination, "_run", dies)
     with pytest.raises(LookupError):
         killed.write(part())
     assert contents(successor, WITH) == Counter([(1, "a", "b", 1)])

@@ -19,13 +19,14 @@ import grpc
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
+from etl_core.batch import TableChanges
 from etl_core.destination.bigquery import change_streams
 from etl_core.destination.bigquery.cdc import CdcWriter
-from etl_core.destination.bigquery.change_streams import ChangeStreams
+from etl_core.destination.bigquery.change_streams import Attempt
 from etl_core.destination.bigquery.connection import Clients
 from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
 from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field, from_bigquery, to_bigquery
-from etl_core.errors import TableError, WatermarkConflict
+from etl_core.errors import DestinationUnavailable, TableError, WatermarkConflict
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
 from etl_core.testing.bigquery_write_server import BigQueryWriteServer, Fault
@@ -188,7 +189,7 @@ def test_one_that_stood_still_before_it_sent_changes_nothing(
     def goes_on() -> None:
         successor.write(batch(changes(ORDERS, upserts=[(1, "newest", "b", 9)]), expected=100, new=300))
 
-    once_before(monkeypatch, ChangeStreams, "send", goes_on)
+    once_before(monkeypatch, Attempt, "send", goes_on)
     with pytest.raises(WatermarkConflict):
         stalled.write(batch(changes(ORDERS, upserts=[(1, "older", "b", 5)]), expected=100, new=200))
     assert warehouse.has(ORDERS) == Counter([(1, "newest", "b", 9)])
@@ -215,6 +216,77 @@ def test_one_that_has_sent_cannot_move_the_watermark_after_another_has_begun(
     assert warehouse.has(ORDERS) == Counter([(1, "newest", "b", 9)])
 
 
+def test_a_job_that_is_late_moves_no_watermark_after_the_batch_was_tried_again(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second try ends earlier and outranks the first, whose rows beyond it would be lost if its job counted."""
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW])
+    late: list[tuple[Any, ...]] = []
+    real = Clients.run
+
+    def unanswered(self: Clients, sql: str, doing: str, *rest: Any, **keywords: Any) -> Any:
+        if doing == "writing a batch" and not late:
+            late.append((sql, doing, *rest))
+            raise DestinationUnavailable("no answer")
+        return real(self, sql, doing, *rest, **keywords)
+
+    monkeypatch.setattr(Clients, "run", unanswered)
+    newest = changes(ORDERS, upserts=[(1, "newest", "b", 9)])
+    with pytest.raises(DestinationUnavailable):
+        destination.write(batch(newest, expected=100, new=300))
+    once_before(monkeypatch, BigQueryDestination, "_apply", dies)
+    with pytest.raises(LookupError):
+        destination.write(batch(changes(ORDERS, upserts=[(1, "older", "b", 5)]), expected=100, new=200))
+    with pytest.raises(WatermarkConflict):
+        real(destination._clients, *late[0])
+    destination.write(batch(newest, expected=100, new=300))
+    assert warehouse.has(ORDERS) == Counter([(1, "newest", "b", 9)])
+
+
+def test_one_that_stood_still_while_the_table_was_copied_again_is_not_its_owner(warehouse: Warehouse) -> None:
+    """The source was quiet, so the copy has the same watermark; the epochs begin again."""
+    stalled, successor = warehouse.process(), warehouse.process()
+    warehouse.copies(stalled, ORDERS, [ROW])
+    stalled.write(batch(changes(ORDERS), expected=100, new=200))
+    with successor.copy(ORDERS) as copied:
+        copied.publish(Lsn(200))
+    successor.write(batch(changes(ORDERS), expected=200, new=300))
+    before = successor._book.tables()[ORDERS.table_id].claim
+    stalled.write(batch(changes(ORDERS), expected=300, new=400))
+    after = successor._book.tables()[ORDERS.table_id].claim
+    assert before is not None
+    assert after is not None
+    assert after.number == before.number + 1
+
+
+def test_another_table_that_is_written_meanwhile_does_not_mix_up_the_order(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that catches up is written by a thread of its own, at any moment of the stream's batch."""
+    destination = warehouse.process()
+    beside = replace(orders(name="beside", table_id=17), replica_identity=ReplicaIdentity.FULL)
+    for schema in (ORDERS, beside):
+        warehouse.copies(destination, schema, [ROW])
+    sent: list[tuple[int, int]] = []
+    real = CdcWriter.write
+
+    def write(self: CdcWriter, part: TableChanges, watermark: Lsn, attempt: int, number: int) -> Any:
+        if part.schema.table_id == ORDERS.table_id:
+            if len(sent) in (0, 1):  # another batch begins and ends while this part is on its way
+                at = 100 + 100 * len(sent)
+                destination.write(batch(changes(beside, inserts=[(5 + at, "x", "y", 1)]), expected=at, new=at + 100))
+            sent.append((attempt, number))
+        return real(self, part, watermark, attempt, number)
+
+    monkeypatch.setattr(CdcWriter, "write", write)
+    parts = [changes(ORDERS, upserts=[(1, text, "b", 1)]) for text in ("first", "second", "third")]
+    destination.write(batch(*parts, expected=100, new=200))
+    assert len({attempt for attempt, _ in sent}) == 1, sent
+    assert [number for _, number in sent] == [0, 1, 2]
+    assert warehouse.has(ORDERS) == Counter([(1, "third", "b", 1)])
+
+
 def test_columns_come_and_go(warehouse: Warehouse) -> None:
     destination = warehouse.process()
     warehouse.copies(destination, ORDERS, [ROW])
@@ -231,11 +303,51 @@ def test_killed_between_a_column_and_its_rows(warehouse: Warehouse, monkeypatch:
     killed, successor = warehouse.process(), warehouse.process()
     warehouse.copies(killed, ORDERS, [ROW])
     grown = replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4)))
-    once_before(monkeypatch, ChangeStreams, "send", dies)
+    once_before(monkeypatch, Attempt, "send", dies)
     with pytest.raises(LookupError):
         killed.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
     successor.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
     assert warehouse.has(grown) == Counter([(*ROW, None), (*NEXT, 7)])
+
+
+def holds(warehouse: Warehouse) -> None:
+    """What the server's rows have in the column that came; queries are the emulator's, which has no changes."""
+    destination = warehouse.opened[0]
+    destination._clients.run(f"UPDATE {destination.place(ORDERS).sql} SET extra = 7 WHERE TRUE", "a test")  # noqa: S608
+
+
+def test_killed_after_rows_with_a_column_that_came(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the column holds is of the lost try, and all of it is sent again."""
+    killed, successor = warehouse.process(), warehouse.process()
+    warehouse.copies(killed, ORDERS, [ROW])
+    grown = replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4, attnum=5)))
+    once_before(monkeypatch, BigQueryDestination, "_apply", dies)
+    with pytest.raises(LookupError):
+        killed.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
+    holds(warehouse)
+    successor.write(batch(changes(grown, inserts=[(*NEXT, 7)]), expected=100, new=200))
+    assert warehouse.has(grown) == Counter([(*ROW, None), (*NEXT, 7)])
+
+
+def test_a_column_that_comes_twice_in_a_batch_stops_the_table(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows have values of the first one, and the second begins empty at the source."""
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW])
+    first, second = (
+        replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4, attnum=attnum))) for attnum in (5, 6)
+    )
+    real = Attempt.send
+
+    def send(self: Attempt, *arguments: Any) -> None:
+        real(self, *arguments)
+        holds(warehouse)
+
+    monkeypatch.setattr(Attempt, "send", send)
+    parts = [changes(first, inserts=[(*NEXT, 7)]), changes(second, inserts=[(*LAST, 8)])]
+    with pytest.raises(TableError, match="older than column extra have a value"):
+        destination.write(batch(*parts, expected=100, new=200))
 
 
 FILLED = replace(ORDERS, columns=(*ORDERS.columns, Column("extra", INT4, missing_value="5")))

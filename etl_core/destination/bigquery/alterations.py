@@ -20,10 +20,17 @@ from google.cloud import bigquery
 
 from etl_core.batch import WatermarkMove
 from etl_core.destination.bigquery import statements
-from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable, dropped_parameter, moves_parameter
+from etl_core.destination.bigquery.bookkeeping import (
+    Bookkeeping,
+    StoredTable,
+    added_parameter,
+    dropped_parameter,
+    moves_parameter,
+)
 from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
+from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.errors import EtlError, SchemaChangeRefused, WatermarkConflict
 from etl_core.identifiers import TableId
@@ -91,6 +98,12 @@ class ColumnMoves:
     def created(self, table_id: TableId, columns: Sequence[StoredColumn]) -> None:
         """Takes note that columns were."""
         self._created.setdefault(table_id, []).extend(columns)
+        self._there.pop(table_id, None)
+
+    def streamed_into(self, table_id: TableId) -> list[tuple[str, int]]:
+        """Columns that were created for this batch, by this try to stream it or an earlier one."""
+        created = self._created.get(table_id, [])
+        return [*self._tables[table_id].added, *((column.column, column.attnum) for column in created)]
 
     def dropped(self, table_id: TableId) -> tuple[str, ...]:
         """Names in BigQuery of columns that are none of the table's any more."""
@@ -124,12 +137,12 @@ def add_columns(
     if not added:
         return
     table, guarded = moves.table(table_id), {table_id: move}
-    clients.run(
-        statements.script([book.fence(guarded), statements.add_columns(table.place, added)]),
-        "adding a column",
-        [moves_parameter(guarded)],
-        table=table.name,
-    )
+    steps, parameters = [book.fence(guarded), statements.add_columns(table.place, added)], [moves_parameter(guarded)]
+    if table.method == STREAMED:
+        # Its rows go before the transaction: a try that is lost after them leaves its values in the columns.
+        steps.append(book.has_added(table_id))
+        parameters.append(added_parameter([*moves.streamed_into(table_id), *((c.column, c.attnum) for c in added)]))
+    clients.run(statements.script(steps), "adding a column", parameters, table=table.name)
     moves.created(table_id, added)
 
 

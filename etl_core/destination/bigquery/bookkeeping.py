@@ -43,12 +43,21 @@ _SCHEMA = [
     bigquery.SchemaField("table_name", "STRING"),
     bigquery.SchemaField("columns", "STRING"),
     bigquery.SchemaField("dropped", "STRING"),
+    bigquery.SchemaField("added", "STRING"),
     bigquery.SchemaField("watermark", "STRING"),
     bigquery.SchemaField("method", "STRING"),
     bigquery.SchemaField("epoch", "INT64"),
     bigquery.SchemaField("epoch_of", "STRING"),
     bigquery.SchemaField("updated_at", "TIMESTAMP"),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who streams a table's changes. `number` grows until the table is copied again; no `token` is used twice."""
+
+    number: int
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +72,10 @@ class StoredTable:
     dropped: tuple[str, ...] = ()
     """Names in BigQuery of columns that are still to be dropped."""
     method: str = LOAD_MERGE
-    epoch: int | None = None
-    """Under which changes are streamed; a new one with every process that begins to."""
+    added: tuple[tuple[str, int], ...] = ()
+    """Names in BigQuery and attribute numbers of columns that a try to stream has added, and maybe filled."""
+    claim: Claim | None = None
+    """Under which changes are streamed; a new one with every process that begins to, and after every failure."""
 
 
 class Bookkeeping:
@@ -127,7 +138,8 @@ class Bookkeeping:
                     watermark,
                     tuple(json.loads(row["dropped"] or "[]")),
                     row["method"],
-                    row["epoch"],
+                    tuple((name, attnum) for name, attnum in json.loads(row["added"] or "[]")),
+                    None if row["epoch_of"] is None else Claim(row["epoch"], row["epoch_of"]),
                 )
             )
         return tables, stream
@@ -158,10 +170,10 @@ class Bookkeeping:
     # --- the parts of a script that writes --------------------------------------------------------------------
 
     def fence(self, watermarks: Mapping[TableId, WatermarkMove]) -> str:
-        """The statement that ends the script unless every table has the watermark, and the epoch, expected of it."""
+        """The statement that ends the script unless every table has the watermark, and the claim, expected of it."""
         return (
             f"ASSERT (SELECT COUNT(*) FROM {self.tables_place.sql} t JOIN UNNEST(@moves) m"
-            " ON t.table_id = m.table_id AND t.watermark = m.expected AND (m.epoch IS NULL OR t.epoch = m.epoch))"
+            " ON t.table_id = m.table_id AND t.watermark = m.expected AND (m.claim IS NULL OR t.epoch_of = m.claim))"
             f" = {len(watermarks)} AS '{FENCE}'"
         )
 
@@ -182,9 +194,13 @@ class Bookkeeping:
     def put_columns(self, columns: str, dropped: str, table_id: TableId) -> str:
         """The statement that stores the columns of a table and those to be dropped, given as parameters."""
         return (
-            f"UPDATE {self.tables_place.sql} SET columns = @{columns}, dropped = @{dropped}"
+            f"UPDATE {self.tables_place.sql} SET columns = @{columns}, dropped = @{dropped}, added = NULL"
             f" WHERE table_id = {int(table_id)}"
         )
+
+    def has_added(self, table_id: TableId) -> str:
+        """The statement that takes note of the columns `@added`."""
+        return f"UPDATE {self.tables_place.sql} SET added = @added WHERE table_id = {int(table_id)}"
 
     def still_to_drop(self, table_id: TableId) -> str:
         """The statement that ends the script unless the columns `@dropped` are still to be dropped, and no others."""
@@ -201,8 +217,11 @@ class Bookkeeping:
 
     # --- single statements ------------------------------------------------------------------------------------
 
-    def claim(self, table_ids: Collection[TableId]) -> dict[TableId, int]:
-        """Gives each table an epoch, larger than all before, that its changes are streamed under until the next one."""
+    def claim(self, table_ids: Collection[TableId]) -> dict[TableId, Claim]:
+        """Claims the tables: their changes are streamed under it until the next claim.
+
+        Raises WatermarkConflict if one of them is being copied again.
+        """
         token = secrets.token_hex(8)
         while True:
             self._clients.run(
@@ -215,8 +234,10 @@ class Bookkeeping:
                 ],
             )
             rows = [row for row in self._read() if row["table_id"] in table_ids]
+            if len(rows) < len(table_ids):
+                raise WatermarkConflict("a table that was to be written is being copied again")
             if all(row["epoch_of"] == token for row in rows):
-                return {TableId(row["table_id"]): row["epoch"] for row in rows}
+                return {TableId(row["table_id"]): Claim(row["epoch"], token) for row in rows}
 
     def put_table(self, schema: TableSchema, place: Place, watermark: Lsn, method: str) -> None:
         """Adds the table's row. The caller has removed older ones (`remove`)."""
@@ -283,10 +304,10 @@ class Bookkeeping:
 
 
 def moves_parameter(
-    watermarks: Mapping[TableId, WatermarkMove], epochs: Mapping[TableId, int] | None = None
+    watermarks: Mapping[TableId, WatermarkMove], claims: Mapping[TableId, Claim] | None = None
 ) -> Parameter:
-    """`@moves` of `Bookkeeping.fence` and `Bookkeeping.moves`; `epochs` of those tables whose changes were streamed."""
-    epochs = epochs or {}
+    """`@moves` of `Bookkeeping.fence` and `Bookkeeping.moves`; `claims` of those tables whose changes were streamed."""
+    tokens = {table_id: claim.token for table_id, claim in (claims or {}).items()}
     return bigquery.ArrayQueryParameter(
         "moves",
         "STRUCT",
@@ -296,7 +317,7 @@ def moves_parameter(
                 bigquery.ScalarQueryParameter("table_id", "INT64", int(table_id)),
                 bigquery.ScalarQueryParameter("expected", "STRING", lsn_text(move.expected)),
                 bigquery.ScalarQueryParameter("new", "STRING", lsn_text(move.new)),
-                bigquery.ScalarQueryParameter("epoch", "INT64", epochs.get(table_id)),
+                bigquery.ScalarQueryParameter("claim", "STRING", tokens.get(table_id)),
             )
             for table_id, move in watermarks.items()
         ],
@@ -309,6 +330,10 @@ def columns_parameter(name: str, columns: Sequence[StoredColumn]) -> Parameter:
         for column in columns
     ]
     return bigquery.ScalarQueryParameter(name, "STRING", json.dumps(entries))
+
+
+def added_parameter(columns: Sequence[tuple[str, int]]) -> Parameter:
+    return bigquery.ScalarQueryParameter("added", "STRING", json.dumps(columns))
 
 
 def dropped_parameter(names: Sequence[str], parameter: str = "dropped") -> Parameter:

@@ -17,7 +17,7 @@ from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.alterations import ColumnMoves, Moved, add_columns
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.cdc import needs_merge
-from etl_core.destination.bigquery.change_streams import ChangeStreams
+from etl_core.destination.bigquery.change_streams import Attempt
 from etl_core.destination.bigquery.columns import StoredColumn
 from etl_core.destination.bigquery.connection import Clients, Parameter
 from etl_core.destination.bigquery.method import STREAMED
@@ -75,18 +75,16 @@ class Stager:
         self,
         clients: Clients,
         book: Bookkeeping,
-        streams: ChangeStreams,
         tables: Mapping[TableId, StoredTable],
         watermarks: Mapping[TableId, WatermarkMove],
-        epochs: Mapping[TableId, int],
+        attempt: Attempt,
     ) -> None:
         self._clients = clients
         self._book = book
-        self._streams = streams
         self._tables = tables
         self._watermarks = watermarks
-        self.epochs = epochs
-        """Under which changes are streamed, of the tables that are."""
+        self.attempt = attempt
+        """What streams the changes of those tables whose changes are."""
         self.moves = ColumnMoves(clients, tables)
         self.parts: list[StagedPart] = []
         self.staged: list[Place] = []
@@ -145,13 +143,17 @@ class Stager:
             )
         move = self._watermarks[table_id]
         add_columns(self._clients, self._book, self.moves, table_id, move)
-        self._streams.send(changes, table.place, moved.columns, move.expected)
+        self.attempt.send(changes, table.place, moved.columns, move.expected)
 
     def _are_empty(self, table: StoredTable, columns: Sequence[StoredColumn], schema: TableSchema) -> bool:
         """Whether columns that are there already hold nothing and older rows hold nothing at the source."""
         if any(schema.column(column.name).missing_value is not None for column in columns):
             return False
-        job = self._clients.run(statements.any_value(table.place, columns), "looking at a column", table=schema.name)
+        # What a try that was lost has left in a column of its own is sent again, and more.
+        others = [column for column in columns if (column.column, column.attnum) not in table.added]
+        if not others:
+            return True
+        job = self._clients.run(statements.any_value(table.place, others), "looking at a column", table=schema.name)
         return not list(job.result())
 
     def _stage_fill(

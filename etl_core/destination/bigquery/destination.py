@@ -89,15 +89,18 @@ class BigQueryDestination:
         self._book.check_fence(tables, batch.watermarks)
         if self._drop_leftovers(tables, batch):
             tables = self._book.tables()
-        epochs = self._streams.begin_batch([tables[table_id] for table_id in batch.watermarks])
-        if epochs:
+        attempt = self._streams.begin_batch([tables[table_id] for table_id in batch.watermarks])
+        if attempt.claims:
             tables = self._book.tables()
             self._book.check_fence(tables, batch.watermarks)
-        stager = Stager(self._clients, self._book, self._streams, tables, batch.watermarks, epochs)
+        stager = Stager(self._clients, self._book, tables, batch.watermarks, attempt)
         try:
             for part in batch.parts:
                 stager.stage(part)
             return self._apply(batch, stager)
+        except BaseException:
+            attempt.failed()
+            raise
         finally:
             stager.drop()
 

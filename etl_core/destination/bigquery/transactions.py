@@ -65,7 +65,7 @@ def transactions(book: Bookkeeping, batch: WriteBatch, stager: Stager) -> Iterat
         parameters = [parameter for steps in group for parameter in steps.parameters]
         if moves:
             found = [book.fence(moves), *found, book.moves()]
-            parameters.append(moves_parameter(moves, stager.epochs))
+            parameters.append(moves_parameter(moves, stager.attempt.claims))
         if stream is not None:
             found.append(book.move_stream())
             parameters.append(bigquery.ScalarQueryParameter("stream", "STRING", lsn_text(stream)))
