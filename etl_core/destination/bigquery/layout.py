@@ -50,7 +50,7 @@ class Layout:
             raise TableError(
                 f"{schema.name} cannot be partitioned by column {name}, which {kind}",
                 table=str(schema.name),
-                hint="name a date or timestamp column in destination.partition_by",
+                hint=f"name a date or timestamp column in destination.partition_by, then: etl resync {schema.name}",
             )
         return _BY_DAY[stored.type].format(quoted(stored.column))
 
