@@ -24,7 +24,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 
 from etl_core.batch import TableChanges
 from etl_core.destination.bigquery import cdc
-from etl_core.destination.bigquery.cdc import CdcWriter, RowsRefused, needs_merge, with_completed
+from etl_core.destination.bigquery.cdc import CdcWriter, RowsRefused, needs_merge
 from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field, from_bigquery
 from etl_core.errors import DestinationUnavailable, TableError, ValueOutOfRange
 from etl_core.lsn import Lsn
@@ -394,20 +394,6 @@ def test_what_cannot_be_streamed_is_not_sent(target: Target) -> None:
     with target.writer() as writer, pytest.raises(TableError, match="truncated"):
         writer.write(changes(target.schema, truncate=True), Lsn(100), 1, 0)
     assert len(target.server.requests) == before
-
-
-def test_completed_partials_are_upserts_and_leave_the_key_they_came_from(target: Target) -> None:
-    target.create([(1, "a", "toast", 1), (2, "b", "toast 2", 2)])
-    stays = partial(target.schema, ["note"], {(1,): (1, "new", 10)})
-    moves = partial(target.schema, ["note"], {(2,): (3, "moved", 20)})
-    whole = with_completed(
-        changes(target.schema, partials=[stays, moves]),
-        [rows(target.schema, [(1, "new", "toast", 10)]), rows(target.schema, [(3, "moved", "toast 2", 20)])],
-    )
-    assert needs_merge(whole) is None
-    with target.writer() as writer:
-        writer.write(whole, Lsn(100), 1, 0)
-    assert target.contents() == target.expected([(1, "new", "toast", 10), (3, "moved", "toast 2", 20)])
 
 
 # A history: transactions of changes to few keys. Each is cut into batches, and batches into parts, as a try likes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from etl_core.destination.bigquery.destination import BigQueryDestination, from_
 from etl_core.errors import SchemaChangeRefused, WatermarkConflict
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_tables import INT4, TEXT, batch, changes, contents, orders, publish
+from tests.contract.stalls import dies, once_before
 
 WITH = replace(orders(), columns=tuple(replace(column, attnum=at) for at, column in enumerate(orders().columns, 1)))
 WITHOUT = replace(WITH, columns=tuple(column for column in WITH.columns if column.name != "note"))
@@ -44,18 +45,6 @@ def there(destination: BigQueryDestination, schema: TableSchema = WITH) -> set[s
     return {field.name for field in table.schema}
 
 
-def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, happens: Callable[[], None]) -> None:
-    """`happens` once before the first call of the function, as if the process had stood still there."""
-    real = getattr(owner, name)
-
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(owner, name, real)
-        happens()
-        return real(*arguments, **keywords)
-
-    monkeypatch.setattr(owner, name, call)
-
-
 def test_one_that_stood_still_does_not_drop_what_its_successor_added(
     processes: tuple[BigQueryDestination, BigQueryDestination], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +53,7 @@ def test_one_that_stood_still_does_not_drop_what_its_successor_added(
     def goes_on() -> None:
         successor.write(batch(changes(AGAIN, inserts=[(3, "c", 3, "new")]), expected=200, new=300))
 
-    before(monkeypatch, module, "drop_columns", goes_on)
+    once_before(monkeypatch, module, "drop_columns", goes_on)
     stalled.write(batch(changes(WITHOUT, inserts=[(2, "b", 2)]), expected=100, new=200))
     assert contents(successor, AGAIN) == Counter([(1, "a", 1, None), (2, "b", 2, None), (3, "c", 3, "new")])
     assert there(successor) == {"id", "status", "amount", "note"}
@@ -85,7 +74,7 @@ def test_one_that_stood_still_with_its_batch_changes_nothing(
         successor.write(first())
         successor.write(batch(changes(WITH, inserts=[(3, "e", "f", 3)]), expected=200, new=300))
 
-    before(monkeypatch, module if at == "add_columns" else BigQueryDestination, at, goes_on)
+    once_before(monkeypatch, module if at == "add_columns" else BigQueryDestination, at, goes_on)
     with pytest.raises(WatermarkConflict):
         stalled.write(first())
     assert contents(successor, WITH) == Counter([(1, "a", "b", 1), (2, "c", "d", 2), (3, "e", "f", 3)])
@@ -97,10 +86,7 @@ def test_a_column_that_a_crash_has_left_goes_with_the_next_batch(
 ) -> None:
     killed, successor = processes
 
-    def dies() -> None:
-        raise LookupError("killed")
-
-    before(monkeypatch, module, "drop_columns", dies)
+    once_before(monkeypatch, module, "drop_columns", dies)
     with pytest.raises(LookupError):
         killed.write(batch(changes(WITHOUT, inserts=[(2, "b", 2)]), expected=100, new=200))
     assert "note" in there(successor)
@@ -139,10 +125,7 @@ def test_one_that_dies_between_the_column_and_its_batch(
     def part() -> WriteBatch:
         return batch(changes(grown, inserts=[(2, "c", "d", 2, 0)]), expected=100, new=200)
 
-    def dies() -> None:
-        raise LookupError("killed")
-
-    before(monkeypatch, BigQueryDestination, "_run", dies)
+    once_before(monkeypatch, BigQueryDestination, "_run", dies)
     with pytest.raises(LookupError):
         killed.write(part())
     assert contents(successor, WITH) == Counter([(1, "a", "b", 1)])
@@ -158,10 +141,7 @@ def test_a_column_that_goes_and_comes_in_one_batch_loses_nothing_before_the_batc
     def part() -> WriteBatch:
         return batch(changes(AGAIN, inserts=[(2, "b", 2, "new")]), expected=100, new=200)
 
-    def dies() -> None:
-        raise LookupError("killed")
-
-    before(monkeypatch, BigQueryDestination, "_run", dies)
+    once_before(monkeypatch, BigQueryDestination, "_run", dies)
     with pytest.raises(LookupError):
         killed.write(part())
     assert contents(successor, WITH) == Counter([(1, "a", "b", 1)])

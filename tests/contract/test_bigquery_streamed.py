@@ -6,7 +6,7 @@ The emulator knows no change data capture: it has the copy and the watermarks, t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 
 from etl_core.batch import TableChanges
 from etl_core.destination.bigquery import change_streams
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping
 from etl_core.destination.bigquery.cdc import CdcWriter
 from etl_core.destination.bigquery.change_streams import Attempt
 from etl_core.destination.bigquery.connection import Clients
@@ -43,6 +44,7 @@ from etl_core.testing.destination_tables import (
     publish,
     rows,
 )
+from tests.contract.stalls import dies, once_before
 
 ORDERS = replace(orders(), replica_identity=ReplicaIdentity.FULL)
 ROW, NEXT, LAST = (1, "a", "b", 1), (2, "c", "d", 2), (3, "e", "f", 3)
@@ -110,22 +112,6 @@ def warehouse(
             destination.close()
 
 
-def once_before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, happens: Callable[[], None]) -> None:
-    """`happens` before the first call of the function, as if the process had stood still there."""
-    real = getattr(owner, name)
-
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(owner, name, real)
-        happens()
-        return real(*arguments, **keywords)
-
-    monkeypatch.setattr(owner, name, call)
-
-
-def dies() -> None:
-    raise LookupError("killed")
-
-
 def test_a_batch_is_streamed_and_moves_the_watermark(warehouse: Warehouse) -> None:
     destination = warehouse.process()
     warehouse.copies(destination, ORDERS, [ROW, NEXT])
@@ -134,6 +120,19 @@ def test_a_batch_is_streamed_and_moves_the_watermark(warehouse: Warehouse) -> No
     destination.write(batch(changes(ORDERS, upserts=[moved], deletes=[(2,)]), expected=200, new=300, stream=300))
     assert warehouse.has(ORDERS) == Counter([LAST, moved])
     assert destination.positions().tables == {ORDERS.table_id: Lsn(300)}
+
+
+def test_the_bookkeeping_is_read_once_a_batch(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once more after a table was claimed, which is at the first."""
+    destination = warehouse.process()
+    warehouse.copies(destination, ORDERS, [ROW])
+    destination.write(batch(changes(ORDERS, inserts=[NEXT]), expected=100, new=200))
+    reads = []
+    real = Bookkeeping.tables
+    monkeypatch.setattr(Bookkeeping, "tables", lambda self: reads.append(1) or real(self))
+    destination.write(batch(changes(ORDERS, inserts=[LAST]), expected=200, new=300))
+    assert len(reads) == 1
+    assert warehouse.has(ORDERS) == Counter([ROW, NEXT, LAST])
 
 
 def test_the_rows_are_read_through_a_query(warehouse: Warehouse) -> None:

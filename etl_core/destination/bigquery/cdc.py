@@ -49,7 +49,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from queue import SimpleQueue
 from types import TracebackType
@@ -69,7 +69,6 @@ from etl_core.destination.bigquery.protobuf import ChangeType, RowEncoder
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
 from etl_core.lsn import Lsn
-from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 
 MAX_REQUEST_BYTES = 10_000_000
@@ -126,24 +125,6 @@ def needs_merge(changes: TableChanges) -> str | None:
     if changes.partials:
         return "rows have unchanged TOAST values, which only the table itself holds"
     return None
-
-
-def with_completed(changes: TableChanges, completed: Sequence[pa.Table]) -> TableChanges:
-    """`changes` with the rows of each of its partials filled in, so that they can be sent.
-
-    The values must be the newest there are: a query under `max_staleness` may return older ones. Each partial becomes
-    an upsert, and its origin key a delete, which the upsert of the same key outranks.
-    """
-    whole, keys = arrow_schema(changes.schema), key_schema(changes.schema)
-    origins = [partial.origin_keys.select(keys.names) for partial in changes.partials]
-    return replace(
-        changes,
-        upserts=pa.concat_tables(
-            [changes.upserts.select(whole.names), *(rows.select(whole.names) for rows in completed)]
-        ),
-        deletes=pa.concat_tables([changes.deletes.select(keys.names), *origins]),
-        partials=(),
-    )
 
 
 def sequence_number(watermark: Lsn, attempt: int, part: int, change: ChangeType) -> str:

@@ -78,8 +78,8 @@ class ChangeStreams:
     def begin_batch(self, tables: Collection[StoredTable]) -> Attempt:
         """The next try to write a batch of `tables`, the same batch or another.
 
-        If it has claims, what was known of the bookkeeping is to be read again. Raises WatermarkConflict if a table is
-        being copied again.
+        If it has other claims than `tables`, these are to be read again. Raises WatermarkConflict if a table is being
+        copied again.
         """
         streamed = [table for table in tables if table.method == STREAMED]
         with self._lock:

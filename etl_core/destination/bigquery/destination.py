@@ -90,9 +90,9 @@ class BigQueryDestination:
         if self._drop_leftovers(tables, batch):
             tables = self._book.tables()
         attempt = self._streams.begin_batch([tables[table_id] for table_id in batch.watermarks])
-        if attempt.claims:
+        if any(tables[table_id].claim != claim for table_id, claim in attempt.claims.items()):
             tables = self._book.tables()
-            self._book.check_fence(tables, batch.watermarks)
+            self._book.check_fence(tables, batch.watermarks)  # a claim comes before the look at the watermark
         stager = Stager(self._clients, self._book, tables, batch.watermarks, attempt)
         try:
             for part in batch.parts:

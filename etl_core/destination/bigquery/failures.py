@@ -21,11 +21,9 @@ FENCE = "etl:fence"
 ORIGIN = "etl:origin"
 """Begin the messages of the assertions in our scripts; the second is followed by the number of the table's part."""
 
-_GOOGLES = (exceptions.GoogleAPIError, auth.GoogleAuthError, requests.exceptions.RequestException, TimeoutError)
 _PASSING = frozenset(
     {"rateLimitExceeded", "quotaExceeded", "backendError", "internalError", "tableUnavailable", "jobRateLimitExceeded"}
 )
-_PASSING_TYPES = (exceptions.ServerError, exceptions.TooManyRequests, exceptions.Aborted)
 _LIMITS = frozenset({"rateLimitExceeded", "quotaExceeded", "jobRateLimitExceeded"})
 _ROLES = "roles/bigquery.jobUser and roles/bigquery.dataEditor on the project"
 
