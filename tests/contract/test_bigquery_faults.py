@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +12,13 @@ import pytest
 
 pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip install 'etl-dagster[bigquery]'")
 
-import requests.exceptions
+import requests
 from google.api_core import exceptions
 from google.cloud import bigquery
 
 from etl_core.destination.bigquery import staging
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping
-from etl_core.destination.bigquery.connection import Clients
+from etl_core.destination.bigquery.connection import RETRY, Clients
 from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
 from etl_core.destination.protocol import Positions
 from etl_core.errors import (
@@ -81,6 +82,41 @@ class Once:
 
 def is_script(_: Any, sql: str, *__: Any) -> bool:
     return sql.startswith("BEGIN TRANSACTION")
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["answers", "requests"])
+def test_every_request_is_lost_once(
+    bigquery_options: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, before: bool
+) -> None:
+    monkeypatch.setattr("etl_core.destination.bigquery.connection._WAIT", 0.01)
+    monkeypatch.setattr(RETRY, "_initial", 0.01)
+    lost: set[tuple[str, str, str]] = set()
+    real = requests.Session.request
+
+    def request(session: requests.Session, method: str, url: str, data: Any = None, **keywords: Any) -> Any:
+        is_first = (method, url, str(data)) not in lost
+        lost.add((method, url, str(data)))
+        if is_first and before:
+            raise requests.exceptions.ConnectionError
+        answer = real(session, method, url, data=data, **keywords)
+        if is_first:
+            raise requests.exceptions.ConnectionError
+        return answer
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    mark = bigquery_options["dataset"].partition("_")[0]
+    with closing(from_options(bigquery_options, f"shop_{mark}")) as destination:
+        destination.prepare()
+        publish(destination, orders(), [ROW])
+        wider = replace(orders(), columns=(*orders().columns, Column("extra", INT8)))
+        destination.write(batch(changes(wider, inserts=[(*NEXT, 3)]), expected=100, new=200, stream=200))
+        destination.write(batch(changes(orders(), deletes=[(1,)]), expected=200, new=300))
+        assert contents(destination, orders()) == Counter([NEXT])
+        publish(destination, orders(), [ROW], watermark=400)
+        assert contents(destination, orders()) == Counter([ROW])
+        destination.forget(orders().table_id)
+        assert destination.positions() == Positions({}, Lsn(200))
+    assert len(lost) > 20
 
 
 def test_the_answer_to_the_start_of_a_job_is_lost(

@@ -28,7 +28,7 @@ from etl_core.destination.bigquery.bookkeeping import (
     moves_parameter,
 )
 from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
-from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients
+from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.types import bigquery_field
@@ -117,7 +117,7 @@ class ColumnMoves:
         if schema.table_id not in self._there:
             place = self._tables[schema.table_id].place
             with translated("looking at a table", schema.name):
-                table = self._clients.rest().get_table(str(place), retry=NO_RETRY, timeout=CALL_SECONDS)
+                table = self._clients.rest().get_table(str(place), retry=RETRY, timeout=CALL_SECONDS)
             self._there[schema.table_id] = {field.name.lower(): field for field in table.schema}
         there = self._there[schema.table_id].get(column.column.lower())
         if there is None:

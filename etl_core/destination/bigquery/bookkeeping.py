@@ -20,7 +20,7 @@ from google.cloud import bigquery
 
 from etl_core.batch import WatermarkMove
 from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
-from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients, Parameter
+from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients, Parameter
 from etl_core.destination.bigquery.failures import FENCE, translated
 from etl_core.destination.bigquery.method import LOAD_MERGE
 from etl_core.destination.bigquery.names import Place
@@ -93,7 +93,7 @@ class Bookkeeping:
         client = self._clients.rest()
         with translated("creating the bookkeeping"):
             table = bigquery.Table(str(self.tables_place), _SCHEMA)
-            client.create_table(table, exists_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
+            client.create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
         self._clients.run(
             f"INSERT INTO {self.tables_place.sql} (table_id) SELECT {_STREAM}"
             f" WHERE NOT EXISTS (SELECT 1 FROM {self.tables_place.sql} WHERE table_id = {_STREAM})",
@@ -108,9 +108,9 @@ class Bookkeeping:
 
         def create() -> None:
             try:
-                client.get_dataset(dataset.reference, retry=NO_RETRY, timeout=CALL_SECONDS)
+                client.get_dataset(dataset.reference, retry=RETRY, timeout=CALL_SECONDS)
             except exceptions.NotFound:
-                client.create_dataset(dataset, exists_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
+                client.create_dataset(dataset, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
 
         self._clients.repeat(f"creating dataset {name}", create)
 
@@ -149,7 +149,7 @@ class Bookkeeping:
             try:
                 return list(
                     self._clients.rest().list_rows(
-                        str(self.tables_place), selected_fields=_SCHEMA, retry=NO_RETRY, timeout=CALL_SECONDS
+                        str(self.tables_place), selected_fields=_SCHEMA, retry=RETRY, timeout=CALL_SECONDS
                     )
                 )
             except exceptions.NotFound:
@@ -285,13 +285,13 @@ class Bookkeeping:
         table = bigquery.Table(str(place), schema)
         table.expires = datetime.now(UTC) + _STAGED_FOR
         with translated("creating a staging table"):
-            self._clients.rest().create_table(table, retry=NO_RETRY, timeout=CALL_SECONDS)
+            self._clients.rest().create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
         return place
 
     def staged(self, prefix: str) -> list[Place]:
         """The staging tables whose names begin so."""
         with translated("listing staging tables"):
-            found = self._clients.rest().list_tables(self.dataset, retry=NO_RETRY, timeout=CALL_SECONDS)
+            found = self._clients.rest().list_tables(self.dataset, retry=RETRY, timeout=CALL_SECONDS)
             return [
                 Place(self._clients.project, self.dataset, table.table_id)
                 for table in found
@@ -300,7 +300,7 @@ class Bookkeeping:
 
     def drop(self, place: Place) -> None:
         with translated("dropping a staging table"):
-            self._clients.rest().delete_table(str(place), not_found_ok=True, retry=NO_RETRY, timeout=CALL_SECONDS)
+            self._clients.rest().delete_table(str(place), not_found_ok=True, retry=RETRY, timeout=CALL_SECONDS)
 
 
 def moves_parameter(

@@ -26,7 +26,8 @@ from etl_core.errors import DestinationUnavailable, EtlError
 from etl_core.identifiers import TableName
 
 CALL_SECONDS = 60.0
-"""Google's own clients would try again for ten minutes, during which nothing is told."""
+RETRY = bigquery.DEFAULT_RETRY.with_delay(0.5, 4.0).with_timeout(10.0)
+"""Of requests that may arrive twice. Without an end of ours it would be ten minutes, during which nothing is told."""
 JOB_SECONDS = 3600.0
 NO_RETRY: Any = None
 _TRIES = 4
@@ -144,7 +145,7 @@ class Clients:
         try:
             return client.query(sql, config, job_id=job_id, retry=NO_RETRY, job_retry=NO_RETRY, timeout=CALL_SECONDS)
         except exceptions.Conflict:  # it is there already
-            return cast(bigquery.QueryJob, client.get_job(job_id, retry=NO_RETRY, timeout=CALL_SECONDS))
+            return cast(bigquery.QueryJob, client.get_job(job_id, retry=RETRY, timeout=CALL_SECONDS))
 
     def close(self) -> None:
         with self._lock:

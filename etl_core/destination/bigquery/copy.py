@@ -23,7 +23,7 @@ from google.cloud import bigquery
 from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping
 from etl_core.destination.bigquery.columns import stored_columns
-from etl_core.destination.bigquery.connection import CALL_SECONDS, NO_RETRY, Clients
+from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.layout import OWNER, Layout
 from etl_core.destination.bigquery.method import AUTO, STREAMED, choose
@@ -108,7 +108,7 @@ class BigQueryCopy:
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
         self._book.put_table(self._schema, self._place, watermark, self._method)
         with translated("counting rows"):
-            return int(self._clients.rest().get_table(str(self._place), retry=NO_RETRY, timeout=CALL_SECONDS).num_rows)
+            return int(self._clients.rest().get_table(str(self._place), retry=RETRY, timeout=CALL_SECONDS).num_rows)
 
     def _partitioned_otherwise(self, message: str) -> TableError | None:
         if "partitioning spec" not in message:
@@ -140,7 +140,7 @@ class BigQueryPart:
     def __init__(self, clients: Clients, staging: Place, schema: TableSchema) -> None:
         with translated("joining a copy"):
             try:
-                clients.rest().get_table(str(staging), retry=NO_RETRY, timeout=CALL_SECONDS)
+                clients.rest().get_table(str(staging), retry=RETRY, timeout=CALL_SECONDS)
             except exceptions.NotFound:
                 raise DestinationUnavailable(f"the copy of {schema.name} to be helped with is over") from None
         self._schema = schema
@@ -175,7 +175,7 @@ def check_owner(clients: Clients, book: Bookkeeping, pipeline: str, schema: Tabl
             )
     with translated("looking at the table"):
         try:
-            table: bigquery.Table = clients.rest().get_table(str(place), retry=NO_RETRY, timeout=CALL_SECONDS)
+            table: bigquery.Table = clients.rest().get_table(str(place), retry=RETRY, timeout=CALL_SECONDS)
         except exceptions.NotFound:
             return
     owner = table.labels.get(OWNER)

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 from google.api_core import exceptions
+from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
 
 from etl_core.batch import WriteBatch
@@ -30,7 +31,7 @@ from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.change_streams import ChangeStreams
 from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
-from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, NO_RETRY, Clients
+from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, RETRY, Clients
 from etl_core.destination.bigquery.copy import BigQueryCopy, BigQueryPart
 from etl_core.destination.bigquery.failures import ORIGIN, QuotaUsedUp, translated
 from etl_core.destination.bigquery.layout import OWNER
@@ -156,9 +157,10 @@ class BigQueryDestination:
         self._book.forget(table_id)
         client = self._clients.rest()
         with translated("giving a table up", stored.name), suppress(exceptions.NotFound):
-            table = client.get_table(str(stored.place), retry=NO_RETRY, timeout=CALL_SECONDS)
-            table.labels[OWNER] = ""
-            client.update_table(table, ["labels"], retry=NO_RETRY, timeout=CALL_SECONDS)
+            found = client.get_table(str(stored.place), retry=RETRY, timeout=CALL_SECONDS)
+            table = bigquery.Table(found.reference)  # without the etag, with which it could be sent once only
+            table.labels = {**found.labels, OWNER: ""}
+            client.update_table(table, ["labels"], retry=RETRY, timeout=CALL_SECONDS)
 
     def close(self) -> None:
         self._streams.close()

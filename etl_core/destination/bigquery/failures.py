@@ -54,6 +54,8 @@ def translated(doing: str, table: TableName | None = None) -> Iterator[None]:
 
 def explain(error: Exception, doing: str, table: TableName | None = None) -> EtlError:
     """The engine's error for Google's."""
+    if isinstance(error, exceptions.RetryError) and isinstance(error.cause, Exception):
+        return explain(error.cause, doing, table)
     if isinstance(error, auth.RefreshError | auth.DefaultCredentialsError):
         return DestinationError(
             f"no credentials for BigQuery while {doing}",
