@@ -13,6 +13,7 @@ in the transaction: dropped before it, the old values would be gone though the b
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,7 @@ class ColumnMoves:
         self._tables = tables
         self._columns = {table_id: table.columns for table_id, table in tables.items()}
         self._there: dict[TableId, dict[str, bigquery.SchemaField]] = {}
+        self._stale: dict[TableId, bool] = {}
         self._added: dict[TableId, list[StoredColumn]] = {}
         self._created: dict[TableId, list[StoredColumn]] = {}
 
@@ -85,6 +87,10 @@ class ColumnMoves:
     def columns(self, table_id: TableId) -> tuple[StoredColumn, ...]:
         """After the parts so far."""
         return self._columns[table_id]
+
+    def may_be_stale(self, table_id: TableId) -> bool:
+        """Whether a query of a table with a column that comes may leave out rows that were streamed before."""
+        return self._stale[table_id]
 
     def changed(self) -> list[TableId]:
         """The tables whose columns change."""
@@ -119,6 +125,7 @@ class ColumnMoves:
             with translated("looking at a table", schema.name):
                 table = self._clients.rest().get_table(str(place), retry=RETRY, timeout=CALL_SECONDS)
             self._there[schema.table_id] = {field.name.lower(): field for field in table.schema}
+            self._stale[schema.table_id] = bool(re.search("[1-9]", table.max_staleness or ""))
         there = self._there[schema.table_id].get(column.column.lower())
         if there is None:
             self._added.setdefault(schema.table_id, []).append(column)

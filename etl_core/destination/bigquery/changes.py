@@ -133,7 +133,7 @@ class Stager:
         schema, table_id = changes.schema, changes.schema.table_id
         reason = needs_merge(changes)
         if reason is None and moved.overwritten and not self._are_empty(table, moved.overwritten, schema):
-            reason = f"rows older than column {moved.overwritten[0].name} have a value in it"
+            reason = f"rows older than column {moved.overwritten[0].name} have, or may have, a value in it"
         if reason is not None:
             raise TableError(
                 f"changes of {schema.name} cannot be streamed, because {reason}",
@@ -153,6 +153,8 @@ class Stager:
         others = [column for column in columns if (column.column, column.attnum) not in table.added]
         if not others:
             return True
+        if self.moves.may_be_stale(schema.table_id):
+            return False
         job = self._clients.run(statements.any_value(table.place, others), "looking at a column", table=schema.name)
         return not list(job.result())
 
