@@ -5,6 +5,7 @@ A value has the same Arrow type whether it came by COPY or by the stream, and in
 - `numeric(p,s)` is decimal128(p, s) if 1 ≤ p ≤ 38 and 0 ≤ s ≤ p; any other numeric is text, which loses nothing.
 - uuid is text of 36 characters: pa.uuid() loads faster into a UUID column, but Arrow can neither compare, sort nor
   group an extension type, and keys are compared.
+- Enums, ranges, and types such as inet, citext and timetz are their text.
 - Infinity of date, timestamp and timestamptz is ± the largest integer of the Arrow type (see `values.datetimes`).
 - A type we do not know is its text as bytes, whole; an array of such a type likewise.
 """
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from etl_core.errors import UnsupportedType
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import format_type, numeric_precision
+from etl_core.schema.pg_types import format_type, is_textual, numeric_precision
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
 
 _MAX_DECIMAL128 = 38
@@ -97,7 +98,7 @@ def _known_type(pg_type: PgType, type_modifier: int) -> pa.DataType | None:
     if base.kind is TypeKind.ARRAY and base.element is not None:
         element = _known_type(base.element, type_modifier)
         return None if element is None else pa.list_(element)
-    if base.kind is TypeKind.ENUM:
+    if is_textual(base):
         return pa.string()
     if base.oid == pg_types.NUMERIC:
         return _numeric_type(type_modifier)

@@ -31,6 +31,12 @@ NUMERIC = 1700
 UUID = 2950
 JSONB = 3802
 
+_TEXTUAL = frozenset({142, 650, 774, 829, 869, 1266, 1560, 1562, 3220, 3614, 3615, 4072, 5069})
+"""xml, cidr, macaddr8, macaddr, inet, timetz, bit, varbit, pg_lsn, tsvector, tsquery, jsonpath, xid8: their text is
+what people write and read, and is the same in every session with the settings that ours has."""
+_TEXTUAL_KINDS = frozenset({TypeKind.ENUM, TypeKind.RANGE, TypeKind.MULTIRANGE})
+_TEXTUAL_EXTENSIONS = frozenset({"citext"})
+
 # (oid, typname, typarray, typtype), in the order of pg_type.dat's OIDs.
 _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
     (BOOL, "bool", 1000, TypeKind.BASE),
@@ -112,6 +118,16 @@ _BUILTIN = _index()
 def builtin(oid: int) -> PgType | None:
     """The built-in type with this OID; None if only the catalog knows it."""
     return _BUILTIN.get(oid)
+
+
+def is_textual(pg_type: PgType) -> bool:
+    """Whether values of the type, which is no domain, are carried as PostgreSQL prints them.
+
+    A range is: none of the warehouses' own types tells which bounds belong to it, or knows an empty one.
+    """
+    if pg_type.kind in _TEXTUAL_KINDS or pg_type.oid in _TEXTUAL:
+        return True
+    return pg_type.kind is TypeKind.BASE and pg_type.name in _TEXTUAL_EXTENSIONS
 
 
 def numeric_precision(type_modifier: int) -> tuple[int, int] | None:

@@ -73,7 +73,7 @@ def _loader(column: Column) -> _Loader:
     base = base_type(column.type)
     if base.kind is TypeKind.ARRAY:
         return _load_array
-    if base.kind is TypeKind.ENUM:
+    if pg_types.is_textual(base):
         return load_string
     return _LOADERS[base.oid]
 

@@ -62,6 +62,16 @@ TIMESTAMPTZS = [
     *("0001-01-01 00:00+00", "1969-12-31 23:59:59.999999+00", "2024-06-30 12:00:00.5+02"),
     *("1883-11-18 12:03:58 America/New_York", "10000-01-01 00:00:00+00", "294246-12-31 23:59:59.999999+00"),
 ]
+# As the extension makes it, which not every build of PostgreSQL brings.
+CITEXT = """
+CREATE TYPE citext;
+CREATE FUNCTION citextin(cstring) RETURNS citext LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+CREATE FUNCTION citextout(citext) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+CREATE TYPE citext (INPUT = citextin, OUTPUT = citextout, INTERNALLENGTH = VARIABLE, STORAGE = extended);
+CREATE CAST (citext AS text) WITHOUT FUNCTION AS IMPLICIT;
+"""
+PRINTED = "CASE WHEN v IS NOT NULL THEN format('%s', v) END"
+"""For types whose cast to text is another text than their output function's."""
 CASES = [
     Nasty("bool", ["t", "f"]),
     Nasty("int2", ["-32768", "32767", "0"]),
@@ -136,8 +146,25 @@ CASES = [
     Nasty("label[]", ['{a,""}', "{}"], "v::text[]"),
     Nasty("counts", ["{1,NULL}"], "v::int4[]"),
     Nasty("money", ["-1234.5"], "convert_to(v::text, 'UTF8')"),
-    Nasty("timetz", ["12:00:00.5+02"], "convert_to(v::text, 'UTF8')"),
-    Nasty("int4range", ["[1,5)", "empty"], "convert_to(v::text, 'UTF8')"),
+    Nasty("timetz", ["12:00:00.5+02", "24:00:00-12"], "v::text"),
+    Nasty("int4range", ["[1,5)", "(,5]", "(,)", "empty"], "v::text"),
+    Nasty("tstzrange", ['["2024-06-30 12:00:00.5+02",infinity]', "(-infinity,)"], "v::text"),
+    Nasty("textrange", ['["a,""b""\\\\c",)', "empty"], "v::text"),
+    Nasty("datemultirange", ["{}", "{[2024-01-01,2024-02-01),[2024-03-01,)}"], "v::text"),
+    Nasty("int4range[]", ['{"[1,5)",NULL,empty}', "{}"], "v::text[]"),
+    Nasty("inet", ["10.0.0.1", "10.0.0.1/8", "::1", "::ffff:1.2.3.4"], PRINTED),
+    Nasty("cidr", ["10.0.0.0/8", "2001:db8::/32"], "v::text"),
+    Nasty("macaddr", ["08:00:2b:01:02:03"], "v::text"),
+    Nasty("macaddr8", ["08002b0102030405"], "v::text"),
+    Nasty("bit(3)", ["101"], "v::text"),
+    Nasty("varbit[]", ['{"",1010,NULL}'], "v::text[]"),
+    Nasty("pg_lsn", ["16/B374D848"], "v::text"),
+    Nasty("xid8", ["18446744073709551615"], "v::text"),
+    Nasty("tsvector", ["'a':1A 'it''s':2", ""], "v::text"),
+    Nasty("tsquery", ["'a' & !'b'"], "v::text"),
+    Nasty("jsonpath", ['$."ä"'], "v::text"),
+    Nasty("citext", ["Straße", ""], "v::text"),
+    Nasty("citext[]", ["{A,a,NULL}"], "v::text[]"),
     Nasty("money[]", ["{1,NULL}"], "convert_to(v::text, 'UTF8')"),
     Nasty("pair", ['(1,"a,b")'], "convert_to(v::text, 'UTF8')"),
 ]
@@ -155,6 +182,8 @@ def connection(postgres: PostgresServer) -> Iterator[psycopg.Connection[Any]]:
         connection.execute("CREATE DOMAIN label AS varchar(10)")
         connection.execute("CREATE DOMAIN counts AS int4[]")
         connection.execute("CREATE TYPE pair AS (a int, b text)")
+        connection.execute("CREATE TYPE textrange AS RANGE (subtype = text)")
+        connection.execute(CITEXT)
         yield connection
     database.drop()
 

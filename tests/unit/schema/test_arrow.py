@@ -48,6 +48,11 @@ def modifier(precision: int, scale: int) -> int:
         (1700, pa.string()),
         (2950, pa.string()),
         (3802, pa.string()),
+        (869, pa.string()),
+        (1266, pa.string()),
+        (3904, pa.string()),
+        (3905, pa.list_(pa.string())),
+        (4535, pa.string()),
         (1016, pa.list_(pa.int64())),
         (1185, pa.list_(pa.timestamp("us", tz="UTC"))),
     ],
@@ -58,7 +63,7 @@ def test_known_types(oid: int, expected: pa.DataType) -> None:
     assert is_supported(column)
 
 
-@pytest.mark.parametrize("oid", [790, 791, 1266, 3904, 3905, 869, 600, 22])
+@pytest.mark.parametrize("oid", [790, 791, 600, 1017, 22])
 def test_unknown_types_are_bytes(oid: int) -> None:
     column = Column("c", known(oid))
     assert arrow_type(column) == pa.binary()
@@ -91,9 +96,13 @@ def test_types_of_users() -> None:
     assert arrow_type(Column("c", PgType(50_003, "_mood", "public", TypeKind.ARRAY, mood))) == pa.list_(pa.string())
     assert arrow_type(Column("c", amount)) == pa.int64()
     assert arrow_type(Column("c", PgType(50_004, "big", "public", TypeKind.DOMAIN, amount))) == pa.int64()
-    assert not is_supported(Column("c", citext))
-    assert not is_supported(Column("c", PgType(50_005, "d", "public", TypeKind.DOMAIN, citext)))
-    assert not is_supported(Column("c", PgType(50_006, "_citext", "public", TypeKind.ARRAY, citext)))
+    assert arrow_type(Column("c", citext)) == pa.string()
+    assert arrow_type(Column("c", PgType(50_004, "floatrange", "public", TypeKind.RANGE))) == pa.string()
+    shape = PgType(50_005, "geometry", "public")
+    assert not is_supported(Column("c", shape))
+    assert not is_supported(Column("c", PgType(50_006, "d", "public", TypeKind.DOMAIN, shape)))
+    assert not is_supported(Column("c", PgType(50_007, "_geometry", "public", TypeKind.ARRAY, shape)))
+    assert not is_supported(Column("c", PgType(50_008, "citext", "public", TypeKind.COMPOSITE)))
 
 
 def test_schemas() -> None:
