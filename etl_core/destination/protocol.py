@@ -59,8 +59,9 @@ class TableCopy(Protocol):
         """Stages rows in the table's Arrow schema. The order of rows and calls means nothing."""
 
     def publish(self, watermark: Lsn) -> int:
-        """Replaces the table by what was staged and sets its watermark, atomically; returns the row count.
+        """Replaces the table by what was staged and sets its watermark, atomically; returns how many rows it has.
 
+        Counted in the destination: a copy that lost a row on the way is found by it, and made again.
         A reader sees the old table or the new one. Called once, after all writes have returned.
         """
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination, SharedCopy, TableCopy
-from etl_core.errors import EtlError, StateConflict, Stopped, TableError, TransientError
+from etl_core.errors import DestinationUnavailable, EtlError, StateConflict, Stopped, TableError, TransientError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.failpoints import (
@@ -149,14 +149,21 @@ class TableCopier:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
         table = self._describe(status)
         with self._destination.copy(table.schema) as staging:
-            self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
+            staged = self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED)
             rows = staging.publish(created.consistent_point)
+        if rows != staged:
+            raise DestinationUnavailable(
+                f"the destination has {rows:,} rows of {status.name}, and {staged:,} were copied to it",
+                hint="the table is copied again; if it stays so, rows are lost or doubled on the way: report it",
+            )
         return rows, created.consistent_point, table
 
     def _stage(
         self, status: TableStatus, table: PublishedTable, snapshot_name: str, snapshot_lsn: Lsn, staging: TableCopy
-    ) -> None:
+    ) -> int:
+        """Returns how many rows were staged, here and elsewhere."""
+
         def on_progress(rows: int, size: int, total_size: int) -> None:
             self._observer.on_copy_progress(status.name, rows, size, total_size)
 
@@ -172,13 +179,12 @@ class TableCopier:
             )
 
         if self._share is None or not isinstance(staging, SharedCopy):
-            copy(all_into(staging.write))
-            return
+            return copy(all_into(staging.write)).rows
         what = fingerprint(table)
         offer = CopyOffer(status.table_id, self._share, snapshot_name, snapshot_lsn, what, staging.address)
         shared = SharedRanges(self._store.shared_copies, offer, staging, on_progress)
         try:
-            shared.copy(copy, lambda: live_helpers(self._source, status.table_id), self._stop)
+            return shared.copy(copy, lambda: live_helpers(self._source, status.table_id), self._stop)
         finally:
             self._store.shared_copies.end(status.table_id, self._share)
 

@@ -69,8 +69,8 @@ class SharedRanges:
     def elsewhere(self) -> tuple[int, int]:
         return self._elsewhere
 
-    def copy(self, copy: Callable[[Plan], CopyResult], helpers: Callable[[], set[int]], stop: threading.Event) -> None:
-        """Copies until every range has been, by us or by others, and includes what others staged.
+    def copy(self, copy: Callable[[Plan], CopyResult], helpers: Callable[[], set[int]], stop: threading.Event) -> int:
+        """Copies until every range has been, by us or by others, and includes what others staged; returns the rows.
 
         `helpers` gives the process ids of the helpers' sessions that live.
         """
@@ -82,9 +82,11 @@ class SharedRanges:
             elif not self._free_dead(unfinished, helpers()) and stop.wait(_LOOK_EVERY):
                 raise Stopped("stopped while other processes copied their share of a table")
             self._tell()
-        for held in self._look():
+        ranges = self._look()
+        for held in ranges:
             if held.receipt:
                 self._staging.include(held.receipt)
+        return _done(ranges)[0]
 
     def _free_dead(self, taken: Sequence[OfferedRange], helpers: set[int]) -> bool:
         dead = [held for held in taken if held.taker not in helpers]

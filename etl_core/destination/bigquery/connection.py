@@ -13,6 +13,7 @@ import google.auth
 import grpc
 import requests.exceptions
 from google.api_core import exceptions
+from google.api_core.retry import Retry, if_exception_type
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient, BigQueryWriteClient
@@ -28,6 +29,14 @@ from etl_core.identifiers import TableName
 CALL_SECONDS = 60.0
 RETRY = bigquery.DEFAULT_RETRY.with_delay(0.5, 4.0).with_timeout(10.0)
 """Of requests that may arrive twice. Without an end of ours it would be ten minutes, during which nothing is told."""
+STORAGE_RETRY = Retry(
+    if_exception_type(exceptions.ServiceUnavailable, exceptions.DeadlineExceeded, exceptions.ResourceExhausted),
+    initial=0.5,
+    maximum=4.0,
+    timeout=10.0,
+)
+"""The same for the Storage API, but never for AppendRows: Google's client would take the requests from an iterator that
+is at its end, send none, and say that all is well."""
 JOB_SECONDS = 3600.0
 NO_RETRY: Any = None
 _TRIES = 4

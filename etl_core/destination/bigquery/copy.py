@@ -107,8 +107,8 @@ class BigQueryCopy:
         )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
         self._book.put_table(self._schema, self._place, watermark, self._method)
-        with translated("counting rows"):
-            return int(self._clients.rest().get_table(str(self._place), retry=RETRY, timeout=CALL_SECONDS).num_rows)
+        counted = self._clients.run(statements.count(self._place), "counting rows", table=self._schema.name)
+        return next(int(row[0]) for row in counted.result())
 
     def _partitioned_otherwise(self, message: str) -> TableError | None:
         if "partitioning spec" not in message:

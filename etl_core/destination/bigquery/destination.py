@@ -31,7 +31,7 @@ from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.change_streams import ChangeStreams
 from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
-from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, RETRY, Clients
+from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, RETRY, STORAGE_RETRY, Clients
 from etl_core.destination.bigquery.copy import BigQueryCopy, BigQueryPart
 from etl_core.destination.bigquery.failures import ORIGIN, QuotaUsedUp, translated
 from etl_core.destination.bigquery.layout import OWNER
@@ -119,6 +119,7 @@ class BigQueryDestination:
                 parent=f"projects/{self._clients.project}",
                 read_session=session,
                 max_stream_count=1,
+                retry=STORAGE_RETRY,
                 timeout=CALL_SECONDS,
             )
         return self._rows(schema, columns, begun)
@@ -130,7 +131,7 @@ class BigQueryDestination:
         client: Any = self._clients.read()  # `read_rows` is without types
         for stream in begun.streams:
             with translated("reading", schema.name):
-                for message in client.read_rows(stream.name, timeout=JOB_SECONDS):
+                for message in client.read_rows(stream.name, retry=STORAGE_RETRY, timeout=JOB_SECONDS):
                     block = pa.py_buffer(message.arrow_record_batch.serialized_record_batch)
                     rows = pa.ipc.read_record_batch(block, sent)
                     batch = pa.RecordBatch.from_arrays([rows.column(name) for name in columns], names=columns)

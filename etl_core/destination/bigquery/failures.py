@@ -64,13 +64,11 @@ def explain(error: Exception, doing: str, table: TableName | None = None) -> Etl
         )
     if not isinstance(error, exceptions.GoogleAPICallError):
         return DestinationUnavailable(f"BigQuery could not be reached while {doing}: {type(error).__name__}")
-    reason = _reason(error)
+    reason = _reason(error) or ("quotaExceeded" if isinstance(error, exceptions.TooManyRequests) else None)
     message = str(error.message or "")
     if FENCE in message:
         return WatermarkConflict(f"a table has another watermark in BigQuery than expected, while {doing}")
-    if reason in _PASSING or isinstance(
-        error, exceptions.ServerError | exceptions.TooManyRequests | exceptions.Aborted
-    ):
+    if reason in _PASSING or isinstance(error, exceptions.ServerError | exceptions.Aborted):
         return _passing(reason, doing)
     if _is_conflict(message):
         return TransactionConflict(f"another transaction changed the same tables while {doing}")

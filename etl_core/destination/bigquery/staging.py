@@ -13,16 +13,27 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 from google.api_core import exceptions
+from google.api_core.retry import if_exception_type
 from google.cloud.bigquery_storage_v1 import types
 
-from etl_core.destination.bigquery.connection import CALL_SECONDS, Clients
+from etl_core.destination.bigquery.connection import CALL_SECONDS, STORAGE_RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.names import Place
+from etl_core.errors import DestinationUnavailable
 from etl_core.identifiers import TableName
 
+# A table that was created a moment ago may not be known everywhere.
+_NEW_TABLE_RETRY = STORAGE_RETRY.with_predicate(
+    if_exception_type(
+        exceptions.ServiceUnavailable,
+        exceptions.DeadlineExceeded,
+        exceptions.ResourceExhausted,
+        exceptions.NotFound,
+    )
+)
 _REQUEST_BYTES = 8_000_000
 """Below the 10 MB that a request may have, with room for what surrounds the rows."""
-_TRIES = 4
+_TRIES = 6
 _WAIT = 0.5
 _PASSING = (
     exceptions.ServiceUnavailable,
@@ -31,6 +42,7 @@ _PASSING = (
     exceptions.Unknown,
     exceptions.Cancelled,
     exceptions.DeadlineExceeded,
+    exceptions.ResourceExhausted,
 )
 
 
@@ -45,6 +57,7 @@ class PendingStream:
             stream = clients.write().create_write_stream(
                 parent=place.path,
                 write_stream=types.WriteStream(type_=types.WriteStream.Type.PENDING),
+                retry=_NEW_TABLE_RETRY,
                 timeout=CALL_SECONDS,
             )
         self.name: str = stream.name
@@ -54,23 +67,36 @@ class PendingStream:
             append(self._clients, self.name, part, self._table, offset=self._rows)
             self._rows += part.num_rows
 
-    def finish(self) -> int:
-        """No more is appended; returns the number of rows."""
+    def finish(self) -> None:
+        """No more is appended. Raises DestinationUnavailable if BigQuery has another number of rows than was sent."""
         with translated("finishing a write stream", self._table):
-            answer = self._clients.write().finalize_write_stream(name=self.name, timeout=CALL_SECONDS)
-        return int(answer.row_count)
+            answer = self._clients.write().finalize_write_stream(
+                name=self.name, retry=STORAGE_RETRY, timeout=CALL_SECONDS
+            )
+        if answer.row_count != self._rows:
+            raise DestinationUnavailable(
+                f"BigQuery has {answer.row_count:,} of {self._rows:,} rows of {self._table} that one stream was sent"
+            )
 
 
 def commit(clients: Clients, place: Place, streams: Sequence[str], table: TableName) -> None:
     """Makes the rows of finished streams visible, of all or of none."""
     with translated("committing write streams", table):
         answer = clients.write().batch_commit_write_streams(
-            types.BatchCommitWriteStreamsRequest(parent=place.path, write_streams=list(streams)), timeout=CALL_SECONDS
+            types.BatchCommitWriteStreamsRequest(parent=place.path, write_streams=list(streams)),
+            retry=STORAGE_RETRY,
+            timeout=CALL_SECONDS,
         )
-        if answer.stream_errors:
+        if answer.stream_errors and not all(_is_committed(clients, stream) for stream in streams):
             raise exceptions.InternalServerError(  # type: ignore[no-untyped-call]
                 "; ".join(error.code.name for error in answer.stream_errors)
             )
+
+
+def _is_committed(clients: Clients, stream: str) -> bool:
+    """Whether it was by a request whose answer was lost."""
+    found = clients.write().get_write_stream(name=stream, retry=STORAGE_RETRY, timeout=CALL_SECONDS)
+    return "commit_time" in found
 
 
 def append_all(clients: Clients, place: Place, rows: pa.Table, table: TableName) -> None:
@@ -97,15 +123,16 @@ def append(clients: Clients, stream: str, rows: pa.RecordBatch, table: TableName
                 return
             except exceptions.AlreadyExists:
                 return  # the answer to an earlier try was lost
-            except (*_PASSING, exceptions.NotFound):
-                # A table that was created a moment ago may not be known everywhere.
+            except (*_PASSING, exceptions.NotFound):  # see _NEW_TABLE_RETRY
                 if number == _TRIES:
                     raise
                 time.sleep(_WAIT * number)
 
 
 def _send(clients: Clients, request: types.AppendRowsRequest) -> None:
-    answers = clients.write().append_rows(iter([request]), timeout=CALL_SECONDS)
+    answers = list(clients.write().append_rows(iter([request]), retry=None, timeout=CALL_SECONDS))
+    if not answers:
+        raise exceptions.ServiceUnavailable("no answer")  # type: ignore[no-untyped-call]
     for answer in answers:
         if answer.error.code:
             raise exceptions.from_grpc_status(  # type: ignore[no-untyped-call]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.errors import (
     DestinationUnavailable,
     EtlError,
@@ -272,3 +274,20 @@ def test_a_copy_that_ends_while_another_process_looks_for_dead_ones_keeps_its_sl
     assert isinstance(copied, Copied)
     monkeypatch.undo()
     lab.assert_equal(other)
+
+
+def test_a_copy_that_lost_rows_is_found_and_made_again(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    churned("a")
+    lab.publish()
+    monkeypatch.setattr("etl_core.replication.copy.RETRY_AFTER", timedelta(0))
+    pipeline = lab.pipeline()
+    with monkeypatch.context() as losing:
+        losing.setattr(DuckDBCopy, "write", lambda *_: None)
+        (error,) = pipeline.sync()
+    (held,) = lab.execute("SELECT count(*) FROM a")[0]
+    assert isinstance(error, DestinationUnavailable)
+    assert str(error) == f"the destination has 0 rows of public.a, and {held:,} were copied to it"
+    pipeline.sync()
+    lab.assert_equal(lab.caught_up(pipeline))
