@@ -34,10 +34,19 @@ def replication(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
+_NO_COPY = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
+
+
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of its own, in SQLite files."""
+    """A Dagster instance of its own, in SQLite files.
+
+    It keeps no copy of stdout: Dagster makes one by turning the process's descriptors about, which two runs in threads
+    of one process do to each other; and it costs four processes a step.
+    """
     home = tmp_path / "dagster_home"
     home.mkdir()
     with contextlib.ExitStack() as stack:
-        yield stack.enter_context(dg.DagsterInstance.local_temp(str(home)))
+        yield stack.enter_context(dg.DagsterInstance.local_temp(str(home), overrides=_NO_COPY))

@@ -218,9 +218,18 @@ class Lab:
         return pipeline
 
     def caught_up(self, pipeline: Pipeline) -> Pipeline:
+        self._until_released(pipeline)
         pipeline.stop.clear()
         pipeline.stream(until=pipeline.current_lsn())
         return pipeline
+
+    def _until_released(self, pipeline: Pipeline) -> None:
+        """The server may take a moment to see that a process was killed."""
+        query = "SELECT pg_sleep(0.1) FROM pg_replication_slots WHERE slot_name = %s AND active"
+        for _ in range(int(PATIENCE * 10)):
+            if not self.execute(query, [pipeline.source.main_slot]):
+                return
+        raise AssertionError("somebody still streams")
 
     def until_stored(self, pipeline: Pipeline, lsn: Lsn) -> None:
         """Waits until a stream in this process has stored progress of at least `lsn`."""

@@ -62,7 +62,7 @@ def test_a_batch_that_took_longer_than_the_distance_does_not_wait(clock: Clock) 
 
 
 def test_after_batches_without_a_refusal_it_hurries_again(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="etl_core.destination.bigquery.pace")
     pace = Pace()
     for _ in range(3):
         write(pace, clock, pace.refused)
