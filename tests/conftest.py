@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -50,16 +50,17 @@ def bigquery_emulator() -> Iterator[BigQueryEmulator | None]:
 
 @pytest.fixture
 def bigquery_options(bigquery_emulator: BigQueryEmulator | None) -> Iterator[dict[str, str]]:
-    """Of a destination in datasets of this test alone, which are gone afterwards."""
+    """Of a destination in datasets of this test alone, which are gone afterwards: the emulator slows down with each."""
     mark = f"t{secrets.token_hex(4)}"
-    if bigquery_emulator is not None:
-        yield bigquery_emulator.options(f"{mark}_{{namespace}}")
-        return
-    project = os.environ["ETL_BIGQUERY_PROJECT"]
-    yield {"project": project, "dataset": f"{mark}_{{namespace}}"}
-    from google.cloud import bigquery
+    if bigquery_emulator is None:
+        options = {"project": os.environ["ETL_BIGQUERY_PROJECT"], "dataset": f"{mark}_{{namespace}}"}
+    else:
+        options = bigquery_emulator.options(f"{mark}_{{namespace}}")
+    yield options
+    from etl_core.destination.bigquery.connection import Clients
+    from etl_core.destination.bigquery.options import parse_options
 
-    client = bigquery.Client(project=project)
-    for dataset in client.list_datasets():
-        if mark in dataset.dataset_id:
-            client.delete_dataset(dataset, delete_contents=True)
+    with closing(Clients(parse_options(options))) as clients:
+        for dataset in clients.rest().list_datasets():
+            if mark in dataset.dataset_id:
+                clients.rest().delete_dataset(dataset, delete_contents=True, not_found_ok=True)
