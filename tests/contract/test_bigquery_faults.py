@@ -235,7 +235,8 @@ def test_nothing_staged_is_left(destination: BigQueryDestination) -> None:
 
 
 def test_what_a_killed_copy_left_goes_with_the_next(destination: BigQueryDestination) -> None:
-    left = destination._book.create_staging(f"copy_{orders().table_id}", [bigquery.SchemaField("id", "INT64")])
+    left = destination._book.staging_place(f"copy_{orders().table_id}")
+    destination._book.create_staging(left, [bigquery.SchemaField("id", "INT64")])
     publish(destination, orders(), [ROW])
     assert left not in destination._book.staged("copy")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip install 'etl-dagster[bigquery]'")
 
 from etl_core.batch import WatermarkMove, WriteBatch
-from etl_core.destination.bigquery import transactions
+from etl_core.destination.bigquery import staging_tables, transactions
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping
 from etl_core.destination.bigquery.connection import Clients
 from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
 from etl_core.destination.protocol import Positions
-from etl_core.errors import WatermarkConflict
+from etl_core.errors import TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
@@ -80,3 +82,52 @@ def test_what_was_written_before_a_crash_is_not_written_again(
         destination.write(everything())
     destination.write(everything(expected=dict(positions.tables)))
     assert all(contents(destination, schema) == Counter([(1,), (2,)]) for schema in TABLES)
+
+
+def test_the_tables_of_a_batch_are_staged_at_once(
+    destination: BigQueryDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(len(TABLES), timeout=60)
+    real = Bookkeeping.create_staging
+
+    def create(*arguments: Any) -> None:
+        together.wait()
+        real(*arguments)
+
+    monkeypatch.setattr(Bookkeeping, "create_staging", create)
+    destination.write(everything())
+    assert all(contents(destination, schema) == Counter([(1,), (2,)]) for schema in TABLES)
+    assert destination._book.staged("part") == []
+
+
+def test_rows_on_their_way_are_limited(destination: BigQueryDestination, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging_tables, "_BYTES_ON_THEIR_WAY", 1)
+    alone = threading.Lock()
+    real = Bookkeeping.create_staging
+
+    def create(*arguments: Any) -> None:
+        assert alone.acquire(blocking=False)
+        real(*arguments)
+        alone.release()
+
+    monkeypatch.setattr(Bookkeeping, "create_staging", create)
+    destination.write(everything())
+    assert all(contents(destination, schema) == Counter([(1,), (2,)]) for schema in TABLES)
+
+
+def test_one_that_cannot_be_staged_fails_the_batch(
+    destination: BigQueryDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = staging_tables.append_all
+    refused = TABLES[2].name
+
+    def append_all(clients: Clients, place: Any, rows: Any, name: TableName) -> None:
+        if name == refused:
+            raise TableError(f"{name} is refused", table=str(name))
+        real(clients, place, rows, name)
+
+    monkeypatch.setattr(staging_tables, "append_all", append_all)
+    with pytest.raises(TableError, match="refused"):
+        destination.write(everything())
+    assert all(contents(destination, schema) == Counter([(1,)]) for schema in TABLES)
+    assert destination._book.staged("part") == []

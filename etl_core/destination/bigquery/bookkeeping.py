@@ -279,14 +279,16 @@ class Bookkeeping:
 
     # --- staging ----------------------------------------------------------------------------------------------
 
-    def create_staging(self, prefix: str, schema: Sequence[bigquery.SchemaField]) -> Place:
-        """An empty table beside the bookkeeping, that goes by itself after a week."""
-        place = Place(self._clients.project, self.dataset, f"{prefix}_{secrets.token_hex(8)}")
+    def staging_place(self, prefix: str) -> Place:
+        """A new one beside the bookkeeping."""
+        return Place(self._clients.project, self.dataset, f"{prefix}_{secrets.token_hex(8)}")
+
+    def create_staging(self, place: Place, schema: Sequence[bigquery.SchemaField]) -> None:
+        """An empty table that goes by itself after a week."""
         table = bigquery.Table(str(place), schema)
         table.expires = datetime.now(UTC) + _STAGED_FOR
         with translated("creating a staging table"):
             self._clients.rest().create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
-        return place
 
     def staged(self, prefix: str) -> list[Place]:
         """The staging tables whose names begin so."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,9 +21,9 @@ from etl_core.destination.bigquery.columns import StoredColumn
 from etl_core.destination.bigquery.connection import Clients, Parameter
 from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.names import Place
-from etl_core.destination.bigquery.staging import append_all
+from etl_core.destination.bigquery.staging_tables import StagingTables
 from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
-from etl_core.errors import EtlError, SchemaChangeRefused, TableError
+from etl_core.errors import SchemaChangeRefused, TableError
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.arrow import arrow_field, key_schema
 from etl_core.schema.table import Column, TableSchema
@@ -87,7 +86,7 @@ class Stager:
         """What streams the changes of those tables whose changes are."""
         self.moves = ColumnMoves(clients, tables)
         self.parts: list[StagedPart] = []
-        self.staged: list[Place] = []
+        self._staging = StagingTables(clients, book)
 
     def stage(self, changes: TableChanges) -> None:
         """Stages the part, or streams it. Raises TableError for one that cannot be applied."""
@@ -123,11 +122,13 @@ class Stager:
             )
         )
 
+    def finish(self) -> None:
+        """Waits until everything is staged. Raises what went wrong."""
+        self._staging.finish()
+
     def drop(self) -> None:
-        """Drops what was staged; what cannot be dropped now goes by itself."""
-        for place in self.staged:
-            with suppress(EtlError):
-                self._book.drop(place)
+        """Drops what was staged, whether it was to the end or not."""
+        self._staging.drop()
 
     def _stream(self, changes: TableChanges, table: StoredTable, moved: Moved) -> None:
         schema, table_id = changes.schema, changes.schema.table_id
@@ -167,13 +168,8 @@ class Stager:
         columns = [schema.column(column.name) for column in filled]
         row = pa.table({column.name: _missing(column, schema.name) for column in columns})
         values = to_bigquery(row, columns, schema.name).rename_columns([column.column for column in filled])
-        place = self._book.create_staging(
-            f"fill_{schema.table_id}",
-            statements.fields(filled, replace(schema, columns=tuple(columns), key=())),
-        )
-        self.staged.append(place)
-        append_all(self._clients, place, values, schema.name)
-        return filled, place
+        fields = statements.fields(filled, replace(schema, columns=tuple(columns), key=()))
+        return filled, self._staging.put(f"fill_{schema.table_id}", fields, values, schema.name)
 
     def _stage_rows(
         self, prefix: str, rows: pa.Table, schema: TableSchema, columns: Sequence[StoredColumn], with_origins: bool
@@ -188,11 +184,8 @@ class Stager:
         for mark in marks:
             stored = stored.append_column(mark, rows[mark])
         fields = statements.staged_fields(columns, schema, with_origins=with_origins)
-        place = self._book.create_staging(prefix, fields)
-        self.staged.append(place)
         ordered = stored.select([field.name for field in fields])
-        append_all(self._clients, place, ordered.combine_chunks(), schema.name)
-        return place
+        return self._staging.put(prefix, fields, ordered.combine_chunks(), schema.name)
 
 
 def _missing(column: Column, table: TableName) -> Any:

@@ -71,7 +71,8 @@ class BigQueryCopy:
             for left in book.staged(prefix):
                 book.drop(left)
             book.create_dataset(place.dataset)
-            self._staging = book.create_staging(prefix, statements.fields(stored_columns(schema), schema))
+            self._staging = book.staging_place(prefix)
+            book.create_staging(self._staging, statements.fields(stored_columns(schema), schema))
         except BaseException:
             self._release()
             raise

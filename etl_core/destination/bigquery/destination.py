@@ -98,6 +98,7 @@ class BigQueryDestination:
         try:
             for part in batch.parts:
                 stager.stage(part)
+            stager.finish()
             return self._apply(batch, stager)
         except BaseException:
             attempt.failed()
