@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from etl_core.config import BatchConfig
 from etl_core.identifiers import TableId
@@ -23,6 +24,14 @@ from etl_core.source.replication_stream import Pause, ReplicationStream
 _WAIT = 0.1
 _MEMORY_SHARE = 4
 """A catch-up takes a quarter of the memory of the main stream: several may run beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastWrite:
+    """How long the destination took for a batch, in seconds, and how many bytes of WAL it was ahead by it."""
+
+    seconds: float
+    step: int
 
 
 class CatchUp:
@@ -50,6 +59,7 @@ class CatchUp:
         self._through = snapshot_lsn
         self._wanted: Lsn | None = None
         self._batch_since: float | None = None
+        self._last_write = LastWrite(0.0, 0)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"catch-up-{table_id}", daemon=True)
         self._thread.start()
@@ -59,6 +69,12 @@ class CatchUp:
         """The table is complete in the destination up to here."""
         with self._condition:
             return self._through
+
+    @property
+    def last_write(self) -> LastWrite:
+        """Zeros before the first."""
+        with self._condition:
+            return self._last_write
 
     @property
     def error(self) -> BaseException | None:
@@ -127,10 +143,13 @@ class CatchUp:
         if assembler.has_changes:
             if not self._is_due(assembler, quiet=quiet):
                 return
+            began = time.monotonic()
             with contextlib.closing(assembler.take()) as batch:
                 self.applier.apply(batch)
             self._batch_since = None
             reach(CATCHUP_WRITTEN)
+            with self._condition:
+                self._last_write = LastWrite(time.monotonic() - began, assembler.end_lsn - self._through)
         position = max(assembler.end_lsn, stream.server_lsn)
         stream.confirm(position)
         with self._condition:

@@ -30,9 +30,11 @@ from etl_core.state.table_state import TableState
 _CATCH_UPS = 4
 """How many run at a time; each holds a walsender."""
 _SHORT_STEP = 16 << 20
-"""Bytes of WAL behind the main stream from which on the main stream waits for the last step."""
+"""Bytes of WAL behind the main stream from which on the main stream waits for the last step; or twice what the catch-up
+comes on by a batch: behind a slow destination it never comes closer."""
 _SHORT_STEP_SECONDS = 2.0
-"""How long the main stream waits for last steps, all tables together, before it goes on and tries again later."""
+"""How long the main stream waits for last steps, all tables together, before it goes on and tries again later; or three
+times what the destination takes for a batch: one is under way, and the last one comes after it."""
 RETRY_AFTER = timedelta(minutes=1)
 
 
@@ -206,11 +208,11 @@ class Handover:
             status = by_id.get(table_id)
             if status is None or status.state is not TableState.FINISHED_COPY:
                 self._catch_ups.pop(table_id).stop()
-        deadline = time.monotonic() + _SHORT_STEP_SECONDS
+        began = time.monotonic()
         for status in by_id.values():
             try:
                 if status.state is TableState.FINISHED_COPY:
-                    self._hand_over_one(status, position, deadline, busy_wait)
+                    self._hand_over_one(status, position, began, busy_wait)
                 elif status.state is TableState.SYNC_DONE or self._is_left_out(status):
                     # Something was away in the middle of a hand-over, and the stream has gone on without the table.
                     self._move(status, TableState.INIT)
@@ -232,12 +234,10 @@ class Handover:
     def _is_left_out(self, status: TableStatus) -> bool:
         return status.state is TableState.READY and status.table_id not in self._active
 
-    def _hand_over_one(
-        self, status: TableStatus, position: Lsn, deadline: float, busy_wait: Callable[[], None]
-    ) -> None:
+    def _hand_over_one(self, status: TableStatus, position: Lsn, began: float, busy_wait: Callable[[], None]) -> None:
         catch_up = self._catch_ups.get(status.table_id)
         if catch_up is not None:
-            self._finish_catch_up(status, catch_up, position, deadline, busy_wait)
+            self._finish_catch_up(status, catch_up, position, began, busy_wait)
             return
         snapshot_lsn = status.snapshot_lsn or ZERO
         if snapshot_lsn >= position or self._start <= snapshot_lsn >= self._passed.get(status.table_id, ZERO):
@@ -251,14 +251,16 @@ class Handover:
             self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
 
     def _finish_catch_up(
-        self, status: TableStatus, catch_up: CatchUp, position: Lsn, deadline: float, busy_wait: Callable[[], None]
+        self, status: TableStatus, catch_up: CatchUp, position: Lsn, began: float, busy_wait: Callable[[], None]
     ) -> None:
         if catch_up.error is not None:
             self._catch_ups.pop(status.table_id).stop()
             self._catch_up_failed(status, catch_up.error)
             return
-        if position - min(position, catch_up.through) > _SHORT_STEP:
+        last = catch_up.last_write
+        if position - min(position, catch_up.through) > max(_SHORT_STEP, 2 * last.step):
             return
+        deadline = began + max(_SHORT_STEP_SECONDS, 3 * last.seconds)
         while not catch_up.wait_through(position, 0.1):
             busy_wait()
             if catch_up.error is not None or time.monotonic() > deadline:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
+from etl_core.batch import WriteBatch
+from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
-from etl_core.replication import failpoints
+from etl_core.replication import failpoints, handover
 from etl_core.state.table_state import TableState
 
 if TYPE_CHECKING:
@@ -28,6 +31,40 @@ def test_tables_are_copied_and_taken_in_while_others_write(lab: Lab, churn: Make
     with churn(*tables, keys=1500), churn(*tables, seed=2, keys=1500), lab.running(pipeline):
         pipeline.observer.until_ready(*tables)
         pipeline.observer.until_flushed(pipeline.current_lsn())
+    lab.assert_equal(pipeline)
+
+
+class SlowToCatchUp(DuckDBDestination):
+    """A warehouse that takes its time, but only for the tables that catch up: the main stream goes on at full speed."""
+
+    def write(self, batch: WriteBatch) -> None:
+        if threading.current_thread().name.startswith("catch-up"):
+            time.sleep(1)
+        super().write(batch)
+
+
+def test_a_busy_table_is_taken_in_though_each_batch_takes_long(
+    lab: Lab, churn: MakeChurn, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the main stream would wait, so that it was always gone when the last batch was written."""
+    monkeypatch.setattr(handover, "_SHORT_STEP_SECONDS", 0.1)
+    churned("a", "b")
+    lab.publish()
+    lab.synced()
+    pipeline = lab.pipeline(destination=SlowToCatchUp(lab.path, lab.config.pipeline))
+    staged, go_on = threading.Event(), threading.Event()
+
+    def hold_the_copy_back() -> None:
+        staged.set()
+        assert go_on.wait(60)
+
+    with churn("a", "b"), lab.running(pipeline), failpoints.activated(failpoints.COPY_STAGED, hold_the_copy_back):
+        pipeline.resync(TableName("public", "b"))
+        assert staged.wait(60)
+        lab.until_stored(pipeline, pipeline.current_lsn())
+        go_on.set()
+        pipeline.observer.until_ready("b")
+    assert ("b", TableState.SYNC_DONE) in pipeline.observer.states
     lab.assert_equal(pipeline)
 
 
