@@ -206,11 +206,16 @@ class Pipeline:
         active = ActiveTables()
         describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
         stream = self._open_main_stream(start)
-        if self.store.progress() != progress:
+        try:
+            progress = self.store.claim_progress(progress, start)
+        except StateConflict:
             # Somebody streamed between our look and our hold of the slot: tables copied meanwhile must not be judged
             # by a position that the slot has already left.
             stream.close()
-            raise SlotInUse(f"another process has just streamed {self.config.pipeline}", hint="start again")
+            raise SlotInUse(f"another process has just streamed {self.config.pipeline}", hint="start again") from None
+        except BaseException:
+            stream.close()
+            raise
         handover = Handover(
             self.store,
             self.destination,

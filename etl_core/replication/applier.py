@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from etl_core.batch import ChangeCounts, TableChanges, WatermarkMove, WriteBatch
@@ -18,6 +18,7 @@ from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
     PermanentError,
     SchemaChangeRefused,
+    SlotInUse,
     StateConflict,
     TableError,
     TransientError,
@@ -90,6 +91,7 @@ class Applier:
         self._rows = resumes.rows if resumes else 0
         self._commit_time = resumes.commit_time if resumes else None
         self._written_lsn = resumes.written_lsn if resumes else None
+        self._stored = resumes
         self._stored_at = time.monotonic()
 
     def apply(self, batch: Assembled) -> None:
@@ -231,12 +233,16 @@ class Applier:
         waits = self._backoff.waits()
         while True:
             try:
-                self._store.save_progress(progress)
+                self._stored = self._store.save_progress(progress, self._stored)
                 return
             except StateConflict:
-                raise PermanentError(
-                    "the state store is ahead of this stream: another process streams the same pipeline",
-                    hint="stop one of them; nothing was lost, the watermarks in the destination decide",
+                found = self._store.progress()
+                if found is not None and replace(found, updated_at=now) == progress:
+                    self._stored = found  # by an earlier try, whose answer was lost
+                    return
+                raise SlotInUse(
+                    "another process streams the same pipeline since this one lost its connection",
+                    hint="nothing was lost: what it has not stored is read again",
                 ) from None
             except TransientError as error:
                 wait = next(waits, None)

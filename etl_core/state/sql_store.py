@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -156,22 +156,43 @@ class SqlStateStore:
         row = self._row(self._sql.progress)
         return None if row is None else ReplicationProgress(**_fields(row))
 
-    def save_progress(self, progress: ReplicationProgress) -> None:
+    def claim_progress(self, seen: ReplicationProgress | None, start: Lsn) -> ReplicationProgress:
         table = self._sql.progress
-        values = {"pipeline": self._pipeline, **_values(replace(progress, updated_at=self._now()))}
+        claimed = replace(seen or ReplicationProgress(start), updated_at=self._later_than(seen))
         with self._write() as connection:
-            moved = connection.execute(
-                sa.update(table).where(*self._mine(table), table.c.flushed_lsn <= progress.flushed_lsn).values(values)
-            )
+            row = connection.execute(self._select(table)).one_or_none()
+            if (None if row is None else ReplicationProgress(**_fields(row))) != seen:
+                raise StateConflict(f"progress of pipeline {self._pipeline} was stored meanwhile")
+            self._put(connection, table, _values(claimed))
+        return claimed
+
+    def save_progress(
+        self, progress: ReplicationProgress, previous: ReplicationProgress | None = None
+    ) -> ReplicationProgress:
+        table = self._sql.progress
+        stored = replace(progress, updated_at=self._later_than(previous))
+        values = {"pipeline": self._pipeline, **_values(stored)}
+        is_ours = () if previous is None else (table.c.updated_at == previous.updated_at,)
+        with self._write() as connection:
+            forward = table.c.flushed_lsn <= progress.flushed_lsn
+            moved = connection.execute(sa.update(table).where(*self._mine(table), forward, *is_ours).values(values))
             if moved.rowcount == 1:
-                return
-            stored = connection.scalar(sa.select(table.c.flushed_lsn).where(*self._mine(table)))
-            if stored is not None:
+                return stored
+            found = connection.scalar(sa.select(table.c.flushed_lsn).where(*self._mine(table)))
+            if found is not None or previous is not None:
                 raise StateConflict(
-                    f"progress of pipeline {self._pipeline} is stored up to {stored}, beyond {progress.flushed_lsn}",
+                    f"progress {progress.flushed_lsn} of pipeline {self._pipeline} is not stored over {found}",
                     hint="another process writes progress for this pipeline: end one of them",
                 )
             connection.execute(sa.insert(table).values(values))
+        return stored
+
+    def _later_than(self, previous: ReplicationProgress | None) -> datetime:
+        """Now, but never what `previous` has: that tells two writers apart, also by a clock that stands still."""
+        now = self._now()
+        if previous is None or previous.updated_at is None or now > previous.updated_at:
+            return now
+        return previous.updated_at + timedelta(microseconds=1)
 
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         with self._read() as connection:

@@ -155,8 +155,20 @@ class StateStore(Protocol):
 
     def progress(self) -> ReplicationProgress | None: ...
 
-    def save_progress(self, progress: ReplicationProgress) -> None:
-        """Raises StateConflict if the stored flushed_lsn is beyond the given one: it only grows."""
+    def claim_progress(self, seen: ReplicationProgress | None, start: Lsn) -> ReplicationProgress:
+        """Makes the stored progress the caller's, who begins to stream at `start`; returns it as it is now.
+
+        Whoever had it before stores no more. Raises StateConflict if it is not as it was `seen`.
+        """
+
+    def save_progress(
+        self, progress: ReplicationProgress, previous: ReplicationProgress | None = None
+    ) -> ReplicationProgress:
+        """Stores progress and returns it with `updated_at`, by which the next call is known to be of the same stream.
+
+        `previous` is what the stream claimed or stored last. Raises StateConflict if somebody else has claimed or
+        stored it since, or if the stored flushed_lsn is beyond the given one: it only grows.
+        """
 
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         """The newest schema version of a table, counted from 1."""

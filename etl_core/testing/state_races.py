@@ -53,11 +53,22 @@ class StateStoreRaces(StateStoreFixtures):
                 for number, racer in enumerate(racers)
             ]
         )
-        assert all(outcome is None or isinstance(outcome, StateConflict) for outcome in outcomes)
-        assert outcomes[0] is None
+        assert all(isinstance(outcome, ReplicationProgress | StateConflict) for outcome in outcomes)
+        assert outcomes[0] == store.progress()
         stored = store.progress()
         assert stored is not None
         assert stored.flushed_lsn == 100
+
+    def test_one_of_many_claims_the_progress(self, stores: Stores, store: StateStore) -> None:
+        seen = None
+        for _ in range(3):
+            racers = [stores("shop") for _ in range(RACERS)]
+            outcomes = race([partial(racer.claim_progress, seen, Lsn(1)) for racer in racers])
+            winners = [outcome for outcome in outcomes if isinstance(outcome, ReplicationProgress)]
+            assert len(winners) == 1
+            assert sum(isinstance(outcome, StateConflict) for outcome in outcomes) == RACERS - 1
+            seen = winners[0]
+            assert store.progress() == seen
 
     def test_racing_schemas_get_a_version_each(self, stores: Stores, store: StateStore) -> None:
         racers = [stores("shop") for _ in range(RACERS)]

@@ -275,6 +275,24 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         assert stored is not None
         assert (stored.flushed_lsn, stored.rows) == (LAST, 0)
 
+    def test_progress_is_stored_by_whoever_claimed_it_last(self, store: StateStore, stores: Stores) -> None:
+        """Also while the clock stands still, as it does in these tests."""
+        first = store.claim_progress(None, Lsn(5))
+        assert store.progress() == first
+        assert first.flushed_lsn == 5
+        first = store.save_progress(ReplicationProgress(Lsn(6)), first)
+        assert store.progress() == first
+        heir = stores("shop")
+        claimed = heir.claim_progress(heir.progress(), Lsn(0))
+        assert replace(claimed, updated_at=None) == replace(first, updated_at=None)
+        with pytest.raises(StateConflict):
+            store.save_progress(ReplicationProgress(Lsn(7)), first)
+        with pytest.raises(StateConflict):
+            store.claim_progress(first, Lsn(0))
+        with pytest.raises(StateConflict):
+            store.claim_progress(None, Lsn(0))
+        assert heir.save_progress(ReplicationProgress(Lsn(6)), claimed) == store.progress()
+
     # Schemas
 
     def test_a_schema_gets_a_version_when_it_changed(self, store: StateStore) -> None:

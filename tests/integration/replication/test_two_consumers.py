@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable
@@ -9,10 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from etl_core.errors import SlotInUse
+from etl_core.config import BatchConfig
+from etl_core.errors import SlotInUse, TransientError
+from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
+from etl_core.replication import failpoints
 from etl_core.testing.scripted_destination import Fault
-from tests.integration.replication.conftest import Churn, Lab, Running, poll, scripted
+from tests.integration.replication.conftest import PATIENCE, Churn, Lab, Running, poll, scripted
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
@@ -116,3 +121,49 @@ def test_several_begin_one_pipeline_at_once(lab: Lab, churned: MakeTables) -> No
     assert "SourceChanged" not in log
     assert "another one" not in log
     lab.assert_equal()
+
+
+def test_one_that_lost_its_slot_does_not_move_the_progress_of_its_heir(lab: Lab) -> None:
+    """It still writes a batch; the heir begins before that batch, and takes in a table whose changes are in it."""
+    a, t = TableName("public", "a"), TableName("public", "t")
+    for table in ("a", "t"):
+        lab.execute(f"CREATE TABLE {table} AS SELECT 1 AS id, 1 AS n; ALTER TABLE {table} ADD PRIMARY KEY (id)")
+    lab.publish()
+    first = lab.pipeline(batch=BatchConfig(max_age=2.0))
+    first.sync([a])
+    lab.caught_up(first)
+    heir = lab.pipeline(batch=BatchConfig(max_rows=1))
+    staged, publish, written, go_on = (threading.Event() for _ in range(4))
+    writes = itertools.count(1)
+
+    def at_staged() -> None:
+        staged.set()
+        assert publish.wait(PATIENCE)
+
+    def at_written() -> None:
+        match next(writes):
+            case 1:  # the first process's, which sleeps now
+                written.set()
+                assert go_on.wait(PATIENCE)
+            case 2:  # the heir's: it has taken the table in, and has stored less than the first one is about to
+                go_on.set()
+                with pytest.raises(TransientError):
+                    streaming.join()
+
+    with (
+        failpoints.activated(failpoints.COPY_STAGED, at_staged),
+        failpoints.activated(failpoints.BATCH_WRITTEN, at_written),
+    ):
+        streaming = Running(first, first.stream)
+        poll(lambda: active_pid(lab, first) is not None, "the stream")
+        copying = Running(heir, lambda: heir.sync([t]))
+        assert staged.wait(PATIENCE)
+        lab.execute("UPDATE a SET n = 2")  # two transactions, and one batch of the first process
+        lab.execute("UPDATE t SET n = 2")
+        assert written.wait(PATIENCE)
+        lab.execute("SELECT pg_terminate_backend(%s, 10000)", [active_pid(lab, first)])
+        publish.set()
+        copying.join()
+        with contextlib.suppress(TransientError):
+            heir.stream(until=heir.current_lsn())
+    lab.assert_equal(heir)
