@@ -8,15 +8,16 @@ is applied if and only if it is beyond the table's watermark, it does not matter
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.protocol import Destination
-from etl_core.errors import EtlError, StateConflict, TableError, TransientError, WatermarkConflict
+from etl_core.errors import EtlError, SlotInUse, StateConflict, TableError, TransientError, WatermarkConflict
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
@@ -35,6 +36,10 @@ comes on by a batch: behind a slow destination it never comes closer."""
 _SHORT_STEP_SECONDS = 2.0
 """How long the main stream waits for last steps, all tables together, before it goes on and tries again later; or three
 times what the destination takes for a batch: one is under way, and the last one comes after it."""
+_READER_SECONDS = 10.0
+"""How long the reader of a slot, which has just left, is waited for."""
+_WITHOUT_SLOT = frozenset({TableState.READY, TableState.ERRORED, TableState.PAUSED})
+_COPIED_AGAIN = frozenset({TableState.INIT, TableState.DATA_SYNC})
 RETRY_AFTER = timedelta(minutes=1)
 
 
@@ -44,8 +49,8 @@ class SyncSlots:
 
     names: Callable[[], Sequence[str]]
     """Of those that exist on the source."""
-    drop: Callable[[str], None]
-    """Drops a slot this pipeline owns, and forgets it; nothing if it is gone."""
+    drop: Callable[[str, float], object]
+    """Drops a slot this pipeline owns, and forgets it; nothing if it is gone. Waits so many seconds for its reader."""
 
 
 class Handover:
@@ -71,6 +76,7 @@ class Handover:
         self._begin_catch_up = begin_catch_up
         self._observer = observer
         self._catch_ups: dict[TableId, CatchUp] = {}
+        self._undropped: dict[str, TableId] = {}
         self._hold: Lsn | None = None
         self._start = ZERO
         self._passed: dict[TableId, Lsn] = {}
@@ -185,18 +191,19 @@ class Handover:
         """
         schema = self._schema(status)
         if status.sync_slot is not None:
-            self._drop(status.sync_slot)
+            self._drop(status.sync_slot, status.table_id)
         reach(SYNC_SLOT_DROPPED)
         status = self._move(
             status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
         self._active.activate(status.table_id, watermark, schema)
 
-    def _drop(self, slot: str) -> None:
+    def _drop(self, slot: str, table_id: TableId) -> None:
         try:
-            self._slots.drop(slot)
+            self._slots.drop(slot, _READER_SECONDS)
         except TransientError as error:
-            self._observer.on_retry(error, 0.0)  # it is recorded as ours, and the next start drops it
+            self._observer.on_retry(error, 0.0)
+            self._undropped[slot] = table_id
 
     def _hand_over(self, position: Lsn, busy_wait: Callable[[], None]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}
@@ -221,15 +228,21 @@ class Handover:
             except TableError as error:
                 self._fail(status, error)
 
-        self._drop_slots_of_paused(
-            {table_id for table_id, status in by_id.items() if status.state is TableState.PAUSED}
-        )
+        self._drop_slots_left({status.table_id: status.state for status in by_id.values()})
 
-    def _drop_slots_of_paused(self, paused: Set[TableId]) -> None:
-        """Resumed, a table is copied anew; whoever copied it or had it catch up has let go of its slot."""
-        for slot in self._store.owned_slots() if paused else ():
-            if slot.table_id in paused:
-                self._drop(slot.name)
+    def _drop_slots_left(self, states: Mapping[TableId, TableState]) -> None:
+        """Those of paused tables, which are copied anew when they are resumed, and those that could not be dropped."""
+        if TableState.PAUSED in states.values():
+            owned = {slot.name: slot.table_id for slot in self._store.owned_slots() if slot.table_id is not None}
+            self._undropped |= {name: of for name, of in owned.items() if states.get(of) is TableState.PAUSED}
+        for name, table_id in list(self._undropped.items()):
+            state = states.get(table_id)
+            if state in _COPIED_AGAIN:
+                del self._undropped[name]  # there may be a new one of the same name
+            elif state in _WITHOUT_SLOT:
+                with contextlib.suppress(SlotInUse):  # a copy that was paused waits for old transactions with it
+                    self._slots.drop(name, 0.0)
+                    del self._undropped[name]
 
     def _is_left_out(self, status: TableStatus) -> bool:
         return status.state is TableState.READY and status.table_id not in self._active
@@ -322,7 +335,7 @@ class Handover:
             return  # someone moved it on; their decision stands
         if status.sync_slot is not None:
             # Only a new copy brings the table back: the slot would hold WAL for nothing.
-            self._drop(status.sync_slot)
+            self._drop(status.sync_slot, status.table_id)
         self._observer.on_table_error(status.name, error)
 
     def _move(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:

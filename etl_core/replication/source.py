@@ -90,19 +90,21 @@ class Source:
 
     def drop_owned_slot(self, name: str) -> None:
         """Drops a slot this pipeline recorded as its own, and forgets it; nothing if it is gone. Never another's."""
-        if name not in {slot.name for slot in self.store.owned_slots()}:
+        if not self.drop_if_owned(name):
             raise PermanentError(f"replication slot {name} is not one this pipeline created, so it is not dropped")
-        self._drop(name)
 
-    def drop_if_owned(self, name: str) -> None:
-        """Drops a slot unless it is none of ours, or not any more; another process may be doing it at this moment."""
-        if name in {slot.name for slot in self.store.owned_slots()}:
-            self._drop(name)
+    def drop_if_owned(self, name: str, timeout: float = 10.0) -> bool:
+        """Drops a slot unless it is none of ours, or not any more; another process may be doing it at this moment.
 
-    def _drop(self, name: str) -> None:
-        with self.connect("slots") as connection:
-            drop_slot(connection, name)
-        self.store.forget_slot(name)
+        Says whether it was ours. Raises SlotInUse if it is still read after `timeout` seconds.
+        """
+        for slot in self.store.owned_slots():
+            if slot.name == name:
+                with self.connect("slots") as connection:
+                    drop_slot(connection, name, timeout=timeout)
+                self.store.forget_slot(slot)
+                return True
+        return False
 
     def existing_owned_slots(self) -> list[str]:
         """Those of our recorded slots that exist on the server."""

@@ -224,10 +224,11 @@ class SqlStateStore:
             connection.execute(sa.delete(slots).where(*self._mine(slots), slots.c.name == name))
             connection.execute(sa.insert(slots).values(values))
 
-    def forget_slot(self, name: str) -> None:
+    def forget_slot(self, slot: OwnedSlot) -> None:
         slots = self._sql.slots
+        is_it = (slots.c.name == slot.name, slots.c.created_at == slot.created_at)
         with self._write() as connection:
-            connection.execute(sa.delete(slots).where(*self._mine(slots), slots.c.name == name))
+            connection.execute(sa.delete(slots).where(*self._mine(slots), *is_it))
 
     def owned_slots(self) -> Sequence[OwnedSlot]:
         rows = self._rows(self._sql.slots)

@@ -179,7 +179,8 @@ class StateStore(Protocol):
     def record_slot(self, name: str, table_id: TableId | None) -> None:
         """Called before the slot is created, so that a crash in between leaves a name, never a slot, behind."""
 
-    def forget_slot(self, name: str) -> None: ...
+    def forget_slot(self, slot: OwnedSlot) -> None:
+        """Forgets this record; one that was made since under the same name stays."""
 
     def owned_slots(self) -> Sequence[OwnedSlot]: ...
 

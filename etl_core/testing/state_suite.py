@@ -111,8 +111,11 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         clock.pass_time(5)
         store.record_slot("etl_shop", None)
         assert store.owned_slots()[0].created_at == clock()
-        store.forget_slot("etl_shop")
-        store.forget_slot("etl_shop")
+        slot = store.owned_slots()[0]
+        store.forget_slot(replace(slot, created_at=clock() - timedelta(minutes=5)))  # it was made again since
+        assert slot in store.owned_slots()
+        store.forget_slot(slot)
+        store.forget_slot(slot)
         assert [slot.name for slot in store.owned_slots()] == ["etl_shop_sync_4294967295"]
 
     def test_a_slot_outlives_its_table(self, store: StateStore) -> None:

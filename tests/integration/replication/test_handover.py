@@ -5,22 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.duckdb.destination import DuckDBDestination
-from etl_core.errors import EtlError
+from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.identifiers import TableName
-from etl_core.replication import failpoints, handover
+from etl_core.replication import failpoints, handover, source
 from etl_core.state.table_state import TableState
+from tests.integration.replication.conftest import PATIENCE, Running, poll
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Churn, Lab
 
 MakeChurn = Callable[..., "Churn"]
 MakeTables = Callable[..., None]
+T = TableName("public", "t")
 
 
 def test_tables_are_copied_and_taken_in_while_others_write(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
@@ -192,3 +194,98 @@ def test_two_processes_copy_the_same_tables(lab: Lab, churn: MakeChurn, churned:
     states = {status.state for status in pipelines[0].store.tables()}
     assert TableState.ERRORED not in states, [status.error for status in pipelines[0].store.tables()]
     lab.assert_equal(pipelines[0])
+
+
+def two_tables(lab: Lab) -> None:
+    lab.execute("CREATE TABLE a AS SELECT 1 AS id, 1 AS n; ALTER TABLE a ADD PRIMARY KEY (id)")
+    lab.execute("CREATE TABLE t AS SELECT 1 AS id, 1 AS n; ALTER TABLE t ADD PRIMARY KEY (id)")
+    lab.publish()
+
+
+def test_pausing_a_table_whose_copy_waits_does_not_hold_up_the_stream(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot of the copy cannot be dropped while it waits for an old transaction."""
+    two_tables(lab)
+    pipeline, other = lab.synced(), lab.pipeline()
+    waits: list[float] = []
+    real = source.drop_slot
+
+    def drop(connection: Any, name: str, *, timeout: float = 10.0) -> bool:
+        if threading.current_thread() is not threading.main_thread() and other.find(T).state is TableState.PAUSED:
+            waits.append(timeout)
+        return real(connection, name, timeout=timeout)
+
+    with lab.connect() as writing, lab.running(pipeline, pipeline.stream):
+        writing.execute("CREATE TABLE x ()")
+        copying = Running(other, lambda: other.sync([T]))
+        other.observer.until(lambda: bool(other.observer.waiting), "the wait")
+        monkeypatch.setattr(source, "drop_slot", drop)
+        other.pause(T)
+        for n in range(5):
+            lab.execute("UPDATE a SET n = %s", [n])
+            pipeline.observer.until_flushed(pipeline.current_lsn())
+        poll(lambda: bool(waits), "a look at the slot")
+        assert set(waits) == {0.0}
+        monkeypatch.undo()
+        writing.rollback()
+        copying.join()
+        poll(lambda: lab.slots() == {pipeline.source.main_slot}, "the end of its slot")
+
+
+def test_a_slot_that_could_not_be_dropped_is_dropped_later(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_tables(lab)
+    pipeline = lab.synced()
+    failed = threading.Event()
+    real = source.drop_slot
+
+    def drop(connection: Any, name: str, **options: float) -> bool:
+        if threading.current_thread().name == "test-run" and not failed.is_set():
+            failed.set()
+            raise SourceUnavailable("too many connections, for a moment")
+        return real(connection, name, **options)
+
+    with lab.running(pipeline):
+        monkeypatch.setattr(source, "drop_slot", drop)
+        before = pipeline.observer.states.count(("t", TableState.READY))
+        pipeline.resync(T)
+        pipeline.observer.until_state("t", TableState.READY, times=before + 1)
+        assert failed.is_set()
+        poll(lambda: lab.slots() == {pipeline.source.main_slot}, "the end of its slot")
+
+
+def test_a_slot_that_was_made_again_is_not_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes set the same dead copy back; one begins to copy while the other one forgets the slot."""
+    two_tables(lab)
+    lab.synced()
+    one, two = lab.pipeline(), lab.pipeline()
+    one.resync(T)
+    dead = one.store.transition(one.find(T), TableState.DATA_SYNC)  # as a process that died left it
+    one.store.record_slot(one.source.sync_slot(dead.table_id), dead.table_id)
+    staged, go_on = threading.Event(), threading.Event()
+    copying: list[Running] = []
+    real = source.drop_slot
+
+    def drop(connection: Any, name: str, **options: float) -> bool:
+        dropped = real(connection, name, **options)
+        if threading.current_thread().name == "second":
+            copying.append(Running(one, one.sync))
+            assert staged.wait(PATIENCE)
+        return dropped
+
+    def at_staged() -> None:
+        staged.set()
+        assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(source, "drop_slot", drop)
+    with failpoints.activated(failpoints.COPY_STAGED, at_staged):
+        second = threading.Thread(target=two._preparation.reset_dead_copies, name="second")
+        second.start()
+        second.join()
+        assert one.source.sync_slot(dead.table_id) in {slot.name for slot in one.store.owned_slots()}
+        go_on.set()
+        copying[0].join()
+    monkeypatch.undo()
+    pipeline = lab.synced()
+    pipeline.prepare()
+    assert lab.slots() == {pipeline.source.main_slot}
