@@ -33,7 +33,8 @@ class DeadRuns:
         self._next = time.monotonic() + _LOOK_EVERY
         sessions = presence.sessions(self._session, self._pipeline)
         in_flight = runs_in_flight(self._context.instance, self._context.job_name, sessions)
-        dead = {run.run_id for run in in_flight if run.is_dead} - {self._context.run_id}
+        started = [run for run in in_flight if run.running is not None]  # others have no process to have lost
+        dead = {run.run_id for run in started if run.is_dead} - {self._context.run_id}
         for run_id in dead & self._suspects:
             self._report_failed(run_id)
         self._suspects = dead

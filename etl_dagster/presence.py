@@ -1,21 +1,57 @@
-"""The session by which a stream run is known on the source's server, and by which it takes its turn to stream.
+"""The sessions by which a stream run is known on the source's server, and by which it takes its turn to stream.
 
-Called `etl_<pipeline>_run_<first 8 of the run id>`. It ends with the run's process, so its absence says that the
-process is gone; and it holds the lock that makes runs stream one after the other.
+`etl_<pipeline>_run_<first 8 of the run id>` is there from the run's beginning to its end, whatever it waits for or
+tries again: its absence says that the process is gone. `etl_<pipeline>_turn_<…>` is there while the run, with
+everything prepared, waits for its turn or has it: it holds the lock that makes runs stream one after the other.
 """
 
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Self
+
+from etl_core.errors import EtlError, TransientError
 
 if TYPE_CHECKING:
     from etl_core.source.connection import Connection
+    from etl_dagster.resources import PostgresReplicationResource
 
 _ID_LENGTH = 8
 
 
+class Presence:
+    """A run's session for the length of the `with` block, as far as the source can be reached."""
+
+    def __init__(self, replication: "PostgresReplicationResource", run_id: str) -> None:
+        self._replication = replication
+        self._role = role_of(run_id)
+        self._session: Connection | None = None
+        self._open = ExitStack()
+
+    def renew(self) -> None:
+        """Connects, unless the session is there. Raises SourceUnavailable, SourceRefused."""
+        if self._session is not None and _lives(self._session):
+            return
+        self._open.close()
+        self._session = self._open.enter_context(self._replication.connect(self._role))
+
+    def __enter__(self) -> Self:
+        with suppress(EtlError):  # the run's own tries will say so
+            self.renew()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+
 def role_of(run_id: str) -> str:
-    """The role to connect with: the rest of the session's name."""
+    """The role to connect with to be present: the rest of the session's name."""
     return f"run_{run_id[:_ID_LENGTH]}"
+
+
+def turn_of(run_id: str) -> str:
+    """The role to connect with to wait for the turn."""
+    return f"turn_{run_id[:_ID_LENGTH]}"
 
 
 def is_present(run_id: str, sessions: set[str]) -> bool:
@@ -30,10 +66,12 @@ def others(sessions: set[str], run_ids: Iterable[str]) -> set[str]:
 
 def sessions(connection: "Connection", pipeline: str) -> set[str]:
     """The beginnings of the run ids of the stream runs that are connected now, of every Dagster instance."""
-    from etl_core.source.server import application_names
+    return _ids(connection, f"etl_{pipeline}_run_")
 
-    prefix = f"etl_{pipeline}_run_"
-    return {name.removeprefix(prefix) for name in application_names(connection, prefix)}
+
+def standing_by(connection: "Connection", pipeline: str) -> set[str]:
+    """The same, of those that stream or could begin to at once."""
+    return _ids(connection, f"etl_{pipeline}_turn_")
 
 
 def try_to_stream(connection: "Connection", pipeline: str) -> bool:
@@ -41,3 +79,21 @@ def try_to_stream(connection: "Connection", pipeline: str) -> bool:
     from etl_core.source.server import Turn, try_turn
 
     return try_turn(connection, Turn.STREAM, pipeline)
+
+
+def _ids(connection: "Connection", prefix: str) -> set[str]:
+    from etl_core.source.server import application_names
+
+    found = {name.removeprefix(prefix) for name in application_names(connection, prefix)}
+    # Of pipeline `shop_run` the names begin as those of `shop` do.
+    return {run_id for run_id in found if re.fullmatch(f"[^_]{{{_ID_LENGTH}}}", run_id)}
+
+
+def _lives(session: "Connection") -> bool:
+    from etl_core.source.server import application_names
+
+    try:
+        application_names(session, "etl_")
+    except TransientError:
+        return False
+    return True

@@ -55,4 +55,5 @@ def _stream_run(record: dg.RunRecord, sessions: set[str]) -> StreamRun:
         age=now - record.create_timestamp.timestamp(),
         running=None if record.start_time is None else now - record.start_time,
         has_session=presence.is_present(run.run_id, sessions),
+        is_queued=run.status is dg.DagsterRunStatus.QUEUED,
     )

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from etl_core.errors import PermanentError, TransientError
+from etl_core.errors import EtlError, PermanentError, TransientError
 from etl_core.identifiers import TableName
-from etl_core.lsn import Lsn
+from etl_core.lsn import ZERO, Lsn
 from etl_dagster import presence
 from etl_dagster.dead_runs import DeadRuns
+from etl_dagster.presence import Presence
 from etl_dagster.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _LOOK_EVERY = 0.1
 """Seconds between two looks of the main thread: at its turn, the worker, what is to be reported."""
 _SUCCESSOR_EVERY = 0.5
 _GIVE_UP_AFTER = 300.0
-"""Seconds of failing tries after which the run fails, for a person to see."""
+"""Seconds of tries that bring the stream no further after which the run fails, for a person to see."""
 
 
 class StreamRun:
@@ -57,19 +58,20 @@ class StreamRun:
 
     def stream(self, lease: float) -> None:
         """Streams until the lease is over and a successor is there. Raises EtlError."""
-        with self._opened() as pipeline:
+        with Presence(self._replication, self._context.run_id) as present, self._opened() as pipeline:
             failing_since: float | None = None
             waits = _waits()
             while True:
-                began = time.monotonic()
+                before = _position(pipeline)
                 try:
+                    present.renew()
                     self._stream_once(pipeline, lease)
                     return
                 except PermanentError:
                     raise
                 except TransientError as error:
                     now = time.monotonic()
-                    if failing_since is None or now - began > _GIVE_UP_AFTER / 5:
+                    if failing_since is None or _position(pipeline) > before:
                         failing_since, waits = now, _waits()
                     if now - failing_since > _GIVE_UP_AFTER:
                         raise
@@ -80,10 +82,10 @@ class StreamRun:
 
     def drain(self) -> Lsn:
         """Streams up to where the source's WAL ends now, or waits until somebody else has. Raises EtlError."""
-        with self._opened() as pipeline:
+        with Presence(self._replication, self._context.run_id), self._opened() as pipeline:
             pipeline.prepare()
             target = pipeline.current_lsn()
-            with self._replication.connect(presence.role_of(self._context.run_id)) as session:
+            with self._replication.connect(presence.turn_of(self._context.run_id)) as session:
                 while not presence.try_to_stream(session, self._replication.name):
                     progress = pipeline.store.progress()
                     if progress is not None and progress.flushed_lsn >= target:
@@ -111,7 +113,7 @@ class StreamRun:
         """Waits for the turn and streams until the run gives way to its successor."""
         self._stop.clear()
         pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
-        with self._replication.connect(presence.role_of(self._context.run_id)) as session:
+        with self._replication.connect(presence.turn_of(self._context.run_id)) as session:
             self._wait_for_turn(session)
             self._begin_reporting(pipeline)
             started = time.monotonic()
@@ -194,7 +196,16 @@ class _Successor:
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + _SUCCESSOR_EVERY
-        return bool(presence.others(presence.sessions(self._session, self._pipeline), [self._run_id]))
+        return bool(presence.others(presence.standing_by(self._session, self._pipeline), [self._run_id]))
+
+
+def _position(pipeline: "Pipeline") -> Lsn:
+    """How far the stream has come; the beginning as long as nobody can say."""
+    try:
+        progress = pipeline.store.progress()
+    except EtlError:  # it may not even be there yet
+        return ZERO
+    return ZERO if progress is None else progress.flushed_lsn
 
 
 def _waits() -> Iterator[float]:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 START_GRACE = 20.0
 """Seconds from a run's start to its session on the server; two were measured, ten on a busy machine."""
 LAUNCH_GRACE = 300.0
-"""Seconds a run may be queued or starting before it is no longer counted on."""
+"""Seconds a run may be starting before it is no longer counted on. One in the queue always is: it may stand there for
+hours, and starts in the end."""
+QUEUE_GRACE = 30.0
+"""Seconds in the queue about which nothing is said."""
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
 
@@ -26,11 +29,12 @@ class StreamRun:
     """Since it was started; None while it is queued or starting."""
     has_session: bool
     """Whether its process is connected to the source."""
+    is_queued: bool = False
 
     @property
     def is_dead(self) -> bool:
         """Its process is gone, whatever Dagster says."""
-        if self.has_session:
+        if self.has_session or self.is_queued:
             return False
         return self.age > LAUNCH_GRACE if self.running is None else self.running > START_GRACE
 
@@ -70,6 +74,13 @@ def decide(situation: Situation, *, lease: float) -> Decision:
         return _without_a_run(situation, run_key)
     oldest = alive[-1]
     name = f"run {oldest.run_id[:8]}"
+    if alive[0].is_queued and alive[0].age > QUEUE_GRACE:
+        what = "" if len(alive) == 1 else f"{name} streams; its successor, "
+        return Decision(
+            None,
+            f"{what}run {alive[0].run_id[:8]}, has been in the queue for {alive[0].age:.0f} s: if it stays there, "
+            "make room for two runs (max_concurrent_runs, tag limits, pools)",
+        )
     if len(alive) > 1:
         return Decision(None, f"{name} streams, run {alive[0].run_id[:8]} takes over from it")
     if oldest.running is None:

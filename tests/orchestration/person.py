@@ -102,7 +102,7 @@ class Person:
                 rows = connection.execute(
                     "SELECT application_name FROM pg_stat_activity a JOIN pg_locks l USING (pid)"
                     " WHERE l.locktype = 'advisory' AND l.granted AND application_name LIKE %s",
-                    (f"etl_{self.replication.name}_run_%",),
+                    (f"etl_{self.replication.name}_turn_%",),
                 ).fetchall()
             begins = [name.rsplit("_", 1)[1] for (name,) in rows]
             return [run["runId"] for run in dev.runs(self.stream_job) if run["runId"][:8] in begins]

@@ -3,18 +3,23 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import dagster as dg
 import duckdb
+import psycopg
 import pytest
 
+from etl_core.errors import DestinationUnavailable
 from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
 from etl_core.testing.postgres import Database
-from etl_dagster import names, presence
+from etl_dagster import dead_runs, names, presence, stream_run
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream_job import StreamConfig, build_stream_job
+from etl_dagster.stream_run import StreamRun
 
 PATIENCE = 60.0
 TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]
@@ -55,7 +60,7 @@ class Runs:
 
     def end(self) -> None:
         """Ends the run that streams, after its lease, by standing by as its successor would."""
-        with self.replication.connect(presence.role_of("standing by")):
+        with self.replication.connect(presence.turn_of("standing by")):
             self.join()
 
     def join(self) -> None:
@@ -143,3 +148,84 @@ def test_a_run_gives_way_to_its_successor_and_nothing_is_lost(runs: Runs, databa
     )
     reported = runs.materialized(dg.AssetKey(["duckdb", "public", "notes"]))
     assert sum(int(event.metadata["etl/rows_inserted"].value) for event in reported) == len(written)
+
+
+def connected(replication: PostgresReplicationResource) -> tuple[set[str], set[str]]:
+    """The runs that are there, and those that stand by or stream."""
+    with replication.connect("test") as connection:
+        return presence.sessions(connection, replication.name), presence.standing_by(connection, replication.name)
+
+
+def test_a_run_is_known_to_live_while_it_still_prepares(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    """Its slot cannot be created while a transaction is open at the source; nobody may take it for dead, or ready."""
+    runs = Runs(replication, instance)
+    with psycopg.connect(database.dsn) as writing:
+        writing.execute("CREATE TABLE open_for_an_hour (id int)")
+        run = runs.start(lease_seconds=0.5)
+        until(lambda: runs.logged(run, "waits for"), "the wait for the slot")
+        assert connected(replication) == ({run[:8]}, set())
+    until(lambda: connected(replication) == ({run[:8]}, {run[:8]}), "the stream")
+    runs.end()
+
+
+def test_a_run_keeps_its_session_from_try_to_try(
+    runs: Runs, replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def once(*_: object) -> None:
+        seen.append(connected(replication))
+        if len(seen) == 2:
+            with replication.connect("test") as connection:  # the source restarts, say
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name LIKE %s",
+                    [f"etl_{replication.name}_run_%"],
+                )
+        if len(seen) < 4:
+            raise DestinationUnavailable("shop.duckdb is held by another process")
+
+    monkeypatch.setattr(StreamRun, "_stream_once", once)
+    run = str(uuid4())
+    assert runs.execute(run).success
+    assert seen == [({run[:8]}, set())] * 4
+
+
+@pytest.mark.parametrize("comes_on", [False, True])
+def test_a_run_gives_up_when_it_does_not_come_on_however_long_each_try_takes(
+    replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch, comes_on: bool
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=lambda seconds: once(seconds=seconds))
+
+    def once(*_: object, seconds: float = 61.0) -> None:
+        clock.now += seconds
+        if clock.now > 3600:
+            raise LookupError("an hour")
+        if seconds == 61.0:
+            raise DestinationUnavailable("shop.duckdb is held by another process")
+
+    monkeypatch.setattr(stream_run, "time", fake)
+    monkeypatch.setattr(stream_run, "_position", lambda _: Lsn(int(clock.now) if comes_on else 5))
+    monkeypatch.setattr(StreamRun, "_stream_once", once)
+    run = StreamRun(replication, {}, dg.build_op_context(), report_every=30.0, heartbeat_every=900.0)
+    with pytest.raises(LookupError if comes_on else DestinationUnavailable):
+        run.stream(900.0)
+    assert comes_on or 300 < clock.now < 600
+
+
+def test_a_run_that_has_not_started_is_not_reported_failed(
+    runs: Runs, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_runs, "_LOOK_EVERY", 0.0)
+    queued = instance.create_run_for_job(runs.job)
+    monkeypatch.setattr("etl_dagster.supervisor.LAUNCH_GRACE", 0.0)
+    with runs.replication.connect("test") as session:
+        context: Any = SimpleNamespace(instance=instance, job_name=runs.job.name, run_id="other", log=None)
+        looks = dead_runs.DeadRuns(session, runs.replication.name, context)
+        looks.report()
+        looks.report()
+    record = instance.get_run_by_id(queued.run_id)
+    assert record is not None
+    assert record.status is dg.DagsterRunStatus.NOT_STARTED

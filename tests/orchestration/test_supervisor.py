@@ -86,6 +86,20 @@ def test_a_successor_that_died_standing_by_is_replaced() -> None:
     assert decision.run_key == after(dead)
 
 
+def test_a_run_in_the_queue_is_waited_for_however_long_it_stands_there() -> None:
+    queued = StreamRun("33333333-cccc", age=7200.0, running=None, has_session=False, is_queued=True)
+    alone = decide(replace(NOTHING, runs=(queued,), latest_run_id=queued.run_id), lease=LEASE)
+    assert alone.run_key is None
+    assert "run 33333333, has been in the queue for 7200 s" in alone.reason
+    assert "max_concurrent_runs" in alone.reason
+    old = replace(STREAMING, running=LEASE)
+    behind = decide(replace(NOTHING, runs=(queued, old), latest_run_id=queued.run_id, active_pid=7), lease=LEASE)
+    assert behind.run_key is None
+    assert "run 11111111 streams; its successor, run 33333333" in behind.reason
+    just = decide(replace(NOTHING, runs=(replace(queued, age=3.0),), latest_run_id="x"), lease=LEASE)
+    assert just.reason == "run 33333333 is starting"
+
+
 def test_what_streams_elsewhere_is_left_alone_and_named() -> None:
     assert "another Dagster" in decide(replace(NOTHING, other_sessions=1), lease=LEASE).reason
     decision = decide(replace(NOTHING, active_pid=4711), lease=LEASE)
