@@ -29,6 +29,23 @@ def latest_runs(instance: dg.DagsterInstance, job: str) -> Sequence[dg.RunRecord
     return instance.get_run_records(dg.RunsFilter(job_name=job), limit=_LOOK_BACK)
 
 
+def latest_with_tag(instance: dg.DagsterInstance, job: str, tag: str, values: Sequence[str]) -> dict[str, dg.RunRecord]:
+    """For each of the tag's values the latest run of the job that has it, whatever became of it."""
+    if not values:
+        return {}
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, tags={tag: list(values)}), ascending=True)
+    return {record.dagster_run.tags[tag]: record for record in records}
+
+
+def may_start_again(record: dg.RunRecord | None, pause: float) -> bool:
+    """Whether there was no such run yet, or it ended at least `pause` seconds ago."""
+    if record is None:
+        return True
+    if record.dagster_run.status in _IN_FLIGHT:
+        return False
+    return time.time() - (record.end_time or record.create_timestamp.timestamp()) >= pause
+
+
 def failures_in_a_row(records: Sequence[dg.RunRecord]) -> tuple[int, float]:
     """How many of the latest ended runs failed, up to the first that did not, and the seconds since the last ended."""
     failures, since = 0, 0.0

@@ -9,7 +9,7 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names, presence
-from etl_dagster.runs import failures_in_a_row, latest_runs, runs_in_flight
+from etl_dagster.runs import failures_in_a_row, latest_runs, latest_with_tag, may_start_again, runs_in_flight
 from etl_dagster.supervisor import Decision, Situation, decide
 from etl_dagster.sync_op import InitialSyncConfig
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
@@ -23,6 +23,9 @@ _TICK_SECONDS = 4
 _LOOK_TIMEOUT = 3
 _SETTLED = timedelta(seconds=30)
 """A table that was set back is left alone for so long: whoever did it may be about to copy it."""
+_TAG = "etl/copy"
+_COPY_PAUSE = 60.0
+"""Seconds from the end of a run that did not copy such a table to the next one."""
 
 
 def build_stream_sensor(
@@ -62,14 +65,16 @@ def build_stream_sensor(
         if decision.run_key is not None:
             requests.append(dg.RunRequest(run_key=decision.run_key, job_name=job.name))
         if sync_job is not None:
+            wanted = [status for status in again if status.name in keys]
+            attempts = latest_with_tag(context.instance, sync_job.name, _TAG, [_life(status) for status in wanted])
             requests += [
-                _copy_request(status, keys[status.name], sync_job.name, replication.name)
-                for status in again
-                if status.name in keys
+                _copy_request(status, keys[status.name], sync_job.name, replication.name, attempts.get(_life(status)))
+                for status in wanted
+                if may_start_again(attempts.get(_life(status)), _COPY_PAUSE)
             ]
         if requests:
             return dg.SensorResult(run_requests=requests)
-        return dg.SkipReason(decision.reason + _remark(statuses))
+        return dg.SkipReason(decision.reason + _remark(statuses, again))
 
     return stream_sensor
 
@@ -123,25 +128,38 @@ def _is_to_be_copied(status: "TableStatus", store: "StateStore") -> bool:
     return any(move.to_state is TableState.FINISHED_COPY for move in store.history(status.table_id))
 
 
-def _copy_request(status: "TableStatus", key: dg.AssetKey, sync_job: str, pipeline: str) -> dg.RunRequest:
-    """Once for each time the table was set back; whoever else has copied it by then has done it."""
+def _copy_request(
+    status: "TableStatus", key: dg.AssetKey, sync_job: str, pipeline: str, before: dg.RunRecord | None
+) -> dg.RunRequest:
+    """Once for each time the table was set back, and after a run for it that ended without moving it."""
     op = names.sync_op_name(pipeline, status.name)
+    after = "" if before is None else f":after:{before.dagster_run.run_id}"
     return dg.RunRequest(
-        run_key=f"{pipeline}:copy:{status.table_id}:{status.version}",
+        run_key=f"{pipeline}:copy:{_life(status)}{after}",
         job_name=sync_job,
         asset_selection=[key],
         run_config=dg.RunConfig(ops={op: InitialSyncConfig(full_refresh=False)}),
+        tags={_TAG: _life(status)},
     )
 
 
-def _remark(statuses: "Sequence[TableStatus]") -> str:
+def _life(status: "TableStatus") -> str:
+    """The table, and since when it is in its state: whoever copies it changes that."""
+    return f"{status.table_id}:{status.version}"
+
+
+def _remark(statuses: "Sequence[TableStatus]", again: "Sequence[TableStatus]") -> str:
     from etl_core.state.table_state import TableState
 
-    never = sum(status.state is TableState.INIT for status in statuses)
-    stopped = [status for status in statuses if status.state is TableState.ERRORED]
+    never = sum(status.state is TableState.INIT and status not in again for status in statuses)
+    stopped = [status for status in statuses if status.state is TableState.ERRORED and status not in again]
     remarks = []
     if never:
         remarks.append(f"{never} tables are not copied yet: materialise them")
+    if again:
+        remarks.append(
+            f"{len(again)} tables are to be copied again: a run is under way, or the last one has just failed"
+        )
     if stopped:
         remarks.append(f"{len(stopped)} tables are stopped, the first with: {stopped[0].error}")
     return "".join(f"; {remark}" for remark in remarks)

@@ -70,6 +70,39 @@ def test_a_table_that_was_set_back_is_copied_again_and_one_never_copied_is_not(
     assert [request.asset_selection for request in copies] == [[dg.AssetKey(["duckdb", "public", "orders"])]]
 
 
+def test_a_copy_that_was_asked_for_is_asked_for_again_once_its_run_has_failed(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that is away for a moment, say; the run has not moved the table."""
+    monkeypatch.setattr(sensor, "_SETTLED", timedelta(0))
+    with replication.pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.sync(TABLES[:2])
+        pipeline.resync(TABLES[0])
+    job = names.sync_job_name(replication.name)
+
+    def copies() -> list[dg.RunRequest]:
+        return [request for request in tick(replication, instance)[0] if request.job_name == job]
+
+    [first] = copies()
+    run = instance.create_run_for_job(_job(job), tags=first.tags)
+    assert copies() == []
+    instance.report_run_failed(run)
+    assert copies() == []  # not at once
+    monkeypatch.setattr(sensor, "_COPY_PAUSE", 0.0)
+    [second] = copies()
+    assert second.run_key == f"{first.run_key}:after:{run.run_id}"
+    assert (second.asset_selection, second.tags) == (first.asset_selection, first.tags)
+
+
+def _job(name: str) -> dg.JobDefinition:
+    @dg.job(name=name)
+    def copies_nothing() -> None:
+        pass
+
+    return copies_nothing
+
+
 def test_a_source_that_is_away_is_a_reason_not_an_error(
     instance: dg.DagsterInstance, replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
