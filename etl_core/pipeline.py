@@ -272,7 +272,7 @@ class Pipeline:
         table_id, slot = status.table_id, status.sync_slot
         stored = self.store.schema(table_id)
         mark = self.destination.positions().tables.get(table_id)
-        if stored is None or mark is None or slot is None:
+        if stored is None or mark is None or slot is None or mark < snapshot_lsn:
             raise TableError(
                 f"{status.name} cannot catch up: its copy is incomplete",
                 table=str(status.name),

@@ -15,7 +15,6 @@ from etl_core.cli.display import Display, table_error
 from etl_core.cli.texts import duration, number, plural, rate
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
-from etl_core.lsn import Lsn
 from etl_core.replication.observer import Flush
 from etl_core.state.table_state import TableState
 
@@ -129,10 +128,6 @@ class LineDisplay(Display):
             due = self._is_due(reason.partition(" wait")[0], self._clock())
         if due:
             self.say(reason)
-
-    def on_caught_up(self, lsn: Lsn) -> None:
-        self.show_stream(at_once=True)
-        self.say(f"caught up at {lsn}")
 
     def _is_due(self, subject: str, now: float) -> bool:
         if now < self._said.get(subject, float("-inf")) + EVERY:

@@ -17,7 +17,6 @@ from etl_core.cli.display import Display, table_error
 from etl_core.cli.texts import duration, number, plural, rate
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
-from etl_core.lsn import Lsn
 from etl_core.replication.observer import Flush
 from etl_core.state.table_state import TableState
 
@@ -101,9 +100,6 @@ class LiveDisplay(Display):
     def on_waiting(self, reason: str) -> None:
         with self._lock:
             self._waiting = (reason, time.monotonic())
-
-    def on_caught_up(self, lsn: Lsn) -> None:
-        self.say(f"caught up at {lsn}")
 
     # --- drawing ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ is applied if and only if it is beyond the table's watermark, it does not matter
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +79,6 @@ class Handover:
         self._hold: Lsn | None = None
         self._start = ZERO
         self._passed: dict[TableId, Lsn] = {}
-        self._lock = threading.Lock()
 
     def start(self, position: Lsn, written: Lsn | None) -> None:
         """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`.
@@ -93,13 +91,14 @@ class Handover:
             self._refuse_older(positions.stream, position, written)
         marks = positions.tables
         for status in self._store.tables():
-            match status.state:
-                case TableState.READY:
-                    self._take_in_ready(status, marks)
-                case TableState.SYNC_DONE:
-                    self._resume_sync_done(status, marks, position)
-                case _:
-                    pass
+            with contextlib.suppress(StateConflict):  # someone moves it at this moment; the next look sees it
+                match status.state:
+                    case TableState.READY:
+                        self._take_in_ready(status, marks)
+                    case TableState.SYNC_DONE:
+                        self._resume_sync_done(status, marks, position)
+                    case _:
+                        pass
         self._hand_over(position, lambda: None)
 
     def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
@@ -339,7 +338,6 @@ class Handover:
         self._observer.on_table_error(status.name, error)
 
     def _move(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
-        with self._lock:
-            moved = self._store.transition(status, to, update)
+        moved = self._store.transition(status, to, update)
         self._observer.on_state(status.name, to)
         return moved

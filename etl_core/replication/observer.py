@@ -50,6 +50,3 @@ class Observer:
 
     def on_waiting(self, reason: str) -> None:
         """Nothing can be done until something outside ends, such as a transaction that a slot must wait for."""
-
-    def on_caught_up(self, lsn: Lsn) -> None:
-        """The stream has reached the position it was asked to reach."""
