@@ -32,6 +32,7 @@ from etl_dagster.component_sections import (
 )
 from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.failures import failure_of
+from etl_dagster.load_checks import check_replication
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,
@@ -165,7 +166,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             self.name,
             self.source.publication,
         )
-        return dg.Definitions(resources={names.resource_key(self.name): self._replication()})
+        replication = self._replication()
+        check_replication(replication)
+        return dg.Definitions(resources={names.resource_key(self.name): replication})
 
     def _definitions(self, tables: list[str]) -> dg.Definitions:
         return build_postgres_replication(

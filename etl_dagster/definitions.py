@@ -9,6 +9,7 @@ from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
+from etl_dagster.load_checks import check_replication
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
 from etl_dagster.specs import build_source_asset_specs
@@ -43,6 +44,7 @@ def build_postgres_replication(
     the big tables that several processes copy together, and how many. The concurrency pools are `<name>_sync` and
     `<name>_stream` unless named here; that of the stream needs room for two.
     """
+    check_replication(replication)
     found = _tables(replication, tables)
     stream = stream or StreamConfig()
     sync_assets = build_initial_sync_assets(

@@ -10,6 +10,7 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.failures import failure_of
+from etl_dagster.load_checks import check_replication
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def build_stream_job(
     In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor. For the
     same reason `op_tags` are the run's too: what reads them (the queue, a launcher) looks at the process they are for.
     """
+    check_replication(replication)
     op_tags = op_tags or {}
     translator = translator or DagsterReplicationTranslator()
     props = {table: ReplicatedTableProps(table, replication) for table in tables}

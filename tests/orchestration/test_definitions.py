@@ -1,13 +1,26 @@
 """The definitions of one pipeline in one call, loaded without a source."""
 
+import os
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import RepositorySnap
 
+from etl_core.identifiers import TableName
+from etl_dagster.assets import build_initial_sync_assets
+from etl_dagster.checks import build_replication_checks
 from etl_dagster.definitions import build_postgres_replication
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
-from etl_dagster.stream_job import StreamConfig
+from etl_dagster.resources import (
+    BigQueryDestinationResource,
+    DuckDBDestinationResource,
+    PostgresReplicationResource,
+    StateStoreResource,
+)
+from etl_dagster.specs import build_source_asset_specs
+from etl_dagster.stream_job import StreamConfig, build_stream_job
 
 
 def replication(**changes: object) -> PostgresReplicationResource:
@@ -84,3 +97,84 @@ def test_a_password_among_the_keywords_is_refused(name: str) -> None:
             destination=DuckDBDestinationResource(path="shop.duckdb"),
         )
     assert "s3cret" not in str(caught.value)
+
+
+# --- what an environment variable holds, read by Python when the code location loads -------------------------------
+
+ORDERS = [TableName("public", "orders")]
+WITH_PASSWORD = "postgresql://etl:hunter2@db/shop"
+KEY = '{"type": "service_account", "private_key": "hunter2"}'
+BUILD: dict[str, Callable[[PostgresReplicationResource], Any]] = {
+    "replication": build_postgres_replication,
+    "assets": lambda resource: build_initial_sync_assets(resource, ORDERS),
+    "specs": lambda resource: build_source_asset_specs(resource, ORDERS),
+    "stream": lambda resource: build_stream_job(resource, ORDERS),
+    "checks": lambda resource: build_replication_checks(resource, ORDERS),
+}
+
+
+class TokenDestination(DuckDBDestinationResource):
+    """A destination of a person's own."""
+
+    token: str
+
+
+def with_dsn(value: str) -> dict[str, object]:
+    return {"dsn": value}
+
+
+def with_state(value: str) -> dict[str, object]:
+    return {"state": StateStoreResource(url=value)}
+
+
+def with_credentials(value: str) -> dict[str, object]:
+    return {"destination": BigQueryDestinationResource(project="p", credentials=value)}
+
+
+def with_token(value: str) -> dict[str, object]:
+    return {"destination": TokenDestination(path="/nowhere/shop.duckdb", token=value)}
+
+
+IN_A_FIELD = pytest.mark.parametrize(
+    ("changes", "secret", "field"),
+    [
+        (with_dsn, WITH_PASSWORD, "dsn holds a password"),
+        (with_state, WITH_PASSWORD, "state: url holds a password"),
+        (with_credentials, KEY, "destination: credentials holds a key"),
+        (with_token, "hunter2", "destination: token holds a password"),
+    ],
+    ids=["dsn", "state", "credentials", "token"],
+)
+Changes = Callable[[str], dict[str, object]]
+
+
+@IN_A_FIELD
+@pytest.mark.parametrize("build", BUILD.values(), ids=BUILD)
+def test_a_secret_that_python_read_from_the_environment_is_refused(
+    changes: Changes,
+    secret: str,
+    field: str,
+    build: Callable[[PostgresReplicationResource], object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_DSN", secret)
+    resource = replication(**changes(os.environ["SHOP_DSN"]))
+
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=field) as refused:
+        build(resource)
+
+    assert "pipeline shop" in str(refused.value)
+    assert 'dg.EnvVar("SHOP_DSN")' in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@IN_A_FIELD
+def test_no_page_has_what_a_variable_holds(
+    changes: Changes, secret: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DSN", secret)
+    resource = replication(**changes(dg.EnvVar("SHOP_DSN")))
+
+    repository = build_postgres_replication(resource).get_repository_def()
+
+    assert "hunter2" not in str(RepositorySnap.from_def(repository))
