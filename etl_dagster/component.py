@@ -41,7 +41,7 @@ from etl_dagster.resources import (
     StateStoreResource,
 )
 from etl_dagster.scaffold import ReplicationScaffolder
-from etl_dagster.secrets import holds_secret
+from etl_dagster.secrets import holds_secret, refuse_key
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 _log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ _DESTINATIONS: Mapping[str, type[DestinationResource]] = {
     "bigquery": BigQueryDestinationResource,
 }
 """`destination.type` and the resource whose fields are the rest of `destination`."""
+
+_CREDENTIALS_ENV = "The environment variable that holds a service account's key, as JSON."
 
 
 Translate = Callable[[dg.AssetSpec, ReplicatedTableProps], dg.AssetSpec]
@@ -73,12 +75,23 @@ def _destination_models() -> Any:
     for type_name, resource in _DESTINATIONS.items():
         options: dict[str, Any] = {name: (field.annotation, field) for name, field in resource.model_fields.items()}
         options["type"] = (Literal[type_name], ...)
+        if "credentials" in options:
+            options["credentials_env"] = (str | None, Field(default=None, description=_CREDENTIALS_ENV))
         models.append(create_model(resource.__name__, __base__=dg.Model, **options))
     return Annotated[Union[*models], Field(discriminator="type")]
 
 
 def _resolve_destination(context: dg.ResolutionContext, model: BaseModel) -> DestinationResource:
     options = dict(context.resolve_value(model.model_dump(exclude_unset=True)))
+    # Also a key that `{{ env.… }}` has put there: pydantic's error would show it to whoever loads the code location.
+    refuse_key("destination.credentials", options.get("credentials"))
+    variable = options.pop("credentials_env", None)
+    if variable is not None:
+        if "credentials" in options:
+            raise dg.DagsterInvalidDefinitionError(
+                "destination: credentials and credentials_env exclude each other; leave one of them out"
+            )
+        options["credentials"] = dg.EnvVar(variable)
     return _DESTINATIONS[options.pop("type")](**options)
 
 

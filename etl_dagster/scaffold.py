@@ -30,6 +30,10 @@ attributes:
   destination:
     type: duckdb
     path: "{{{{ context.project_root }}}}/{name}.duckdb"
+    # … or BigQuery; credentials_env names the variable that holds a service account's key, credentials its file:
+    # type: bigquery
+    # project: my-project
+    # credentials_env: {variable}_GCP_KEY
 
   # Positions and table states. For several machines: url_env, a variable with postgresql://user:password@host/database.
   state:

@@ -13,6 +13,7 @@ import dagster as dg
 import duckdb
 import pytest
 import yaml
+from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster.components.testing import create_defs_folder_sandbox
 from dagster.components.testing.utils import DefsFolderSandbox
 
@@ -277,6 +278,50 @@ def test_a_password_in_the_file_is_refused_and_not_repeated(
     assert SECRET not in said
 
 
+KEY = json.dumps({"type": "service_account", "private_key": SECRET})
+BIGQUERY = {"type": "bigquery", "project": "p"}
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        {**BIGQUERY, "credentials": KEY},
+        {**BIGQUERY, "credentials": json.loads(KEY)},
+        {**BIGQUERY, "credentials": [KEY]},
+        {**BIGQUERY, "credentials": "{{ env.GCP_KEY }}"},
+        # and with another mistake, whose error would repeat what it is about
+        {"type": "bigquery", "credentials": KEY},
+        {"type": "duckdb", "path": "shop.duckdb", "credentials": KEY},
+        {**BIGQUERY, "credential": KEY},
+        KEY,
+    ],
+)
+def test_a_key_in_the_file_is_refused_and_not_repeated(
+    sandbox: DefsFolderSandbox, destination: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GCP_KEY", KEY)
+
+    with pytest.raises(Exception, match="shop") as caught:
+        load(sandbox, destination=destination)
+
+    said = chain(caught.value)
+    assert "holds a key, which Dagster would show on its pages" in said
+    assert "(credentials_env)" in said
+    assert SECRET not in said
+
+
+def test_a_key_comes_from_the_environment(sandbox: DefsFolderSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCP_KEY", KEY)
+
+    defs = load(sandbox, destination={**BIGQUERY, "credentials_env": "GCP_KEY"})
+
+    destination = (defs.resources or {})["shop"].destination
+    assert isinstance(destination.credentials, dg.EnvVar)
+    assert destination.credentials.env_var_name == "GCP_KEY"
+    assert destination.options()["credentials"] == KEY
+    assert SECRET not in str(RepositorySnap.from_def(defs.get_repository_def()))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -287,6 +332,10 @@ def test_a_password_in_the_file_is_refused_and_not_repeated(
         ({"source": {"dsn": CLOSED, "dsn_env": "SHOP_DSN", "publication": "p"}}, "dsn and dsn_env exclude each other"),
         ({"destination": {"type": "oracle", "path": "x"}}, "'duckdb', 'bigquery'"),
         ({"destination": {"type": "bigquery", "path": "x"}}, "project"),
+        (
+            {"destination": {"type": "bigquery", "project": "p", "credentials": "key.json", "credentials_env": "X"}},
+            "credentials and credentials_env exclude each other",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(sandbox: DefsFolderSandbox, changes: dict[str, Any], said: str) -> None:
