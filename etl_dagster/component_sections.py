@@ -62,7 +62,8 @@ class Stream(dg.Model, dg.Resolvable):
     )
 
     sensor: Literal["running", "stopped"] = Field(
-        default="stopped", description="mode stream: whether the sensor is on when the code location is first loaded."
+        default="stopped",
+        description="Whether the sensor, or the schedule, is on when the code location is first loaded.",
     )
     op_tags: dict[str, Any] = Field(default={}, description="On the step that streams.")
 

@@ -39,7 +39,9 @@ def build_postgres_replication(
 
     `tables` (default: those of `replication`) are the assets; one of the two must name them, as loading a code
     location asks no database. `stream` gives the defaults of the stream job. With `cron_schedule` there is a schedule
-    of micro-batches instead of the sensor. `max_lag` is in seconds, for the check `replication_lag`.
+    of micro-batches instead of the sensor; mode `micro_batch` needs it. `default_sensor_status` is that of sensor or
+    schedule, whichever there is, when the code location is first loaded. `max_lag` is in seconds, for the check
+    `replication_lag`.
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
     the big tables that several processes copy together, and how many. The concurrency pools are `<name>_sync` and
     `<name>_stream` unless named here; that of the stream needs room for two.
@@ -47,6 +49,7 @@ def build_postgres_replication(
     check_replication(replication)
     found = _tables(replication, tables)
     stream = stream or StreamConfig()
+    _check_mode(replication, stream, cron_schedule)
     sync_assets = build_initial_sync_assets(
         replication,
         found,
@@ -70,7 +73,10 @@ def build_postgres_replication(
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
     schedules, sensors = [], []
     if cron_schedule is not None:
-        schedules.append(build_stream_schedule(replication, stream_job, cron_schedule, config=stream))
+        status = dg.DefaultScheduleStatus[default_sensor_status.name]
+        schedules.append(
+            build_stream_schedule(replication, stream_job, cron_schedule, config=stream, default_status=status)
+        )
     else:
         sensors.append(
             build_stream_sensor(
@@ -91,6 +97,15 @@ def build_postgres_replication(
         schedules=schedules,
         resources={names.resource_key(replication.name): replication},
     )
+
+
+def _check_mode(replication: PostgresReplicationResource, stream: StreamConfig, cron_schedule: str | None) -> None:
+    # The sensor would start a run as soon as the last one has ended, thousands a day.
+    if stream.mode == "micro_batch" and cron_schedule is None:
+        raise dg.DagsterInvalidDefinitionError(
+            f"pipeline {replication.name}: mode micro_batch needs cron_schedule, which says when a batch is fetched;"
+            " give it, or mode stream"
+        )
 
 
 def _tables(replication: PostgresReplicationResource, tables: Sequence[str] | None) -> list[TableName]:

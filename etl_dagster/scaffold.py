@@ -49,7 +49,7 @@ attributes:
   #   lease_seconds: 900 # how long until a run is succeeded by the next
   #   report_every_seconds: 30 # at most one materialisation per changed table in so many seconds
   #   heartbeat_every_seconds: 900 # … and one of a table without changes
-  #   sensor: running # on from the start; `stopped` waits for a person to switch it on
+  #   sensor: running # it, or the schedule, is on from the start; `stopped` waits for a person to switch it on
   #   op_tags: {{}} # of the step that streams
 
   # batch: {{max_rows: 100000, max_bytes: 64MiB, max_age: 1s}} # a batch is written at the first of these

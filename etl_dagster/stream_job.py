@@ -103,6 +103,7 @@ def build_stream_schedule(
     cron_schedule: str,
     *,
     config: StreamConfig | None = None,
+    default_status: dg.DefaultScheduleStatus = dg.DefaultScheduleStatus.STOPPED,
 ) -> dg.ScheduleDefinition:
     """Batches at fixed times instead of a stream that stands: the job with `config`, in mode `micro_batch`."""
     batch = (config or StreamConfig()).model_copy(update={"mode": "micro_batch"})
@@ -110,5 +111,6 @@ def build_stream_schedule(
         name=names.stream_schedule_name(replication.name),
         job=job,
         cron_schedule=cron_schedule,
+        default_status=default_status,
         run_config=dg.RunConfig(ops={f"stream_{replication.name}": batch}),
     )

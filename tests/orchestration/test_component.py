@@ -193,12 +193,13 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
 
 
 def test_a_schedule_takes_the_sensors_place(sandbox: DefsFolderSandbox) -> None:
-    defs = load(sandbox, stream={"mode": "schedule", "cron": "*/5 * * * *"})
+    defs = load(sandbox, stream={"mode": "schedule", "cron": "*/5 * * * *", "sensor": "running"})
 
     assert not defs.sensors
     (schedule,) = defs.schedules or ()
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert schedule.cron_schedule == "*/5 * * * *"
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
 
 def test_a_subclass_changes_the_assets_and_keeps_the_translation(sandbox: DefsFolderSandbox) -> None:

@@ -53,6 +53,21 @@ def test_a_schedule_takes_the_sensor_s_place() -> None:
     assert [sensor.name for sensor in repository.sensor_defs if "shop" in sensor.name] == []
 
 
+@pytest.mark.parametrize("status", ["RUNNING", "STOPPED"])
+def test_the_schedule_has_the_status_that_the_sensor_would_have(status: str) -> None:
+    definitions = build_postgres_replication(
+        replication(), cron_schedule="*/10 * * * *", default_sensor_status=dg.DefaultSensorStatus[status]
+    )
+    [schedule] = definitions.schedules or ()
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert schedule.default_status is dg.DefaultScheduleStatus[status]
+
+
+def test_batches_without_a_schedule_are_refused() -> None:
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="pipeline shop: mode micro_batch needs cron_schedule"):
+        build_postgres_replication(replication(), stream=StreamConfig(mode="micro_batch"))
+
+
 def test_scheduled_batches_report_as_often_as_configured() -> None:
     stream = StreamConfig(report_every_seconds=7, heartbeat_every_seconds=70)
     definitions = build_postgres_replication(replication(), cron_schedule="*/10 * * * *", stream=stream)
