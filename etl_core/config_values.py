@@ -83,12 +83,12 @@ def in_field(where: str, parse: Callable[[str], _T], text: str) -> _T:
         raise config_error(where, str(error), hint=error.hint) from None
 
 
-def check_tables(where: str, tables: Sequence[TableName]) -> None:
+def check_tables(
+    where: str, tables: Sequence[TableName], *, instead: str = "leave it out for all that the publication publishes"
+) -> None:
     """Raises ConfigError for a list that is empty or names a table twice."""
     if not tables:
-        raise config_error(
-            where, "is empty", hint="name a table, or leave it out for all that the publication publishes"
-        )
+        raise config_error(where, "is empty", hint=f"name a table, or {instead}")
     seen: set[TableName] = set()
     for index, table in enumerate(tables):
         if table in seen:

@@ -16,7 +16,9 @@ import dagster as dg
 from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from etl_core.config_values import check_tables
 from etl_core.errors import EtlError
+from etl_core.identifiers import check_pipeline_name
 from etl_dagster import names
 from etl_dagster.component_schema import exact_model, without_secrets
 from etl_dagster.component_sections import (
@@ -32,7 +34,7 @@ from etl_dagster.component_sections import (
 )
 from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.failures import failure_of
-from etl_dagster.load_checks import check_replication
+from etl_dagster.load_checks import check_replication, checked, parse_tables
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,
@@ -69,6 +71,10 @@ def _resolve_translation(context: dg.ResolutionContext, model: BaseModel) -> Tra
     return translate
 
 
+def _check_tables(tables: list[str]) -> None:
+    check_tables("tables", parse_tables(tables), instead="write discover: publication")
+
+
 def _destination_models() -> Any:
     """`destination` as YAML has it, for each type: `type` and the resource's fields."""
     models: list[Any] = []
@@ -101,13 +107,17 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
     model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    name: str = Field(description="The pipeline's name: the replication slot is etl_<name>.")
+    name: Annotated[str, checked(check_pipeline_name)] = Field(
+        description="The pipeline's name: the replication slot is etl_<name>."
+    )
     source: Source
     destination: Annotated[
         DestinationResource, dg.Resolver(_resolve_destination, model_field_type=_destination_models())
     ]
     state: State
-    tables: list[str] | None = Field(default=None, description="namespace.table, quoted as in SQL.")
+    tables: Annotated[list[str] | None, checked(_check_tables)] = Field(
+        default=None, description="namespace.table, quoted as in SQL."
+    )
     discover: Literal["publication"] | None = Field(
         default=None,
         description="publication: the tables it publishes, as of the last `dg utils refresh-defs-state`.",
@@ -116,7 +126,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     batch: Batch = Batch()
     initial_sync: InitialSync = InitialSync()
     pools: Pools = Pools()
-    max_lag: float = Field(default=60.0, description="Seconds, for the check replication_lag.")
+    max_lag: float = Field(default=60.0, gt=0, description="Seconds, for the check replication_lag.")
     freshness: Freshness | None = None
     retry_policy: Retries | None = None
     op_tags: dict[str, Any] = Field(default={}, description="On the steps of the initial syncs.")

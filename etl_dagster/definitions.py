@@ -5,11 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from etl_core.config_values import check_tables
 from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
-from etl_dagster.load_checks import check_replication
+from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
 from etl_dagster.specs import build_source_asset_specs
@@ -110,7 +111,11 @@ def _check_mode(replication: PostgresReplicationResource, stream: StreamConfig, 
 
 def _tables(replication: PostgresReplicationResource, tables: Sequence[str] | None) -> list[TableName]:
     if tables is not None:
-        return [TableName.parse(table) for table in tables]
+        with definition_errors(replication.name):
+            found = parse_tables(tables)
+            if found:  # a publication that was asked for its tables may have none yet
+                check_tables("tables", found)
+        return found
     configured = replication.table_names()
     if configured is None:
         raise dg.DagsterInvalidDefinitionError(
