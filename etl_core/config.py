@@ -6,11 +6,9 @@ holds a password; `SourceConfig.conninfo()` and `StateConfig.url` do. `etl_core.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +18,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from etl_core.errors import ConfigError
+from etl_core.config_values import BatchConfig as BatchConfig
+from etl_core.config_values import CopyConfig as CopyConfig
+from etl_core.config_values import check_tables, did_you_mean
+from etl_core.config_values import config_error as config_error
+from etl_core.config_values import parse_duration as parse_duration
+from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
 
 _Conninfo: TypeAlias = dict[str, str]
@@ -29,55 +32,7 @@ _HIDDEN = "***"
 _SECRET = "password|secret|token|_key"  # noqa: S105 - parts of names, not a secret
 _URL_SECRET = re.compile(rf"([?&][^=&]*(?:{_SECRET})[^=&]*=)[^&#]*", re.IGNORECASE)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
-_SIZE_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-_DURATION_UNITS = {
-    "": Decimal(1),
-    "ms": Decimal("0.001"),
-    "s": Decimal(1),
-    "m": Decimal(60),
-    "min": Decimal(60),
-    "h": Decimal(3600),
-}
 _NAME_BYTES = 63  # NAMEDATALEN - 1
-
-
-def config_error(where: str, what: str, *, hint: str | None = None) -> ConfigError:
-    """The error for the dotted field `where`; its message is `where: what`."""
-    return ConfigError(f"{where}: {what}", field=where, hint=hint)
-
-
-def did_you_mean(word: str, known: Collection[str]) -> str | None:
-    """A hint that names the known word most like `word`, if one is."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else None
-
-
-def parse_size(text: str | int) -> int:
-    """Bytes: `1048576`, `64MiB` (2**20 each) or `64MB` (10**6 each); B, kB, KiB, GB, GiB too. Raises ConfigError."""
-    match = _NUMBER.fullmatch(str(text).strip())
-    if match is None or (unit := _SIZE_UNITS.get(match[2].lower())) is None:
-        raise ConfigError(f"{text!r} is not a size", hint="write bytes, or a number with a unit: 1048576, 64MiB, 64MB")
-    return int(Decimal(match[1]) * unit)
-
-
-def parse_duration(text: str | float) -> float:
-    """Seconds: `1.5`, `1s`, `500ms`, `2m` (or `2min`), `1h`. Raises ConfigError."""
-    match = _NUMBER.fullmatch(str(text).strip())
-    if match is None or (unit := _DURATION_UNITS.get(match[2].lower())) is None:
-        raise ConfigError(
-            f"{text!r} is not a duration", hint="write seconds, or a number with a unit: 1s, 500ms, 2m, 1h"
-        )
-    return float(Decimal(match[1]) * unit)
 
 
 def redacted(dsn_or_url: str) -> str:
@@ -130,7 +85,8 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _check_publication(self.publication)
-        _check_tables(self.tables)
+        if self.tables is not None:
+            check_tables("source.tables", self.tables)
         _check_keywords(self.keywords)
         _check_address(self._parameters(), self.dsn)
 
@@ -182,20 +138,6 @@ class SourceConfig:
 def _check_publication(name: str) -> None:
     if not name or "\0" in name or len(name.encode()) > _NAME_BYTES:
         raise config_error("source.publication", f"must be a name of 1 to {_NAME_BYTES} bytes")
-
-
-def _check_tables(tables: tuple[TableName, ...] | None) -> None:
-    if tables is None:
-        return
-    if not tables:
-        raise config_error(
-            "source.tables", "is empty", hint="name a table, or leave it out for all that the publication publishes"
-        )
-    seen: set[TableName] = set()
-    for index, table in enumerate(tables):
-        if table in seen:
-            raise config_error(f"source.tables[{index}]", f"{table} is listed twice")
-        seen.add(table)
 
 
 _OWN_NAMES = ("publication", "dsn", "host", "port", "database", "user", "password", "password_file", "tables")
@@ -311,37 +253,6 @@ def _parse_url(url: str) -> URL | None:
         return make_url(url)
     except (ArgumentError, ValueError):
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchConfig:
-    """When a batch is written: after `max_rows` rows, `max_bytes` bytes or `max_age` seconds, whichever is first."""
-
-    max_rows: int = 100_000
-    max_bytes: int = 64 * 2**20
-    max_age: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_positive("batch.max_rows", self.max_rows)
-        _check_positive("batch.max_bytes", self.max_bytes)
-        _check_positive("batch.max_age", self.max_age)
-
-
-@dataclass(frozen=True, slots=True)
-class CopyConfig:
-    """The initial copy: `workers` tables at once, each over `connections_per_table` connections."""
-
-    workers: int = 4
-    connections_per_table: int = 4
-
-    def __post_init__(self) -> None:
-        _check_positive("copy.workers", self.workers)
-        _check_positive("copy.connections_per_table", self.connections_per_table)
-
-
-def _check_positive(where: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise config_error(where, f"must be greater than 0, not {value}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,17 +20,16 @@ import yaml
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from etl_core.config import (
+from etl_core.config import DestinationConfig, PipelineConfig, SourceConfig, StateConfig
+from etl_core.config_values import (
     BatchConfig,
     CopyConfig,
-    DestinationConfig,
-    PipelineConfig,
-    SourceConfig,
-    StateConfig,
     config_error,
     did_you_mean,
+    in_field,
     parse_duration,
     parse_size,
+    wrong_kind,
 )
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName, check_pipeline_name
@@ -42,7 +41,6 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUOTED = re.compile(r"'(?!<)[^']{2,}'")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _TAG = "tag:yaml.org,2002:"
-_KINDS = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
 def load_config(path: Path | str) -> PipelineConfig:
@@ -244,7 +242,7 @@ class _Section:
         if isinstance(value, str) and re.fullmatch(r"[0-9]+", value):  # as an environment variable gives it
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise _wrong_kind(self.where(key), "a whole number", value)
+            raise wrong_kind(self.where(key), "a whole number", value)
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -254,7 +252,7 @@ class _Section:
         if value in ("true", "false"):
             return value == "true"
         if not isinstance(value, bool):
-            raise _wrong_kind(self.where(key), "true or false", value)
+            raise wrong_kind(self.where(key), "true or false", value)
         return value
 
     def quantity(self, key: str, parse: Callable[[str], _T], default: _T) -> _T:
@@ -263,13 +261,13 @@ class _Section:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise _wrong_kind(self.where(key), "a number with a unit", value)
-        return _in_field(self.where(key), parse, str(value))
+            raise wrong_kind(self.where(key), "a number with a unit", value)
+        return in_field(self.where(key), parse, str(value))
 
     def section(self, key: str) -> _Section | None:
         value = self.take(key)
         if value is not None and not isinstance(value, dict):
-            raise _wrong_kind(self.where(key), "a mapping", value)
+            raise wrong_kind(self.where(key), "a mapping", value)
         return None if value is None else _Section(self.where(key), value)
 
     def texts(self, key: str) -> list[tuple[str, str]] | None:
@@ -278,7 +276,7 @@ class _Section:
         if value is None:
             return None
         if not isinstance(value, list):
-            raise _wrong_kind(self.where(key), "a list", value)
+            raise wrong_kind(self.where(key), "a list", value)
         wheres = [f"{self.where(key)}[{index}]" for index in range(len(value))]
         return [(where, str(_text(where, item))) for where, item in zip(wheres, value, strict=True)]
 
@@ -293,20 +291,8 @@ class _Section:
 
 def _text(where: str, value: object | None) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise _wrong_kind(where, "text", value)
+        raise wrong_kind(where, "text", value)
     return value
-
-
-def _wrong_kind(where: str, wanted: str, value: object) -> ConfigError:
-    hint = "put it into quotes" if wanted == "text" and not isinstance(value, dict | list) else None
-    return config_error(where, f"must be {wanted}, not {_KINDS[type(value)]}", hint=hint)
-
-
-def _in_field(where: str, parse: Callable[[str], _T], text: str) -> _T:
-    try:
-        return parse(text)
-    except ConfigError as error:
-        raise config_error(where, str(error), hint=error.hint) from None
 
 
 def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
@@ -338,7 +324,7 @@ def _source(section: _Section, folder: Path) -> SourceConfig:
         user=section.text("user"),
         password=section.text("password"),
         password_file=None if password_file is None else folder / password_file,
-        tables=None if tables is None else tuple(_in_field(where, TableName.parse, name) for where, name in tables),
+        tables=None if tables is None else tuple(in_field(where, TableName.parse, name) for where, name in tables),
         keywords={key: _keyword_value(section.where(key), value) for key, value in section.rest().items()},
     )
 

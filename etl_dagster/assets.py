@@ -10,6 +10,7 @@ import dagster as dg
 
 from etl_core.identifiers import TableName
 from etl_dagster import names
+from etl_dagster.load_checks import check_replication
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.shared_sync import shared_sync_graph
 from etl_dagster.sync_op import TableSync, sync_op
@@ -36,6 +37,7 @@ def build_initial_sync_assets(
     given here. `copy_processes` says, by table, how many processes copy a big one together, on several machines where
     the executor has them; the others are copied by one. `pool` is another concurrency pool than `<pipeline>_sync`.
     """
+    check_replication(replication)
     translator = translator or DagsterReplicationTranslator()
     tags = {**(op_tags or {}), names.PIPELINE_TAG: replication.name}
     processes = _processes(replication.name, tables, copy_processes or {})

@@ -16,6 +16,7 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
+from etl_dagster.load_checks import check_max_lag, check_replication, definition_errors
 from etl_dagster.names import PIPELINE_TAG, check_job_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
@@ -72,6 +73,9 @@ def build_replication_checks(
     The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
     read the source at a time in `equals_source` (default: as many as copy a table).
     """
+    check_replication(replication)
+    with definition_errors(replication.name):
+        check_max_lag(max_lag)
     translator = translator or DagsterReplicationTranslator()
     keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
     kinds = (

@@ -16,7 +16,9 @@ import dagster as dg
 from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from etl_core.config_values import check_tables
 from etl_core.errors import EtlError
+from etl_core.identifiers import check_pipeline_name
 from etl_dagster import names
 from etl_dagster.component_schema import exact_model, without_secrets
 from etl_dagster.component_sections import (
@@ -32,6 +34,7 @@ from etl_dagster.component_sections import (
 )
 from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.failures import failure_of
+from etl_dagster.load_checks import check_replication, checked, parse_tables
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,
@@ -40,7 +43,7 @@ from etl_dagster.resources import (
     StateStoreResource,
 )
 from etl_dagster.scaffold import ReplicationScaffolder
-from etl_dagster.secrets import holds_secret
+from etl_dagster.secrets import holds_secret, refuse_key
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 _log = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ _DESTINATIONS: Mapping[str, type[DestinationResource]] = {
     "bigquery": BigQueryDestinationResource,
 }
 """`destination.type` and the resource whose fields are the rest of `destination`."""
+
+_CREDENTIALS_ENV = "The environment variable that holds a service account's key, as JSON."
 
 
 Translate = Callable[[dg.AssetSpec, ReplicatedTableProps], dg.AssetSpec]
@@ -66,18 +71,33 @@ def _resolve_translation(context: dg.ResolutionContext, model: BaseModel) -> Tra
     return translate
 
 
+def _check_tables(tables: list[str]) -> None:
+    check_tables("tables", parse_tables(tables), instead="write discover: publication")
+
+
 def _destination_models() -> Any:
     """`destination` as YAML has it, for each type: `type` and the resource's fields."""
     models: list[Any] = []
     for type_name, resource in _DESTINATIONS.items():
         options: dict[str, Any] = {name: (field.annotation, field) for name, field in resource.model_fields.items()}
         options["type"] = (Literal[type_name], ...)
+        if "credentials" in options:
+            options["credentials_env"] = (str | None, Field(default=None, description=_CREDENTIALS_ENV))
         models.append(create_model(resource.__name__, __base__=dg.Model, **options))
     return Annotated[Union[*models], Field(discriminator="type")]
 
 
 def _resolve_destination(context: dg.ResolutionContext, model: BaseModel) -> DestinationResource:
     options = dict(context.resolve_value(model.model_dump(exclude_unset=True)))
+    # Also a key that `{{ env.… }}` has put there: pydantic's error would show it to whoever loads the code location.
+    refuse_key("destination.credentials", options.get("credentials"))
+    variable = options.pop("credentials_env", None)
+    if variable is not None:
+        if "credentials" in options:
+            raise dg.DagsterInvalidDefinitionError(
+                "destination: credentials and credentials_env exclude each other; leave one of them out"
+            )
+        options["credentials"] = dg.EnvVar(variable)
     return _DESTINATIONS[options.pop("type")](**options)
 
 
@@ -87,13 +107,17 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
     model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    name: str = Field(description="The pipeline's name: the replication slot is etl_<name>.")
+    name: Annotated[str, checked(check_pipeline_name)] = Field(
+        description="The pipeline's name: the replication slot is etl_<name>."
+    )
     source: Source
     destination: Annotated[
         DestinationResource, dg.Resolver(_resolve_destination, model_field_type=_destination_models())
     ]
     state: State
-    tables: list[str] | None = Field(default=None, description="namespace.table, quoted as in SQL.")
+    tables: Annotated[list[str] | None, checked(_check_tables)] = Field(
+        default=None, description="namespace.table, quoted as in SQL."
+    )
     discover: Literal["publication"] | None = Field(
         default=None,
         description="publication: the tables it publishes, as of the last `dg utils refresh-defs-state`.",
@@ -102,7 +126,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     batch: Batch = Batch()
     initial_sync: InitialSync = InitialSync()
     pools: Pools = Pools()
-    max_lag: float = Field(default=60.0, description="Seconds, for the check replication_lag.")
+    max_lag: float = Field(default=60.0, gt=0, description="Seconds, for the check replication_lag.")
     freshness: Freshness | None = None
     retry_policy: Retries | None = None
     op_tags: dict[str, Any] = Field(default={}, description="On the steps of the initial syncs.")
@@ -165,7 +189,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             self.name,
             self.source.publication,
         )
-        return dg.Definitions(resources={names.resource_key(self.name): self._replication()})
+        replication = self._replication()
+        check_replication(replication)
+        return dg.Definitions(resources={names.resource_key(self.name): replication})
 
     def _definitions(self, tables: list[str]) -> dg.Definitions:
         return build_postgres_replication(

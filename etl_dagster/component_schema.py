@@ -15,12 +15,15 @@ _Template = Annotated[str, Field(pattern=r"\{\{")]
 def exact_model(declared: type[BaseModel], derived: type[BaseModel]) -> type[BaseModel]:
     """What Dagster derives from `declared`, less the text it admits for any value; only a template `{{ … }}` stays.
 
-    With it `dg check yaml` finds the wrong line inside a section and a word where a number belongs.
+    With it `dg check yaml` finds the wrong line inside a section, a word where a number belongs, and a number that is
+    too small.
     """
     fields: dict[str, Any] = {}
     for name, field in declared.model_fields.items():
         resolver = next((data for data in field.metadata if isinstance(data, dg.Resolver)), None)
-        shape = _exact(resolver.model_field_type if resolver and resolver.model_field_type else field.annotation)
+        constraints = [data for data in field.metadata if not isinstance(data, dg.Resolver)]
+        given = resolver.model_field_type if resolver and resolver.model_field_type else field.annotation
+        shape = _exact(given, constraints)
         known = derived.model_fields[name]
         default = ... if known.is_required() else known.default
         fields[name] = (shape, Field(default, description=known.description))
@@ -44,16 +47,19 @@ def without_secrets(model: type[BaseModel], sections: Sequence[str]) -> type[Bas
     return create_model(model.__name__, __base__=model, __validators__=validators)
 
 
-def _exact(annotation: Any) -> Any:
+def _exact(annotation: Any, constraints: Sequence[Any] = ()) -> Any:
     if get_origin(annotation) is Annotated:
         return annotation  # sections told apart by a word in them; exact as they are
     if get_origin(annotation) in (Union, UnionType):
-        parts = [_exact(part) for part in get_args(annotation)]
+        parts = [_exact(part, constraints) for part in get_args(annotation)]
         # A section or nothing: to leave it out is nothing, and with an alternative the section's lines go unnamed.
         return next((part for part in parts if _is_model(part)), Union[*parts])
     if _is_model(annotation):
         return exact_model(annotation, annotation.model()) if issubclass(annotation, dg.Resolvable) else annotation
-    return annotation if annotation in (str, NoneType) else annotation | _Template
+    if annotation is NoneType:
+        return annotation
+    shape = Annotated[annotation, *constraints] if constraints else annotation
+    return shape if annotation is str else shape | _Template
 
 
 def _is_model(annotation: Any) -> bool:

@@ -1,11 +1,13 @@
 """The sections of the component's YAML: what each may hold, and what it means to the factory."""
 
 from datetime import timedelta
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import dagster as dg
 from pydantic import ConfigDict, Field, model_validator
 
+from etl_core.config_values import parse_duration, parse_size
+from etl_dagster.load_checks import checked, positive
 from etl_dagster.stream_job import StreamConfig
 
 
@@ -53,16 +55,19 @@ class Stream(dg.Model, dg.Resolvable):
         default="stream", description="stream: a sensor keeps a run streaming. schedule: batches at `cron`."
     )
     cron: str | None = Field(default=None, description="mode schedule: when to fetch a batch.")
-    lease_seconds: float | None = Field(default=None, description="mode stream: how long until a successor is wanted.")
+    lease_seconds: float | None = Field(
+        default=None, gt=0, description="mode stream: how long until a successor is wanted."
+    )
     report_every_seconds: float | None = Field(
-        default=None, description="At most one materialisation per changed table in so many seconds."
+        default=None, gt=0, description="At most one materialisation per changed table in so many seconds."
     )
     heartbeat_every_seconds: float | None = Field(
-        default=None, description="A table without changes is reported after so many seconds."
+        default=None, gt=0, description="A table without changes is reported after so many seconds."
     )
 
     sensor: Literal["running", "stopped"] = Field(
-        default="stopped", description="mode stream: whether the sensor is on when the code location is first loaded."
+        default="stopped",
+        description="Whether the sensor, or the schedule, is on when the code location is first loaded.",
     )
     op_tags: dict[str, Any] = Field(default={}, description="On the step that streams.")
 
@@ -84,8 +89,12 @@ class Batch(dg.Model, dg.Resolvable):
     """When a batch is written: at the first of these."""
 
     max_rows: int | None = Field(default=None, ge=1)
-    max_bytes: str | None = Field(default=None, description="Such as 64MiB.")
-    max_age: str | None = Field(default=None, description="Such as 500ms or 1s.")
+    max_bytes: Annotated[str | None, checked(positive("max_bytes", parse_size))] = Field(
+        default=None, description="Such as 64MiB."
+    )
+    max_age: Annotated[str | None, checked(positive("max_age", parse_duration))] = Field(
+        default=None, description="Such as 500ms or 1s."
+    )
 
     def options(self) -> dict[str, Any]:
         """As the resource calls them."""
@@ -128,9 +137,15 @@ class Freshness(dg.Model, dg.Resolvable):
 class Retries(dg.Model, dg.Resolvable):
     """How often an initial sync that failed is tried again. The stream has its sensor for that."""
 
-    max_retries: int = 1
-    delay_seconds: float | None = None
+    max_retries: int = Field(default=1, ge=0)
+    delay_seconds: float | None = Field(default=None, ge=0)
     backoff: Literal["linear", "exponential"] | None = None
+
+    @model_validator(mode="after")
+    def _delay_with_backoff(self) -> Self:
+        if self.backoff is not None and self.delay_seconds is None:
+            raise ValueError("backoff needs delay_seconds, the wait that grows")
+        return self
 
     def policy(self) -> dg.RetryPolicy:
         backoff = None if self.backoff is None else dg.Backoff[self.backoff.upper()]

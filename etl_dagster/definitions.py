@@ -5,10 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from etl_core.config_values import check_tables
 from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
+from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
 from etl_dagster.specs import build_source_asset_specs
@@ -38,13 +40,17 @@ def build_postgres_replication(
 
     `tables` (default: those of `replication`) are the assets; one of the two must name them, as loading a code
     location asks no database. `stream` gives the defaults of the stream job. With `cron_schedule` there is a schedule
-    of micro-batches instead of the sensor. `max_lag` is in seconds, for the check `replication_lag`.
+    of micro-batches instead of the sensor; mode `micro_batch` needs it. `default_sensor_status` is that of sensor or
+    schedule, whichever there is, when the code location is first loaded. `max_lag` is in seconds, for the check
+    `replication_lag`.
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
     the big tables that several processes copy together, and how many. The concurrency pools are `<name>_sync` and
     `<name>_stream` unless named here; that of the stream needs room for two.
     """
+    check_replication(replication)
     found = _tables(replication, tables)
     stream = stream or StreamConfig()
+    _check_mode(replication, stream, cron_schedule)
     sync_assets = build_initial_sync_assets(
         replication,
         found,
@@ -68,7 +74,10 @@ def build_postgres_replication(
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
     schedules, sensors = [], []
     if cron_schedule is not None:
-        schedules.append(build_stream_schedule(replication, stream_job, cron_schedule, config=stream))
+        status = dg.DefaultScheduleStatus[default_sensor_status.name]
+        schedules.append(
+            build_stream_schedule(replication, stream_job, cron_schedule, config=stream, default_status=status)
+        )
     else:
         sensors.append(
             build_stream_sensor(
@@ -91,9 +100,22 @@ def build_postgres_replication(
     )
 
 
+def _check_mode(replication: PostgresReplicationResource, stream: StreamConfig, cron_schedule: str | None) -> None:
+    # The sensor would start a run as soon as the last one has ended, thousands a day.
+    if stream.mode == "micro_batch" and cron_schedule is None:
+        raise dg.DagsterInvalidDefinitionError(
+            f"pipeline {replication.name}: mode micro_batch needs cron_schedule, which says when a batch is fetched;"
+            " give it, or mode stream"
+        )
+
+
 def _tables(replication: PostgresReplicationResource, tables: Sequence[str] | None) -> list[TableName]:
     if tables is not None:
-        return [TableName.parse(table) for table in tables]
+        with definition_errors(replication.name):
+            found = parse_tables(tables)
+            if found:  # a publication that was asked for its tables may have none yet
+                check_tables("tables", found)
+        return found
     configured = replication.table_names()
     if configured is None:
         raise dg.DagsterInvalidDefinitionError(

@@ -30,6 +30,10 @@ attributes:
   destination:
     type: duckdb
     path: "{{{{ context.project_root }}}}/{name}.duckdb"
+    # … or BigQuery; credentials_env names the variable that holds a service account's key, credentials its file:
+    # type: bigquery
+    # project: my-project
+    # credentials_env: {variable}_GCP_KEY
 
   # Positions and table states. For several machines: url_env, a variable with postgresql://user:password@host/database.
   state:
@@ -45,7 +49,7 @@ attributes:
   #   lease_seconds: 900 # how long until a run is succeeded by the next
   #   report_every_seconds: 30 # at most one materialisation per changed table in so many seconds
   #   heartbeat_every_seconds: 900 # … and one of a table without changes
-  #   sensor: running # on from the start; `stopped` waits for a person to switch it on
+  #   sensor: running # it, or the schedule, is on from the start; `stopped` waits for a person to switch it on
   #   op_tags: {{}} # of the step that streams
 
   # batch: {{max_rows: 100000, max_bytes: 64MiB, max_age: 1s}} # a batch is written at the first of these

@@ -10,6 +10,7 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.failures import failure_of
+from etl_dagster.load_checks import check_replication
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def build_stream_job(
     In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor. For the
     same reason `op_tags` are the run's too: what reads them (the queue, a launcher) looks at the process they are for.
     """
+    check_replication(replication)
     op_tags = op_tags or {}
     translator = translator or DagsterReplicationTranslator()
     props = {table: ReplicatedTableProps(table, replication) for table in tables}
@@ -101,6 +103,7 @@ def build_stream_schedule(
     cron_schedule: str,
     *,
     config: StreamConfig | None = None,
+    default_status: dg.DefaultScheduleStatus = dg.DefaultScheduleStatus.STOPPED,
 ) -> dg.ScheduleDefinition:
     """Batches at fixed times instead of a stream that stands: the job with `config`, in mode `micro_batch`."""
     batch = (config or StreamConfig()).model_copy(update={"mode": "micro_batch"})
@@ -108,5 +111,6 @@ def build_stream_schedule(
         name=names.stream_schedule_name(replication.name),
         job=job,
         cron_schedule=cron_schedule,
+        default_status=default_status,
         run_config=dg.RunConfig(ops={f"stream_{replication.name}": batch}),
     )

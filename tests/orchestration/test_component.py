@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import dagster as dg
 import duckdb
 import pytest
 import yaml
+from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster.components.testing import create_defs_folder_sandbox
 from dagster.components.testing.utils import DefsFolderSandbox
 
@@ -192,12 +194,13 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
 
 
 def test_a_schedule_takes_the_sensors_place(sandbox: DefsFolderSandbox) -> None:
-    defs = load(sandbox, stream={"mode": "schedule", "cron": "*/5 * * * *"})
+    defs = load(sandbox, stream={"mode": "schedule", "cron": "*/5 * * * *", "sensor": "running"})
 
     assert not defs.sensors
     (schedule,) = defs.schedules or ()
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert schedule.cron_schedule == "*/5 * * * *"
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
 
 def test_a_subclass_changes_the_assets_and_keeps_the_translation(sandbox: DefsFolderSandbox) -> None:
@@ -277,6 +280,50 @@ def test_a_password_in_the_file_is_refused_and_not_repeated(
     assert SECRET not in said
 
 
+KEY = json.dumps({"type": "service_account", "private_key": SECRET})
+BIGQUERY = {"type": "bigquery", "project": "p"}
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        {**BIGQUERY, "credentials": KEY},
+        {**BIGQUERY, "credentials": json.loads(KEY)},
+        {**BIGQUERY, "credentials": [KEY]},
+        {**BIGQUERY, "credentials": "{{ env.GCP_KEY }}"},
+        # and with another mistake, whose error would repeat what it is about
+        {"type": "bigquery", "credentials": KEY},
+        {"type": "duckdb", "path": "shop.duckdb", "credentials": KEY},
+        {**BIGQUERY, "credential": KEY},
+        KEY,
+    ],
+)
+def test_a_key_in_the_file_is_refused_and_not_repeated(
+    sandbox: DefsFolderSandbox, destination: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GCP_KEY", KEY)
+
+    with pytest.raises(Exception, match="shop") as caught:
+        load(sandbox, destination=destination)
+
+    said = chain(caught.value)
+    assert "holds a key, which Dagster would show on its pages" in said
+    assert "(credentials_env)" in said
+    assert SECRET not in said
+
+
+def test_a_key_comes_from_the_environment(sandbox: DefsFolderSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCP_KEY", KEY)
+
+    defs = load(sandbox, destination={**BIGQUERY, "credentials_env": "GCP_KEY"})
+
+    destination = (defs.resources or {})["shop"].destination
+    assert isinstance(destination.credentials, dg.EnvVar)
+    assert destination.credentials.env_var_name == "GCP_KEY"
+    assert destination.options()["credentials"] == KEY
+    assert SECRET not in str(RepositorySnap.from_def(defs.get_repository_def()))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -287,6 +334,17 @@ def test_a_password_in_the_file_is_refused_and_not_repeated(
         ({"source": {"dsn": CLOSED, "dsn_env": "SHOP_DSN", "publication": "p"}}, "dsn and dsn_env exclude each other"),
         ({"destination": {"type": "oracle", "path": "x"}}, "'duckdb', 'bigquery'"),
         ({"destination": {"type": "bigquery", "path": "x"}}, "project"),
+        ({"retry_policy": {"backoff": "linear"}}, "backoff needs delay_seconds"),
+        ({"name": "Shop"}, "'Shop' cannot name a pipeline; use up to 43 lower-case letters"),
+        ({"tables": []}, "tables: is empty; name a table, or write discover: publication"),
+        ({"tables": ["orders", "public.orders"]}, "tables[1]: public.orders is listed twice"),
+        ({"tables": ["a.b.c"]}, "tables[0]: 'a.b.c' is not a table name; write namespace.table"),
+        ({"batch": {"max_bytes": "lots"}}, "max_bytes: 'lots' is not a size; write bytes, or a number with a unit"),
+        ({"batch": {"max_age": "0s"}}, "max_age: must be greater than 0, not 0"),
+        (
+            {"destination": {"type": "bigquery", "project": "p", "credentials": "key.json", "credentials_env": "X"}},
+            "credentials and credentials_env exclude each other",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(sandbox: DefsFolderSandbox, changes: dict[str, Any], said: str) -> None:
@@ -294,6 +352,44 @@ def test_what_does_not_fit_together_is_refused(sandbox: DefsFolderSandbox, chang
         load(sandbox, **changes)
 
     assert said in chain(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "Shop"}, "name"),
+        ({"max_lag": -1}, "max_lag"),
+        ({"tables": []}, "tables"),
+        ({"stream": {"lease_seconds": 0}}, "stream.lease_seconds"),
+        ({"stream": {"report_every_seconds": 0}}, "stream.report_every_seconds"),
+        ({"stream": {"heartbeat_every_seconds": -5}}, "stream.heartbeat_every_seconds"),
+        ({"batch": {"max_rows": 0}}, "batch.max_rows"),
+        ({"batch": {"max_bytes": "lots"}}, "batch.max_bytes"),
+        ({"retry_policy": {"max_retries": -1}}, "retry_policy.max_retries"),
+        ({"retry_policy": {"max_retries": 1, "delay_seconds": -1}}, "retry_policy.delay_seconds"),
+    ],
+)
+def test_what_no_run_could_take_is_refused_with_its_line(
+    sandbox: DefsFolderSandbox, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(Exception, match="shop") as caught:
+        load(sandbox, **changes)
+
+    [file] = sandbox.project_root.rglob("defs.yaml")
+    lines = file.read_text().splitlines()
+    number = next(n for n, line in enumerate(lines, 1) if line.strip().startswith(f"{field.rpartition('.')[2]}:"))
+    assert re.search(rf"attributes\.{re.escape(field)}\b.* at \S+defs\.yaml:{number}\b", chain(caught.value))
+
+
+def test_a_template_is_checked_once_it_has_a_value(sandbox: DefsFolderSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_NAME", "shop")
+    monkeypatch.setenv("SHOP_BYTES", "lots")
+    template = {"name": "{{ env.SHOP_NAME }}", "tables": ["public.{{ env.SHOP_NAME }}"]}
+
+    assert table_keys(load(sandbox, **template)) == {"duckdb/public/shop"}
+    with pytest.raises(Exception, match="shop") as caught:
+        load(sandbox, batch={"max_bytes": "{{ env.SHOP_BYTES }}"})
+    assert "max_bytes: 'lots' is not a size" in chain(caught.value)
 
 
 def chain(error: BaseException | None) -> str:
@@ -411,6 +507,8 @@ def test_a_component_is_scaffolded_below_another_and_in_python(sandbox: DefsFold
         ({"stream": {"mode": "strem"}}, "mode"),
         ({"destination": {"type": "oracle", "path": "x"}}, "destination"),
         ({"freshness": {"fail_after_seconds": "late"}}, "fail_after_seconds"),
+        ({"stream": {"lease_seconds": 0}}, "lease_seconds"),
+        ({"retry_policy": {"max_retries": -1}}, "max_retries"),
     ],
 )
 def test_the_check_of_the_yaml_names_the_wrong_line(project: Path, changes: dict[str, Any], wrong: str) -> None:

@@ -1,13 +1,36 @@
 """The definitions of one pipeline in one call, loaded without a source."""
 
+import os
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import RepositorySnap
 
+from etl_core.identifiers import TableName
+from etl_dagster.assets import build_initial_sync_assets
+from etl_dagster.checks import build_replication_checks
 from etl_dagster.definitions import build_postgres_replication
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
-from etl_dagster.stream_job import StreamConfig
+from etl_dagster.resources import (
+    BigQueryDestinationResource,
+    DuckDBDestinationResource,
+    PostgresReplicationResource,
+    StateStoreResource,
+)
+from etl_dagster.specs import build_source_asset_specs
+from etl_dagster.stream_job import StreamConfig, build_stream_job
+
+ORDERS = [TableName("public", "orders")]
+BUILD: dict[str, Callable[[PostgresReplicationResource], Any]] = {
+    "replication": build_postgres_replication,
+    "assets": lambda resource: build_initial_sync_assets(resource, ORDERS),
+    "specs": lambda resource: build_source_asset_specs(resource, ORDERS),
+    "stream": lambda resource: build_stream_job(resource, ORDERS),
+    "checks": lambda resource: build_replication_checks(resource, ORDERS),
+}
 
 
 def replication(**changes: object) -> PostgresReplicationResource:
@@ -40,6 +63,21 @@ def test_a_schedule_takes_the_sensor_s_place() -> None:
     assert [sensor.name for sensor in repository.sensor_defs if "shop" in sensor.name] == []
 
 
+@pytest.mark.parametrize("status", ["RUNNING", "STOPPED"])
+def test_the_schedule_has_the_status_that_the_sensor_would_have(status: str) -> None:
+    definitions = build_postgres_replication(
+        replication(), cron_schedule="*/10 * * * *", default_sensor_status=dg.DefaultSensorStatus[status]
+    )
+    [schedule] = definitions.schedules or ()
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert schedule.default_status is dg.DefaultScheduleStatus[status]
+
+
+def test_batches_without_a_schedule_are_refused() -> None:
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="pipeline shop: mode micro_batch needs cron_schedule"):
+        build_postgres_replication(replication(), stream=StreamConfig(mode="micro_batch"))
+
+
 def test_scheduled_batches_report_as_often_as_configured() -> None:
     stream = StreamConfig(report_every_seconds=7, heartbeat_every_seconds=70)
     definitions = build_postgres_replication(replication(), cron_schedule="*/10 * * * *", stream=stream)
@@ -64,6 +102,69 @@ def test_tables_must_be_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "Shop"}, "'Shop' cannot name a pipeline; use up to 43 lower-case letters"),
+        ({"name": "s" * 60}, "cannot name a pipeline; use up to 43 lower-case letters"),
+        ({"batch_max_rows": 0}, "batch_max_rows: must be greater than 0, not 0"),
+        (
+            {"batch_max_bytes": "64 megs"},
+            "batch_max_bytes: '64 megs' is not a size; write bytes, or a number with a unit",
+        ),
+        ({"batch_max_bytes": "0"}, "batch_max_bytes: must be greater than 0, not 0"),
+        ({"batch_max_age": "soon"}, "batch_max_age: 'soon' is not a duration; write seconds, or a number with a unit"),
+        ({"copy_connections": -1}, "copy_connections: must be greater than 0, not -1"),
+        ({"tables": []}, "tables: is empty; name a table"),
+        ({"tables": ["orders", "public.orders"]}, "tables[1]: public.orders is listed twice"),
+        ({"tables": ["public.orders", "a.b.c"]}, "tables[1]: 'a.b.c' is not a table name; write namespace.table"),
+    ],
+)
+@pytest.mark.parametrize("build", ["replication", "assets", "stream", "checks"])
+def test_a_value_that_no_run_could_take_is_refused_when_it_loads(
+    changes: dict[str, object], said: str, build: str
+) -> None:
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=re.escape(said)) as refused:
+        BUILD[build](replication(**changes))
+    assert str(refused.value).startswith(f"pipeline {changes.get('name', 'shop')}: ")
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ("public.orders", "pipeline shop: tables: must be a list, not text"),
+        (["orders", "public.orders"], "pipeline shop: tables[1]: public.orders is listed twice"),
+        (["a.b.c"], "pipeline shop: tables[0]: 'a.b.c' is not a table name; write namespace.table"),
+    ],
+)
+def test_wrong_tables_are_refused(tables: Any, said: str) -> None:
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=re.escape(said)):
+        build_postgres_replication(replication(tables=None), tables=tables)
+
+
+def test_a_publication_may_have_no_tables_yet() -> None:
+    dg.Definitions.validate_loadable(build_postgres_replication(replication(tables=None), tables=[]))
+
+
+@pytest.mark.parametrize(
+    ("max_lag", "said"),
+    [
+        (-1, "must be greater than 0, not -1"),
+        (0, "must be greater than 0, not 0"),
+        ("soon", "must be a number of seconds, not text"),
+        (None, "must be a number of seconds, not NoneType"),
+    ],
+)
+def test_a_lag_that_is_none_is_refused(max_lag: Any, said: str) -> None:
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=f"pipeline shop: max_lag: {said}"):
+        build_postgres_replication(replication(), max_lag=max_lag)
+
+
+def test_what_a_variable_holds_is_looked_at_when_something_runs() -> None:
+    unset = replication(batch_max_bytes=dg.EnvVar("ETL_TEST_UNSET"), batch_max_rows=dg.EnvVar.int("ETL_TEST_UNSET"))
+    dg.Definitions.validate_loadable(build_postgres_replication(unset))
+
+
+@pytest.mark.parametrize(
     "dsn", ["postgresql://u:hunter2@h/d", "postgresql://u:hunter2/x#y@h/d", "host=h password=hunter2 dbname=d"]
 )
 def test_a_password_as_text_is_refused_and_not_repeated(dsn: str) -> None:
@@ -84,3 +185,76 @@ def test_a_password_among_the_keywords_is_refused(name: str) -> None:
             destination=DuckDBDestinationResource(path="shop.duckdb"),
         )
     assert "s3cret" not in str(caught.value)
+
+
+# --- what an environment variable holds, read by Python when the code location loads -------------------------------
+
+WITH_PASSWORD = "postgresql://etl:hunter2@db/shop"
+KEY = '{"type": "service_account", "private_key": "hunter2"}'
+
+
+class TokenDestination(DuckDBDestinationResource):
+    """A destination of a person's own."""
+
+    token: str
+
+
+def with_dsn(value: str) -> dict[str, object]:
+    return {"dsn": value}
+
+
+def with_state(value: str) -> dict[str, object]:
+    return {"state": StateStoreResource(url=value)}
+
+
+def with_credentials(value: str) -> dict[str, object]:
+    return {"destination": BigQueryDestinationResource(project="p", credentials=value)}
+
+
+def with_token(value: str) -> dict[str, object]:
+    return {"destination": TokenDestination(path="/nowhere/shop.duckdb", token=value)}
+
+
+IN_A_FIELD = pytest.mark.parametrize(
+    ("changes", "secret", "field"),
+    [
+        (with_dsn, WITH_PASSWORD, "dsn holds a password"),
+        (with_state, WITH_PASSWORD, "state: url holds a password"),
+        (with_credentials, KEY, "destination: credentials holds a key"),
+        (with_token, "hunter2", "destination: token holds a password"),
+    ],
+    ids=["dsn", "state", "credentials", "token"],
+)
+Changes = Callable[[str], dict[str, object]]
+
+
+@IN_A_FIELD
+@pytest.mark.parametrize("build", BUILD.values(), ids=BUILD)
+def test_a_secret_that_python_read_from_the_environment_is_refused(
+    changes: Changes,
+    secret: str,
+    field: str,
+    build: Callable[[PostgresReplicationResource], object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_DSN", secret)
+    resource = replication(**changes(os.environ["SHOP_DSN"]))
+
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=field) as refused:
+        build(resource)
+
+    assert "pipeline shop" in str(refused.value)
+    assert 'dg.EnvVar("SHOP_DSN")' in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@IN_A_FIELD
+def test_no_page_has_what_a_variable_holds(
+    changes: Changes, secret: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DSN", secret)
+    resource = replication(**changes(dg.EnvVar("SHOP_DSN")))
+
+    repository = build_postgres_replication(resource).get_repository_def()
+
+    assert "hunter2" not in str(RepositorySnap.from_def(repository))
