@@ -17,6 +17,7 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
+from etl_dagster.waits import Waits
 
 if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts
@@ -66,6 +67,7 @@ class Reporter:
         self._heartbeat_every = heartbeat_every
         self._lock = threading.Lock()
         self._tables: dict[TableName, _Table] = {}
+        self._waits = Waits()
 
     def observer(self) -> "Observer":
         """For the pipeline; its methods may be called from any thread."""
@@ -88,7 +90,8 @@ class Reporter:
                 reporter._log.warning(f"{error}; next try in {wait:.1f} s")
 
             def on_waiting(self, reason: str) -> None:
-                reporter._log.info(reason)
+                if reporter._waits.is_news(reason):
+                    reporter._log.info(reason)
 
         return StreamObserver()
 

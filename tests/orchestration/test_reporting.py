@@ -100,3 +100,12 @@ def test_the_jobs_of_a_warehouse_are_shown_with_what_they_read(reporter: Reporte
     reporter.add(flush(400, orders=ChangeCounts(inserted=1)))
     [again] = reporter.due(everything=True)
     assert "etl/job" not in again.metadata
+
+
+def test_a_wait_that_counts_its_seconds_is_one_row_of_the_event_log(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for second in range(12):
+            reporter.observer().on_waiting(f"creating replication slot main waits for pid 7 (open for {second} s)")
+    assert caplog.messages == ["creating replication slot main waits for pid 7 (open for 0 s)"]
