@@ -34,7 +34,8 @@ class _Table:
 
     version: Lsn | None = None
     counts: "ChangeCounts | None" = None
-    commit_time: datetime | None = None
+    lag: float | None = None
+    """The largest of them, from the commit on the source to the write, in seconds."""
     job: "Job | None" = None
     """The last one that wrote a batch with the table in it."""
     bytes_processed: int = 0
@@ -111,12 +112,14 @@ class Reporter:
 
     def add(self, flush: "Flush") -> None:
         """A batch became durable."""
+        lag = None if flush.commit_time is None else max(0.0, (datetime.now(UTC) - flush.commit_time).total_seconds())
         with self._lock:
             for name, counts in flush.tables.items():
                 table = self._tables.setdefault(name, _Table())
                 table.version = flush.end_lsn
                 table.counts = counts if table.counts is None else table.counts + counts
-                table.commit_time = flush.commit_time
+                if lag is not None:
+                    table.lag = max(lag, table.lag or 0.0)
                 if flush.jobs:
                     table.job = flush.jobs[-1]
                     table.bytes_processed += sum(job.bytes_processed for job in flush.jobs)
@@ -142,11 +145,11 @@ class Reporter:
         if not is_due:
             return None
         taken = replace(table)
-        table.counts, table.job, table.bytes_processed, table.reported_at = None, None, 0, now
+        table.counts, table.lag, table.job, table.bytes_processed, table.reported_at = None, None, None, 0, now
         return taken
 
     def _materialization(self, name: TableName, table: _Table, version: Lsn) -> dg.AssetMaterialization:
-        counts, commit_time, job = table.counts, table.commit_time, table.job
+        counts, job = table.counts, table.job
         metadata: dict[str, Any] = {"dagster/uri": self._uri(name), "etl/lsn": str(version)}
         description: str | None = "no change since the last report: the stream is alive"
         if counts is not None:
@@ -158,9 +161,8 @@ class Reporter:
             }
             if counts.truncated:
                 metadata["etl/truncated"] = counts.truncated
-            if commit_time is not None:
-                lag = max(0.0, (datetime.now(UTC) - commit_time).total_seconds())
-                metadata["etl/lag_seconds"] = round(lag, 3)
+            if table.lag is not None:
+                metadata["etl/lag_seconds"] = round(table.lag, 3)
             if job is not None:
                 metadata["etl/job"] = job.id if job.url is None else dg.MetadataValue.url(job.url)
                 metadata["etl/bytes_processed"] = table.bytes_processed

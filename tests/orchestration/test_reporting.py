@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -21,18 +21,27 @@ ORDERS, NOTES, OTHER = (TableName("public", name) for name in ("orders", "notes"
 KEYS = {ORDERS: dg.AssetKey(["d", "orders"]), NOTES: dg.AssetKey(["d", "notes"])}
 
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
 class Clock:
+    """Stands for the module `time` and for the class `datetime`."""
+
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.seconds = 1000.0
 
     def monotonic(self) -> float:
-        return self.now
+        return self.seconds
+
+    def now(self, _: Any = None) -> datetime:
+        return START + timedelta(seconds=self.seconds)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(reporting, "time", clock)
+    monkeypatch.setattr(reporting, "datetime", clock)
     return clock
 
 
@@ -43,9 +52,9 @@ def reporter(clock: Clock) -> Reporter:
     return reporter
 
 
-def flush(lsn: int, **tables: ChangeCounts) -> Flush:
+def flush(lsn: int, *, committed: datetime | None = None, **tables: ChangeCounts) -> Flush:
     named = {TableName("public", name): counts for name, counts in tables.items()}
-    return Flush(Lsn(lsn), datetime.now(UTC), 1, 0.1, named)
+    return Flush(Lsn(lsn), committed, 1, 0.1, named)
 
 
 def reported(reporter: Reporter, **options: Any) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -61,10 +70,10 @@ def reported(reporter: Reporter, **options: Any) -> dict[str, tuple[str, dict[st
 
 def test_changes_are_summed_up_until_the_interval_is_over(reporter: Reporter, clock: Clock) -> None:
     reporter.add(flush(200, orders=ChangeCounts(inserted=1, updated=2), other=ChangeCounts(1)))
-    clock.now += 29
+    clock.seconds += 29
     assert reported(reporter) == {}
     reporter.add(flush(300, orders=ChangeCounts(deleted=3)))
-    clock.now += 1
+    clock.seconds += 1
     assert reported(reporter) == {"orders": (str(Lsn(300)), {"inserted": 1, "updated": 2, "deleted": 3})}
     assert reported(reporter) == {}
 
@@ -81,10 +90,10 @@ def test_a_quiet_table_keeps_its_version_in_heartbeats_and_a_stopped_one_has_non
     reporter: Reporter, clock: Clock
 ) -> None:
     reporter.observer().on_state(NOTES, TableState.ERRORED)
-    clock.now += 900
+    clock.seconds += 900
     assert reported(reporter) == {"orders": (str(Lsn(100)), {})}
     reporter.observer().on_state(NOTES, TableState.READY)
-    clock.now += 900
+    clock.seconds += 900
     assert reported(reporter) == {"orders": (str(Lsn(100)), {}), "notes": (str(Lsn(50)), {})}
 
 
@@ -100,6 +109,24 @@ def test_the_jobs_of_a_warehouse_are_shown_with_what_they_read(reporter: Reporte
     reporter.add(flush(400, orders=ChangeCounts(inserted=1)))
     [again] = reporter.due(everything=True)
     assert "etl/job" not in again.metadata
+
+
+def test_the_lag_is_the_longest_that_a_change_took_and_not_the_age_of_the_report(
+    reporter: Reporter, clock: Clock
+) -> None:
+    def lags() -> list[float]:
+        return [event.metadata["etl/lag_seconds"].value for event in reporter.due(everything=True)]
+
+    for took in (1.0, 12.5, 0.5):
+        clock.seconds += 5
+        reporter.add(flush(200, committed=clock.now() - timedelta(seconds=took), orders=ChangeCounts(1)))
+    clock.seconds += 15
+    assert lags() == [12.5]
+    reporter.add(flush(300, committed=clock.now() + timedelta(seconds=3), orders=ChangeCounts(1)))
+    assert lags() == [0.0], "the source's clock is ahead"
+    reporter.add(flush(300, orders=ChangeCounts(1)))
+    [event] = reporter.due(everything=True)
+    assert "etl/lag_seconds" not in event.metadata
 
 
 def test_a_wait_that_counts_its_seconds_is_one_row_of_the_event_log(
