@@ -32,6 +32,7 @@ from etl_dagster.verdicts import (
     judge_slot,
     judge_state,
 )
+from etl_dagster.waits import Waits
 
 if TYPE_CHECKING:
     from etl_core.lsn import Lsn
@@ -179,9 +180,12 @@ def _open(replication: PostgresReplicationResource, connections: int | None, log
 def _logging_observer(log: dg.DagsterLogManager) -> "Observer":
     from etl_core.replication.observer import Observer
 
+    waits = Waits()
+
     class LoggingObserver(Observer):
         def on_waiting(self, reason: str) -> None:
-            log.info(reason)
+            if waits.is_news(reason):
+                log.info(reason)
 
         def on_retry(self, error: EtlError, wait: float) -> None:
             log.warning(f"{error}; tried again in {wait:.1f} s")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -21,7 +22,7 @@ from etl_core.lsn import ZERO, Lsn
 from etl_dagster import presence
 from etl_dagster.dead_runs import DeadRuns
 from etl_dagster.presence import Presence
-from etl_dagster.reporting import Reporter
+from etl_dagster.reporting import Reporter, last_materialized
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
@@ -52,7 +53,12 @@ class StreamRun:
         self._context = context
         self._log = context.log
         self._reporter = Reporter(
-            keys, replication.destination.uri, context.log, every=report_every, heartbeat_every=heartbeat_every
+            keys,
+            replication.destination.uri,
+            context.log,
+            partial(last_materialized, context.instance),
+            every=report_every,
+            heartbeat_every=heartbeat_every,
         )
         self._stop = threading.Event()
 
@@ -92,7 +98,7 @@ class StreamRun:
                         self._log.info(f"another run has streamed everything up to {target}")
                         return target
                     time.sleep(_LOOK_EVERY)
-                self._begin_reporting(pipeline)
+                self._reporter.begin(pipeline.store.tables())
                 self._supervise(lambda: pipeline.stream(until=target), lambda: False)
         return target
 
@@ -115,7 +121,7 @@ class StreamRun:
         pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
         with self._replication.connect(presence.turn_of(self._context.run_id)) as session:
             self._wait_for_turn(session)
-            self._begin_reporting(pipeline)
+            self._reporter.begin(pipeline.store.tables())
             started = time.monotonic()
             successor = _Successor(session, self._replication.name, self._context.run_id)
             dead_runs = DeadRuns(session, self._replication.name, self._context)
@@ -134,11 +140,6 @@ class StreamRun:
                 self._log.info("another run streams this pipeline: standing by to take over from it")
                 told = True
             time.sleep(_LOOK_EVERY)
-
-    def _begin_reporting(self, pipeline: "Pipeline") -> None:
-        marks = pipeline.destination.positions().tables
-        streaming = [status for status in pipeline.store.tables() if status.state.name == "READY"]
-        self._reporter.begin({status.name: marks[status.table_id] for status in streaming if status.table_id in marks})
 
     def _supervise(self, stream: "Callable[[], Streamed]", meanwhile: Callable[[], bool]) -> "Streamed":
         """Runs `stream` in a thread and reports beside it; stops it when `meanwhile` says so, or interrupted."""

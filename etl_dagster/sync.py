@@ -13,6 +13,7 @@ from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
+from etl_dagster.waits import Waits
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
@@ -56,6 +57,7 @@ class CopyProgress:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._waits = Waits()
         self._news: list[str] = []
         self._progress: tuple[TableName, int, int, int] | None = None
         self.size = 0
@@ -67,9 +69,9 @@ class CopyProgress:
             self.size = size
 
     def say(self, news: str) -> None:
-        """What a person should know; the same again is left out."""
-        with self._lock:
-            if news not in self._news:
+        """What is waited for; the same again is left out for a while."""
+        if self._waits.is_news(news):
+            with self._lock:
                 self._news.append(news)
 
     def line(self) -> str | None:

@@ -159,10 +159,17 @@ class Handover:
                 status, f"it was complete as of {status.snapshot_lsn}, but the destination has it as of {watermark}"
             )
             return
-        self._activate(status, watermark)
+        self._activate(status, watermark, self._schema(status))
 
-    def _activate(self, status: TableStatus, watermark: Lsn) -> None:
-        self._active.activate(status.table_id, watermark, self._schema(status))
+    def _activate(self, status: TableStatus, watermark: Lsn, schema: TableSchema) -> None:
+        self._active.activate(status.table_id, watermark, schema)
+        self._observer.on_activated(status.name, watermark)
+
+    def _deactivate(self, table_id: TableId) -> None:
+        schema = self._active.schema(table_id)
+        self._active.deactivate(table_id)
+        if schema is not None:
+            self._observer.on_deactivated(schema.name)
 
     def _schema(self, status: TableStatus) -> TableSchema:
         stored = self._store.schema(status.table_id)
@@ -195,7 +202,7 @@ class Handover:
         status = self._move(
             status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
-        self._active.activate(status.table_id, watermark, schema)
+        self._activate(status, watermark, schema)
 
     def _drop(self, slot: str, table_id: TableId) -> None:
         try:
@@ -209,7 +216,7 @@ class Handover:
         for table_id in self._active.watermarks():
             status = by_id.get(table_id)
             if status is None or status.state not in (TableState.READY, TableState.SYNC_DONE):
-                self._active.deactivate(table_id)
+                self._deactivate(table_id)
         for table_id in list(self._catch_ups):
             status = by_id.get(table_id)
             if status is None or status.state is not TableState.FINISHED_COPY:
@@ -316,9 +323,9 @@ class Handover:
             status = states.get(table_id)
             theirs = marks.get(table_id)
             if status is None or status.state is not TableState.READY:
-                self._active.deactivate(table_id)
+                self._deactivate(table_id)
             elif theirs is not None and theirs > ours:
-                self._activate(status, theirs)
+                self._activate(status, theirs, self._schema(status))
             elif theirs != ours:
                 self._fail_replaced(status, f"the destination's watermark went back from {ours} to {theirs}")
                 self._active.deactivate(table_id)

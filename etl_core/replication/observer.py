@@ -33,6 +33,12 @@ class Observer:
     def on_state(self, table: TableName, state: TableState) -> None:
         """A table has moved to `state`."""
 
+    def on_activated(self, table: TableName, watermark: Lsn) -> None:
+        """The main stream applies the table's changes from now on; the destination has it as of `watermark`."""
+
+    def on_deactivated(self, table: TableName) -> None:
+        """The main stream passes the table over from now on: somebody paused it or copies it again."""
+
     def on_copy_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
         """So far `rows` rows were copied; `size` of about `total_size` bytes on the source's disk were read."""
 

@@ -20,6 +20,7 @@ from etl_dagster import dead_runs, names, presence, stream_run
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream_job import StreamConfig, build_stream_job
 from etl_dagster.stream_run import StreamRun
+from tests.orchestration.syncing import sync
 
 PATIENCE = 60.0
 TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]
@@ -111,6 +112,35 @@ def test_a_micro_batch_brings_everything_up_to_its_start(runs: Runs, database: D
     assert metadata["etl/lag_seconds"] >= 0
     assert len(runs.materialized(dg.AssetKey(["duckdb", "public", "notes"]))) == 1
     assert runs.materialized(dg.AssetKey(["duckdb", "public", "customers"])) == []
+
+
+def test_quiet_tables_have_heartbeats_though_every_run_is_short(runs: Runs) -> None:
+    notes = dg.AssetKey(["duckdb", "public", "notes"])
+    for _ in range(2):
+        assert runs.execute(mode="micro_batch").success
+    assert runs.materialized(notes) == [], "it was not quiet for a quarter of an hour"
+    threading.Event().wait(2.0)
+    assert runs.execute(mode="micro_batch", heartbeat_every_seconds=2.0).success
+    beat = runs.materialized(notes)[0]
+    assert beat.tags == {"dagster/data_version": beat.metadata["etl/lsn"].value}
+    assert "etl/rows_inserted" not in beat.metadata
+
+
+def test_a_heartbeat_after_a_new_copy_has_the_version_of_the_copy(
+    runs: Runs, replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    stream = runs.start(lease_seconds=0.5, heartbeat_every_seconds=3.0)
+    until(lambda: database.execute("SELECT 1 FROM pg_replication_slots WHERE active") != [], "the stream")
+    database.execute("CREATE TABLE elsewhere AS SELECT generate_series(1, 1000)")
+    assert sync(replication, instance, TABLES[0]).success
+    copy = runs.materialized(ORDERS)[0]
+    assert "dagster/row_count" in copy.metadata
+    until(lambda: runs.materialized(ORDERS)[0] != copy, "a heartbeat")
+    heartbeat = runs.materialized(ORDERS)[0]
+    runs.end()
+    assert runs.results[stream].success
+    assert "no change" in str(heartbeat.description)
+    assert heartbeat.tags["dagster/data_version"] == copy.tags["dagster/data_version"]
 
 
 def test_a_run_gives_way_to_its_successor_and_nothing_is_lost(runs: Runs, database: Database) -> None:

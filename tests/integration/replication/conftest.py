@@ -51,6 +51,8 @@ class Watch(Observer):
     def __init__(self) -> None:
         self.told = threading.Condition()
         self.states: list[tuple[str, TableState]] = []
+        self.applied: list[tuple[str, Lsn | None]] = []
+        """From which watermark on, None: passed over."""
         self.flushes: list[Flush] = []
         self.errors: dict[str, EtlError] = {}
         self.retries: list[EtlError] = []
@@ -61,6 +63,14 @@ class Watch(Observer):
         with self.told:
             self.states.append((table.name, state))
             self.told.notify_all()
+
+    def on_activated(self, table: TableName, watermark: Lsn) -> None:
+        with self.told:
+            self.applied.append((table.name, watermark))
+
+    def on_deactivated(self, table: TableName) -> None:
+        with self.told:
+            self.applied.append((table.name, None))
 
     def on_flush(self, flush: Flush) -> None:
         with self.told:

@@ -111,6 +111,12 @@ def test_a_table_is_copied_again_while_the_stream_runs(lab: Lab, churn: MakeChur
             streaming.observer.until_state("a", TableState.READY, times=again + 1)
         streaming.observer.until_flushed(copying.current_lsn())
     assert streaming.observer.states.count(("b", TableState.READY)) == 1
+    marks = [mark for name, mark in streaming.observer.applied if name == "a"][1:]
+    # The first copy may have begun before the stream did.
+    assert [mark is None for mark in marks] in ([False, *(True, False) * copies] for copies in (2, 3))
+    known = [mark for mark in marks if mark is not None]
+    assert known == sorted(known)
+    assert known[-1] == streaming.find(TableName("public", "a")).snapshot_lsn
     lab.assert_equal(streaming)
 
 
