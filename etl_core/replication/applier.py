@@ -198,6 +198,8 @@ class Applier:
     def _fail_table(self, error: TableError, batch: Assembled) -> None:
         table_id = self._named(error.table, batch)
         if table_id is None:
+            if error.table in _names(batch):
+                return  # it was paused meanwhile, or is copied again
             raise PermanentError(f"{error} (a table that is not replicated)", hint=error.hint) from error
         # In this order: a table that is READY and not active is taken for one that was left out, and copied again.
         self._reactions.table_failed(table_id, error)
@@ -249,6 +251,10 @@ class Applier:
                 if wait is None or self._stop.wait(wait):
                     raise
                 self._observer.on_retry(error, wait)
+
+
+def _names(batch: Assembled) -> set[str]:
+    return {str(schema.name) for piece in batch.pieces for schema in piece.schemas.values()}
 
 
 def _check_forward(old: TableSchema, new: TableSchema) -> None:

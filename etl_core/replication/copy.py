@@ -9,8 +9,10 @@ slot, and takes the table in first.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+
+_log = logging.getLogger(__name__)
 
 RETRY_AFTER = timedelta(seconds=30)
 _SLOTS = 8
@@ -100,6 +104,17 @@ class TableCopier:
             if not self._stop.is_set():
                 self._fail(status, error)
             return error
+        except Exception as error:
+            # The copies of other tables go on. Its text is left out: it may quote a row.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("the copy of %s ended with %s\n%s", status.name, type(error).__name__, where)
+            unexpected = TableError(
+                f"the copy of {status.name} ended with an error that nobody expected: {type(error).__name__}",
+                table=str(status.name),
+                hint=f"the log says where; report it, and try again: etl resync {status.name}",
+            )
+            self._fail(status, unexpected)
+            return unexpected
 
     def copy(self, status: TableStatus) -> Copied:
         """Copies one table that is in INIT. On return it is in FINISHED_COPY.

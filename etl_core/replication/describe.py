@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from etl_core.errors import SourceChanged
+from etl_core.errors import SourceChanged, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import Relation, RelationColumn
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
-from etl_core.source.catalog import FillKind, added_column_fill, published_tables, table_schema
+from etl_core.source.catalog import FillKind, PublishedTable, added_column_fill, published_tables, table_schema
 from etl_core.source.connection import Connection
 from etl_core.source.server import current_lsn
 
@@ -43,7 +43,8 @@ class Describer:
     def __call__(self, relation: Relation, commit_lsn: Lsn) -> TableSchema:
         """The schema of the rows that follow `relation`, in the transaction whose commit record is at `commit_lsn`."""
         catalog = self._catalog(relation.table_id, commit_lsn)
-        columns = tuple(_column(described, catalog) for described in relation.columns)
+        applied = self._applied(relation.table_id)
+        columns = tuple(_column(described, catalog, applied) for described in relation.columns)
         schema = TableSchema(
             relation.table_id,
             TableName(relation.namespace or "pg_catalog", relation.name),
@@ -52,7 +53,7 @@ class Describer:
             relation.replica_identity,
             comment=None if catalog is None else catalog.comment,
         )
-        return self._with_fills(schema)
+        return self._with_fills(schema, catalog)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -69,19 +70,34 @@ class Describer:
         if self._first_look is None:
             # One query for all tables: a stream begins with a Relation message for each.
             self._looked_at = current_lsn(self._open())
-            tables = published_tables(self._open(), self._publication)
-            self._first_look = {table.schema.table_id: table.schema for table in tables}
+            self._first_look = {table.schema.table_id: table.schema for table in self._published()}
         known = self._first_look.pop(table_id, None)
         if known is not None and commit_lsn < self._looked_at:
             return known
-        return table_schema(self._open(), table_id, self._publication)
+        return table_schema(self._open(), table_id)
 
-    def _with_fills(self, schema: TableSchema) -> TableSchema:
+    def _published(self) -> list[PublishedTable]:
+        """None while somebody has locked one of them: each is looked at by itself then, which waits for nobody."""
+        connection = self._open()
+        connection.execute("SET lock_timeout = '1s'")
+        try:
+            return published_tables(connection, self._publication)
+        except TransientError:
+            return []
+
+    def _with_fills(self, schema: TableSchema, catalog: TableSchema | None) -> TableSchema:
         applied = self._applied(schema.table_id)
         if applied is None:
             return schema
         known = {column.name: column for column in applied.columns}
-        columns = tuple(self._with_fill(schema, column, known.get(column.name)) for column in schema.columns)
+        today = set() if catalog is None else set(catalog.column_names)
+        columns = tuple(
+            # Added, and of another type by now: what older rows held in it nobody can tell any more.
+            replace(column, fill_known=False)
+            if column.attnum == 0 and column.name not in known and column.name in today
+            else self._with_fill(schema, column, known.get(column.name))
+            for column in schema.columns
+        )
         return replace(schema, columns=columns)
 
     def _with_fill(self, schema: TableSchema, column: Column, applied: Column | None) -> Column:
@@ -105,11 +121,13 @@ def _is_alike(one: Column, other: Column) -> bool:
     return (one.type.oid, one.type_modifier) == (other.type.oid, other.type_modifier)
 
 
-def _column(described: RelationColumn, catalog: TableSchema | None) -> Column:
-    if catalog is not None:
-        for column in catalog.columns:
+def _column(described: RelationColumn, catalog: TableSchema | None, applied: TableSchema | None) -> Column:
+    for schema in (catalog, applied):
+        for column in () if schema is None else schema.columns:
             if column.name == described.name and column.type.oid == described.type_oid:
-                return replace(column, type_modifier=described.type_modifier)
+                # Not in the catalog any more: the type is known, but not whether it is the same column.
+                attnum = column.attnum if schema is catalog else 0
+                return replace(column, type_modifier=described.type_modifier, attnum=attnum)
     pg_type = builtin(described.type_oid) or PgType(described.type_oid, str(described.type_oid), kind=TypeKind.PSEUDO)
     return Column(described.name, pg_type, described.type_modifier)
 

@@ -77,8 +77,7 @@ def _refuse_possible_rename(new: TableSchema, added: list[Column], dropped: tupl
     """Without attribute numbers a rename looks like drop and add; its old rows would lose their values."""
     for gone in dropped:
         for column in added:
-            unknown = gone.attnum == 0 or column.attnum == 0
-            if unknown and (gone.type.oid, gone.type_modifier) == (column.type.oid, column.type_modifier):
+            if gone.attnum == 0 or column.attnum == 0:
                 raise _refused(
                     new,
                     f"column {gone.name} ({format_type(gone)}) is gone and {column.name} ({format_type(column)}) "

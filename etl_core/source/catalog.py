@@ -27,6 +27,20 @@ _PUBLISHED_14 = (
     "SELECT relid, NULL::int2[] AS attrs, NULL::pg_catalog.pg_node_tree AS qual"
     " FROM pg_catalog.pg_get_publication_tables({name})"
 )
+# One table, whether published or not, with all its columns: pg_get_publication_tables opens every table of the
+# publication, and waits for whoever has locked one of them.
+_ANY = (
+    "SELECT c.oid AS relid, NULL::pg_catalog.pg_node_tree AS qual,"
+    " (SELECT pg_catalog.array_agg(a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid) AS attrs"
+    " FROM pg_catalog.pg_class c WHERE c.oid = {oid}"
+)
+_LEAVES = """
+    SELECT c.oid AS relid WHERE c.relkind <> 'p'
+    UNION ALL
+    SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid END) t WHERE t.isleaf
+"""
+# pg_partition_tree locks every partition.
+_NO_LEAVES = "SELECT NULL::oid AS relid WHERE false"
 
 # Sizes come from statistics, never from pg_relation_size, which waits for whoever alters the table.
 _TABLES = """
@@ -70,10 +84,7 @@ LEFT JOIN LATERAL (
                FILTER (WHERE c.relkind = 'p') AS names,
            sum(GREATEST(l.relpages, 0)::bigint) * pg_catalog.current_setting('block_size')::bigint AS bytes,
            sum(GREATEST(l.reltuples, 0)::bigint) AS rows
-    FROM (SELECT c.oid AS relid WHERE c.relkind <> 'p'
-          UNION ALL
-          SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid END) t
-          WHERE t.isleaf) leaf
+    FROM ({leaves}) leaf
     JOIN pg_catalog.pg_class l ON l.oid = leaf.relid AND l.relkind = 'r'
     JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
 ) leaves ON true
@@ -167,19 +178,24 @@ def published_tables(conn: Connection, publication: str) -> list[PublishedTable]
 
     Raises SourceRefused if there is no such publication.
     """
-    return _read_tables(conn, publication, sql.SQL(""))
+    return _read_tables(conn, _published(conn, publication), sql.SQL(_LEAVES), sql.SQL(""))
 
 
 def published_table(conn: Connection, table_id: TableId, publication: str) -> PublishedTable | None:
     """One table as of now; None if it does not exist or is not published."""
-    tables = _read_tables(conn, publication, sql.SQL("WHERE c.oid = {}").format(sql.Literal(int(table_id))))
+    condition = sql.SQL("WHERE c.oid = {}").format(sql.Literal(int(table_id)))
+    tables = _read_tables(conn, _published(conn, publication), sql.SQL(_LEAVES), condition)
     return tables[0] if tables else None
 
 
-def table_schema(conn: Connection, table_id: TableId, publication: str) -> TableSchema | None:
-    """One table's schema as of now, which may be ahead of the WAL being read; None if it is not published."""
-    table = published_table(conn, table_id, publication)
-    return table.schema if table else None
+def table_schema(conn: Connection, table_id: TableId) -> TableSchema | None:
+    """One table as of now with all its columns, published or not; None if it does not exist.
+
+    It may be ahead of the WAL being read. Waits for no lock, on this table or another.
+    """
+    only = sql.SQL(_ANY).format(oid=sql.Literal(int(table_id)))
+    tables = _read_tables(conn, only, sql.SQL(_NO_LEAVES), sql.SQL(""))
+    return tables[0].schema if tables else None
 
 
 def added_column_fill(conn: Connection, table_id: TableId, attnum: int) -> Fill:
@@ -202,11 +218,15 @@ def added_column_fill(conn: Connection, table_id: TableId, attnum: int) -> Fill:
     return Fill(FillKind.UNKNOWN if values or is_computed else FillKind.NULL)
 
 
-def _read_tables(conn: Connection, publication: str, condition: sql.Composable) -> list[PublishedTable]:
+def _published(conn: Connection, publication: str) -> sql.Composed:
     published = _PUBLISHED_15 if conn.info.server_version >= 150000 else _PUBLISHED_14
-    statement = sql.SQL(_TABLES).format(
-        published=sql.SQL(published).format(name=sql.Literal(publication)), condition=condition
-    )
+    return sql.SQL(published).format(name=sql.Literal(publication))
+
+
+def _read_tables(
+    conn: Connection, published: sql.Composable, leaves: sql.Composable, condition: sql.Composable
+) -> list[PublishedTable]:
+    statement = sql.SQL(_TABLES).format(published=published, leaves=leaves, condition=condition)
     rows = _rows(conn, statement)
     types = _read_types(conn, {column[1] for row in rows for column in row[7] or ()})
     return [_build_table(row, types) for row in rows]

@@ -54,23 +54,30 @@ class Staging:
                 f"another copy into {directory} is running", hint="wait for it, or end the process that runs it"
             )
         self._lock: IO[bytes] = lock
-        for pattern in (f"*{_ROWS}", f"*{_MARKER}"):
-            for file in directory.glob(pattern):
-                file.unlink()
-        (directory / (self.address + _MARKER)).touch()
+        try:
+            for pattern in (f"*{_ROWS}", f"*{_MARKER}"):
+                for file in directory.glob(pattern):
+                    file.unlink()
+            (directory / (self.address + _MARKER)).touch()
+        except OSError as error:
+            lock.close()
+            raise _disk_trouble(directory, error) from None
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends to the calling thread's file."""
+        try:
+            self._file().write(rows)
+        except OSError as error:
+            raise _disk_trouble(self._directory, error) from None
+
+    def _file(self) -> StagingFile:
         thread = threading.get_ident()
         with self._guard:
             file = self._files.get(thread)
             if file is None:
                 file = StagingFile(self._directory / f"{len(self._files)}{_ROWS}", self._schema)
                 self._files[thread] = file
-        try:
-            file.write(rows)
-        except OSError as error:
-            raise _disk_trouble(self._directory, error) from None
+        return file
 
     def include(self, receipt: str) -> None:
         """Has `read` read a file of a helping process."""

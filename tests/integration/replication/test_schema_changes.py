@@ -88,6 +88,30 @@ REFUSED: Cases = {
 }
 
 
+BEHIND: Cases = {
+    "renamed_widened": [
+        "INSERT INTO {t} VALUES (8, 8, 'eight')",
+        "ALTER TABLE {t} RENAME a TO c; ALTER TABLE {t} ALTER c TYPE bigint",
+        "INSERT INTO {t} VALUES (9, 9, 'nine')",
+    ],
+    "renamed_longer": [
+        "INSERT INTO {t} VALUES (8, 8, 'eight')",
+        "ALTER TABLE {t} RENAME b TO c; ALTER TABLE {t} ALTER c TYPE varchar(20)",
+        NEW_ROW,
+    ],
+    "added_widened": [
+        "ALTER TABLE {t} ADD c int DEFAULT 5; UPDATE {t} SET a = 7 WHERE id = 1",
+        "ALTER TABLE {t} ALTER c TYPE bigint",
+    ],
+    "added_renamed_widened": [
+        "ALTER TABLE {t} ADD c int; UPDATE {t} SET c = 7",
+        "ALTER TABLE {t} RENAME c TO d; ALTER TABLE {t} ALTER d TYPE bigint",
+        "INSERT INTO {t} VALUES (9, 9, 'nine', 9)",
+    ],
+}
+"""Refused if rows from before the change are read after it, when the catalog no longer says what their columns were."""
+
+
 def create(lab: Lab, cases: Cases) -> None:
     for table in cases:
         lab.execute(
@@ -195,6 +219,24 @@ def test_a_renamed_table_is_copied_under_its_new_name(lab: Lab) -> None:
     assert name == TableName("public", "after")
     lab.pipeline().resync(name)
     lab.assert_equal(lab.synced())
+
+
+def test_what_can_no_longer_be_told_is_refused(lab: Lab) -> None:
+    lab.execute("CREATE TABLE mark (id serial PRIMARY KEY)")
+    create(lab, BEHIND)
+    lab.publish()
+    pipeline = lab.synced()
+    alter(lab, BEHIND, None)
+    lab.assert_equal(pipeline, errored=sorted(BEHIND))
+
+
+def test_a_column_of_a_user_s_type_is_dropped_while_rows_with_it_are_unread(lab: Lab) -> None:
+    lab.execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, m mood, b text); INSERT INTO t VALUES (1, 'sad', 'x')")
+    lab.publish()
+    pipeline = lab.synced()
+    lab.execute("INSERT INTO t VALUES (2, 'glad', 'y'); ALTER TABLE t DROP m; INSERT INTO t VALUES (3, 'z')")
+    lab.assert_equal(pipeline)
 
 
 def test_other_tables_go_on_after_one_was_dropped(lab: Lab) -> None:

@@ -12,21 +12,24 @@ import pytest
 
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.errors import (
+    DestinationError,
     DestinationUnavailable,
     EtlError,
     SlotInUse,
     SourceUnavailable,
     StateConflict,
     StateStoreUnavailable,
+    TableError,
 )
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication import failpoints, prepare
 from etl_core.replication.copy import Copied
 from etl_core.replication.prepare import Preparation
+from etl_core.schema.table import TableSchema
 from etl_core.state.sql_store import open_store
 from etl_core.state.table_state import TableState
 from etl_core.testing.scripted_destination import Fault
-from tests.integration.replication.conftest import PATIENCE, Churn, Lab, scripted
+from tests.integration.replication.conftest import PATIENCE, Churn, Lab, poll, scripted
 
 MakeChurn = Callable[..., Churn]
 MakeTables = Callable[..., None]
@@ -291,3 +294,101 @@ def test_a_copy_that_lost_rows_is_found_and_made_again(
     assert str(error) == f"the destination has 0 rows of public.a, and {held:,} were copied to it"
     pipeline.sync()
     lab.assert_equal(lab.caught_up(pipeline))
+
+
+def test_a_table_that_somebody_has_locked_does_not_hold_up_the_stream_of_the_others(lab: Lab) -> None:
+    """VACUUM FULL, CLUSTER, an open ALTER: a Relation message of another table is described meanwhile."""
+    lab.execute("CREATE TABLE a AS SELECT 1 AS id, 1 AS n; ALTER TABLE a ADD PRIMARY KEY (id)")
+    lab.execute("CREATE TABLE t AS SELECT 1 AS id, 1 AS n; ALTER TABLE t ADD PRIMARY KEY (id)")
+    lab.publish()
+    pipeline = lab.synced()
+    with lab.running(pipeline, pipeline.stream), lab.connect() as locking:
+        lab.execute("UPDATE a SET n = 2")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+        locking.execute("LOCK t IN ACCESS EXCLUSIVE MODE")
+        lab.execute("ALTER TABLE a ADD c int")
+        lab.execute("UPDATE a SET n = 3, c = 4")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+        assert lab.rows("SELECT n, c FROM public.a") == [(3, 4)]
+        locking.rollback()
+    lab.assert_equal(pipeline)
+
+
+def test_a_stream_begins_while_a_table_is_locked(lab: Lab) -> None:
+    lab.execute("CREATE TABLE a AS SELECT 1 AS id, 1 AS n; ALTER TABLE a ADD PRIMARY KEY (id)")
+    lab.execute("CREATE TABLE t AS SELECT 1 AS id, 1 AS n; ALTER TABLE t ADD PRIMARY KEY (id)")
+    lab.publish()
+    pipeline = lab.synced()
+    with lab.connect() as locking:
+        locking.execute("LOCK t IN ACCESS EXCLUSIVE MODE")
+        lab.execute("UPDATE a SET n = 3")
+        lab.caught_up(pipeline)
+        assert lab.rows("SELECT n FROM public.a") == [(3,)]
+        locking.rollback()
+    lab.assert_equal(pipeline)
+
+
+def test_copies_go_on_after_an_error_that_nobody_expected(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.execute("CREATE TABLE a AS SELECT 1 AS id; ALTER TABLE a ADD PRIMARY KEY (id)")
+    lab.execute("CREATE TABLE t AS SELECT 1 AS id; ALTER TABLE t ADD PRIMARY KEY (id)")
+    lab.publish()
+    destination = scripted(lab)
+    real = destination.copy
+
+    def copy(schema: TableSchema) -> Any:
+        if schema.name.name == "t":
+            raise ZeroDivisionError("of a row that nobody is to see")
+        return real(schema)
+
+    monkeypatch.setattr(destination, "copy", copy)
+    pipeline = lab.pipeline(destination=destination)
+    with lab.running(pipeline):
+        pipeline.observer.until_state("t", TableState.ERRORED)
+        pipeline.observer.until_ready("a")
+        assert "nobody expected: ZeroDivisionError" in str(pipeline.observer.errors["t"])
+        monkeypatch.undo()
+        pipeline.resync(TableName("public", "t"))
+        pipeline.observer.until_ready("t")
+    lab.assert_equal(lab.pipeline())
+
+
+@pytest.mark.parametrize("call", ["touch", "write"])
+def test_a_disk_that_is_full_when_staging_begins(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    churned("a")
+    lab.publish()
+    pipeline = lab.pipeline()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        if call == "touch":
+            patched.setattr("pathlib.Path.touch", full)
+        else:
+            patched.setattr("etl_core.destination.duckdb.staging.StagingFile.__init__", full)
+        (error,) = pipeline.sync()
+    assert isinstance(error, DestinationUnavailable | DestinationError)
+    assert "No space left" in str(error)
+    pipeline.resync(TableName("public", "a"))
+    pipeline.sync()
+    lab.assert_equal(pipeline)
+
+
+def test_a_table_that_is_paused_while_a_write_fails_for_it(lab: Lab) -> None:
+    lab.execute("CREATE TABLE a AS SELECT 1 AS id, 1 AS n; ALTER TABLE a ADD PRIMARY KEY (id)")
+    lab.execute("CREATE TABLE t AS SELECT 1 AS id, 1 AS n; ALTER TABLE t ADD PRIMARY KEY (id)")
+    lab.publish()
+    lab.synced()
+    reached, go_on = threading.Event(), threading.Event()
+    refusal = TableError("public.t: a value out of range", table="public.t")
+    pipeline = lab.pipeline(destination=scripted(lab, Fault("write", 1, before=refusal, reached=reached, until=go_on)))
+    with lab.running(pipeline, pipeline.stream):
+        lab.execute("UPDATE t SET n = 2; UPDATE a SET n = 2")
+        assert reached.wait(PATIENCE)
+        lab.pipeline().pause(TableName("public", "t"))
+        poll(lambda: ("t", None) in pipeline.observer.applied, "the look that sees it")
+        go_on.set()
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+    assert lab.rows("SELECT n FROM public.a") == [(2,)]

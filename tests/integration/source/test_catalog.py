@@ -193,12 +193,12 @@ def test_one_table_as_of_now(database: Database, conn: Connection) -> None:
     table_id = table.schema.table_id
     assert published_table(conn, table_id, "p") == table
     database.execute("ALTER TABLE t ADD COLUMN v text")
-    schema = table_schema(conn, table_id, "p")
+    schema = table_schema(conn, table_id)
     assert schema is not None
     assert schema.column_names == ("id", "v")
     database.execute("DROP TABLE t")
-    assert table_schema(conn, table_id, "p") is None
-    assert table_schema(conn, TableId(4294967295), "p") is None
+    assert table_schema(conn, table_id) is None
+    assert table_schema(conn, TableId(4294967295)) is None
 
 
 def test_a_table_without_columns(database: Database, conn: Connection) -> None:
