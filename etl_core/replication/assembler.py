@@ -28,7 +28,7 @@ from etl_core.protocol.messages import (
 )
 from etl_core.protocol.segment import Segment
 from etl_core.protocol.timestamp import to_datetime
-from etl_core.replication.spool import SpooledSegment
+from etl_core.replication.spool import Spool, SpooledSegment
 from etl_core.schema.table import TableSchema
 
 
@@ -83,6 +83,7 @@ class Assembler:
         self._schemas: dict[TableId, TableSchema] = {}
         self._pieces: list[Piece] = []
         self._in_memory = 0
+        self._spool: Spool | None = None
         self._commit_lsn: Lsn | None = None
         self._commit_time: datetime | None = None
         self.segment = Segment()
@@ -157,12 +158,13 @@ class Assembler:
         if self._commit_lsn is not None:
             self.segment.transactions.append((0, self._commit_lsn))
         if self._in_memory > self._memory_limit:
-            self._spool()
+            self._put_on_disk()
 
-    def _spool(self) -> None:
+    def _put_on_disk(self) -> None:
+        self._spool = self._spool or Spool()
         for number, piece in enumerate(self._pieces):
             if isinstance(piece.segment, Segment):
-                self._pieces[number] = replace(piece, segment=SpooledSegment(piece.segment))
+                self._pieces[number] = replace(piece, segment=self._spool.put(piece.segment))
         self._in_memory = 0
 
     def take(self) -> Assembled:
@@ -176,7 +178,7 @@ class Assembler:
         batch = Assembled(
             tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces)
         )
-        self._pieces = []
+        self._pieces, self._spool = [], None
         self._in_memory = 0
         self._taken_lsn = self.end_lsn
         return batch
@@ -186,7 +188,7 @@ class Assembler:
         for piece in self._pieces:
             if isinstance(piece.segment, SpooledSegment):
                 piece.segment.close()
-        self._pieces = []
+        self._pieces, self._spool = [], None
         self._in_memory = 0
         self._commit_lsn = None
         self.end_lsn = self._taken_lsn

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import traceback
 from collections.abc import Callable
 
-from etl_core.errors import EtlError
+from etl_core.errors import EtlError, TransientError
 from etl_core.replication.observer import Observer
+
+_log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 1.0
 
@@ -40,4 +44,14 @@ class BackgroundCopies:
                 self._copy_round(self._stop)
             except EtlError as error:  # of the store or the whole source; a table's own error is in its state
                 self._observer.on_retry(error, _LOOK_EVERY)
+            except Exception as error:
+                # Nobody expected it; without this thread no table would be copied any more, and nobody told.
+                kind = type(error).__name__
+                _log.error("looking for tables to copy ended with %s\n%s", kind, _where(error))
+                self._observer.on_retry(TransientError(f"looking for tables to copy ended with {kind}"), _LOOK_EVERY)
             self._stop.wait(_LOOK_EVERY)
+
+
+def _where(error: Exception) -> str:
+    """Without its text, which may quote a row."""
+    return "".join(traceback.format_tb(error.__traceback__))

@@ -1,74 +1,118 @@
-"""Where the frames of a transaction larger than memory wait: raw, in an unnamed temporary file."""
+"""Where the frames of a transaction larger than memory wait: raw, in one unnamed temporary file a batch."""
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from io import FileIO
 from pathlib import Path
 
+import numpy as np
+
 from etl_core.errors import TransientError
 from etl_core.protocol.segment import Segment
+
+_OFFSET = np.dtype(np.int64)
 
 
 class SpoolUnavailable(TransientError):
     """The spool cannot be written or read."""
 
     def __init__(self, what: str, directory: Path | None, error: OSError) -> None:
-        super().__init__(
-            f"cannot {what} in the spool in {directory or tempfile.gettempdir()}: {error.strerror or error}",
-            hint="make room there, set TMPDIR to a larger disk, or raise batch.max_bytes so that less is spooled",
-        )
+        hint = "make room there, set TMPDIR to a larger disk, or raise batch.max_bytes so that less is spooled"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            hint = "raise the limit of open files (ulimit -n)"
+        where = directory or tempfile.gettempdir()
+        super().__init__(f"cannot {what} in the spool in {where}: {error.strerror or error}", hint=hint)
 
 
-class SpooledSegment:
-    """A segment whose bytes are on disk. The file never has a name, so that a crash leaves nothing behind.
+class Spool:
+    """The file. It never has a name, so that a crash leaves nothing behind; it goes with the last of its segments.
 
-    Raw frames are spooled rather than Arrow: writing them costs the reader no decoding, and they are smaller.
-    Raises SpoolUnavailable when the disk is full or fails.
+    Raw frames are spooled rather than Arrow: writing them costs the reader no decoding, and they are smaller. Where
+    each row begins goes there too: of a hundred million rows that would be gigabytes in memory.
     """
 
-    __slots__ = ("_file", "_offsets", "_transactions", "_truncated", "rows", "size")
-
-    def __init__(self, segment: Segment, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
         try:
-            # Unbuffered: what does not fit on the disk is known here, and not when the file is read or closed.
+            # Unbuffered: what does not fit on the disk is known when it is written, not when it is read or closed.
             self._file: FileIO = tempfile.TemporaryFile(dir=directory, prefix="etl-spool-", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise SpoolUnavailable("create a file", directory, error) from error
+        self._end = 0
+        self._segments = 0
+
+    def put(self, segment: Segment) -> SpooledSegment:
+        """Raises SpoolUnavailable when the disk is full or fails."""
+        offsets = np.array(segment.offsets, _OFFSET)
         try:
-            _write(self._file, segment)
+            self._file.seek(self._end)
+            with memoryview(segment.data) as data:
+                _write(self._file, data[: segment.size])
+            _write(self._file, offsets.data.cast("B") if offsets.size else memoryview(b""))
         except OSError as error:
+            self._close_if_empty()
+            raise SpoolUnavailable(f"write {segment.size} bytes", self._directory, error) from error
+        spooled = SpooledSegment(self, segment, self._end)
+        self._end += segment.size + offsets.nbytes
+        self._segments += 1
+        return spooled
+
+    def read(self, start: int, size: int) -> bytearray:
+        """Raises SpoolUnavailable."""
+        data = bytearray(size)
+        try:
+            self._file.seek(start)
+            _read(self._file, data)
+        except OSError as error:
+            raise SpoolUnavailable(f"read {size} bytes", None, error) from error
+        return data
+
+    def release(self) -> None:
+        """One of its segments is no longer needed; with the last one the disk space is given back."""
+        self._segments -= 1
+        self._close_if_empty()
+
+    def _close_if_empty(self) -> None:
+        if self._segments == 0:
             self._file.close()
-            raise SpoolUnavailable(f"write {segment.size} bytes", directory, error) from error
+
+
+class SpooledSegment:
+    """A segment whose bytes are on disk."""
+
+    __slots__ = ("_is_closed", "_spool", "_start", "_transactions", "_truncated", "rows", "size")
+
+    def __init__(self, spool: Spool, segment: Segment, start: int) -> None:
+        self._spool = spool
+        self._start = start
+        self._is_closed = False
         self.size = segment.size
         self.rows = segment.rows
-        self._offsets = segment.offsets
         self._transactions = segment.transactions
         self._truncated = segment.truncated
 
     def load(self) -> Segment:
         """Reads the segment back; may be called again, for a second try. Raises SpoolUnavailable."""
-        data = bytearray(self.size)
-        try:
-            _read(self._file, data)
-        except OSError as error:
-            raise SpoolUnavailable(f"read {self.size} bytes", None, error) from error
-        return Segment(data, self._offsets, self._transactions, self._truncated, self.size)
+        data = self._spool.read(self._start, self.size)
+        offsets = np.frombuffer(self._spool.read(self._start + self.size, self.rows * _OFFSET.itemsize), _OFFSET)
+        return Segment(data, offsets.tolist(), self._transactions, self._truncated, self.size)
 
     def close(self) -> None:
-        """Gives the disk space back. Idempotent."""
-        self._file.close()
+        """Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._spool.release()
 
 
-def _write(file: FileIO, segment: Segment) -> None:
-    with memoryview(segment.data) as data:
-        written = 0
-        while written < segment.size:
-            written += file.write(data[written : segment.size])
+def _write(file: FileIO, data: memoryview) -> None:
+    written = 0
+    while written < len(data):
+        written += file.write(data[written:])
 
 
 def _read(file: FileIO, data: bytearray) -> None:
-    file.seek(0)
     with memoryview(data) as view:
         done = 0
         while done < len(data):

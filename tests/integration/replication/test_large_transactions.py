@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from etl_core.config import BatchConfig
-from etl_core.replication import assembler, failpoints
-from etl_core.replication.spool import SpooledSegment
+from etl_core.protocol.segment import Segment
+from etl_core.replication import failpoints
+from etl_core.replication.spool import Spool, SpooledSegment
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Lab
@@ -76,14 +77,13 @@ def spooled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the segments that were spooled."""
     sizes: list[int] = []
 
-    class Recorded(SpooledSegment):
-        __slots__ = ()
+    real = Spool.put
 
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            sizes.append(self.size)
+    def put(spool: Spool, segment: Segment) -> SpooledSegment:
+        sizes.append(segment.size)
+        return real(spool, segment)
 
-    monkeypatch.setattr(assembler, "SpooledSegment", Recorded)
+    monkeypatch.setattr(Spool, "put", put)
     return sizes
 
 
