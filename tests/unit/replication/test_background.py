@@ -20,7 +20,7 @@ def test_it_looks_again_after_an_error(error: Exception, monkeypatch: pytest.Mon
     told: list[str] = []
 
     class Told(Observer):
-        def on_retry(self, error: EtlError, wait: float) -> None:
+        def on_retry(self, error: EtlError, wait: float) -> None:  # noqa: ARG002
             told.append(str(error))
 
     def look(_: threading.Event) -> None:
