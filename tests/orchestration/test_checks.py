@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 import duckdb
@@ -16,7 +17,7 @@ import pytest
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.source.slot import SlotStatus
-from etl_core.state.sql_store import open_store
+from etl_core.state.sql_store import SqlStateStore, open_store
 from etl_core.state.store import Hold, ReplicationProgress
 from etl_core.testing.postgres import Database, Postgres
 from etl_dagster.checks import build_check_job, build_replication_checks
@@ -106,11 +107,13 @@ def run_checks(
 
 
 @contextlib.contextmanager
-def streaming(replication: PostgresReplicationResource) -> Iterator[None]:
-    """A stream that runs beside, as another process's would."""
+def streaming(replication: PostgresReplicationResource, *, now: Callable[[], datetime] | None = None) -> Iterator[None]:
+    """A stream that runs beside, as another process's would; `now` is the clock by which it stores progress."""
     stop = threading.Event()
     with replication.pipeline(stop=stop) as pipeline:
         pipeline.prepare()
+        if now is not None:
+            cast(SqlStateStore, pipeline.store)._now = now
         thread = threading.Thread(target=pipeline.stream, name="stream-beside")
         thread.start()
         try:
@@ -202,10 +205,12 @@ def test_a_stream_beside_is_in_step_and_is_held_while_rows_are_compared(
 def test_a_change_after_a_quiet_hour_does_not_look_an_hour_late(
     replicated: PostgresReplicationResource, database: Database, instance: dg.DagsterInstance
 ) -> None:
-    with streaming(replicated):
+    behind = timedelta(hours=1)
+    age_progress(replicated, behind)
+    with streaming(replicated, now=lambda: datetime.now(UTC) - behind):
         hold_stream(replicated, timedelta(seconds=3))  # so that it has not written the change when the check looks
         database.execute("UPDATE orders SET n = n + 1")
-        age_progress(replicated, timedelta(hours=1))
+        behind = timedelta(0)
         checked = run_checks(replicated, instance, "replication_lag")
     assert set(checked.passed("replication_lag").values()) == {True}, checked.description("replication_lag", "orders")
 
