@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import psycopg
+
 from etl_core.errors import SourceChanged, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
@@ -19,6 +21,7 @@ from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, 
 from etl_core.source.catalog import FillKind, PublishedTable, added_column_fill, published_tables, table_schema
 from etl_core.source.connection import Connection
 from etl_core.source.server import current_lsn
+from etl_core.source.sqlstate import translate
 
 
 class Describer:
@@ -63,6 +66,11 @@ class Describer:
     def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
+            try:
+                # It is asked by the thread that reads the stream, which must not wait for whoever alters a table.
+                self._connection.execute("SET lock_timeout = '1s'")
+            except psycopg.Error as error:
+                raise translate(error) from None
         return self._connection
 
     def _catalog(self, table_id: TableId, commit_lsn: Lsn) -> TableSchema | None:
@@ -78,10 +86,8 @@ class Describer:
 
     def _published(self) -> list[PublishedTable]:
         """None while somebody has locked one of them: each is looked at by itself then, which waits for nobody."""
-        connection = self._open()
-        connection.execute("SET lock_timeout = '1s'")
         try:
-            return published_tables(connection, self._publication)
+            return published_tables(self._open(), self._publication)
         except TransientError:
             return []
 
