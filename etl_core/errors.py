@@ -6,6 +6,8 @@ row value or a secret: both end in logs, in the state store and in the Dagster U
 
 from __future__ import annotations
 
+import traceback
+
 
 class EtlError(Exception):
     """Root of all errors. `hint` is one sentence for the person on call, or None."""
@@ -107,3 +109,8 @@ class StateConflict(EtlError):
 
 class StateStoreUnavailable(TransientError):
     """The state store cannot be reached or is locked."""
+
+
+def where(error: BaseException) -> str:
+    """The lines of code that an error nobody expected came through; without its text, which may quote a row."""
+    return "".join(traceback.format_tb(error.__traceback__))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Callable
 
-from etl_core.errors import EtlError, TransientError
+from etl_core.errors import EtlError, TransientError, where
 from etl_core.replication.observer import Observer
 
 _log = logging.getLogger(__name__)
@@ -47,11 +46,6 @@ class BackgroundCopies:
             except Exception as error:
                 # Nobody expected it; without this thread no table would be copied any more, and nobody told.
                 kind = type(error).__name__
-                _log.error("looking for tables to copy ended with %s\n%s", kind, _where(error))
+                _log.error("looking for tables to copy ended with %s\n%s", kind, where(error))
                 self._observer.on_retry(TransientError(f"looking for tables to copy ended with {kind}"), _LOOK_EVERY)
             self._stop.wait(_LOOK_EVERY)
-
-
-def _where(error: Exception) -> str:
-    """Without its text, which may quote a row."""
-    return "".join(traceback.format_tb(error.__traceback__))

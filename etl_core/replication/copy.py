@@ -12,14 +12,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination, SharedCopy, TableCopy
-from etl_core.errors import DestinationUnavailable, EtlError, StateConflict, Stopped, TableError, TransientError
+from etl_core.errors import (
+    DestinationUnavailable,
+    EtlError,
+    StateConflict,
+    Stopped,
+    TableError,
+    TransientError,
+    where,
+)
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.failpoints import (
@@ -106,8 +113,7 @@ class TableCopier:
             return error
         except Exception as error:
             # The copies of other tables go on. Its text is left out: it may quote a row.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("the copy of %s ended with %s\n%s", status.name, type(error).__name__, where)
+            _log.error("the copy of %s ended with %s\n%s", status.name, type(error).__name__, where(error))
             unexpected = TableError(
                 f"the copy of {status.name} ended with an error that nobody expected: {type(error).__name__}",
                 table=str(status.name),

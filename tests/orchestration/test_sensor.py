@@ -57,14 +57,19 @@ def test_each_run_has_one_successor(replication: PostgresReplicationResource, in
     assert request.run_key == f"etl_{replication.name}:after:{result.run_id}"
 
 
-def test_a_table_that_was_set_back_is_copied_again_and_one_never_copied_is_not(
-    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def set_back(replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tables are copied, the first is to be copied again, the third never was."""
     monkeypatch.setattr(sensor, "_SETTLED", timedelta(0))
     with replication.pipeline() as pipeline:
         pipeline.prepare()
         pipeline.sync(TABLES[:2])
         pipeline.resync(TABLES[0])
+
+
+def test_a_table_that_was_set_back_is_copied_again_and_one_never_copied_is_not(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_back(replication, monkeypatch)
     requests, _ = tick(replication, instance)
     copies = [request for request in requests if request.job_name == names.sync_job_name(replication.name)]
     assert [request.asset_selection for request in copies] == [[dg.AssetKey(["duckdb", "public", "orders"])]]
@@ -74,11 +79,7 @@ def test_a_copy_that_was_asked_for_is_asked_for_again_once_its_run_has_failed(
     replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source that is away for a moment, say; the run has not moved the table."""
-    monkeypatch.setattr(sensor, "_SETTLED", timedelta(0))
-    with replication.pipeline() as pipeline:
-        pipeline.prepare()
-        pipeline.sync(TABLES[:2])
-        pipeline.resync(TABLES[0])
+    set_back(replication, monkeypatch)
     job = names.sync_job_name(replication.name)
 
     def copies() -> list[dg.RunRequest]:
