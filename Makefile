@@ -35,10 +35,10 @@ lint: venv ## style, types and import layers
 	$(VENV)/bin/lint-imports
 
 demo: venv ## a live PostgreSQL replicated into demo/shop.duckdb by Dagster, before your eyes; DEMO_ARGS=… for more
-	@$(VENV)/bin/python examples/demo.py $(DEMO_ARGS)
+	@$(RUN) examples.demo $(DEMO_ARGS)
 
 ui: venv ## the demo kept alive, to look at in Dagster's pages on port 3000, until Ctrl-C
-	@$(VENV)/bin/python examples/demo.py --ui $(DEMO_ARGS)
+	@$(RUN) examples.demo --ui $(DEMO_ARGS)
 
 bench: venv ## measure against PostgreSQL's own tools; BENCH_ARGS=… for a part
 	@$(RUN) benchmarks $(BENCH_ARGS)

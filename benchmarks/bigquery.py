@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pyarrow as pa
+from google.cloud.bigquery import ScalarQueryParameter
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 from google.cloud.bigquery_storage_v1 import types as storage
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
@@ -48,7 +49,7 @@ def bigquery_encode(session: Session) -> Result:
         ours.append(_microseconds(lambda: _encode(encoder, rows, schema), rows.num_rows))
         reference.append(_microseconds(lambda: _encode_by_row(encoder, few), few.num_rows))
         with _yes_server() as address, grpc.insecure_channel(address) as channel:
-            client = BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
+            client = BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))  # type: ignore[no-untyped-call]
             started = time.monotonic()
             sent = _send(client, schema, rows)
             sending.append(time.monotonic() - started)
@@ -89,10 +90,17 @@ def bigquery_merge(_: Session) -> Result:
         changes = TableChanges(schema, empty, rows.cast(empty.schema), key_schema(schema).empty_table())
         bounds = key_bounds(changes, stored_columns(schema), 0)
         assert bounds is not None, "an integer key has bounds"
-        first, last = (min(parameter.value, _TABLE_ROWS) // per_block for parameter in bounds[1])
-        blocks = min(last, _TABLE_ROWS // per_block) - first + 1 if bounds[1][0].value < _TABLE_ROWS else 0
+        least, most = (_number(parameter) for parameter in bounds[1])
+        first, last = (min(key, _TABLE_ROWS) // per_block for key in (least, most))
+        blocks = min(last, _TABLE_ROWS // per_block) - first + 1 if least < _TABLE_ROWS else 0
         details[f"merge_bytes_per_changed_row_{where}"] = blocks * per_block * width / _CHANGED_ROWS
     return Result({}, details)
+
+
+def _number(bound: object) -> int:
+    assert isinstance(bound, ScalarQueryParameter)
+    assert isinstance(bound.value, int)
+    return bound.value
 
 
 def _schema() -> TableSchema:
@@ -112,7 +120,7 @@ def _schema() -> TableSchema:
 def _rows(schema: TableSchema, count: int) -> pa.Table:
     random = np.random.default_rng(1)
     cents = pa.array(random.integers(0, 10**9, count)).cast(pa.decimal128(19, 0)).cast(pa.decimal128(21, 2))
-    columns = [
+    columns: list[pa.Array[Any]] = [
         pa.array(np.arange(count)),
         pa.array(random.integers(-5, 100_000, count).astype(np.int32)),
         pa.array(random.random(count) > 0.5),

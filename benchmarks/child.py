@@ -25,6 +25,7 @@ from etl_core.replication.describe import Describer
 from etl_core.replication.observer import Flush, Observer
 from etl_core.source.catalog import published_tables
 from etl_core.source.connection import Connection, connect
+from etl_core.source.copy_ranges import all_into
 from etl_core.source.replication_stream import Pause, ReplicationStream
 from etl_core.source.snapshot import copy_statement, import_snapshot, plan_ranges
 from etl_core.source.table_copy import copy_table
@@ -139,7 +140,13 @@ def copy_to_arrow(spec: dict[str, Any]) -> dict[str, float]:
 
         meter = Meter()
         copy_table(
-            lambda: _connect(spec, "copy"), snapshot, table, CONNECTIONS, count, lambda *_: None, threading.Event()
+            lambda: _connect(spec, "copy"),
+            snapshot,
+            table,
+            CONNECTIONS,
+            all_into(count),
+            lambda *_: None,
+            threading.Event(),
         )
         return meter.read(sum(rows))
 

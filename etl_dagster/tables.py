@@ -9,7 +9,7 @@ from etl_core.identifiers import TableName
 from etl_dagster.failures import failure_of
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped]
+    import pandas
     import pyarrow
 
     from etl_core.schema.table import TableSchema

@@ -17,14 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shop import TABLES, Workload, create_shop
-
 from etl_core.errors import EtlError
 from etl_core.lsn import Lsn
 from etl_core.state.store import StateStore
 from etl_core.testing.postgres import PostgresServer, temporary_postgres
 from etl_dagster import names
 from etl_dagster.testing import DagsterDev, dagster_dev
+from examples.shop import TABLES, Workload, create_shop
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -155,7 +154,7 @@ def _progress() -> tuple[Lsn, int, float] | None:
 
 @contextmanager
 def _store() -> Iterator[StateStore]:
-    from shop_replication import shop
+    from examples.shop_replication import shop
 
     store = shop.state.open(shop.name)
     try:
@@ -166,7 +165,7 @@ def _store() -> Iterator[StateStore]:
 
 def _catch_up() -> tuple[int, float]:
     """Waits until the stream has everything; the row changes streamed in all, and the last lag under load."""
-    from shop_replication import shop
+    from examples.shop_replication import shop
 
     before = _progress()
     with shop.pipeline() as pipeline:
@@ -183,7 +182,7 @@ def _catch_up() -> tuple[int, float]:
 
 def _compare() -> int:
     """The number of tables that differ. `etl verify` does the same, and so does the check equals_source."""
-    from shop_replication import shop
+    from examples.shop_replication import shop
 
     different = 0
     with shop.pipeline() as pipeline:

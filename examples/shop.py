@@ -103,7 +103,7 @@ def create_shop(dsn: str, scale: int = 1) -> int:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(SCHEMA)
         # No parameters are bound: several statements at once need the simple protocol.
-        connection.execute(SEED.replace("%(scale)s", str(int(scale))).replace("%%", "%"))  # type: ignore[arg-type]
+        connection.execute(SEED.replace("%(scale)s", str(int(scale))).replace("%%", "%"))
         connection.execute("ANALYZE")
         return sum(_count(connection, table) for table in TABLES)
 

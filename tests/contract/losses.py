@@ -57,7 +57,7 @@ class LostOnce:
         try:
             answers = call(request)
         except grpc.RpcError as error:
-            context.abort(error.code(), error.details())  # type: ignore[attr-defined]
+            context.abort(error.code(), error.details())
         if is_first:
             context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
         return list(answers)
@@ -69,7 +69,7 @@ class LostOnce:
         return is_first
 
 
-class _PassOn(grpc.GenericRpcHandler):
+class _PassOn(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
     """Bytes in, bytes out. A call that streams has one request."""
 
     def __init__(self, losses: LostOnce, channel: grpc.Channel) -> None:

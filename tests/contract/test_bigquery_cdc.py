@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -25,7 +25,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 from etl_core.batch import TableChanges
 from etl_core.destination.bigquery import cdc
 from etl_core.destination.bigquery.cdc import CdcWriter, RowsRefused, needs_merge
-from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field, from_bigquery
+from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field, from_bigquery, to_bigquery
 from etl_core.errors import DestinationUnavailable, TableError, ValueOutOfRange
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
@@ -59,7 +59,7 @@ def server() -> Iterator[BigQueryWriteServer]:
 @pytest.fixture(scope="module")
 def client(server: BigQueryWriteServer) -> Iterator[BigQueryWriteClient]:
     with grpc.insecure_channel(server.address) as channel:
-        yield BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
+        yield BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Target:
     schema: TableSchema
 
     def create(self, data: Rows = (), *, key: Sequence[str] | None = None) -> None:
-        held = cdc.to_bigquery(rows(self.schema, data), self.schema.columns, self.schema.name)
+        held = to_bigquery(rows(self.schema, data), self.schema.columns, self.schema.name)
         columns = {column.name: bigquery_field(column).sql for column in self.schema.columns}
         self.server.create_table(PATH, columns, self.schema.key if key is None else key, held)
 
@@ -321,9 +321,8 @@ def test_columns_go_by_their_names_in_bigquery(target: Target) -> None:
     target.server.create_table(PATH, {"id": "INT64", "a": "STRING", "b": "STRING", "c": "INT64"}, ("id",))
     with CdcWriter(target.client, PATH, target.schema, ["id", "a", "b", "c"], waits=()) as writer:
         writer.write(changes(target.schema, inserts=[(1, "x", "y", 2)]), Lsn(100), 1, 0)
-    read = target.server.read(
-        PATH, pa.schema([("id", pa.int64()), ("a", pa.string()), ("b", pa.string()), ("c", pa.int64())])
-    )
+    fields: dict[str, pa.DataType] = {"id": pa.int64(), "a": pa.string(), "b": pa.string(), "c": pa.int64()}
+    read = target.server.read(PATH, pa.schema(fields))
     assert read.to_pylist() == [{"id": 1, "a": "x", "b": "y", "c": 2}]
 
 
@@ -430,7 +429,7 @@ def _collapsed(schema: TableSchema, part: Sequence[_Change]) -> TableChanges:
     )
 
 
-def _cut(draw: st.DrawFn, items: Sequence[Any]) -> list[Sequence[Any]]:
+def _cut(draw: Callable[..., Any], items: Sequence[Any]) -> list[Sequence[Any]]:
     """Stretches of `items`, none of them empty."""
     places = sorted(draw(st.sets(st.integers(1, len(items) - 1))) if len(items) > 1 else set())
     return [items[a:b] for a, b in zip([0, *places], [*places, len(items)], strict=True)]

@@ -242,7 +242,7 @@ def test_what_a_killed_copy_left_goes_with_the_next(destination: BigQueryDestina
 
 
 def google_says(kind: type[exceptions.GoogleAPICallError], reason: str, message: str = "no") -> Exception:
-    return kind(message, errors=[{"reason": reason, "message": message}])  # type: ignore[no-untyped-call]
+    return kind(message, errors=[{"reason": reason, "message": message}])
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def warehouse(
 
     monkeypatch.setattr(Clients, "run", run)
     with grpc.insecure_channel(server.address) as channel:
-        strict = BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
+        strict = BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))  # type: ignore[no-untyped-call]
         monkeypatch.setattr(
             change_streams,
             "CdcWriter",
@@ -130,7 +130,12 @@ def test_the_bookkeeping_is_read_once_a_batch(warehouse: Warehouse, monkeypatch:
     destination.write(batch(changes(ORDERS, inserts=[NEXT]), expected=100, new=200))
     reads = []
     real = Bookkeeping.tables
-    monkeypatch.setattr(Bookkeeping, "tables", lambda self: reads.append(1) or real(self))
+
+    def tables(self: Bookkeeping) -> Any:
+        reads.append(1)
+        return real(self)
+
+    monkeypatch.setattr(Bookkeeping, "tables", tables)
     destination.write(batch(changes(ORDERS, inserts=[LAST]), expected=200, new=300))
     assert len(reads) == 1
     assert warehouse.has(ORDERS) == Counter([ROW, NEXT, LAST])

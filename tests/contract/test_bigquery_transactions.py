@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip install 'etl-dagster[bigquery]'")
 
 from etl_core.batch import WatermarkMove, WriteBatch
-from etl_core.destination.bigquery import staging_tables, transactions
+from etl_core.destination.bigquery import staging, staging_tables, transactions
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping
 from etl_core.destination.bigquery.connection import Clients
 from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
@@ -118,7 +118,7 @@ def test_rows_on_their_way_are_limited(destination: BigQueryDestination, monkeyp
 def test_one_that_cannot_be_staged_fails_the_batch(
     destination: BigQueryDestination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = staging_tables.append_all
+    real = staging.append_all
     refused = TABLES[2].name
 
     def append_all(clients: Clients, place: Any, rows: Any, name: TableName) -> None:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -103,7 +104,7 @@ def other_process(data_dir: Path, binaries: PostgresBinaries, user: str = "") ->
             process.kill()
 
 
-def read_line(process: subprocess.Popen[str]) -> dict[str, str]:
+def read_line(process: subprocess.Popen[str]) -> Any:
     assert process.stdout is not None
     return json.loads(process.stdout.readline())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -46,6 +47,7 @@ from etl_core.schema.table import ReplicaIdentity
 from etl_core.testing.database import Database
 from etl_core.testing.pgoutput import build_message, build_primary_keepalive, build_tuple, build_xlog_data
 
+Kind = TypeVar("Kind")
 INT4, TEXT = 23, 25
 XID = "SELECT pg_current_xact_id()::text::bigint % (1::bigint << 32)"
 ROWS = 4000
@@ -144,11 +146,11 @@ def create_numbers(database: Database) -> None:
     database.execute("CREATE TABLE numbers (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE numbers")
 
 
-def is_a(kind: type) -> Callable[[Message], bool]:
+def is_a(kind: type[Message]) -> Callable[[Message], bool]:
     return lambda message: isinstance(message, kind)
 
 
-def of_kind(messages: list[Message], *kinds: type) -> list[Message]:
+def of_kind(messages: list[Message], *kinds: type[Kind]) -> list[Kind]:
     return [message for message in messages if isinstance(message, kinds)]
 
 
@@ -283,12 +285,15 @@ def test_a_streamed_transaction(database: Database, version: int, mode: str) -> 
     [abort] = of_kind(rest, StreamAbort)
     assert (abort.xid, abort.subxid) == (xid, subxid)
     if mode == "parallel":
+        assert abort.abort_lsn is not None
+        assert abort.abort_time is not None
         assert abort.abort_lsn > ZERO
         assert abs(to_datetime(abort.abort_time) - datetime.now(UTC)) < timedelta(minutes=1)
     else:
         assert (abort.abort_lsn, abort.abort_time) == (None, None)
     assert of_kind(rest, Truncate) == [Truncate(xid, False, False, (numbers,))]
     commit = rest[-1]
+    assert isinstance(commit, StreamCommit)
     assert commit.xid == xid
     assert ZERO < commit.commit_lsn < commit.end_lsn
 
@@ -302,6 +307,7 @@ def test_a_streamed_transaction_that_never_happened(database: Database) -> None:
         session.rollback()
         mark_end(database)
         *_, abort = stream.read_until(is_a(StreamAbort))
+    assert isinstance(start, StreamStart)
     assert abort == StreamAbort(start.xid, start.xid, None, None)
 
 
@@ -323,9 +329,11 @@ def test_prepared_transactions(database: Database, version: int) -> None:
     assert (begin_prepare.xid, begin_prepare.gid) == (xid, kept)
     assert [type(change) for change in changes] == [Relation, Insert]
     assert prepared == Prepare(begin_prepare.prepare_lsn, begin_prepare.end_lsn, begin_prepare.prepare_time, xid, kept)
+    assert isinstance(prepared, Prepare)
     assert isinstance(commit_prepared, CommitPrepared)
     assert (commit_prepared.xid, commit_prepared.gid) == (xid, kept)
     assert prepared.end_lsn <= commit_prepared.commit_lsn < commit_prepared.end_lsn
+    assert isinstance(second, Prepare)
     assert isinstance(rollback_prepared, RollbackPrepared)
     assert (rollback_prepared.xid, rollback_prepared.gid) == (second.xid, undone)
     assert rollback_prepared.prepare_end_lsn == second.end_lsn < rollback_prepared.rollback_end_lsn
@@ -342,6 +350,7 @@ def test_a_streamed_transaction_is_prepared(database: Database) -> None:
 
     assert len(of_kind(blocks, Insert)) == ROWS
     assert blocks[0] == StreamStart(xid, True)
+    assert isinstance(prepared, StreamPrepare)
     assert (prepared.xid, prepared.gid) == (xid, database.name)
     assert isinstance(commit_prepared, CommitPrepared)
     assert commit_prepared.gid == prepared.gid
@@ -366,6 +375,7 @@ def test_the_server_understands_our_status_update(database: Database) -> None:
     with streaming(database, version=1) as stream:
         database.execute("INSERT INTO numbers VALUES (1)")
         *_, commit = stream.read_until(is_a(Commit))
+        assert isinstance(commit, Commit)
         position = commit.end_lsn
         stream.send(StandbyStatusUpdate(position, position, position, from_datetime(datetime.now(UTC)), True))
         # Asked for a reply, the server sends a keepalive once it has taken the positions in.

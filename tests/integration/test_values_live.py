@@ -225,7 +225,7 @@ def copied(connection: psycopg.Connection[Any], schema: TableSchema) -> pa.Recor
     return read_csv(block, schema)
 
 
-def streamed(connection: psycopg.Connection[Any], schema: TableSchema) -> pa.Array:
+def streamed(connection: psycopg.Connection[Any], schema: TableSchema) -> pa.Array[Any]:
     """The values loaded from the text that output functions print, as pgoutput sends it."""
     cursor = connection.cursor(binary=False)
     cursor.execute("SELECT v FROM nasty ORDER BY n")
@@ -289,7 +289,7 @@ INTERVALS = [
 def test_intervals(connection: psycopg.Connection[Any]) -> None:
     schema = fill(connection, "interval", INTERVALS)
     expected = [
-        None if months is None else pa.MonthDayNano([months, days, microseconds * 1000])
+        None if months is None else pa.MonthDayNano([months, days, microseconds * 1000])  # type: ignore[call-arg, arg-type] # its stub has fields
         for months, days, microseconds in connection.execute(
             """
             SELECT (extract(year FROM v) * 12 + extract(month FROM v))::int8, extract(day FROM v)::int8,
@@ -404,7 +404,7 @@ def test_duckdb_calls_infinity_infinity(connection: psycopg.Connection[Any], dec
     assert rows == [("infinity", True), ("-infinity", True)]
 
 
-def through_duckdb(batch: pa.RecordBatch, declared: str) -> tuple[pa.Array, pa.Schema]:
+def through_duckdb(batch: pa.RecordBatch, declared: str) -> tuple[pa.Array[Any], pa.Schema]:
     """Column `v` inserted from Arrow into a table of type `declared`, and selected back as Arrow."""
     with duckdb.connect() as destination:
         destination.execute("SET TimeZone = 'UTC'")

@@ -108,7 +108,12 @@ class Person:
             return [run["runId"] for run in dev.runs(self.stream_job) if run["runId"][:8] in begins]
 
         streaming: list[str] = []
-        until(lambda: streaming.extend(found()) or streaming, "a run that streams")
+
+        def streams() -> bool:
+            streaming.extend(found())
+            return bool(streaming)
+
+        until(streams, "a run that streams")
         return streaming[0]
 
 

@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture
 def into_bigquery(
-    replication: PostgresReplicationResource, bigquery_options: dict[str, str]
+    replication: PostgresReplicationResource, bigquery_options: dict[str, Any]
 ) -> PostgresReplicationResource:
     """The pipeline of the other tests, into BigQuery."""
     return PostgresReplicationResource(
@@ -56,7 +56,7 @@ def test_the_io_manager_finds_a_replicated_table(
     assert isinstance(destination, BigQueryDestinationResource)
     if bigquery_emulator is not None:  # as Google's client has it
         monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery_emulator.api_endpoint)
-        monkeypatch.setattr(google.auth, "default", lambda **_: (AnonymousCredentials(), None))
+        monkeypatch.setattr(google.auth, "default", lambda **_: (AnonymousCredentials(), None))  # type: ignore[no-untyped-call]
         # Its Storage API has no such variable; without it results come by REST.
         monkeypatch.setattr(bigquery.Client, "_ensure_bqstorage_client", lambda *_, **__: None)
     [orders] = build_initial_sync_assets(into_bigquery, [ORDERS])

@@ -99,7 +99,7 @@ def celery(pipeline: PostgresReplicationResource, instance: dg.DagsterInstance, 
             for queue, log in logs.items()
         }
         for log in logs.values():
-            until(lambda log=log: " ready." in log.read_text(), "a worker did not begin", log)
+            until(lambda log=log: " ready." in log.read_text(), "a worker did not begin", log)  # type: ignore[misc]
         yield Celery(config, environment, workers)
 
 

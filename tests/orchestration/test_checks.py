@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import dagster as dg
 import duckdb
@@ -460,7 +460,7 @@ def test_how_long_the_wal_limit_lasts_is_told_and_plotted() -> None:
     ],
 )
 def test_a_slot_is_judged(
-    change: Mapping[str, object], limit: int | None, passed: bool, severity: dg.AssetCheckSeverity
+    change: Mapping[str, Any], limit: int | None, passed: bool, severity: dg.AssetCheckSeverity
 ) -> None:
     verdict: Verdict = judge_slot(SlotReading("etl_shop", replace(SLOT, **change), limit, rate=0.0))
     assert verdict.passed is passed

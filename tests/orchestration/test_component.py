@@ -384,7 +384,7 @@ def test_what_no_run_could_take_is_refused_with_its_line(
 def test_a_template_is_checked_once_it_has_a_value(sandbox: DefsFolderSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_NAME", "shop")
     monkeypatch.setenv("SHOP_BYTES", "lots")
-    template = {"name": "{{ env.SHOP_NAME }}", "tables": ["public.{{ env.SHOP_NAME }}"]}
+    template: dict[str, Any] = {"name": "{{ env.SHOP_NAME }}", "tables": ["public.{{ env.SHOP_NAME }}"]}
 
     assert table_keys(load(sandbox, **template)) == {"duckdb/public/shop"}
     with pytest.raises(Exception, match="shop") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -102,8 +103,8 @@ class Daemon:
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
         self.ticked_inside: list[int] = []
-        self.inside = lambda: None
-        self._cursor: dg.AssetDaemonCursor | None = None  # type: ignore[name-defined]
+        self.inside: Callable[[], None] = lambda: None
+        self._cursor: dg.AssetDaemonCursor | None = None
 
         @dg.asset(deps=[ORDERS, CUSTOMERS], automation_condition=on_replicated_change())
         def report() -> None:

@@ -148,18 +148,20 @@ def test_materialising_copies_and_tells(
         "notes": 0,
     }
     metadata = told["orders"].metadata
-    columns = metadata["dagster/column_schema"].value.columns
-    assert [(column.name, column.type, column.constraints.nullable, column.description) for column in columns] == [
+    schema: Any = metadata["dagster/column_schema"].value
+    assert [
+        (column.name, column.type, column.constraints.nullable, column.description) for column in schema.columns
+    ] == [
         ("id", "int4", False, None),
         ("n", "int4", False, "how many"),
         ("note", "text", True, None),
     ]
     source = dg.AssetKey([replication.name, "public", "orders"])
-    assert metadata["dagster/column_lineage"].value.deps_by_column == {
-        column: [dg.TableColumnDep(source, column)] for column in ("id", "n", "note")
-    }
+    lineage: Any = metadata["dagster/column_lineage"].value
+    assert lineage.deps_by_column == {column: [dg.TableColumnDep(source, column)] for column in ("id", "n", "note")}
     assert metadata["dagster/uri"].value == replication.destination.uri(ORDERS)
     assert metadata["etl/bytes"].value == 8192
+    seconds: Any
     seconds, rate = metadata["etl/duration_seconds"].value, metadata["etl/rows_per_second"].value
     assert seconds > 0
     assert rate == pytest.approx(100 / seconds, rel=0.02), "both are rounded"

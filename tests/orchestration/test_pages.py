@@ -30,7 +30,7 @@ def test_a_person_sees_what_is_going_on_and_no_secret(
         dev.start_sensor(person.sensor)
         for updates in (3, 6, 9):  # a report each: a plot of one point is none
             person.notes(1)
-            until(lambda expected=updates: updated(dev) == expected, f"a report of {updates} updated rows")
+            until(lambda expected=updates: updated(dev) == expected, f"a report of {updates} updated rows")  # type: ignore[misc]
         # Everything is reported: no later materialisation makes the checks "Not evaluated".
         assert dev.wait_run(dev.launch(names.check_job_name(replication.name)), PATIENCE) == "SUCCESS"
         site = Site(dev.url, replication.name, dev.location)

@@ -97,7 +97,7 @@ def test_without_full_refresh_a_copy_under_way_elsewhere_is_waited_for(
                             hold.go.set()  # only now that we have seen it
                         return status
 
-                    pipeline.find = found
+                    pipeline.find = found  # type: ignore[method-assign]
                     yield pipeline
 
         result = sync(like(replication, Waiting), instance, ORDERS, full_refresh=False)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,7 @@ class Running:
         self._reader.start()
 
     def _read(self) -> None:
+        assert self.process.stderr is not None
         for line in self.process.stderr:
             self._queue.put(line.rstrip("\n"))
         self._queue.put(None)
@@ -75,6 +77,7 @@ class Running:
         self._reader.join(WAIT)
         while (line := self._queue.get(timeout=WAIT)) is not None:
             self.lines.append(line)
+        assert self.process.stdout is not None
         return Result(status, self.process.stdout.read(), "\n".join(self.lines))
 
     def close(self) -> None:
@@ -82,8 +85,9 @@ class Running:
             self.process.kill()
         self.process.wait(WAIT)
         self._reader.join(WAIT)
-        self.process.stdout.close()
-        self.process.stderr.close()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 @dataclass
@@ -122,6 +126,7 @@ class Project:
         """Runs the command in this process, to its end."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(self.folder):
+            status: Any
             try:
                 status = main(arguments)
             except SystemExit as ended:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import duckdb
 import pytest
 
+from tests.integration.cli.conftest import Project
 
-def test_the_whole_way(project) -> None:
+
+def test_the_whole_way(project: Project) -> None:
     before = project.run("status")
     assert before.status == 0
     assert "nothing has been replicated yet: etl run" in before.out
@@ -46,7 +49,7 @@ def test_the_whole_way(project) -> None:
     ]
 
 
-def test_run_until_caught_up_copies_and_streams(project) -> None:
+def test_run_until_caught_up_copies_and_streams(project: Project) -> None:
     first = project.run("run", "--until-caught-up", "--quiet")
     assert (first.status, first.err) == (0, "")
     assert "copied 2 tables" in first.out
@@ -57,13 +60,13 @@ def test_run_until_caught_up_copies_and_streams(project) -> None:
         assert warehouse.execute("SELECT count(*), min(id) FROM public.orders").fetchall() == [(1001, 0)]
 
 
-def test_for_ends_by_itself(project) -> None:
+def test_for_ends_by_itself(project: Project) -> None:
     ended = project.run("run", "--for", "500ms")
     assert ended.status == 0
     assert "the time is up at " in ended.out
 
 
-def test_status_as_json(project) -> None:
+def test_status_as_json(project: Project) -> None:
     nothing = json.loads(project.run("status", "--json").out)
     assert (nothing["tables"], nothing["stream"], nothing["slot"]) == ([], None, None)
     project.run("run", "--until-caught-up")
@@ -82,7 +85,7 @@ def test_status_as_json(project) -> None:
     assert all(table["watermark_lsn"] and table["error"] is None for table in known["tables"])
 
 
-def test_verify_names_the_differing_keys(project) -> None:
+def test_verify_names_the_differing_keys(project: Project) -> None:
     project.run("run", "--until-caught-up")
     with duckdb.connect(project.warehouse) as warehouse:
         warehouse.execute("DELETE FROM public.orders WHERE id = 11")
@@ -98,7 +101,7 @@ def test_verify_names_the_differing_keys(project) -> None:
     assert project.run("verify", "--table", "items").status == 0
 
 
-def test_verify_says_what_it_could_not_compare(project) -> None:
+def test_verify_says_what_it_could_not_compare(project: Project) -> None:
     project.run("run", "--until-caught-up")
     project.run("pause", "orders")
     partly = project.run("verify")
@@ -107,7 +110,7 @@ def test_verify_says_what_it_could_not_compare(project) -> None:
     assert "PAUSED" in partly.out
 
 
-def test_pause_resume_and_resync(project) -> None:
+def test_pause_resume_and_resync(project: Project) -> None:
     project.run("run", "--until-caught-up")
     assert project.run("pause", "public.orders").out == "public.orders is paused; its data stays as it is\n"
     project.database.execute("INSERT INTO orders VALUES (0, 'meanwhile')")
@@ -124,14 +127,14 @@ def test_pause_resume_and_resync(project) -> None:
     assert project.run("verify").status == 0
 
 
-def test_sync_of_a_named_table_copies_it_again(project) -> None:
+def test_sync_of_a_named_table_copies_it_again(project: Project) -> None:
     project.run("run", "--until-caught-up")
     again = project.run("sync", "--table", "orders")
     assert again.status == 0, again.err
     assert "copied 1 table: 1,000 rows" in again.out
 
 
-def test_a_failed_table_fails_the_command_and_only_itself(project) -> None:
+def test_a_failed_table_fails_the_command_and_only_itself(project: Project) -> None:
     project.database.execute("CREATE TABLE places (id int PRIMARY KEY, at point)")
     project.configure(tables="[public.orders, public.places]", more="unknown_types_to_bytes: false")
     failed = project.run("sync")
@@ -149,7 +152,7 @@ def test_a_failed_table_fails_the_command_and_only_itself(project) -> None:
     assert "    → set unknown_types_to_bytes" in shown.out
 
 
-def test_doctor_prints_the_sql_that_mends(project) -> None:
+def test_doctor_prints_the_sql_that_mends(project: Project) -> None:
     project.database.execute("CREATE TABLE log (line text)")
     project.database.execute("CREATE PUBLICATION shop_pub FOR TABLE orders")
     project.configure(tables="[public.orders, public.log]")
@@ -164,7 +167,7 @@ def test_doctor_prints_the_sql_that_mends(project) -> None:
 
 
 @pytest.mark.parametrize("own_publication", [True, False])
-def test_teardown_drops_what_the_pipeline_created(project, own_publication: bool) -> None:
+def test_teardown_drops_what_the_pipeline_created(project: Project, own_publication: bool) -> None:
     if not own_publication:
         project.database.execute("CREATE PUBLICATION shop_pub FOR TABLE orders, items")
     project.run("run", "--until-caught-up")
@@ -185,5 +188,5 @@ def test_teardown_drops_what_the_pipeline_created(project, own_publication: bool
         assert warehouse.execute("SELECT count(*) FROM public.orders").fetchall() == [(1000,)]
 
 
-def slots(project) -> list[tuple[str]]:
+def slots(project: Project) -> list[tuple[Any, ...]]:
     return project.database.execute("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()")

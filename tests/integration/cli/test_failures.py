@@ -7,8 +7,10 @@ import json
 import duckdb
 import pytest
 
+from tests.integration.cli.conftest import Project
 
-def test_a_wrong_password(project) -> None:
+
+def test_a_wrong_password(project: Project) -> None:
     dsn = project.database.server.dsn(project.database.name, password="hunter2")
     project.configure(dsn=dsn)
     for command in ("sync", "run", "verify"):
@@ -22,7 +24,7 @@ def test_a_wrong_password(project) -> None:
     assert project.run("doctor").status == 1
 
 
-def test_a_stopped_server(project) -> None:
+def test_a_stopped_server(project: Project) -> None:
     project.run("run", "--until-caught-up")
     project.database.server.stop()
     for command in (["sync"], ["run", "--until-caught-up"], ["stream", "--for", "5s"], ["teardown", "--yes"]):
@@ -43,7 +45,7 @@ def test_a_stopped_server(project) -> None:
     assert project.run("verify").status == 0
 
 
-def test_a_role_without_rights_is_told_the_sql(project) -> None:
+def test_a_role_without_rights_is_told_the_sql(project: Project) -> None:
     role = f"{project.database.name}_reader"
     project.database.execute(f"CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'pencil'")
     try:
@@ -63,7 +65,7 @@ def test_a_role_without_rights_is_told_the_sql(project) -> None:
         project.database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_an_unknown_table_is_a_wrong_configuration(project) -> None:
+def test_an_unknown_table_is_a_wrong_configuration(project: Project) -> None:
     project.configure(tables="[public.orders, public.nope]")
     wrong = project.run("sync")
     assert wrong.status == 2
@@ -72,7 +74,7 @@ def test_an_unknown_table_is_a_wrong_configuration(project) -> None:
 
 
 @pytest.mark.parametrize("command", [["sync", "--table"], ["verify", "--table"], ["resync"], ["pause"], ["resume"]])
-def test_an_unknown_table_on_the_command_line_touches_nothing(project, command: list[str]) -> None:
+def test_an_unknown_table_on_the_command_line_touches_nothing(project: Project, command: list[str]) -> None:
     project.run("run", "--until-caught-up")
     also = ["--table"] if "--table" in command else []
     wrong = project.run(*command, "orders", *also, "nope")
@@ -82,7 +84,7 @@ def test_an_unknown_table_on_the_command_line_touches_nothing(project, command: 
     assert "public.orders  ready" in project.run("status").out
 
 
-def test_a_destination_out_of_reach_does_not_hide_the_rest(project) -> None:
+def test_a_destination_out_of_reach_does_not_hide_the_rest(project: Project) -> None:
     project.run("run", "--until-caught-up")
     project.warehouse.write_bytes(b"this is no database file" * 1000)
     known = project.run("status")
@@ -93,7 +95,7 @@ def test_a_destination_out_of_reach_does_not_hide_the_rest(project) -> None:
     assert project.run("run", "--until-caught-up").status == 1
 
 
-def test_a_source_that_was_replaced_is_refused(project) -> None:
+def test_a_source_that_was_replaced_is_refused(project: Project) -> None:
     project.run("run", "--until-caught-up")
     project.database.execute("SELECT pg_drop_replication_slot(%s)", (project.slot,))
     refused = project.run("run")  # also without a bound: this does not pass by itself

@@ -11,15 +11,17 @@ from contextlib import closing
 import duckdb
 import pytest
 
+from tests.integration.cli.conftest import Project
+
 READY = "public.orders: is ready"
 
 
-def insert(project, first: int, last: int) -> None:
+def insert(project: Project, first: int, last: int) -> None:
     project.database.execute("INSERT INTO orders SELECT g, 'x' FROM generate_series(%s::int, %s) g", (first, last))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_ends_it_cleanly(project, number: signal.Signals) -> None:
+def test_the_first_signal_ends_it_cleanly(project: Project, number: signal.Signals) -> None:
     running = project.start("run")
     running.wait_for(READY)
     insert(project, 2001, 2100)
@@ -33,7 +35,7 @@ def test_the_first_signal_ends_it_cleanly(project, number: signal.Signals) -> No
     assert project.run("verify").status == 0
 
 
-def test_the_second_signal_ends_it_at_once(project) -> None:
+def test_the_second_signal_ends_it_at_once(project: Project) -> None:
     # While somebody else holds the file, the first one has no boundary to end at for a minute.
     with duckdb.connect(project.warehouse):
         running = project.start("run")
@@ -49,7 +51,7 @@ def test_the_second_signal_ends_it_at_once(project) -> None:
     assert project.run("verify").status == 0
 
 
-def wait_until_migrated(project) -> None:
+def wait_until_migrated(project: Project) -> None:
     """The first thing a run does; the next is to open the destination."""
     store = project.folder / f"{project.pipeline}.state.db"
     while True:
@@ -60,7 +62,7 @@ def wait_until_migrated(project) -> None:
         time.sleep(0.05)
 
 
-def test_ending_at_once_loses_and_doubles_nothing(project) -> None:
+def test_ending_at_once_loses_and_doubles_nothing(project: Project) -> None:
     running = project.start("run")
     running.wait_for(READY)
     ended = threading.Event()
@@ -87,7 +89,7 @@ def test_ending_at_once_loses_and_doubles_nothing(project) -> None:
     assert project.run("verify").status == 0
 
 
-def test_an_unbounded_run_outlives_its_server(project) -> None:
+def test_an_unbounded_run_outlives_its_server(project: Project) -> None:
     running = project.start("run")
     running.wait_for(READY)
     project.database.server.stop()
@@ -100,7 +102,7 @@ def test_an_unbounded_run_outlives_its_server(project) -> None:
     assert project.run("verify").status == 0
 
 
-def test_a_run_can_begin_before_its_server(project) -> None:
+def test_a_run_can_begin_before_its_server(project: Project) -> None:
     project.database.server.stop()
     running = project.start("run")
     running.wait_for("cannot connect to", "trying again in")
@@ -110,7 +112,7 @@ def test_a_run_can_begin_before_its_server(project) -> None:
     assert running.wait().status == 0
 
 
-def test_a_second_run_waits_for_the_slot_and_says_who_has_it(project) -> None:
+def test_a_second_run_waits_for_the_slot_and_says_who_has_it(project: Project) -> None:
     first = project.start("run")
     first.wait_for(READY)
     [(pid,)] = project.database.execute(
@@ -135,7 +137,7 @@ def test_a_second_run_waits_for_the_slot_and_says_who_has_it(project) -> None:
     assert second.wait().status == 0
 
 
-def test_a_table_paused_and_resumed_while_it_runs(project) -> None:
+def test_a_table_paused_and_resumed_while_it_runs(project: Project) -> None:
     running = project.start("run")
     running.wait_for(READY)
     project.run("pause", "orders")

@@ -7,12 +7,14 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 
 import etl_core
+from tests.integration.cli.conftest import Project
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _ETL = (sys.executable, "-m", "etl_core.cli")
@@ -78,8 +80,11 @@ class Terminal:
         return bool(read)
 
 
+OpenTerminal = Callable[..., Terminal]
+
+
 @pytest.fixture
-def terminal(project):
+def terminal(project: Project) -> Iterator[OpenTerminal]:
     opened = []
 
     def start(*arguments: str) -> Terminal:
@@ -91,7 +96,7 @@ def terminal(project):
         each.close()
 
 
-def test_a_run_is_drawn_and_the_cursor_given_back(project, terminal) -> None:
+def test_a_run_is_drawn_and_the_cursor_given_back(project: Project, terminal: OpenTerminal) -> None:
     project.run("run", "--until-caught-up")
     project.run("resync", "items")
     screen = terminal("run")
@@ -106,7 +111,7 @@ def test_a_run_is_drawn_and_the_cursor_given_back(project, terminal) -> None:
     assert screen.raw.rindex(SHOW_CURSOR) > screen.raw.rindex(HIDE_CURSOR)
 
 
-def test_the_second_ctrl_c_gives_the_cursor_back_too(project, terminal) -> None:
+def test_the_second_ctrl_c_gives_the_cursor_back_too(project: Project, terminal: OpenTerminal) -> None:
     with duckdb.connect(project.warehouse):  # so that the first has no boundary to end at
         screen = terminal("run")
         screen.read_until(f"{project.pipeline} → duckdb")
@@ -118,7 +123,7 @@ def test_the_second_ctrl_c_gives_the_cursor_back_too(project, terminal) -> None:
     assert "Traceback" not in screen.text
 
 
-def test_teardown_asks_first(project, terminal) -> None:
+def test_teardown_asks_first(project: Project, terminal: OpenTerminal) -> None:
     project.run("run", "--until-caught-up")
     asked = terminal("teardown")
     asked.read_until("Go on? [y/N]")

@@ -121,6 +121,12 @@ class Watch(Observer):
         )
 
 
+class Watched(Pipeline):
+    """A pipeline whose observer is a Watch."""
+
+    observer: Watch
+
+
 class Running:
     """A call in a thread of its own. `join` gives its result or raises what it raised."""
 
@@ -190,10 +196,10 @@ class Lab:
 
     # --- the engine -------------------------------------------------------------------------------------------
 
-    def pipeline(self, *, destination: Destination | None = None, store: Any = None, **changes: Any) -> Pipeline:
-        """A new process's view of the pipeline; closed with the lab. `pipeline.observer` is a Watch."""
+    def pipeline(self, *, destination: Destination | None = None, store: Any = None, **changes: Any) -> Watched:
+        """A new process's view of the pipeline; closed with the lab."""
         watch = Watch()
-        pipeline = Pipeline(replace(self.config, **changes), observer=watch, destination=destination, store=store)
+        pipeline = Watched(replace(self.config, **changes), observer=watch, destination=destination, store=store)
 
         def stored() -> Lsn:
             progress = pipeline.store.progress()
@@ -219,7 +225,7 @@ class Lab:
             running._thread.join(PATIENCE)
         running.join()
 
-    def synced(self, **changes: Any) -> Pipeline:
+    def synced(self, **changes: Any) -> Watched:
         """A prepared pipeline all of whose tables are copied and streaming."""
         pipeline = self.pipeline(**changes)
         for outcome in pipeline.sync():

@@ -83,7 +83,7 @@ class Warehouse(BigQueryDestination):
 @pytest.fixture
 def rules(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rules]:
     with BigQueryWriteServer() as server, grpc.insecure_channel(server.address) as channel:
-        client = BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
+        client = BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))  # type: ignore[no-untyped-call]
         monkeypatch.setattr(
             change_streams, "CdcWriter", lambda _, path, schema, names: CdcWriter(client, path, schema, names)
         )

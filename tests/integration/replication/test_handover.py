@@ -14,11 +14,12 @@ from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints, handover, source
+from etl_core.source import slot
 from etl_core.state.table_state import TableState
 from tests.integration.replication.conftest import PATIENCE, Running, poll
 
 if TYPE_CHECKING:
-    from tests.integration.replication.conftest import Churn, Lab
+    from tests.integration.replication.conftest import Churn, Lab, Watched
 
 MakeChurn = Callable[..., "Churn"]
 MakeTables = Callable[..., None]
@@ -190,9 +191,9 @@ def test_two_processes_copy_the_same_tables(lab: Lab, churn: MakeChurn, churned:
     pipelines = [lab.pipeline(), lab.pipeline()]
     together = threading.Barrier(2)
 
-    def sync(pipeline: object) -> object:
+    def sync(pipeline: Watched) -> object:
         together.wait(60)
-        return pipeline.sync()  # type: ignore[attr-defined]
+        return pipeline.sync()
 
     with churn(*tables), lab.running(pipelines[0], lambda: sync(pipelines[0])) as one:
         sync(pipelines[1])
@@ -215,7 +216,7 @@ def test_pausing_a_table_whose_copy_waits_does_not_hold_up_the_stream(
     two_tables(lab)
     pipeline, other = lab.synced(), lab.pipeline()
     waits: list[float] = []
-    real = source.drop_slot
+    real = slot.drop_slot
 
     def drop(connection: Any, name: str, *, timeout: float = 10.0) -> bool:
         if threading.current_thread() is not threading.main_thread() and other.find(T).state is TableState.PAUSED:
@@ -243,7 +244,7 @@ def test_a_slot_that_could_not_be_dropped_is_dropped_later(lab: Lab, monkeypatch
     two_tables(lab)
     pipeline = lab.synced()
     failed = threading.Event()
-    real = source.drop_slot
+    real = slot.drop_slot
 
     def drop(connection: Any, name: str, **options: float) -> bool:
         if threading.current_thread().name == "test-run" and not failed.is_set():
@@ -270,7 +271,7 @@ def test_a_slot_that_was_made_again_is_not_forgotten(lab: Lab, monkeypatch: pyte
     one.store.record_slot(one.source.sync_slot(dead.table_id), dead.table_id)
     staged, go_on = threading.Event(), threading.Event()
     copying: list[Running] = []
-    real = source.drop_slot
+    real = slot.drop_slot
 
     def drop(connection: Any, name: str, **options: float) -> bool:
         dropped = real(connection, name, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pytest
@@ -20,10 +20,7 @@ from etl_core.state.sql_store import open_store
 from etl_core.state.store import Hold
 from etl_core.state.table_state import TableState
 from etl_core.testing.scripted_destination import Fault
-from tests.integration.replication.conftest import Churn, Lab, Running, poll, scripted
-
-if TYPE_CHECKING:
-    from etl_core.pipeline import Pipeline
+from tests.integration.replication.conftest import Churn, Lab, Running, Watched, poll, scripted
 
 MakeChurn = Callable[..., Churn]
 MakeTables = Callable[..., None]
@@ -33,7 +30,7 @@ def name(table: str) -> TableName:
     return TableName("public", table)
 
 
-def goes_on(lab: Lab, pipeline: Pipeline) -> None:
+def goes_on(lab: Lab, pipeline: Watched) -> None:
     """The stream is not held: a change that is made now arrives."""
     lab.execute("UPDATE a SET n = n + 1 WHERE id = (SELECT min(id) FROM a)")
     pipeline.observer.until_flushed(pipeline.current_lsn())

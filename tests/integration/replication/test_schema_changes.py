@@ -18,8 +18,7 @@ from etl_core.replication import failpoints
 from etl_core.state.table_state import TableState
 
 if TYPE_CHECKING:
-    from etl_core.pipeline import Pipeline
-    from tests.integration.replication.conftest import Lab
+    from tests.integration.replication.conftest import Lab, Watched
 
 Cases: TypeAlias = Mapping[str, Sequence[str]]
 
@@ -120,7 +119,7 @@ def create(lab: Lab, cases: Cases) -> None:
         )
 
 
-def alter(lab: Lab, cases: Cases, pipeline: Pipeline | None) -> None:
+def alter(lab: Lab, cases: Cases, pipeline: Watched | None) -> None:
     """Every table's first step, then every table's second …; with `pipeline` streaming, each is read at once."""
     with lab.connect() as connection:
         connection.autocommit = True

@@ -95,7 +95,7 @@ def held_copy(lab: Lab, token: str = "t") -> Iterator[Held]:  # noqa: S107
         has_begun.set()
         go_on.wait(PATIENCE)
 
-    copying.observer.on_copy_progress = wait  # type: ignore[method-assign]
+    copying.observer.on_copy_progress = wait  # type: ignore[assignment, method-assign]
     with lab.running(copying, lambda: copying.sync([NAME], share=token)) as running:
         try:
             assert has_begun.wait(PATIENCE)

@@ -14,13 +14,13 @@ from etl_core.pipeline import Pipeline
 from etl_core.replication import failpoints
 from etl_core.testing.postgres import Postgres
 from etl_core.testing.scripted_destination import Fault
-from tests.integration.replication.conftest import Lab, Running, scripted
+from tests.integration.replication.conftest import Lab, Running, Watched, scripted
 
 MakeTables = Callable[..., None]
 
 
 @pytest.fixture
-def backlog(lab: Lab, churned: MakeTables) -> Pipeline:
+def backlog(lab: Lab, churned: MakeTables) -> Watched:
     """Ten batches to stream; a row of the table without a key would show that it was applied twice."""
     churned("a")
     lab.execute("CREATE TABLE log (line int)")
@@ -75,7 +75,7 @@ def test_a_stream_goes_on_after_its_connection_was_cut(
 
 
 def test_a_server_that_restarts_waits_for_the_stream_and_loses_nothing(
-    lab: Lab, postgres: Postgres, backlog: Pipeline
+    lab: Lab, postgres: Postgres, backlog: Watched
 ) -> None:
     lab.execute("CREATE UNLOGGED TABLE kept AS SELECT 1")  # emptied unless the server ends cleanly
     end = backlog.current_lsn()
@@ -93,7 +93,7 @@ def test_a_server_that_restarts_waits_for_the_stream_and_loses_nothing(
 
 
 @pytest.mark.parametrize("is_done", [False, True], ids=["away", "lost answer"])
-def test_a_destination_that_stays_away_is_said_and_loses_nothing(lab: Lab, backlog: Pipeline, is_done: bool) -> None:
+def test_a_destination_that_stays_away_is_said_and_loses_nothing(lab: Lab, backlog: Watched, is_done: bool) -> None:
     away = DestinationUnavailable("the file is held by somebody else", hint="wait until they have closed it")
     # The third write, and whatever is asked about it.
     faults = [Fault("write", 3, after=away) if is_done else Fault("write", 3, before=away)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etl_core.config import BatchConfig
 from etl_core.replication import spool
@@ -21,8 +21,13 @@ def test_a_transaction_larger_than_memory_is_seen_whole(lab: Lab, monkeypatch: p
     lab.publish()
     lab.synced()
     spooled = []
-    load = spool.SpooledSegment.load
-    monkeypatch.setattr(spool.SpooledSegment, "load", lambda segment: spooled.append(segment.rows) or load(segment))
+    real = spool.SpooledSegment.load
+
+    def load(segment: spool.SpooledSegment) -> Any:
+        spooled.append(segment.rows)
+        return real(segment)
+
+    monkeypatch.setattr(spool.SpooledSegment, "load", load)
     pipeline = lab.pipeline(batch=BatchConfig(max_rows=1000, max_bytes=1 << 20, max_age=0.1))
     seen: set[tuple[int, int]] = set()
     done = threading.Event()

@@ -28,6 +28,7 @@ MakeTables = Callable[..., None]
 
 def active_pid(lab: Lab, pipeline: Pipeline) -> int | None:
     query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s"
+    pid: int | None
     [(pid,)] = lab.execute(query, [pipeline.source.main_slot])
     return pid
 

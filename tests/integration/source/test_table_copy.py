@@ -395,7 +395,12 @@ def test_stop_ends_the_wait_for_the_lock(database: Database, walsender: Connecti
     with psycopg.connect(database.dsn) as other:
         other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         waiter = Altering(database, "SELECT 1")
-        stopper = threading.Thread(target=lambda: (waiter.begin(), copying.stop.set()))
+
+        def stop() -> None:
+            waiter.begin()
+            copying.stop.set()
+
+        stopper = threading.Thread(target=stop)
         stopper.start()
         with pytest.raises(Stopped):
             copying.run(table)
@@ -408,8 +413,12 @@ def test_a_lost_connection_ends_the_copy(database: Database, walsender: Connecti
     table = publish(database, *MANY_ROWS)
     copying = Copying(database, walsender)
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'etl_test_copy'"
+
+    def sink(_: pa.RecordBatch) -> None:
+        database.execute(kill)
+
     with pytest.raises(SourceUnavailable):
-        copying.run(table, 2, sink=lambda _: database.execute(kill) and None)
+        copying.run(table, 2, sink=sink)
     assert_nothing_left(database)
 
 

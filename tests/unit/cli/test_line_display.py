@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -17,6 +18,7 @@ from etl_core.state.table_state import TableState
 
 ORDERS, ITEMS = TableName("public", "orders"), TableName("public", "items")
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+Said = Callable[[], list[str]]
 
 
 class Clock:
@@ -37,7 +39,7 @@ def display(clock: Clock) -> LineDisplay:
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]):
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
     def lines() -> list[str]:
         read = capsys.readouterr()
         assert read.out == ""
@@ -51,7 +53,7 @@ def flush(end_lsn: int, rows: int, table: TableName = ORDERS) -> Flush:
     return Flush(Lsn(end_lsn), datetime.now(UTC), rows, 0.5, {table: ChangeCounts(inserted=rows)})
 
 
-def test_a_copy_speaks_every_ten_seconds(display: LineDisplay, clock: Clock, said) -> None:
+def test_a_copy_speaks_every_ten_seconds(display: LineDisplay, clock: Clock, said: Said) -> None:
     display.on_state(ORDERS, TableState.DATA_SYNC)
     assert said() == ["public.orders: copying"]
     for second in range(1, 25):
@@ -65,7 +67,7 @@ def test_a_copy_speaks_every_ten_seconds(display: LineDisplay, clock: Clock, sai
     assert said() == ["public.orders: copied 40,000 rows in 40 s, 1,000 rows/s"]
 
 
-def test_the_stream_speaks_at_once_then_every_ten_seconds(display: LineDisplay, clock: Clock, said) -> None:
+def test_the_stream_speaks_at_once_then_every_ten_seconds(display: LineDisplay, clock: Clock, said: Said) -> None:
     display.on_flush(flush(0x10, 100))
     [first] = said()
     assert first.startswith("streamed 100 row changes in 1 batch up to 0/10, 200 rows/s, lag ")
@@ -83,7 +85,7 @@ def test_the_stream_speaks_at_once_then_every_ten_seconds(display: LineDisplay, 
     assert display.rows == 190
 
 
-def test_the_end_shows_what_is_left(display: LineDisplay, said) -> None:
+def test_the_end_shows_what_is_left(display: LineDisplay, said: Said) -> None:
     with display:
         display.on_flush(flush(0x10, 1))
         display.on_flush(flush(0x20, 2))
@@ -91,7 +93,7 @@ def test_the_end_shows_what_is_left(display: LineDisplay, said) -> None:
     assert "streamed 2 row changes" in said()[0]
 
 
-def test_a_wait_is_not_repeated_while_it_only_counts(display: LineDisplay, clock: Clock, said) -> None:
+def test_a_wait_is_not_repeated_while_it_only_counts(display: LineDisplay, clock: Clock, said: Said) -> None:
     for second in range(12):
         clock.now = 100.0 + second
         display.on_waiting(f"the copy of public.orders waits for pid 7 (open for {second} s)")
@@ -103,7 +105,7 @@ def test_a_wait_is_not_repeated_while_it_only_counts(display: LineDisplay, clock
     ]
 
 
-def test_errors_are_one_line(display: LineDisplay, said) -> None:
+def test_errors_are_one_line(display: LineDisplay, said: Said) -> None:
     display.on_table_error(ORDERS, TableError("it is broken\nhere", table="public.orders", hint="mend it"))
     display.on_retry(SourceUnavailable("the connection was lost"), 0.4)
     assert said() == [

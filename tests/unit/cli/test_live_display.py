@@ -76,6 +76,7 @@ def test_the_stream_and_failed_tables() -> None:
     assert "last batch 3 rows in 0.1 s" in text
     assert "123 row changes so far: public.t1 -3 emptied, public.t0 +120" in text
     assert "1 table failed: see etl status" in text
+    assert isinstance(console.file, io.StringIO)
     assert "broken [bold]" in console.file.getvalue()  # not read as markup
     display.on_state(one, TableState.INIT)
     assert "failed" not in drawn(display, console)

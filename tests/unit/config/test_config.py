@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import traceback
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -29,7 +30,7 @@ from etl_core.identifiers import TableName
 SECRET = "hunter2"
 
 
-def refused(**source: object) -> ConfigError:
+def refused(**source: Any) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         SourceConfig(**{"publication": "p", **source})
     return caught.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,11 @@ source: {host: db, publication: p}
 destination: {type: memory}
 """
 
+Write = Callable[[str], Path]
+
 
 @pytest.fixture
-def write(tmp_path: Path) -> object:
+def write(tmp_path: Path) -> Write:
     def write(text: str) -> Path:
         file = tmp_path / "etl.yaml"
         file.write_text(textwrap.dedent(text), encoding="utf-8")
@@ -52,7 +55,7 @@ def refused(file: Path) -> ConfigError:
     return caught.value
 
 
-def test_everything(write, tmp_path: Path) -> None:
+def test_everything(write: Write, tmp_path: Path) -> None:
     config = load_config(write(FULL))
     assert config.pipeline == "shop"
     assert config.source.conninfo() == "user=user dbname=shop host=host port=5432"
@@ -66,7 +69,7 @@ def test_everything(write, tmp_path: Path) -> None:
     assert config.unknown_types_to_bytes is False
 
 
-def test_defaults(write, tmp_path: Path) -> None:
+def test_defaults(write: Write, tmp_path: Path) -> None:
     config = load_config(write(LEAST))
     assert config.source.tables is None
     assert config.state.url == f"sqlite:///{tmp_path}/shop.state.db"
@@ -75,7 +78,7 @@ def test_defaults(write, tmp_path: Path) -> None:
     assert config.unknown_types_to_bytes is True
 
 
-def test_libpq_keywords_stand_beside_ours(write) -> None:
+def test_libpq_keywords_stand_beside_ours(write: Write) -> None:
     config = load_config(
         write(
             """\
@@ -102,7 +105,9 @@ def test_libpq_keywords_stand_beside_ours(write) -> None:
     }
 
 
-def test_relative_paths_belong_to_the_files_folder(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_belong_to_the_files_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "secret").write_text("hunter2\n")
     file = write(
         """\
@@ -121,12 +126,12 @@ def test_relative_paths_belong_to_the_files_folder(write, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("path", ["/srv/shop.duckdb", ":memory:", "md:shop", "s3://bucket/shop"])
-def test_other_paths_stay(write, path: str) -> None:
+def test_other_paths_stay(write: Write, path: str) -> None:
     config = load_config(write(LEAST.replace("{type: memory}", f'{{type: duckdb, path: "{path}"}}')))
     assert config.destination.options["path"] == path
 
 
-def test_options_of_a_destination_keep_their_types(write) -> None:
+def test_options_of_a_destination_keep_their_types(write: Write) -> None:
     config = load_config(
         write(
             LEAST.replace(
@@ -143,7 +148,7 @@ def test_options_of_a_destination_keep_their_types(write) -> None:
     }
 
 
-def test_environment_variables(write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_HOST", "db")
     monkeypatch.setenv("SHOP_PORT", "5433")
     monkeypatch.setenv("SHOP_PASSWORD", 'p@ss: #"word\\')
@@ -231,7 +236,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("old", "new", "line", "field", "what", "hint"), WRONG.values(), ids=WRONG.keys())
 def test_an_error_names_line_and_field(
-    write, old: str, new: str, line: int, field: str | None, what: str, hint: str
+    write: Write, old: str, new: str, line: int, field: str | None, what: str, hint: str
 ) -> None:
     assert FULL.count(old) == 1 or old in ("copy:", "batch:")
     file = write(FULL.replace(old, new, 1))
@@ -243,14 +248,14 @@ def test_an_error_names_line_and_field(
     assert error.__context__ is None
 
 
-def test_the_message_is_one_line_to_click(write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_is_one_line_to_click(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(FULL.replace("shop_pub", "17"))
     monkeypatch.chdir(file.parent)
     assert str(refused(Path("etl.yaml"))) == "etl.yaml:4: source.publication: must be text, not a number"
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "text\n"])
-def test_a_file_without_a_mapping(write, text: str) -> None:
+def test_a_file_without_a_mapping(write: Write, text: str) -> None:
     assert "must hold a mapping" in str(refused(write(text)))
 
 

@@ -261,7 +261,7 @@ class Replication:
 
     def describe(self, relation: Relation, _: Lsn) -> TableSchema:
         for transaction in self.source.transactions:
-            for schema, _ in transaction.changes:
+            for schema, _change in transaction.changes:
                 names = tuple(column.name for column in relation.columns)
                 if schema.table_id == relation.table_id and schema.column_names == names:
                     return schema

@@ -21,7 +21,7 @@ LoadText = Callable[..., Any]
 def load_text() -> LoadText:
     """Loads texts as type `oid`, checks that every way to hand them over gives the same, returns the array."""
 
-    def load_text(oid: int, texts: Sequence[str | bytes | None], modifier: int = -1) -> pa.Array:
+    def load_text(oid: int, texts: Sequence[str | bytes | None], modifier: int = -1) -> pa.Array[Any]:
         pg_type = builtin(oid)
         assert pg_type is not None
         column, table = Column("c", pg_type, modifier), TableName("public", "t")
@@ -42,14 +42,14 @@ def load_text() -> LoadText:
     return load_text
 
 
-def same(left: pa.Array, right: pa.Array) -> bool:
+def same(left: pa.Array[Any], right: pa.Array[Any]) -> bool:
     """Equal bit for bit: NaN equals NaN, -0 does not equal 0."""
     if not pa.types.is_floating(left.type):
         return left.equals(right)
     return str(left.to_pylist()) == str(right.to_pylist())
 
 
-def hide(array: pa.Array, index: int) -> pa.Array:
+def hide(array: pa.Array[Any], index: int) -> pa.Array[Any]:
     """The array with one value made NULL in the bitmap only."""
     valid = pa.array([value.is_valid and number != index for number, value in enumerate(array)])
     return pa.Array.from_buffers(array.type, len(array), [valid.buffers()[1], *array.buffers()[1:]])

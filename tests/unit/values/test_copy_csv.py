@@ -96,7 +96,7 @@ def test_a_value_out_of_range_is_named() -> None:
 
 def test_a_block_in_several_chunks() -> None:
     assert csv_column_types(TEXTS) == {"a": pa.string(), "b": pa.string()}
-    chunks = [pa.record_batch({"a": ["1"], "b": [None]}, pa.schema([("a", pa.string()), ("b", pa.string())]))] * 2
+    chunks = [pa.record_batch({"a": ["1"], "b": [None]}, schema=pa.schema(dict.fromkeys("ab", pa.string())))] * 2
     assert load_batch(pa.Table.from_batches(chunks), TEXTS).to_pylist() == [{"a": "1", "b": None}] * 2
     assert load_batch(chunks[0], TEXTS).to_pylist() == [{"a": "1", "b": None}]
 

@@ -51,7 +51,7 @@ def days(first_year: int, last_year: int) -> st.SearchStrategy[tuple[int, int, i
 CLOCKS = st.integers(0, DAY - 1) | st.integers(0, 86399).map(lambda seconds: seconds * 1_000_000)
 
 
-def integers(loaded: pa.Array) -> list[int | None]:
+def integers(loaded: pa.Array[Any]) -> list[int | None]:
     width = pa.int32() if pa.types.is_date(loaded.type) else pa.int64()
     result: list[int | None] = loaded.view(width).to_pylist()
     return result

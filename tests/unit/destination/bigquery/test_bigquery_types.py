@@ -140,7 +140,9 @@ def test_what_a_null_hides_is_not_looked_at() -> None:
     schema = table("t", Column("d", _DATE), key=())
     assert _through(pa.table({"d": days}), schema.columns)["d"].to_pylist() == [datetime.date(1970, 1, 2), None]
     # A NULL list that has elements under its mask.
-    lists = pa.ListArray.from_arrays(pa.array([0, 2, 3]), pa.array([7, 8, 9], pa.int32()), mask=pa.array([True, False]))
+    lists = pa.ListArray.from_arrays(
+        pa.array([0, 2, 3], pa.int32()), pa.array([7, 8, 9], pa.int32()), mask=pa.array([True, False])
+    )
     schema = table("t", Column("l", array_of(1007, INT4)), key=())
     assert _through(pa.table({"l": lists}), schema.columns)["l"].to_pylist() == [None, [9]]
 

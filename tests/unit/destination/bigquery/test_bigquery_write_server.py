@@ -28,7 +28,8 @@ _FIELDS: dict[str, int] = {
     "_CHANGE_TYPE": FieldDescriptorProto.TYPE_STRING,
     "_CHANGE_SEQUENCE_NUMBER": FieldDescriptorProto.TYPE_STRING,
 }
-_SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string())])
+_ARROW_TYPES: dict[str, pa.DataType] = {"id": pa.int64(), "name": pa.string()}
+_SCHEMA = pa.schema(_ARROW_TYPES)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def _descriptor(fields: Mapping[str, int]) -> DescriptorProto:
     descriptor = DescriptorProto(name="T")
     for number, (name, kind) in enumerate(fields.items(), 1):
         label = FieldDescriptorProto.LABEL_OPTIONAL
-        descriptor.field.add(name=name, number=number, type=kind, label=label)  # type: ignore[arg-type]
+        descriptor.field.add(name=name, number=number, type=kind, label=label)
     return descriptor
 
 
