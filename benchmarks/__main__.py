@@ -1,11 +1,16 @@
-"""`python -m benchmarks [names…] [--rows N] [--runs N]`: measures, prints the table, writes out/latest.json."""
+"""`python -m benchmarks [names…] [--rows N] [--runs N] [--seconds N] [--out FILE]`: beside PostgreSQL's own tools.
+
+Each benchmark is printed and written (to out/latest.json) when it has ended; the table comes after the last.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -48,7 +53,33 @@ BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
 }
 
 
-def main() -> None:
+def main() -> int:
+    options = _options()
+    report, failed = Report({}, {}), []
+    with running_server() as server, tempfile.TemporaryDirectory(prefix="etl-bench-") as directory:
+        session = Session(server, Path(directory), options.rows, options.runs, options.seconds)
+        environment = {
+            "postgres": server.postgres.version_num,
+            "rows": options.rows,
+            "runs": options.runs,
+            "seconds": options.seconds,
+        }
+        for name in options.names or BENCHMARKS:
+            try:
+                _measure(name, session, report)
+            except Exception:  # the others took long, and say something without it
+                traceback.print_exc()
+                print(f"{name}: failed, see above", flush=True)
+                failed.append(name)
+            report.write(options.out, environment)
+    report.print()
+    print(f"written to {options.out}")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures beside PostgreSQL's own tools.")
     parser.add_argument("names", nargs="*", metavar="name", help=f"which (default: all): {', '.join(BENCHMARKS)}")
     parser.add_argument(
@@ -60,28 +91,29 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=int, default=3, help="how often each is run, in turn with what it is compared to"
     )
+    parser.add_argument(
+        "--seconds", type=float, help="how long a latency is measured (default: a minute, with Dagster 100 seconds)"
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="the file that is written after each benchmark")
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
-    if options.rows < 10_000 or options.runs < 1:
-        parser.error("--rows must be at least 10000, --runs at least 1")
-    report = Report({}, {})
-    with running_server() as server, tempfile.TemporaryDirectory(prefix="etl-bench-") as directory:
-        session = Session(server, Path(directory), options.rows, options.runs)
-        for name in options.names or BENCHMARKS:
-            started, load = time.monotonic(), os.getloadavg()[0]
-            result = BENCHMARKS[name](session)
-            report.add(name, result.figures, result.details)
-            figures = ", ".join(f"{key} {value:.3g}" for key, value in result.figures.items())
-            print(f"{name}: {figures} ({time.monotonic() - started:.0f} s, load before {load:.1f})", flush=True)
-            numbers = {key: value for key, value in result.details.items() if isinstance(value, int | float)}
-            if numbers:
-                print(f"  {', '.join(f'{key} {value:.3g}' for key, value in numbers.items())}", flush=True)
-        environment = {"postgres": server.postgres.version_num, "rows": options.rows, "runs": options.runs}
-    report.print()
-    report.write(environment)
-    print(f"written to {OUT}")
+    if options.rows < 1_000 or options.runs < 1 or (options.seconds is not None and options.seconds < 1):
+        parser.error("--rows must be at least 1000, --runs and --seconds at least 1")
+    return options
+
+
+def _measure(name: str, session: Session, report: Report) -> None:
+    """Runs one benchmark, prints what it measured and adds it to the report."""
+    started, load = time.monotonic(), os.getloadavg()[0]
+    result = BENCHMARKS[name](session)
+    report.add(name, result.figures, result.details)
+    figures = ", ".join(f"{key} {value:.3g}" for key, value in result.figures.items())
+    print(f"{name}: {figures} ({time.monotonic() - started:.0f} s, load before {load:.1f})", flush=True)
+    numbers = {key: value for key, value in result.details.items() if isinstance(value, int | float)}
+    if numbers:
+        print(f"  {', '.join(f'{key} {value:.3g}' for key, value in numbers.items())}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

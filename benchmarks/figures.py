@@ -109,11 +109,11 @@ class Report:
         if table.row_count:
             console.print(table)
 
-    def write(self, environment: Mapping[str, Any]) -> None:
+    def write(self, file: Path, environment: Mapping[str, Any]) -> None:
         """One JSON object: the figures by key, then `details` and `environment`."""
-        OUT.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(exist_ok=True)
         content = {**self.figures, "details": self.details, "environment": {**_environment(), **environment}}
-        OUT.write_text(json.dumps(content, indent=2) + "\n")
+        file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _environment() -> dict[str, Any]:

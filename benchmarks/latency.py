@@ -34,10 +34,12 @@ _BASE = 100_000
 _PER_SECOND = 50
 _SECONDS = 60
 _READ_EVERY = 2.0
+_PATIENCE = 300.0
 
 
 def latency(session: Session) -> Result:
-    create_workload(session.server, _DATABASE, base=_BASE)
+    base = min(_BASE, session.rows)
+    create_workload(session.server, _DATABASE, base=base)
     backlog = make_backlog(session.server, _DATABASE, session.directory, lambda: 0)
     session.server.copy_slot(_DATABASE, backlog.master, main_slot_name(PIPELINE))
     spec = {"dsn": session.server.dsn(_DATABASE), "directory": str(backlog.directory)}
@@ -45,7 +47,7 @@ def latency(session: Session) -> Result:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
         assert stream.stdin is not None
         flushes = _Flushes(stream)
-        committed = _commit_steadily(session, database_file(backlog.directory), flushes)
+        committed = _commit_steadily(session, base, database_file(backlog.directory), flushes)
         flushes.wait_for(len(committed))
         stream.stdin.close()
         flushes.thread.join()
@@ -77,7 +79,7 @@ class _Flushes:
         self._changed = threading.Condition()
         self.thread = threading.Thread(target=self._listen, daemon=True)
         self.thread.start()
-        if not self._ready.wait(60) or stream.poll() is not None:
+        if not self._ready.wait(_PATIENCE) or stream.poll() is not None:
             raise RuntimeError("the stream did not start")
 
     @property
@@ -87,7 +89,7 @@ class _Flushes:
 
     def wait_for(self, rows: int) -> None:
         with self._changed:
-            if not self._changed.wait_for(lambda: self.rows >= rows, 60):
+            if not self._changed.wait_for(lambda: self.rows >= rows, _PATIENCE):
                 raise RuntimeError(f"{self.rows} of {rows} rows became visible")
 
     def visible_at(self, rows: int) -> Any:
@@ -107,21 +109,22 @@ class _Flushes:
             self._ready.set()
 
 
-def _commit_steadily(session: Session, file: Path, flushes: _Flushes) -> list[float]:
+def _commit_steadily(session: Session, base: int, file: Path, flushes: _Flushes) -> list[float]:
     """When the COMMIT of each transaction returned."""
     stop = threading.Event()
     pool = ThreadPoolExecutor(1)
-    proving = pool.submit(_prove, file, flushes, stop)
+    proving = pool.submit(_prove, base, file, flushes, stop)
     committed = []
+    transactions = int(_PER_SECOND * (session.seconds or _SECONDS))
     with session.server.connect(_DATABASE) as connection:
         started = time.monotonic()
-        for number in range(_PER_SECOND * _SECONDS):
+        for number in range(transactions):
             time.sleep(max(0.0, started + number / _PER_SECOND - time.monotonic()))
             with connection.transaction():
                 connection.execute(
-                    "INSERT INTO orders SELECT * FROM make_orders(%(id)s, %(id)s)", {"id": _BASE + number + 1}
+                    "INSERT INTO orders SELECT * FROM make_orders(%(id)s, %(id)s)", {"id": base + number + 1}
                 )
-                connection.execute("UPDATE orders SET amount = amount + 1 WHERE id = %s", (number * 7919 % _BASE + 1,))
+                connection.execute("UPDATE orders SET amount = amount + 1 WHERE id = %s", (number * 7919 % base + 1,))
             committed.append(time.monotonic())
             if proving.done():
                 break  # it failed
@@ -131,13 +134,13 @@ def _commit_steadily(session: Session, file: Path, flushes: _Flushes) -> list[fl
     return committed
 
 
-def _prove(file: Path, flushes: _Flushes, stop: threading.Event) -> None:
+def _prove(base: int, file: Path, flushes: _Flushes, stop: threading.Event) -> None:
     while not stop.wait(_READ_EVERY):
         before = flushes.rows
         seen: int | None = None
         while seen is None:
             with suppress(duckdb.IOException), duckdb.connect(file, read_only=True) as connection:
-                seen = connection.execute("SELECT count(*) FROM public.orders").fetchall()[0][0] - _BASE
+                seen = connection.execute("SELECT count(*) FROM public.orders").fetchall()[0][0] - base
             time.sleep(0.002)
         if seen < before:
             raise RuntimeError(f"{before} rows were reported visible, a reader found {seen}")

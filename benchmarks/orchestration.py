@@ -32,10 +32,11 @@ _DATABASE = "dagster"
 _PIPELINE = "bench_dagster"
 _SECONDS = 100
 _PER_SECOND = 20
-_LEASE = 20
-_REPORT = 10
+_LEASES = 5
+_REPORTS = 10
+"""How many leases and intervals of reports the seconds are."""
 _LOOK = 0.01
-_IMPORTS = 5
+_PATIENCE = 300.0
 
 
 def orchestration(session: Session) -> Result:
@@ -50,17 +51,18 @@ def orchestration(session: Session) -> Result:
     location = {"relative_path": str(Path(__file__).with_name("location.py")), "working_directory": str(Path.cwd())}
     workspace.write_text(json.dumps({"load_from": [{"python_file": location}]}))
     state = f"sqlite:///{directory / 'state.db'}"
+    seconds = session.seconds or _SECONDS
     environment = {
         "BENCH_DSN": session.server.dsn(_DATABASE),
         "BENCH_STATE": state,
         "BENCH_DUCKDB": str(directory / "bench.duckdb"),
-        "BENCH_LEASE": str(_LEASE),
-        "BENCH_REPORT": str(_REPORT),
+        "BENCH_LEASE": str(seconds / _LEASES),
+        "BENCH_REPORT": str(seconds / _REPORTS),
     }
     home = directory / "home"
     with patch.dict(os.environ, environment), dagster_dev(workspace, home) as dev:
-        figures, details = _stream(session, dev, state, Storage(home, directory / "state.db"))
-    return Result(figures | {"import_etl_dagster_ratio": _import_ratio()}, details)
+        figures, details = _stream(session, seconds, dev, state, Storage(home, directory / "state.db"))
+    return Result(figures | {"import_etl_dagster_ratio": _import_ratio(2 * session.runs - 1)}, details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +97,15 @@ def _growth(before: dict[str, int], after: dict[str, int], seconds: float, event
 
 
 def _stream(
-    session: Session, dev: DagsterDev, state: str, storage: Storage
+    session: Session, seconds: float, dev: DagsterDev, state: str, storage: Storage
 ) -> tuple[dict[str, float], dict[str, float]]:
-    if dev.wait_run(dev.launch(names.sync_job_name(_PIPELINE)), 120) != "SUCCESS":
+    if dev.wait_run(dev.launch(names.sync_job_name(_PIPELINE)), _PATIENCE) != "SUCCESS":
         raise RuntimeError(f"the initial sync failed; see {dev.log}")
     sensor, job = names.stream_sensor_name(_PIPELINE), names.stream_job_name(_PIPELINE)
     before, started = storage.sizes(), time.monotonic()
     dev.start_sensor(sensor)
     with closing(open_store(state, _PIPELINE)) as store:
-        commits, looks = _commit_and_look(session, store)
+        commits, looks = _commit_and_look(session, seconds, store)
     dev.stop_sensor(sensor)
     ticks = [tick["endTimestamp"] - tick["timestamp"] for tick in dev.ticks(sensor) if tick["endTimestamp"]]
     runs = dev.runs(job)
@@ -111,7 +113,7 @@ def _stream(
     growth = _growth(before, storage.sizes(), time.monotonic() - started, len(events) - 1, len(runs))
     for run in dev.runs(job, in_flight=True):
         dev.terminate(run["runId"])
-        dev.wait_run(run["runId"], 60)
+        dev.wait_run(run["runId"], _PATIENCE)
     at = np.array([seen for _, seen in looks])
     reached = np.array([lsn for lsn, _ in looks], np.uint64)
     visible = at[np.searchsorted(reached, np.array([lsn for lsn, _ in commits], np.uint64))]
@@ -121,13 +123,15 @@ def _stream(
         "dagster_latency_p99_ms": float(np.percentile(milliseconds, 99)),
         "sensor_tick_ms": statistics.median(ticks) * 1000,
         # The initial sync is one; a run that gives way reports what has come since its last report.
-        "events_per_table_and_interval": (len(events) - 1) / (_SECONDS / _REPORT + len(runs) - 1),
+        "events_per_table_and_interval": (len(events) - 1) / (_REPORTS + len(runs) - 1),
     }
     details = {"hand_overs": len(runs) - 1, "max_ms": float(milliseconds.max()), "commits": len(commits)}
     return figures, details | growth
 
 
-def _commit_and_look(session: Session, store: StateStore) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+def _commit_and_look(
+    session: Session, seconds: float, store: StateStore
+) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """(LSN, time) of every commit, once the stream runs, and of every position seen."""
     looks: list[tuple[int, float]] = []
     stop = threading.Event()
@@ -153,7 +157,7 @@ def _commit_and_look(session: Session, store: StateStore) -> tuple[list[tuple[in
             first = commit(-1)
             _until(lambda: bool(looks) and looks[-1][0] >= first)
             started = time.monotonic()
-            for number in range(_SECONDS * _PER_SECOND):
+            for number in range(int(seconds * _PER_SECOND)):
                 time.sleep(max(0.0, started + number / _PER_SECOND - time.monotonic()))
                 commits.append((commit(number), time.monotonic()))
             _until(lambda: looks[-1][0] >= commits[-1][0])
@@ -164,17 +168,17 @@ def _commit_and_look(session: Session, store: StateStore) -> tuple[list[tuple[in
 
 
 def _until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + _PATIENCE
     while not happened():
         if time.monotonic() > deadline:
             raise RuntimeError("the stream did not come to what was committed")
         time.sleep(0.05)
 
 
-def _import_ratio() -> float:
+def _import_ratio(times: int) -> float:
     """Seconds to import etl_dagster's definitions, by those to import dagster; medians of processes in turn."""
     seconds: dict[str, list[float]] = {"dagster": [], "etl_dagster.definitions": []}
-    for _ in range(_IMPORTS):
+    for _ in range(times):
         for module, measured in seconds.items():
             code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
             measured.append(float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout))

@@ -22,12 +22,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`rows` is the size of a backlog, a table that is copied has twice as many; `runs` is how many pairs."""
+    """`rows` is the size of a backlog, a table that is copied has twice as many; `runs` is how many pairs.
+
+    `seconds`: how long transactions are made where a latency is measured; None: as long as that benchmark says.
+    """
 
     server: Server
     directory: Path
     rows: int
     runs: int
+    seconds: float | None = None
     _made: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
