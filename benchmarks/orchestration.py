@@ -113,7 +113,7 @@ def _stream(
     growth = _growth(before, storage.sizes(), time.monotonic() - started, len(events) - 1, len(runs))
     for run in dev.runs(job, in_flight=True):
         dev.terminate(run["runId"])
-        dev.wait_run(run["runId"], _PATIENCE)
+        dev.wait_run(run["runId"], 60)
     at = np.array([seen for _, seen in looks])
     reached = np.array([lsn for lsn, _ in looks], np.uint64)
     visible = at[np.searchsorted(reached, np.array([lsn for lsn, _ in commits], np.uint64))]
