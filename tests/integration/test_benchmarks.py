@@ -18,7 +18,7 @@ TOGETHER = [
 ]
 """What shares a server and a backlog, in one call each."""
 LONG = ("copy_bigquery", "orchestration")
-"""An emulator and a `dagster dev` of their own, a minute each: these are type-checked only."""
+"""They need an emulator and a `dagster dev` of their own: type-checked only."""
 
 pytestmark = pytest.mark.timeout(900)  # a dozen processes, each importing everything, on a machine that has other work
 
