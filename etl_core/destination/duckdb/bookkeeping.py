@@ -6,8 +6,9 @@ row also says that the table of that name is ours to replace.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 
 import duckdb
 import pyarrow as pa
@@ -20,17 +21,15 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 
-NAMESPACE = "_etl"
-
-_CREATE = (
-    "CREATE SCHEMA IF NOT EXISTS _etl",
+_CREATE: tuple[LiteralString, ...] = (
+    "CREATE SCHEMA IF NOT EXISTS {namespace}",
     """
-    CREATE TABLE IF NOT EXISTS _etl.watermarks (
+    CREATE TABLE IF NOT EXISTS {watermarks} (
         pipeline VARCHAR NOT NULL, table_id UINTEGER NOT NULL, namespace VARCHAR NOT NULL, name VARCHAR NOT NULL,
         lsn UBIGINT, attnums STRUCT(name VARCHAR, attnum SMALLINT)[] NOT NULL, updated_at TIMESTAMPTZ NOT NULL)
     """,
     """
-    CREATE TABLE IF NOT EXISTS _etl.streams (
+    CREATE TABLE IF NOT EXISTS {streams} (
         pipeline VARCHAR NOT NULL, lsn UBIGINT NOT NULL, updated_at TIMESTAMPTZ NOT NULL)
     """,
 )
@@ -53,15 +52,16 @@ class Bookkeeping:
     def __init__(self, connection: duckdb.DuckDBPyConnection, pipeline: str) -> None:
         self._connection = connection
         self._pipeline = pipeline
+        self.database = statements.database_of(connection)
 
     def create(self) -> None:
         """Idempotent."""
         for statement in _CREATE:
-            self._connection.execute(statement)
+            self._run(statement)
 
     def exists(self) -> bool:
         """Whether `create` was ever committed in this file."""
-        found = self._connection.execute(
+        found = self._run(
             "SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() "
             "AND schema_name = '_etl' AND table_name = 'streams'"
         ).fetchall()
@@ -69,9 +69,7 @@ class Bookkeeping:
 
     def all_tables(self) -> list[StoredTable]:
         """Of every pipeline."""
-        rows = self._connection.execute(
-            "SELECT pipeline, table_id, namespace, name, lsn, attnums FROM _etl.watermarks"
-        ).fetchall()
+        rows = self._run("SELECT pipeline, table_id, namespace, name, lsn, attnums FROM {watermarks}").fetchall()
         return [
             StoredTable(
                 pipeline,
@@ -90,9 +88,7 @@ class Bookkeeping:
     def positions(self) -> Positions:
         if not self.exists():
             return Positions({}, None)
-        stream = self._connection.execute(
-            "SELECT lsn FROM _etl.streams WHERE pipeline = ?", [self._pipeline]
-        ).fetchall()
+        stream = self._run("SELECT lsn FROM {streams} WHERE pipeline = ?", [self._pipeline]).fetchall()
         return Positions(
             {stored.table_id: stored.lsn for stored in self.tables().values() if stored.lsn is not None},
             Lsn(stream[0][0]) if stream else None,
@@ -118,26 +114,26 @@ class Bookkeeping:
                 "lsn": pa.array([move.new for move in watermarks.values()], pa.uint64()),
             }
         )
-        query = statements.move_watermarks(self._pipeline)
+        query = statements.move_watermarks(self.database, self._pipeline)
         statements.execute_with(self._connection, query, moves)
 
     def move_stream(self, lsn: Lsn) -> None:
         """Never back."""
-        updated = self._connection.execute(
-            "UPDATE _etl.streams SET lsn = greatest(lsn, ?::UBIGINT), updated_at = now() WHERE pipeline = ?",
+        updated = self._run(
+            "UPDATE {streams} SET lsn = greatest(lsn, ?::UBIGINT), updated_at = now() WHERE pipeline = ?",
             [int(lsn), self._pipeline],
         ).fetchall()
         if not updated[0][0]:
-            self._connection.execute("INSERT INTO _etl.streams VALUES (?, ?, now())", [self._pipeline, int(lsn)])
+            self._run("INSERT INTO {streams} VALUES (?, ?, now())", [self._pipeline, int(lsn)])
 
     def put_table(self, schema: TableSchema, lsn: Lsn) -> None:
         """Sets the table's row, replacing one of the same id or the same name."""
-        self._connection.execute(
-            "DELETE FROM _etl.watermarks WHERE (pipeline = ? AND table_id = ?) OR (namespace = ? AND name = ?)",
+        self._run(
+            "DELETE FROM {watermarks} WHERE (pipeline = ? AND table_id = ?) OR (namespace = ? AND name = ?)",
             [self._pipeline, int(schema.table_id), schema.name.namespace, schema.name.name],
         )
-        self._connection.execute(
-            "INSERT INTO _etl.watermarks VALUES (?, ?, ?, ?, ?, ?, now())",
+        self._run(
+            "INSERT INTO {watermarks} VALUES (?, ?, ?, ?, ?, ?, now())",
             [
                 self._pipeline,
                 int(schema.table_id),
@@ -149,16 +145,20 @@ class Bookkeeping:
         )
 
     def put_attnums(self, table_id: TableId, attnums: Mapping[str, int]) -> None:
-        self._connection.execute(
-            "UPDATE _etl.watermarks SET attnums = ? WHERE pipeline = ? AND table_id = ?",
+        self._run(
+            "UPDATE {watermarks} SET attnums = ? WHERE pipeline = ? AND table_id = ?",
             [_entries(attnums), self._pipeline, int(table_id)],
         )
 
     def forget(self, table_id: TableId) -> None:
-        self._connection.execute(
-            "UPDATE _etl.watermarks SET lsn = NULL, updated_at = now() WHERE pipeline = ? AND table_id = ?",
+        self._run(
+            "UPDATE {watermarks} SET lsn = NULL, updated_at = now() WHERE pipeline = ? AND table_id = ?",
             [self._pipeline, int(table_id)],
         )
+
+    def _run(self, query: LiteralString, values: Sequence[object] = ()) -> duckdb.DuckDBPyConnection:
+        """Executes with the file's name in front: `_etl.x` alone could also be `x` in a file called `_etl`."""
+        return self._connection.execute(statements.bookkeeping(self.database, query), list(values))
 
 
 def _entries(attnums: Mapping[str, int]) -> list[dict[str, object]]:

@@ -55,12 +55,11 @@ class DuckDBCopy:
 
     def _load(self, connection: duckdb.DuckDBPyConnection, watermark: Lsn) -> int:
         schema = self._schema
-        database = connection.execute(statements.CURRENT_DATABASE).fetchall()[0][0]
         book = Bookkeeping(connection, self._pipeline)
         present = connection.execute(statements.RELATIONS).fetchall()
         check_name(schema, self._pipeline, book.all_tables(), present)
-        table = statements.table_identifier(database, schema.name)
-        connection.execute(statements.text(statements.create_schema(database, schema.name.namespace)))
+        table = statements.table_identifier(book.database, schema.name)
+        connection.execute(statements.text(statements.create_schema(book.database, schema.name.namespace)))
         connection.execute(statements.text(statements.create_or_replace(table, schema.columns)))
         arrow = tagged_schema(schema.columns)
         rows = pa.RecordBatchReader.from_batches(arrow, self._staging.read(arrow))

@@ -16,16 +16,18 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl_core.batch import WriteBatch
+from etl_core.batch import WatermarkMove, WriteBatch
 from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.apply import TableWriter
 from etl_core.destination.duckdb.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
-from etl_core.destination.duckdb.failures import explain_table
+from etl_core.destination.duckdb.failures import DiskFull, explain_table
+from etl_core.destination.duckdb.location import database_path
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
-from etl_core.destination.options import check_options, required_path
+from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
+from etl_core.errors import EtlError
 from etl_core.identifiers import TableId
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
@@ -50,7 +52,7 @@ class DuckDBDestination:
             Bookkeeping(connection, self._pipeline).create()
 
     def positions(self) -> Positions:
-        if not self._file.path.exists():
+        if not self._file.exists():
             return Positions({}, None)
         with self._file.open() as connection:
             return Bookkeeping(connection, self._pipeline).positions()
@@ -67,21 +69,37 @@ class DuckDBDestination:
     def write(self, batch: WriteBatch) -> None:
         if self._changed >= _CHANGES_PER_MERGE and self._file.merge():
             self._changed = 0
-        with self._file.transaction(tables=len(batch.watermarks)) as connection:
-            book = Bookkeeping(connection, self._pipeline)
-            stored = book.check_fence(batch.watermarks)
-            changed = self._apply(connection, book, stored, batch)
-            book.move_watermarks(batch.watermarks)
-            if batch.stream_lsn is not None:
-                book.move_stream(batch.stream_lsn)
+        try:
+            with self._file.transaction(tables=len(batch.watermarks)) as connection:
+                book = Bookkeeping(connection, self._pipeline)
+                stored = book.check_fence(batch.watermarks)
+                changed = self._apply(connection, book, stored, batch)
+                book.move_watermarks(batch.watermarks)
+                if batch.stream_lsn is not None:
+                    book.move_stream(batch.stream_lsn)
+        except DiskFull as error:
+            raise DiskFull(f"{error}; {self._outcome(batch.watermarks)}", hint=error.hint) from None
         self._changed += changed
         self._wrote = True
+
+    def _outcome(self, moves: Mapping[TableId, WatermarkMove]) -> str:
+        """What has become of a batch that failed: a checkpoint that fails comes after a durable commit."""
+        try:
+            found = self.positions().tables
+        except EtlError:
+            return "the next start reads from the file what was applied"
+        moving = {table_id: move for table_id, move in moves.items() if move.new != move.expected}
+        if moving and all(found.get(table_id) == move.new for table_id, move in moving.items()):
+            return "the batch was applied"
+        if moving and all(found.get(table_id) == move.expected for table_id, move in moving.items()):
+            return "nothing of the batch was applied"
+        return "the next start reads from the file what was applied"
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """See Destination. The file stays open until the iterator is exhausted or closed."""
         target = arrow_schema(schema)
         with self._file.open() as connection:
-            table = statements.table_identifier(_database(connection), schema.name)
+            table = statements.table_identifier(statements.database_of(connection), schema.name)
             try:
                 rows = connection.sql(statements.text(statements.select(table, schema.columns)))
                 for batch in rows.to_arrow_reader(_READ_ROWS):
@@ -90,8 +108,12 @@ class DuckDBDestination:
                 raise explain_table(error, schema.name, self._file.path) from None
 
     def forget(self, table_id: TableId) -> None:
+        if not self._file.exists():
+            return  # to open it would make a new one
         with self._file.transaction() as connection:
-            Bookkeeping(connection, self._pipeline).forget(table_id)
+            book = Bookkeeping(connection, self._pipeline)
+            if book.exists():
+                book.forget(table_id)
 
     def close(self) -> None:
         """Leaves one file, without a WAL and without the space of deleted rows, unless another process has it open."""
@@ -105,14 +127,13 @@ class DuckDBDestination:
         stored: Mapping[TableId, StoredTable],
         batch: WriteBatch,
     ) -> int:
-        database = _database(connection)
         writers: dict[TableId, TableWriter] = {}
         changed = 0
         for part in batch.parts:
             table_id = part.schema.table_id
             if table_id not in writers:
                 before = stored[table_id]
-                writers[table_id] = TableWriter(connection, database, before.name, before.attnums)
+                writers[table_id] = TableWriter(connection, book.database, before.name, before.attnums)
             try:
                 changed += writers[table_id].apply(part)
             except duckdb.Error as error:
@@ -123,11 +144,7 @@ class DuckDBDestination:
         return changed
 
 
-def _database(connection: duckdb.DuckDBPyConnection) -> str:
-    return str(connection.execute(statements.CURRENT_DATABASE).fetchall()[0][0])
-
-
 def from_options(options: Mapping[str, object], pipeline: str) -> DuckDBDestination:
     """Builds the destination `{type: duckdb, path: …}`."""
     check_options("duckdb", options, ("path",))
-    return DuckDBDestination(required_path("duckdb", options, "path"), pipeline)
+    return DuckDBDestination(database_path(options), pipeline)

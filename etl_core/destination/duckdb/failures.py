@@ -15,18 +15,25 @@ from etl_core.identifiers import TableName
 
 _HOLDER = re.compile(r"lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 
+_RESTORE = "restore file and .wal from one backup, or remove both and copy every table again: etl resync TABLE"
+_PAIR = (
+    "does not belong together with the .wal beside it: one of the two was put back or replaced without the other",
+    "restore file and .wal from one backup; or move the .wal away, start again, and copy the tables that are named "
+    "then: etl resync TABLE",
+)
+_FULL = ("o space left", "File too large", "quota exceeded")
+
 # (what DuckDB's message contains, what is the matter, what to do); the first that matches.
 _FILE_TROUBLES: tuple[tuple[str, str, str], ...] = (
+    ("WAL does not match", *_PAIR),
+    ("WAL checkpoint iteration does not match", *_PAIR),
+    ("replaying WAL", "cannot be read with the .wal beside it, which is damaged or belongs to another file", _RESTORE),
     ("newer version", "was written by a newer DuckDB", "upgrade: pip install --upgrade duckdb"),
     ("not a valid DuckDB", "is not a DuckDB database", "name another file, or remove this one"),
-    ("orrupt", "is corrupt", "restore it from a backup, or remove it and sync every table again"),
-    ("checksum", "is corrupt", "restore it from a backup, or remove it and sync every table again"),
-    ("read enough bytes", "is cut short", "restore it from a backup, or remove it and sync every table again"),
-    (
-        "o space left",
-        "cannot grow: the disk is full",
-        "free disk space beside the file; nothing of the batch was applied",
-    ),
+    ("orrupt", "is corrupt", _RESTORE),
+    ("checksum", "is corrupt", _RESTORE),
+    ("read enough bytes", "is cut short", _RESTORE),
+    ("ncrypted", "is encrypted, which this destination does not support", "name a file that is not encrypted"),
     (
         "ermission denied",
         "cannot be opened for writing",
@@ -36,6 +43,10 @@ _FILE_TROUBLES: tuple[tuple[str, str, str], ...] = (
     ("o such file or directory", "cannot be created: its directory does not exist", "create the directory"),
     ("s a directory", "is a directory", "name a file"),
 )
+
+
+class DiskFull(DestinationError):
+    """The file or its log cannot grow. Whether a transaction was committed before is read from the watermarks."""
 
 
 def is_held(error: duckdb.Error) -> bool:
@@ -54,9 +65,14 @@ def explain(error: duckdb.Error, path: Path) -> EtlError:
     message = str(error)
     if _is_half_open(message):
         return DestinationUnavailable(f"{path} is just being opened by another thread of this process")
+    if any(part in message for part in _FULL):
+        return DiskFull(
+            f"{path} cannot grow: the disk is full, or a limit of this user or process is reached",
+            hint="free disk space beside the file, then start again",
+        )
     for part, trouble, hint in _FILE_TROUBLES:
         if part in message:
-            return DestinationError(f"{path} {trouble}", hint=hint)
+            return DestinationError(f"{path} {trouble.replace('{path}', str(path))}", hint=hint)
     if isinstance(error, duckdb.OutOfMemoryException):
         return DestinationError(
             f"DuckDB ran out of memory while working on {path}", hint="lower batch.max_rows or batch.max_bytes"
@@ -70,6 +86,12 @@ def explain(error: duckdb.Error, path: Path) -> EtlError:
         return DestinationUnavailable(f"DuckDB gave up a transaction on {path} ({type(error).__name__})")
     if isinstance(error, duckdb.IOException):
         return DestinationError(f"{path}: {message.splitlines()[0]}", hint="check the disk the file is on")
+    if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)):
+        return DestinationError(
+            f"the bookkeeping in {path} (schema _etl) is missing or was changed: the file was replaced, or someone "
+            "altered that schema",
+            hint="start again: tables whose progress is not known are named then; copy them: etl resync TABLE",
+        )
     return DestinationError(f"DuckDB refused the work on {path} ({type(error).__name__})", hint="report this as a bug")
 
 

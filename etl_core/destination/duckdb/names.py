@@ -8,7 +8,8 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable
 
-from etl_core.destination.duckdb.bookkeeping import NAMESPACE, StoredTable
+from etl_core.destination.duckdb.bookkeeping import StoredTable
+from etl_core.destination.duckdb.statements import NAMESPACE
 from etl_core.errors import TableError
 from etl_core.schema.table import TableSchema
 

@@ -48,7 +48,7 @@ class Staging:
         try:
             lock = _lock_new(directory)
         except OSError as error:
-            raise _disk_trouble(directory, error) from None
+            raise disk_trouble(directory, error) from None
         if lock is None:
             raise DestinationUnavailable(
                 f"another copy into {directory} is running", hint="wait for it, or end the process that runs it"
@@ -61,14 +61,14 @@ class Staging:
             (directory / (self.address + _MARKER)).touch()
         except OSError as error:
             lock.close()
-            raise _disk_trouble(directory, error) from None
+            raise disk_trouble(directory, error) from None
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends to the calling thread's file."""
         try:
             self._file().write(rows)
         except OSError as error:
-            raise _disk_trouble(self._directory, error) from None
+            raise disk_trouble(self._directory, error) from None
 
     def _file(self) -> StagingFile:
         thread = threading.get_ident()
@@ -91,8 +91,11 @@ class Staging:
 
     def read(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """All that was written and included, in batches, under a schema of the same types. No more may be written."""
-        for file in self._files.values():
-            file.close()
+        try:
+            for file in self._files.values():
+                file.close()
+        except OSError as error:
+            raise disk_trouble(self._directory, error) from None
         for path in (*(file.path for file in self._files.values()), *self._included):
             # Not memory-mapped: mapped pages would count as memory of this process.
             with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
@@ -102,7 +105,7 @@ class Staging:
     def discard(self) -> None:
         """Removes the directory. Idempotent."""
         for file in self._files.values():
-            file.close()
+            file.abandon()
         shutil.rmtree(self._directory, ignore_errors=True)
         self._lock.close()
         _remove_empty(self._directory.parent)
@@ -124,6 +127,13 @@ class StagingFile:
             self._writer.close()
             self._sink.close()
 
+    def abandon(self) -> None:
+        """Closes it though the disk may be full: its end is not wanted any more."""
+        with suppress(OSError):
+            self.close()
+        with suppress(OSError):
+            self._sink.close()
+
 
 class StagedPart:
     """See CopyPart: a file beside those of the copy at `address`."""
@@ -137,24 +147,23 @@ class StagedPart:
         try:
             self._file = StagingFile(directory / f"part-{secrets.token_hex(8)}{_ROWS}", schema)
         except OSError as error:
-            raise _disk_trouble(directory, error) from None
+            raise disk_trouble(directory, error) from None
 
     def write(self, rows: pa.RecordBatch) -> None:
         try:
             self._file.write(rows)
         except OSError as error:
-            raise _disk_trouble(self._file.path.parent, error) from None
+            raise disk_trouble(self._file.path.parent, error) from None
 
     def finish(self) -> str:
         try:
             self._file.close()
         except OSError as error:
-            raise _disk_trouble(self._file.path.parent, error) from None
+            raise disk_trouble(self._file.path.parent, error) from None
         return self._file.path.name
 
     def discard(self) -> None:
-        with suppress(OSError):
-            self._file.close()
+        self._file.abandon()
         self._file.path.unlink(missing_ok=True)
 
 
@@ -211,8 +220,11 @@ def _try_lock(directory: Path) -> IO[bytes] | None:
     return lock
 
 
-def _disk_trouble(directory: Path, error: OSError) -> DestinationError:
+def disk_trouble(directory: Path, error: OSError) -> DestinationError:
+    """The error for what the operating system refused while rows were staged; nothing of the copy is used then."""
+    reason = error.strerror if error.errno is None else os.strerror(error.errno)
     return DestinationError(
-        f"cannot stage rows in {directory}: {error.strerror}",
-        hint="the disk beside the database file needs room for the table, and this user the right to write there",
+        f"cannot stage rows in {directory}: {reason}; the table there was before is unchanged",
+        hint="the disk beside the database file needs room for the table twice, and this user the right to write "
+        "there; then copy it again: etl resync TABLE",
     )

@@ -7,6 +7,7 @@ namespace called like the file would be ambiguous.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import LiteralString
 
 import duckdb
 import pyarrow as pa
@@ -21,7 +22,8 @@ Query = sql.Composable
 # The name under which `execute_with` hands Arrow rows over.
 _ROWS = sql.Identifier("etl_rows_7d41c9")
 
-CURRENT_DATABASE = "SELECT current_database()"
+NAMESPACE = "_etl"
+"""The schema of our bookkeeping."""
 RELATIONS = """
     SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = current_database()
     UNION ALL
@@ -42,6 +44,23 @@ def execute_with(connection: duckdb.DuckDBPyConnection, query: Query, rows: pa.T
     """
     etl_rows_7d41c9 = rows  # noqa: F841
     return int(connection.execute(text(query)).fetchall()[0][0])
+
+
+def database_of(connection: duckdb.DuckDBPyConnection) -> str:
+    """The name under which DuckDB attached the file: the part before the first dot of the file's name, or like it."""
+    return str(connection.execute("SELECT current_database()").fetchall()[0][0])
+
+
+def bookkeeping(database: str, query: LiteralString) -> str:
+    """`query` with the names of the bookkeeping in place of `{namespace}`, `{watermarks}` and `{streams}`."""
+    tables = {name: sql.Identifier(database, NAMESPACE, name) for name in ("watermarks", "streams")}
+    return text(sql.SQL(query).format(namespace=sql.Identifier(database, NAMESPACE), **tables))
+
+
+def note_merge(database: str) -> Query:
+    """A change, so that a checkpoint has something to do."""
+    table = sql.Identifier(database, NAMESPACE, "merged")
+    return sql.SQL("CREATE OR REPLACE TABLE {} AS SELECT now() AS at").format(table)
 
 
 def table_identifier(database: str, name: TableName) -> sql.Identifier:
@@ -68,12 +87,12 @@ def insert_all(table: Query, source: str) -> Query:
     return sql.SQL("INSERT INTO {} BY NAME SELECT * FROM {}").format(table, sql.Identifier(source))
 
 
-def move_watermarks(pipeline: str) -> Query:
+def move_watermarks(database: str, pipeline: str) -> Query:
     """Sets the watermarks in the Arrow rows (table_id, lsn)."""
     return sql.SQL(
-        "UPDATE _etl.watermarks AS w SET lsn = m.lsn, updated_at = now() FROM {} AS m "
+        "UPDATE {} AS w SET lsn = m.lsn, updated_at = now() FROM {} AS m "
         "WHERE w.table_id = m.table_id AND w.pipeline = {}"
-    ).format(_ROWS, sql.Literal(pipeline))
+    ).format(sql.Identifier(database, NAMESPACE, "watermarks"), _ROWS, sql.Literal(pipeline))
 
 
 def delete_all(table: Query) -> Query:

@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from etl_core.destination.duckdb.failures import explain, explain_table, holder, is_held
+from etl_core.destination.duckdb.failures import DiskFull, explain, explain_table, holder, is_held
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError, ValueOutOfRange
 from etl_core.identifiers import TableName
 
@@ -33,7 +33,7 @@ def test_the_holder_is_named() -> None:
     ("error", "kind", "message"),
     [
         (duckdb.IOException(_NEWER), DestinationError, "newer DuckDB"),
-        (duckdb.IOException('Could not write file "x": No space left on device'), DestinationError, "disk is full"),
+        (duckdb.IOException('Could not write file "x": No space left on device'), DiskFull, "disk is full"),
         (duckdb.IOException('Cannot open file "x": Permission denied'), DestinationError, "for writing"),
         (duckdb.IOException("something new"), DestinationError, "something new"),
         (duckdb.OutOfMemoryException("Out of Memory"), DestinationError, "memory"),
@@ -55,7 +55,7 @@ def test_a_failure_of_the_file(error: duckdb.Error, kind: type[EtlError], messag
     [
         (duckdb.ConversionException("Could not convert string 'SECRET' to INT32"), ValueOutOfRange),
         (duckdb.CatalogException("Table SECRET does not exist"), TableError),
-        (duckdb.IOException("No space left on device"), DestinationError),
+        (duckdb.IOException("No space left on device"), DiskFull),
     ],
 )
 def test_a_failure_while_a_table_is_worked_on(error: duckdb.Error, kind: type[EtlError]) -> None:

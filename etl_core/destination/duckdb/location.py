@@ -1,0 +1,33 @@
+"""What `destination.path` may be: a file of this machine, not one of the other things DuckDB's own users connect to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from etl_core.destination.options import required_path
+from etl_core.errors import ConfigError
+
+_PREFIX = re.compile(r"(?P<prefix>[A-Za-z][A-Za-z0-9_+.-]+|):")
+"""`md:`, `s3:`, `ducklake:`, `:memory:`. One letter is a drive of Windows."""
+
+
+def database_path(options: Mapping[str, object]) -> Path:
+    """The option `path`. Raises ConfigError for what would silently become a local file of that name."""
+    path = required_path("duckdb", options, "path")
+    found = _PREFIX.match(str(options["path"]))
+    if found is None:
+        return path
+    name = str(options["path"])
+    if found["prefix"] == "":
+        trouble = "is no file, and a database in memory would end with the process"
+    elif found["prefix"].lower() in ("md", "motherduck"):
+        trouble = "names MotherDuck, and this destination writes a file of this machine"
+    else:
+        trouble = f"names a place behind {found['prefix']}:, and this destination writes a file of this machine"
+    raise ConfigError(
+        f"destination.path {name!r} {trouble}",
+        field="destination.path",
+        hint=f"name a file, for example warehouse.duckdb; a file that is called so is ./{name}",
+    )
