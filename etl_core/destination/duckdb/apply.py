@@ -20,7 +20,9 @@ import pyarrow as pa
 
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.destination.duckdb import statements
-from etl_core.destination.duckdb.names import check_columns, fold
+from etl_core.destination.duckdb.additions import Additions, check_clash, made_anew, read_additions
+from etl_core.destination.duckdb.names import check_columns
+from etl_core.destination.duckdb.statements import fold
 from etl_core.destination.duckdb.types import duckdb_type, tag_json, tagged_field
 from etl_core.errors import SchemaChangeRefused, TableError
 from etl_core.identifiers import TableName
@@ -39,10 +41,13 @@ class TableWriter:
         self, connection: duckdb.DuckDBPyConnection, database: str, name: TableName, attnums: Mapping[str, int]
     ) -> None:
         self._connection = connection
+        self._database = database
         self._table = statements.table_identifier(database, name)
         self._name = name
         self._attnums = attnums
         self._schema: TableSchema | None = None
+        self._additions = Additions()
+        """A person's columns, and what else there is if there are any; read when the table is."""
         self._touched = False
 
     def apply(self, changes: TableChanges) -> int:
@@ -59,8 +64,12 @@ class TableWriter:
         if changes.truncate:
             changed += self._count(statements.delete_all(self._table))
         completed = [self._complete(schema, partial, at) for at, partial in enumerate(changes.partials)]
+        upserts = changes.upserts
+        if self._additions.columns and upserts.num_rows:
+            completed.append(self._carry(schema, upserts))
+            upserts = upserts.slice(0, 0)
         changed += self._delete(schema, _keys_to_delete(changes))
-        arriving = [rows for rows in (changes.inserts, changes.upserts) if rows.num_rows]
+        arriving = [rows for rows in (changes.inserts, upserts) if rows.num_rows]
         if arriving:
             changed += self._insert(schema, pa.concat_tables([_ordered(rows, schema.columns) for rows in arriving]))
         for temporary in completed:
@@ -70,11 +79,15 @@ class TableWriter:
         return changed
 
     def _bring_to(self, schema: TableSchema) -> None:
-        """Adds and drops columns until the table has those of `schema`, in any order."""
+        """Adds and drops columns until the table has those of `schema`, in any order, and a person's own."""
         if schema == self._schema:
             return
         present = dict(row[:2] for row in self._run(statements.describe(self._table)).fetchall())
-        kept = {c.name for c in schema.columns if c.name in present and self._is_same(c)}
+        self._check_ours(present)
+        foreign = [name for name in present if name not in self._attnums]
+        if foreign:
+            self._additions = self._read_additions()
+        kept = {c.name for c in schema.columns if c.name in self._attnums and self._is_same(c)}
         for column in schema.columns:
             if column.name in kept and present[column.name] != duckdb_type(column):
                 raise SchemaChangeRefused(
@@ -84,12 +97,26 @@ class TableWriter:
                     hint=f"copy the table again with its new type: etl resync {schema.name}",
                 )
         added = [column for column in schema.columns if column.name not in kept]
-        dropped = [name for name in present if name not in kept]
+        dropped = [name for name in self._attnums if name not in kept]
         if added or dropped:
             check_columns(schema)
+            check_clash(schema, foreign, {fold(column.name): column.name for column in added})
             self._alter(schema, added, dropped)
         self._attnums = {c.name: c.attnum or self._attnums.get(c.name, 0) for c in schema.columns}
         self._schema = schema
+
+    def _check_ours(self, present: Mapping[str, str]) -> None:
+        """Raises TableError if a column of ours is gone: a new one in its place would be empty."""
+        gone = [name for name in self._attnums if name not in present]
+        if gone:
+            raise TableError(
+                f"{self._name} has no column {', '.join(gone)} in DuckDB any more: it was dropped or renamed there",
+                table=str(self._name),
+                hint=f"copy the table again, which makes the column anew: etl resync {self._name}",
+            )
+
+    def _read_additions(self) -> Additions:
+        return read_additions(self._connection, self._database, self._name, self._attnums)
 
     @property
     def attnums(self) -> Mapping[str, int]:
@@ -102,9 +129,14 @@ class TableWriter:
         return before == column.attnum or 0 in (before, column.attnum)
 
     def _alter(self, schema: TableSchema, added: Sequence[Column], dropped: Sequence[str]) -> None:
-        if self._touched or {fold(name) for name in dropped} & {fold(column.name) for column in added}:
-            query = statements.rebuild(self._table, schema.columns, added)
-            statements.execute_with(self._connection, query, _held_by_old_rows(schema, added))
+        additions = self._read_additions()
+        replaces = {fold(name) for name in dropped} & {fold(column.name) for column in added}
+        if self._touched or replaces or additions.hold_columns:
+            if additions:
+                self._rebuild_with(additions, schema, added)
+            else:
+                query = statements.rebuild(self._table, schema.columns, added)
+                statements.execute_with(self._connection, query, _held_by_old_rows(schema, added))
             self._touched = True
             return
         for column in added:
@@ -116,6 +148,24 @@ class TableWriter:
             query = statements.fill(self._table, filled)
             changed = statements.execute_with(self._connection, query, _held_by_old_rows(schema, filled))
             self._touched = changed > 0
+
+    def _rebuild_with(self, additions: Additions, schema: TableSchema, added: Sequence[Column]) -> None:
+        """The table anew with the columns of `schema` and what people added, which DuckDB does not copy itself."""
+        new = {column.name for column in added}
+        names = [c.name for c in schema.columns if c.name not in new] + [c.name for c in additions.columns]
+        result = "etl$rebuilt"
+        self._run(statements.keep(result, self._table, names))
+        with made_anew(self._connection, self._database, schema, additions):
+            query = statements.insert_rebuilt(self._table, added, result)
+            statements.execute_with(self._connection, query, _held_by_old_rows(schema, added))
+        self._run(statements.drop_temporary(result))
+
+    def _carry(self, schema: TableSchema, rows: pa.Table) -> str:
+        """Puts rows that may be there, with a person's values of them, into a temporary table; returns its name."""
+        result = "etl$carried"
+        query = statements.carry(result, self._table, schema.columns, _key_columns(schema), self._additions.columns)
+        statements.execute_with(self._connection, query, _ordered(rows, schema.columns))
+        return result
 
     def _complete(self, schema: TableSchema, partial: PartialRows, number: int) -> str:
         """Joins the partial rows with the rows they came from; returns the temporary table that holds the result."""
@@ -130,7 +180,7 @@ class TableWriter:
         for name, column in zip(origins, key, strict=True):
             rows = rows.append_column(name, partial.origin_keys[column.name])
         result = f"etl$completed{number}"
-        query = statements.complete(result, self._table, known, unchanged, key, origins)
+        query = statements.complete(result, self._table, known, unchanged, key, origins, self._additions.columns)
         found = statements.execute_with(self._connection, query, rows)
         if found != rows.num_rows:
             raise TableError(

@@ -143,7 +143,7 @@ class DatabaseFile:
         except DestinationUnavailable:
             return False
         except EtlError as error:
-            _log.warning("the space of deleted rows was not taken back: %s", error)
+            _log.info("the space of deleted rows was not taken back: %s", error)
             return False
         return True
 

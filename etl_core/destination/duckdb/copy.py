@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from etl_core.destination.duckdb import statements
+from etl_core.destination.duckdb.additions import Additions, check_can_be_kept, made_anew, read_additions
 from etl_core.destination.duckdb.bookkeeping import Bookkeeping
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.failures import explain_table
@@ -33,6 +34,7 @@ class DuckDBCopy:
         self._file = file
         self._pipeline = pipeline
         self._schema = schema
+        self._check_before()
         self._staging = Staging(staging_directory(file.path, pipeline, schema.table_id), arrow_schema(schema))
 
     @property
@@ -53,17 +55,44 @@ class DuckDBCopy:
             except duckdb.Error as error:
                 raise explain_table(error, name, self._file.path) from None
 
+    def _check_before(self) -> None:
+        """Raises now what `publish` would raise after all rows were read."""
+        if not self._file.exists():
+            return
+        with self._file.open() as connection:
+            book = Bookkeeping(connection, self._pipeline)
+            if book.exists():
+                self._additions(connection, book)
+
+    def _additions(self, connection: duckdb.DuckDBPyConnection, book: Bookkeeping) -> Additions:
+        """What people have added to the table that is there. Raises TableError if it must not be replaced."""
+        present = connection.execute(statements.RELATIONS).fetchall()
+        ours = check_name(self._schema, self._pipeline, book.all_tables(), present)
+        if not ours:
+            return Additions()
+        additions = read_additions(connection, book.database, self._schema.name, ours)
+        check_can_be_kept(self._schema, additions, ours)
+        return additions
+
     def _load(self, connection: duckdb.DuckDBPyConnection, watermark: Lsn) -> int:
         schema = self._schema
         book = Bookkeeping(connection, self._pipeline)
-        present = connection.execute(statements.RELATIONS).fetchall()
-        check_name(schema, self._pipeline, book.all_tables(), present)
+        additions = self._additions(connection, book)
         table = statements.table_identifier(book.database, schema.name)
         connection.execute(statements.text(statements.create_schema(book.database, schema.name.namespace)))
-        connection.execute(statements.text(statements.create_or_replace(table, schema.columns)))
+        kept = None
+        if additions.columns:
+            kept = "etl$kept"
+            names = [*schema.key, *(column.name for column in additions.columns)]
+            connection.execute(statements.text(statements.keep(kept, table, names)))
         arrow = tagged_schema(schema.columns)
         rows = pa.RecordBatchReader.from_batches(arrow, self._staging.read(arrow))
-        loaded = statements.execute_with(connection, statements.insert(table, schema.columns), rows)
+        query = statements.insert(table, schema.columns)
+        if kept is not None:
+            key = [schema.column(name) for name in schema.key]
+            query = statements.insert_carrying(table, schema.columns, key, additions.columns, kept)
+        with made_anew(connection, book.database, schema, additions):
+            loaded = statements.execute_with(connection, query, rows)
         book.put_table(schema, watermark)
         return loaded
 

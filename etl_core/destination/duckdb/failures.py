@@ -110,7 +110,14 @@ def explain_table(error: duckdb.Error, name: TableName, path: Path) -> EtlError:
             table=str(name),
             hint="leave the column out of the publication, or change its type at the source",
         )
-    if isinstance(error, (duckdb.ConstraintException, duckdb.CatalogException, duckdb.BinderException)):
+    if isinstance(error, duckdb.ConstraintException):
+        return TableError(
+            f"a constraint or unique index of {name} in {path}, which this pipeline did not create, refuses rows of "
+            "the source; none of them was written",
+            table=str(name),
+            hint=f"drop the constraint in DuckDB, then: etl resync {name}",
+        )
+    if isinstance(error, (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)):
         return TableError(
             f"{name} is not as this pipeline left it in {path} ({type(error).__name__})",
             table=str(name),

@@ -27,7 +27,7 @@ def database_path(options: Mapping[str, object]) -> Path:
     else:
         trouble = f"names a place behind {found['prefix']}:, and this destination writes a file of this machine"
     raise ConfigError(
-        f"destination.path {name!r} {trouble}",
+        f"{name!r} {trouble}",
         field="destination.path",
         hint=f"name a file, for example warehouse.duckdb; a file that is called so is ./{name}",
     )

@@ -5,21 +5,14 @@ Also what guards a person's own data: a table that no pipeline made is never rep
 
 from __future__ import annotations
 
-import string
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from etl_core.destination.duckdb.bookkeeping import StoredTable
-from etl_core.destination.duckdb.statements import NAMESPACE
+from etl_core.destination.duckdb.statements import NAMESPACE, fold
 from etl_core.errors import TableError
 from etl_core.schema.table import TableSchema
 
 _RESERVED = {NAMESPACE, "information_schema", "pg_catalog"}
-_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-
-
-def fold(name: str) -> str:
-    """Equal for names that are the same to DuckDB."""
-    return name.translate(_LOWER)
 
 
 def check_columns(schema: TableSchema) -> None:
@@ -43,8 +36,10 @@ def check_columns(schema: TableSchema) -> None:
 
 def check_name(
     schema: TableSchema, pipeline: str, stored: Iterable[StoredTable], present: Iterable[tuple[str, str]]
-) -> None:
-    """Raises TableError if the table's name belongs to something else.
+) -> Collection[str]:
+    """The columns of the table that is there, as far as they are ours; none if it is not there.
+
+    Raises TableError if the table's name belongs to something else.
 
     `stored` are the tables of all pipelines, `present` the namespace and name of every table and view of the file.
     """
@@ -56,6 +51,7 @@ def check_name(
             hint="rename the schema at the source, or remove the table from the publication",
         )
     ours = False
+    columns: Collection[str] = ()
     for other in stored:
         if fold(other.name.namespace) != fold(name.namespace) or fold(other.name.name) != fold(name.name):
             continue
@@ -72,6 +68,7 @@ def check_name(
                 hint="rename one of them at the source, or remove it from the publication",
             )
         ours = True
+        columns = other.attnums
     same = (fold(name.namespace), fold(name.name))
     if not ours and any((fold(namespace), fold(relation)) == same for namespace, relation in present):
         raise TableError(
@@ -79,3 +76,4 @@ def check_name(
             table=str(name),
             hint="rename or drop it: the copy would replace it",
         )
+    return columns

@@ -6,8 +6,9 @@ namespace called like the file would be ambiguous.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
-from typing import LiteralString
+from typing import TYPE_CHECKING, LiteralString
 
 import duckdb
 import pyarrow as pa
@@ -16,6 +17,9 @@ from psycopg import sql
 from etl_core.destination.duckdb.types import duckdb_type, text_form
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
+
+if TYPE_CHECKING:
+    from etl_core.destination.duckdb.additions import AddedColumn, AddedIndex, Additions
 
 Query = sql.Composable
 
@@ -29,6 +33,12 @@ RELATIONS = """
     UNION ALL
     SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = current_database() AND NOT internal
 """
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def fold(name: str) -> str:
+    """Equal for names that are the same to DuckDB."""
+    return name.translate(_LOWER)
 
 
 def text(query: Query) -> str:
@@ -71,10 +81,100 @@ def create_schema(database: str, namespace: str) -> Query:
     return sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(database, namespace))
 
 
-def create_or_replace(table: Query, columns: Sequence[Column]) -> Query:
-    """An empty table in place of what is there."""
-    defined = sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(c.name), _type(c)) for c in columns)
-    return sql.SQL("CREATE OR REPLACE TABLE {} ({})").format(table, defined)
+def create_or_replace(table: Query, columns: Sequence[Column], additions: Additions | None = None) -> Query:
+    """An empty table in place of what is there, with a person's columns and constraints."""
+    defaults = dict(additions.defaults) if additions else {}
+    not_null = additions.not_null if additions else ()
+    defined = [_definition(c.name, _type(c), defaults.get(c.name), c.name in not_null) for c in columns]
+    if additions:
+        defined += [_definition(c.name, _word(c.type), c.default, c.name in not_null) for c in additions.columns]
+        defined += [_word(constraint) for constraint in additions.constraints]
+    return sql.SQL("CREATE OR REPLACE TABLE {} ({})").format(table, sql.SQL(", ").join(defined))
+
+
+def _definition(name: str, kind: Query, default: str | None, is_not_null: bool) -> Query:
+    parts = [sql.Identifier(name), kind]
+    if default is not None:
+        parts.append(sql.SQL("DEFAULT ({})").format(_word(default)))
+    if is_not_null:
+        parts.append(sql.SQL("NOT NULL"))
+    return sql.SQL(" ").join(parts)
+
+
+def create_indexes(database: str, name: TableName, indexes: Sequence[AddedIndex]) -> list[Query]:
+    """The statements that create indexes, with their comments.
+
+    Not by DuckDB's own text of them: its name of the table has two parts, and the first could be the file.
+    """
+    table, made = table_identifier(database, name), list[Query]()
+    for index in indexes:
+        create = sql.SQL("CREATE UNIQUE INDEX {} ON {} ({})" if index.is_unique else "CREATE INDEX {} ON {} ({})")
+        expressions = sql.SQL(", ").join(map(_word, index.expressions))
+        made.append(create.format(sql.Identifier(index.name), table, expressions))
+        if index.comment is not None:
+            place = sql.Identifier(database, name.namespace, index.name)
+            made.append(sql.SQL("COMMENT ON INDEX {} IS {}").format(place, sql.Literal(index.comment)))
+    return made
+
+
+def write_comments(database: str, name: TableName, additions: Additions) -> list[Query]:
+    """The statements that give a table its comments."""
+    made: list[Query] = []
+    if additions.comment is not None:
+        table = table_identifier(database, name)
+        made.append(sql.SQL("COMMENT ON TABLE {} IS {}").format(table, sql.Literal(additions.comment)))
+    for column, about in additions.comments:
+        place = sql.Identifier(database, name.namespace, name.name, column)
+        made.append(sql.SQL("COMMENT ON COLUMN {} IS {}").format(place, sql.Literal(about)))
+    return made
+
+
+def keep(result: str, table: Query, columns: Sequence[str]) -> Query:
+    """Puts `columns` of all rows into temporary table `result`."""
+    return sql.SQL("CREATE OR REPLACE TEMP TABLE {} AS SELECT {} FROM {}").format(
+        sql.Identifier(result), sql.SQL(", ").join(map(sql.Identifier, columns)), table
+    )
+
+
+def insert_carrying(
+    table: Query, columns: Sequence[Column], key: Sequence[Column], added: Sequence[AddedColumn], source: str
+) -> Query:
+    """Inserts the Arrow rows, with the values that rows of the same key have in `added` in temporary table `source`."""
+    return sql.SQL("INSERT INTO {} BY NAME {}").format(
+        table, _carrying(columns, key, added, sql.Identifier("temp", "main", source))
+    )
+
+
+def carry(
+    result: str, table: Query, columns: Sequence[Column], key: Sequence[Column], added: Sequence[AddedColumn]
+) -> Query:
+    """Puts the Arrow rows into temporary table `result`, with the values that rows of their key in `table` have."""
+    return sql.SQL("CREATE OR REPLACE TEMP TABLE {} AS {}").format(
+        sql.Identifier(result), _carrying(columns, key, added, table)
+    )
+
+
+def _carrying(columns: Sequence[Column], key: Sequence[Column], added: Sequence[AddedColumn], source: Query) -> Query:
+    there = sql.Identifier("etl$there")
+    values = sql.SQL(", ").join(
+        sql.SQL("CASE WHEN t.{} THEN t.{} ELSE CAST({} AS {}) END AS {}").format(
+            there,
+            sql.Identifier(c.name),
+            _word("NULL" if c.default is None else c.default),
+            _word(c.type),
+            sql.Identifier(c.name),
+        )
+        for c in added
+    )
+    read = sql.SQL(", ").join(sql.Identifier(name) for name in (*(c.name for c in key), *(c.name for c in added)))
+    same = sql.SQL(" AND ").join(
+        sql.SQL("t.{} IS NOT DISTINCT FROM {}").format(sql.Identifier(c.name), _cast(sql.Identifier("p", c.name), c))
+        for c in key
+    )
+    keys = sql.SQL(", ").join(sql.Identifier(c.name) for c in key)
+    return sql.SQL(
+        "SELECT {}, {} FROM {} AS p LEFT JOIN (SELECT DISTINCT ON ({}) {}, TRUE AS {} FROM {}) AS t ON {}"
+    ).format(_converted(columns, sql.Identifier("p")), values, _ROWS, keys, read, there, source, same)
 
 
 def insert(table: Query, columns: Sequence[Column]) -> Query:
@@ -116,12 +216,14 @@ def complete(
     unchanged: Sequence[Column],
     key: Sequence[Column],
     origins: Sequence[str],
+    added: Sequence[AddedColumn] = (),
 ) -> Query:
-    """Puts the Arrow rows into temporary table `result`, their `unchanged` columns read from `table`.
+    """Puts the Arrow rows into temporary table `result`, their `unchanged` and `added` columns read from `table`.
 
     `origins` are the names that the columns of the origin key have in the Arrow rows, in the order of `key`.
     """
-    kept = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(column.name)) for column in unchanged)
+    names = [*(column.name for column in unchanged), *(column.name for column in added)]
+    kept = sql.SQL(", ").join(sql.Identifier("t", name) for name in names)
     same = [
         sql.SQL("t.{} IS NOT DISTINCT FROM {}").format(
             sql.Identifier(column.name), _cast(sql.Identifier("p", origin), column)
@@ -161,6 +263,14 @@ def fill(table: Query, columns: Sequence[Column]) -> Query:
         sql.SQL("{} = {}").format(sql.Identifier(c.name), _cast(sql.Identifier("f", c.name), c)) for c in columns
     )
     return sql.SQL("UPDATE {} SET {} FROM {} AS f").format(table, values, _ROWS)
+
+
+def insert_rebuilt(table: Query, added: Sequence[Column], source: str) -> Query:
+    """Inserts the rows of temporary table `source`; the columns in `added` have the values in the one Arrow row."""
+    values = [sql.SQL("{} AS {}").format(_cast(sql.Identifier("f", c.name), c), sql.Identifier(c.name)) for c in added]
+    return sql.SQL("INSERT INTO {} BY NAME SELECT {} FROM {} AS t CROSS JOIN {} AS f").format(
+        table, sql.SQL(", ").join([sql.SQL("t.*"), *values]), sql.Identifier("temp", "main", source), _ROWS
+    )
 
 
 def rebuild(table: Query, columns: Sequence[Column], added: Sequence[Column]) -> Query:
@@ -209,5 +319,5 @@ def _type(column: Column) -> Query:
 
 
 def _word(known: str) -> Query:
-    # Only type names of the table in `types` come here, never a name from the source.
+    # Type names of the table in `types`, and what DuckDB's own catalog says of a table; never a name from the source.
     return sql.SQL(known)

@@ -1,0 +1,187 @@
+"""What people have added to a table of ours in DuckDB: columns, defaults, constraints, indexes, comments.
+
+Only columns that the bookkeeping knows are ours to drop or to alter. The others stay: a row that is updated keeps its
+values in them, a new row has their default, and a table that is made anew (a copy again, a schema change in the middle
+of a transaction) gets them back, the values by key. Views need nothing: DuckDB binds them when they are read.
+
+What cannot be kept is refused before anything is lost: the additions are read again from the new table, and differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import duckdb
+
+from etl_core.destination.duckdb import statements
+from etl_core.errors import SchemaChangeRefused, TableError
+from etl_core.identifiers import TableName
+from etl_core.schema.table import TableSchema
+
+_COLUMNS = """
+    SELECT column_name, data_type, column_default, comment FROM duckdb_columns()
+    WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index
+"""
+_CONSTRAINTS = """
+    SELECT constraint_type, constraint_text, constraint_column_names FROM duckdb_constraints()
+    WHERE database_name = ? AND schema_name = ? AND table_name = ?
+"""
+_INDEXES = """
+    SELECT index_name, is_unique, expressions::VARCHAR[], sql, comment FROM duckdb_indexes()
+    WHERE database_name = ? AND schema_name = ? AND table_name = ? AND sql IS NOT NULL ORDER BY index_name
+"""
+_COMMENT = """
+    SELECT comment FROM duckdb_tables() WHERE database_name = ? AND schema_name = ? AND table_name = ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedColumn:
+    """A column that is not ours: its type and default in DuckDB's own spelling."""
+
+    name: str
+    type: str
+    default: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddedIndex:
+    """`sql` is DuckDB's text of it, which also shows a kind of index that an extension brings."""
+
+    name: str
+    is_unique: bool
+    expressions: tuple[str, ...]
+    sql: str
+    comment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """All of one table."""
+
+    columns: tuple[AddedColumn, ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()
+    """(column of ours, default)."""
+    not_null: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    """CHECK, UNIQUE, PRIMARY KEY and FOREIGN KEY, as they stand in CREATE TABLE."""
+    indexes: tuple[AddedIndex, ...] = ()
+    comment: str | None = None
+    comments: tuple[tuple[str, str], ...] = ()
+    """(column, comment)."""
+
+    def __bool__(self) -> bool:
+        return self != Additions()
+
+    def __str__(self) -> str:
+        """For people: what there is, without anybody's texts."""
+        named = [f"column {column.name}" for column in self.columns]
+        named += [f"default of {column}" for column, _ in self.defaults]
+        named += [f"NOT NULL of {column}" for column in self.not_null]
+        named += [f"a constraint ({constraint.partition('(')[0].strip()})" for constraint in self.constraints]
+        named += [f"index {index.name}" for index in self.indexes]
+        if self.comment is not None or self.comments:
+            named.append("comments")
+        return ", ".join(named)
+
+    @property
+    def hold_columns(self) -> bool:
+        """Whether DuckDB may refuse to drop or add a column because of them."""
+        return bool(self.indexes or self.constraints or self.not_null)
+
+
+def read_additions(
+    connection: duckdb.DuckDBPyConnection, database: str, name: TableName, ours: Collection[str]
+) -> Additions:
+    """The additions to the table, in the connection's transaction; none if the table is not there."""
+    at = [database, name.namespace, name.name]
+    columns = connection.execute(_COLUMNS, at).fetchall()
+    constraints = connection.execute(_CONSTRAINTS, at).fetchall()
+    indexes = connection.execute(_INDEXES, at).fetchall()
+    comment = connection.execute(_COMMENT, at).fetchall()
+    return Additions(
+        tuple(AddedColumn(column, kind, default) for column, kind, default, _ in columns if column not in ours),
+        tuple((column, default) for column, _, default, _ in columns if column in ours and default is not None),
+        tuple(sorted(names[0] for kind, _, names in constraints if kind == "NOT NULL")),
+        tuple(sorted(text for kind, text, _ in constraints if kind != "NOT NULL")),
+        tuple(AddedIndex(index, unique, tuple(of), text, about) for index, unique, of, text, about in indexes),
+        comment[0][0] if comment else None,
+        tuple((column, text) for column, _, _, text in columns if text is not None),
+    )
+
+
+def check_clash(schema: TableSchema, columns: Sequence[str], folded: Mapping[str, str]) -> None:
+    """Raises SchemaChangeRefused if the source has a column named like one of `columns`, which are a person's.
+
+    `folded` are the source's new columns by their name as DuckDB compares it.
+    """
+    for name in columns:
+        if statements.fold(name) in folded:
+            raise SchemaChangeRefused(
+                f"{schema.name} has got a column {folded[statements.fold(name)]} at the source, and in DuckDB it has a "
+                "column of that name which this pipeline did not create",
+                table=str(schema.name),
+                hint=f"rename the column in DuckDB (ALTER TABLE … RENAME {name} TO …), then: etl resync {schema.name}",
+            )
+
+
+def check_can_be_kept(schema: TableSchema, additions: Additions, ours: Collection[str]) -> None:
+    """Raises TableError, before a copy, if its swap would lose values of a person's columns."""
+    added = {statements.fold(column.name) for column in additions.columns}
+    check_clash(
+        schema,
+        [column.name for column in additions.columns],
+        {statements.fold(name): name for name in schema.column_names if statements.fold(name) in added},
+    )
+    if not additions.columns:
+        return
+    if schema.key and all(name in ours for name in schema.key):
+        return
+    why = "its key is another one than before" if schema.key else "it has no key to find its rows again by"
+    raise TableError(
+        f"a new copy of {schema.name} would lose the values of {additions}, which this pipeline did not create: {why}",
+        table=str(schema.name),
+        hint="save them in a table of your own, drop the columns with ALTER TABLE … DROP COLUMN, "
+        f"then: etl resync {schema.name}",
+    )
+
+
+@contextmanager
+def made_anew(
+    connection: duckdb.DuckDBPyConnection, database: str, schema: TableSchema, additions: Additions
+) -> Iterator[None]:
+    """Replaces the table by an empty one with the columns of `schema` and the additions; the block fills it.
+
+    Raises TableError for additions that do not fit: nothing of the transaction may be committed then.
+    """
+    name = schema.name
+    later = [index for index in additions.indexes if not index.is_unique]
+
+    def run(made: Iterable[statements.Query]) -> None:
+        for statement in made:
+            connection.execute(statements.text(statement))
+
+    try:
+        run([statements.create_or_replace(statements.table_identifier(database, name), schema.columns, additions)])
+        # A unique index that came after the rows would find two of a kind in the commit, too late to name the table.
+        run(statements.create_indexes(database, name, [index for index in additions.indexes if index.is_unique]))
+        yield
+        run(statements.create_indexes(database, name, later))
+        run(statements.write_comments(database, name, additions))
+    except (duckdb.ConstraintException, duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException):
+        if not additions:
+            raise
+        raise _cannot_keep(name, additions) from None
+    if additions and read_additions(connection, database, name, schema.column_names) != additions:
+        raise _cannot_keep(name, additions)
+
+
+def _cannot_keep(name: TableName, additions: Additions) -> TableError:
+    return TableError(
+        f"{name} cannot be made anew with what was added to it in DuckDB: {additions}; a constraint refuses rows, or "
+        "needs a column that is gone",
+        table=str(name),
+        hint=f"save and drop in DuckDB what does not fit any more, then copy the table again: etl resync {name}",
+    )
