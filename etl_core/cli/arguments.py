@@ -18,7 +18,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """A command line that was understood. `seconds` is `--for`; `tables` are those named, none for all."""
+    """A command line that was understood. `seconds` is `--for`; `tables` are those named, none for all.
+
+    `file` is where a backup goes.
+    """
 
     command: str
     config: Path = Path("etl.yaml")
@@ -29,6 +32,7 @@ class Arguments:
     seconds: float | None = None
     json: bool = False
     yes: bool = False
+    file: Path | None = None
 
     @property
     def is_bounded(self) -> bool:
@@ -84,6 +88,8 @@ def _build_parser() -> argparse.ArgumentParser:
         ("resume", "Replicate paused or failed tables again, beginning with a copy."),
     ):
         add(name, text).add_argument("tables", nargs="+", type=_table, metavar="TABLE", help="namespace.name")
+    backup = add("backup", "Copy the destination's file (DuckDB), consistently, also while a run writes it.")
+    backup.add_argument("file", type=Path, metavar="FILE", help="the copy; must not exist yet")
     teardown = add("teardown", "Drop the slots and the publication this pipeline created, and forget its state.")
     teardown.add_argument("--yes", action="store_true", default=argparse.SUPPRESS, help="do not ask")
     return parser

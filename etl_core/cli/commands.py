@@ -9,6 +9,7 @@ from threading import Event
 from rich.console import Console
 
 from etl_core.cli.arguments import Arguments
+from etl_core.cli.backup import backup
 from etl_core.cli.display import Display
 from etl_core.cli.doctor import doctor
 from etl_core.cli.interrupt import Interrupt
@@ -29,6 +30,7 @@ _SHORT: dict[str, Callable[[Pipeline, Arguments], int]] = {
     "resync": resync,
     "pause": pause,
     "resume": resume,
+    "backup": backup,
     "teardown": teardown,
 }
 _LONG: dict[str, Callable[[Session], int]] = {"sync": sync, "stream": stream, "run": run, "verify": verify}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -110,6 +111,14 @@ class SharingDestination(Protocol):
 
     def join_copy(self, schema: TableSchema, address: str) -> CopyPart:
         """Begins a part of the copy at `address`. Raises DestinationUnavailable if that copy is over."""
+
+
+@runtime_checkable
+class BackupDestination(Protocol):
+    """A destination that is a file of this machine."""
+
+    def backup(self, target: Path) -> int:
+        """Writes a consistent copy, beside a run, to a file that is not there yet; returns its bytes."""
 
 
 class Destination(Protocol):

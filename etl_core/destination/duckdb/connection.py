@@ -107,6 +107,12 @@ class DatabaseFile:
                 connection.close()
 
     @contextmanager
+    def alone(self, *, wait_seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """As `open`, while no other thread of this process writes. Raises as `open`."""
+        with self._turns.writing, self.open(wait_seconds=wait_seconds) as connection:
+            yield connection
+
+    @contextmanager
     def transaction(self, *, tables: int = 1) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection in a transaction that is committed at the end of the block, and rolled back if that fails.
 
@@ -114,7 +120,7 @@ class DatabaseFile:
         The writers of one file in this process take turns, as DuckDB would otherwise refuse the later commit.
         """
         self._turns.most_tables = max(self._turns.most_tables, tables)
-        with self._turns.writing, self.open() as connection:
+        with self.alone() as connection:
             connection.execute("BEGIN TRANSACTION")
             before = self._same.written()
             try:
@@ -135,7 +141,7 @@ class DatabaseFile:
     def merge(self) -> bool:
         """Takes back the space of deleted rows and empties the WAL. False if it could not be done; nothing is lost."""
         try:
-            with self._turns.writing, self.open(wait_seconds=0.0) as connection:
+            with self.alone(wait_seconds=0.0) as connection:
                 # A checkpoint of a database without changes does nothing, not even merge.
                 connection.execute(statements.text(statements.note_merge(statements.database_of(connection))))
                 connection.execute("SET max_vacuum_tasks = 100")

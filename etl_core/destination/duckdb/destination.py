@@ -19,6 +19,7 @@ import pyarrow as pa
 from etl_core.batch import WatermarkMove, WriteBatch
 from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.apply import TableWriter
+from etl_core.destination.duckdb.backup import back_up
 from etl_core.destination.duckdb.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
@@ -114,6 +115,10 @@ class DuckDBDestination:
             book = Bookkeeping(connection, self._pipeline)
             if book.exists():
                 book.forget(table_id)
+
+    def backup(self, target: Path) -> int:
+        """See BackupDestination. The file is held meanwhile."""
+        return back_up(self._file, target)
 
     def close(self) -> None:
         """Leaves one file, without a WAL and without the space of deleted rows, unless another process has it open."""
