@@ -5,15 +5,18 @@ With ETL_BIGQUERY_PROJECT set, and credentials where Google's libraries look for
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
 
 pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip install 'etl-dagster[bigquery]'")
 
-from etl_core.destination.bigquery.destination import from_options
-from etl_core.schema.table import Column
+from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
+from etl_core.destination.protocol import Destination
+from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.bigquery_emulator import BigQueryEmulator
+from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import DestinationSuite
 from etl_core.testing.destination_watermark_suite import MakeDestination
@@ -37,6 +40,16 @@ class TestBigQuery(SharingSuite, DestinationSuite):
         column = getattr(request.node, "callspec", None) and request.node.callspec.params.get("column")
         if bigquery_emulator is not None and column is not None and column.name in ("interval", "wide"):
             pytest.skip("local-bigquery 0.3.2 refuses INTERVAL, and BIGNUMERIC of this width; BigQuery takes both")
+
+    @pytest.fixture
+    def add_column(self) -> AddColumn:
+        def add(destination: Destination, schema: TableSchema, name: str) -> Callable[[], Collection[str]]:
+            assert isinstance(destination, BigQueryDestination)
+            client, place = destination._clients.rest(), destination.place(schema)
+            client.query(f"ALTER TABLE {place.sql} ADD COLUMN {name} STRING").result()
+            return lambda: [field.name for field in client.get_table(str(place)).schema]
+
+        return add
 
     def holds(self, column: Column, value: Any) -> bool:
         match column.name:

@@ -79,6 +79,21 @@ def test_comments_are_descriptions(opens: Opens) -> None:
     assert contents(destination, EVENTS) == Counter([(1, DAY)])
 
 
+def test_what_a_person_wrote_about_a_table_stays(opens: Opens) -> None:
+    destination = opens(labels={"team": "data"})
+    publish(destination, EVENTS, [(1, DAY)])
+    made = in_bigquery(destination)
+    made.description = "by hand"
+    made.labels = {**made.labels, "cost-centre": "42"}
+    made.schema = [bigquery.SchemaField("id", "INTEGER", description="mine"), made.schema[1]]
+    destination._clients.rest().update_table(made, ["description", "labels", "schema"])
+    commented = replace(EVENTS, columns=(EVENTS.columns[0], replace(EVENTS.columns[1], comment="of the source")))
+    publish(destination, commented, [(1, DAY)], watermark=200)
+    again = in_bigquery(destination)
+    assert (again.description, again.labels["cost-centre"], again.labels["team"]) == ("by hand", "42", "data")
+    assert [field.description for field in again.schema] == ["mine", "of the source"]
+
+
 def test_labels_of_your_own_stay_when_a_table_is_given_up(opens: Opens) -> None:
     destination = opens(labels={"team": "data", "cost-centre": "42"})
     publish(destination, EVENTS, [(1, DAY)])

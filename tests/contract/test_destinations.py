@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.memory import MemoryDatabase, MemoryDestination
 from etl_core.destination.null import NullDestination
+from etl_core.destination.protocol import Destination
+from etl_core.schema.table import TableSchema
+from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import DestinationSuite
 from etl_core.testing.destination_watermark_suite import MakeDestination, WatermarkSuite
@@ -26,6 +31,21 @@ class TestDuckDB(SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: DuckDBDestination(tmp_path / "public.duckdb", pipeline)
+
+    @pytest.fixture
+    def add_column(self, tmp_path: Path) -> AddColumn:
+        def add(_: Destination, schema: TableSchema, name: str) -> Callable[[], Collection[str]]:
+            table = f'public."{schema.name.namespace}"."{schema.name.name}"'
+
+            def names() -> Collection[str]:
+                with duckdb.connect(tmp_path / "public.duckdb") as connection:
+                    return [row[0] for row in connection.execute(f"DESCRIBE {table}").fetchall()]
+
+            with duckdb.connect(tmp_path / "public.duckdb") as connection:
+                connection.execute(f'ALTER TABLE {table} ADD COLUMN "{name}" VARCHAR')
+            return names
+
+        return add
 
 
 class TestScripted(DestinationSuite):

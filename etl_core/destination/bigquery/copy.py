@@ -21,7 +21,7 @@ from google.api_core import exceptions
 from google.cloud import bigquery
 
 from etl_core.destination.bigquery import statements
-from etl_core.destination.bigquery.bookkeeping import Bookkeeping
+from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
@@ -29,6 +29,7 @@ from etl_core.destination.bigquery.layout import OWNER, Layout
 from etl_core.destination.bigquery.method import AUTO, STREAMED, choose
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import PendingStream, commit
+from etl_core.destination.bigquery.statements import Descriptions
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
 from etl_core.lsn import Lsn
@@ -50,7 +51,10 @@ class BigQueryCopy:
         self._book = book
         self._schema = schema
         self._place = place
-        self._labels = {**layout.labels, OWNER: pipeline}
+        present = check_owner(clients, book, pipeline, schema, place)
+        # What people have written about a table stays where the source and the configuration say nothing.
+        self._labels = {**(present.labels if present else {}), **layout.labels, OWNER: pipeline}
+        self._descriptions = Descriptions.of(present)
         self._partition = layout.partition(schema)
         self._method, reason = choose(schema, layout.method)
         self._max_staleness = layout.max_staleness if self._method == STREAMED else None
@@ -59,7 +63,6 @@ class BigQueryCopy:
         self._guard = threading.Lock()
         self._streams: dict[int, PendingStream] = {}
         self._included: list[str] = []
-        check_owner(clients, book, pipeline, schema, place)
         with _lock:
             if place in _running:
                 raise DestinationUnavailable(
@@ -104,7 +107,13 @@ class BigQueryCopy:
             commit(self._clients, self._staging, names, self._schema.name)
         self._book.remove(self._schema, self._place)
         sql = statements.replace_table(
-            self._place, self._staging, self._schema, self._labels, self._partition, self._max_staleness
+            self._place,
+            self._staging,
+            self._schema,
+            self._labels,
+            self._partition,
+            self._max_staleness,
+            self._descriptions,
         )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
         self._book.put_table(self._schema, self._place, watermark, self._method)
@@ -165,9 +174,12 @@ def as_stored(rows: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:
     return named.combine_chunks().to_batches()[0] if rows.num_rows else rows.slice(0, 0)
 
 
-def check_owner(clients: Clients, book: Bookkeeping, pipeline: str, schema: TableSchema, place: Place) -> None:
-    """Raises TableError if the table in BigQuery is not this pipeline's to replace."""
-    for other in book.tables().values():
+def check_owner(
+    clients: Clients, book: Bookkeeping, pipeline: str, schema: TableSchema, place: Place
+) -> bigquery.Table | None:
+    """The table that is there. Raises TableError if it is not this pipeline's to replace, or has a person's columns."""
+    stored = list(book.tables().values())
+    for other in stored:
         if other.place == place and other.name != schema.name and other.watermark is not None:
             raise TableError(
                 f"{schema.name} and {other.name} would both be {place}",
@@ -178,7 +190,7 @@ def check_owner(clients: Clients, book: Bookkeeping, pipeline: str, schema: Tabl
         try:
             table: bigquery.Table = clients.rest().get_table(str(place), retry=RETRY, timeout=CALL_SECONDS)
         except exceptions.NotFound:
-            return
+            return None
     owner = table.labels.get(OWNER)
     if owner is None:
         raise TableError(
@@ -191,4 +203,24 @@ def check_owner(clients: Clients, book: Bookkeeping, pipeline: str, schema: Tabl
             f"{place} is already replicated by pipeline {owner}",
             table=str(schema.name),
             hint="give each pipeline a dataset of its own",
+        )
+    for known in stored:
+        if known.place == place:
+            _check_columns(table, known, schema)
+    return table
+
+
+def _check_columns(table: bigquery.Table, known: StoredTable, schema: TableSchema) -> None:
+    """Raises TableError for a column that is neither in the bookkeeping nor at the source: a swap would lose it."""
+    ours = [column.column for column in (*known.columns, *stored_columns(schema))]
+    ours += [*known.dropped, *(name for name, _ in known.added)]
+    folded = {name.lower() for name in ours}
+    foreign = [field.name for field in table.schema if field.name.lower() not in folded]
+    if foreign:
+        raise TableError(
+            f"a new copy of {schema.name} would lose what {known.place} has in {', '.join(foreign)}, which this "
+            "pipeline did not create",
+            table=str(schema.name),
+            hint="save it in a table of your own, drop the columns with ALTER TABLE … DROP COLUMN, "
+            f"then: etl resync {schema.name}",
         )

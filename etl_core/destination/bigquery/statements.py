@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from google.cloud import bigquery
 
@@ -55,6 +56,20 @@ def staged_fields(
     return [*marks, *(field(origin(n), kind) for n, kind in enumerate(keys)), *fields(columns, schema)]
 
 
+@dataclass(frozen=True, slots=True)
+class Descriptions:
+    """What a table and its columns (by lower-case name) were described as."""
+
+    table: str | None
+    columns: Mapping[str, str]
+
+    @classmethod
+    def of(cls, table: bigquery.Table | None) -> Descriptions:
+        if table is None:
+            return cls(None, {})
+        return cls(table.description, {f.name.lower(): f.description for f in table.schema if f.description})
+
+
 def replace_table(
     place: Place,
     staging: Place,
@@ -62,6 +77,7 @@ def replace_table(
     labels: Mapping[str, str],
     partition: str | None,
     max_staleness: float | None,
+    before: Descriptions,
 ) -> str:
     """The statement that puts what was staged in the table's place, rows, columns, key and all.
 
@@ -69,9 +85,8 @@ def replace_table(
     """
     stored = stored_columns(schema)
     names = {column.name: quoted(column.column) for column in stored}
-    definitions = [
-        f"{names[column.name]} {column.type}{_described(schema.column(column.name).comment)}" for column in stored
-    ]
+    comments = {c.name: schema.column(c.name).comment or before.columns.get(c.column.lower()) for c in stored}
+    definitions = [f"{names[column.name]} {column.type}{_described(comments[column.name])}" for column in stored]
     kinds = {name: bigquery_field(schema.column(name)) for name in schema.key}
     if key_refused(schema) is None:
         definitions.append(f"PRIMARY KEY ({', '.join(names[name] for name in schema.key)}) NOT ENFORCED")
@@ -80,7 +95,8 @@ def replace_table(
     by = f" PARTITION BY {partition}" if partition else ""
     listed = ", ".join(f"('{key}', '{value}')" for key, value in labels.items())
     stale = "" if max_staleness is None else f", max_staleness = INTERVAL {max_staleness:.0f} SECOND"
-    described = "" if schema.comment is None else f", description = {_literal(schema.comment[:_LONGEST_DESCRIPTION])}"
+    comment = schema.comment or before.table
+    described = "" if comment is None else f", description = {_literal(comment[:_LONGEST_DESCRIPTION])}"
     return (
         f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){by}{cluster}"
         f" OPTIONS (labels = [{listed}]{stale}{described})"

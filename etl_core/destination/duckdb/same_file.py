@@ -52,7 +52,7 @@ class SameFile:
                 " its tables may be older than what was written",
                 hint=_AGAIN,
             )
-        if found is None and wal_path(self._path).exists():
+        if found is None and wal_path(self._path).exists() and self._find() is None:  # else both were just made
             raise DestinationError(
                 f"{self._path} is missing, but its write-ahead log {wal_path(self._path).name} is there",
                 hint=f"restore the file that belongs to the .wal; without one, move the .wal away and {_AGAIN}",
