@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.destination.duckdb import statements
-from etl_core.destination.duckdb.additions import Additions, check_clash, made_anew, read_additions
+from etl_core.destination.duckdb.additions import AddedColumn, Additions, check_clash, made_anew, read_additions
 from etl_core.destination.duckdb.names import check_columns
 from etl_core.destination.duckdb.statements import fold
 from etl_core.destination.duckdb.types import duckdb_type, tag_json, tagged_field
@@ -46,8 +46,8 @@ class TableWriter:
         self._name = name
         self._attnums = attnums
         self._schema: TableSchema | None = None
-        self._additions = Additions()
-        """A person's columns, and what else there is if there are any; read when the table is."""
+        self._foreign: tuple[AddedColumn, ...] = ()
+        """A person's columns."""
         self._touched = False
 
     def apply(self, changes: TableChanges) -> int:
@@ -65,7 +65,7 @@ class TableWriter:
             changed += self._count(statements.delete_all(self._table))
         completed = [self._complete(schema, partial, at) for at, partial in enumerate(changes.partials)]
         upserts = changes.upserts
-        if self._additions.columns and upserts.num_rows:
+        if self._foreign and upserts.num_rows:
             completed.append(self._carry(schema, upserts))
             upserts = upserts.slice(0, 0)
         changed += self._delete(schema, _keys_to_delete(changes))
@@ -82,11 +82,10 @@ class TableWriter:
         """Adds and drops columns until the table has those of `schema`, in any order, and a person's own."""
         if schema == self._schema:
             return
-        present = dict(row[:2] for row in self._run(statements.describe(self._table)).fetchall())
+        described = self._run(statements.describe(self._table)).fetchall()
+        present = {row[0]: row[1] for row in described}
         self._check_ours(present)
-        foreign = [name for name in present if name not in self._attnums]
-        if foreign:
-            self._additions = self._read_additions()
+        self._foreign = tuple(AddedColumn(row[0], row[1], row[4]) for row in described if row[0] not in self._attnums)
         kept = {c.name for c in schema.columns if c.name in self._attnums and self._is_same(c)}
         for column in schema.columns:
             if column.name in kept and present[column.name] != duckdb_type(column):
@@ -100,7 +99,9 @@ class TableWriter:
         dropped = [name for name in self._attnums if name not in kept]
         if added or dropped:
             check_columns(schema)
-            check_clash(schema, foreign, {fold(column.name): column.name for column in added})
+            check_clash(
+                schema, [column.name for column in self._foreign], {fold(column.name): column.name for column in added}
+            )
             self._alter(schema, added, dropped)
         self._attnums = {c.name: c.attnum or self._attnums.get(c.name, 0) for c in schema.columns}
         self._schema = schema
@@ -115,9 +116,6 @@ class TableWriter:
                 hint=f"copy the table again, which makes the column anew: etl resync {self._name}",
             )
 
-    def _read_additions(self) -> Additions:
-        return read_additions(self._connection, self._database, self._name, self._attnums)
-
     @property
     def attnums(self) -> Mapping[str, int]:
         """Of the columns the table has now."""
@@ -129,7 +127,7 @@ class TableWriter:
         return before == column.attnum or 0 in (before, column.attnum)
 
     def _alter(self, schema: TableSchema, added: Sequence[Column], dropped: Sequence[str]) -> None:
-        additions = self._read_additions()
+        additions = read_additions(self._connection, self._database, self._name, self._attnums)
         replaces = {fold(name) for name in dropped} & {fold(column.name) for column in added}
         if self._touched or replaces or additions.hold_columns:
             if additions:
@@ -163,7 +161,7 @@ class TableWriter:
     def _carry(self, schema: TableSchema, rows: pa.Table) -> str:
         """Puts rows that may be there, with a person's values of them, into a temporary table; returns its name."""
         result = "etl$carried"
-        query = statements.carry(result, self._table, schema.columns, _key_columns(schema), self._additions.columns)
+        query = statements.carry(result, self._table, schema.columns, _key_columns(schema), self._foreign)
         statements.execute_with(self._connection, query, _ordered(rows, schema.columns))
         return result
 
@@ -180,7 +178,7 @@ class TableWriter:
         for name, column in zip(origins, key, strict=True):
             rows = rows.append_column(name, partial.origin_keys[column.name])
         result = f"etl$completed{number}"
-        query = statements.complete(result, self._table, known, unchanged, key, origins, self._additions.columns)
+        query = statements.complete(result, self._table, known, unchanged, key, origins, self._foreign)
         found = statements.execute_with(self._connection, query, rows)
         if found != rows.num_rows:
             raise TableError(

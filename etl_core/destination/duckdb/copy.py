@@ -27,14 +27,18 @@ from etl_core.schema.table import TableSchema
 
 
 class DuckDBCopy:
-    """See TableCopy. Raises TableError at once for a table that this file cannot hold."""
+    """See TableCopy. Raises TableError at once for a table that this file cannot hold.
 
-    def __init__(self, file: DatabaseFile, pipeline: str, schema: TableSchema) -> None:
+    `is_known` says that the file may have the table already: to look costs as much as opening the file.
+    """
+
+    def __init__(self, file: DatabaseFile, pipeline: str, schema: TableSchema, *, is_known: bool) -> None:
         check_columns(schema)
         self._file = file
         self._pipeline = pipeline
         self._schema = schema
-        self._check_before()
+        if is_known:
+            self._check_before()
         self._staging = Staging(staging_directory(file.path, pipeline, schema.table_id), arrow_schema(schema))
 
     @property

@@ -29,7 +29,7 @@ from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, s
 from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
 from etl_core.errors import EtlError
-from etl_core.identifiers import TableId
+from etl_core.identifiers import TableId, TableName
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
 
@@ -46,11 +46,14 @@ class DuckDBDestination:
         self._pipeline = pipeline
         self._changed = 0
         self._wrote = False
+        self._known: set[TableName] = set()
 
     def prepare(self) -> None:
         discard_abandoned(staging_root(self._file.path, self._pipeline))
         with self._file.transaction() as connection:
-            Bookkeeping(connection, self._pipeline).create()
+            book = Bookkeeping(connection, self._pipeline)
+            book.create()
+            self._known |= {stored.name for stored in book.all_tables()}
 
     def positions(self) -> Positions:
         if not self._file.exists():
@@ -60,7 +63,9 @@ class DuckDBDestination:
 
     def copy(self, schema: TableSchema) -> DuckDBCopy:
         self._wrote = True
-        return DuckDBCopy(self._file, self._pipeline, schema)
+        copy = DuckDBCopy(self._file, self._pipeline, schema, is_known=schema.name in self._known)
+        self._known.add(schema.name)
+        return copy
 
     def join_copy(self, schema: TableSchema, address: str) -> StagedPart:
         """See SharingDestination. From another machine, too, if the file's directory is on a disk both see."""

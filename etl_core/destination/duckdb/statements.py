@@ -245,7 +245,7 @@ def drop_temporary(name: str) -> Query:
 
 
 def describe(table: Query) -> Query:
-    """A row per column: name and type first."""
+    """A row per column: name, type, nullable, key, default."""
     return sql.SQL("DESCRIBE {}").format(table)
 
 
