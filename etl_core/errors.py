@@ -96,6 +96,10 @@ class DestinationError(PermanentError):
     """The destination refuses the work."""
 
 
+class DestinationUnusable(DestinationError):
+    """The destination as a whole cannot be written, such as for a full disk: no table is at fault."""
+
+
 class WatermarkConflict(EtlError):
     """A table's watermark in the destination is not the one the writer expected: someone else wrote it.
 

@@ -56,7 +56,7 @@ def attempt(work):
 
 def write():
     at = 100 + done
-    destination.write(batch(changes(orders(), inserts=fill(ROWS)), expected=at, new=at + 1, stream=at + 1))
+    destination.write(batch(changes(orders(), inserts=fill(ROWS)), expected=at, new=at + 1))
 
 def copy():
     with destination.copy(orders(17_000, "big")) as copying:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination, from_options
-from etl_core.destination.protocol import Positions
 from etl_core.errors import ConfigError, DestinationError
 from etl_core.schema.table import Column
 from etl_core.testing.destination_tables import INT4, batch, changes, contents, orders, partial, publish, table
@@ -40,7 +39,7 @@ def _put_back(data: bytes, path: Path) -> None:
 
 def _write(destination: DuckDBDestination, first: int, count: int, *, expected: int, new: int) -> None:
     rows = [(n, "s", f"{n * 7919:x}", n) for n in range(first, first + count)]
-    destination.write(batch(changes(orders(), inserts=rows), expected=expected, new=new, stream=new))
+    destination.write(batch(changes(orders(), inserts=rows), expected=expected, new=new))
 
 
 def _remove(path: Path) -> None:
@@ -137,7 +136,7 @@ def test_a_restart_takes_the_file_that_is_there(destination: DuckDBDestination, 
     _put_back(before, path)
     again = DuckDBDestination(path, "shop")
     again.prepare()
-    assert again.positions() == Positions({orders().table_id: 100}, None)
+    assert again.positions().tables == {orders().table_id: 100}
     again.close()
 
 
@@ -172,9 +171,9 @@ def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     publish(destination, orders(), _DATA)
     grown = table("orders", *orders().columns, Column("extra", INT4, missing_value="5"))
     part = changes(grown, inserts=[(3, "e", "f", 3, 3)], partials=[partial(grown, ["note"], {(2,): (2, "C", 2, 2)})])
-    destination.write(batch(part, expected=100, new=200, stream=200))
+    destination.write(batch(part, expected=100, new=200))
     assert contents(destination, grown) == {(1, "a", "b", 1, 5): 1, (2, "C", "d", 2, 2): 1, (3, "e", "f", 3, 3): 1}
-    assert destination.positions() == Positions({orders().table_id: 200}, 200)
+    assert destination.positions().tables == {orders().table_id: 200}
     destination.forget(orders().table_id)
     assert destination.positions().tables == {}
     destination.close()

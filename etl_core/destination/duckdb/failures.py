@@ -10,7 +10,14 @@ from pathlib import Path
 
 import duckdb
 
-from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError, ValueOutOfRange
+from etl_core.errors import (
+    DestinationError,
+    DestinationUnavailable,
+    DestinationUnusable,
+    EtlError,
+    TableError,
+    ValueOutOfRange,
+)
 from etl_core.identifiers import TableName
 
 _HOLDER = re.compile(r"lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
@@ -45,7 +52,7 @@ _FILE_TROUBLES: tuple[tuple[str, str, str], ...] = (
 )
 
 
-class DiskFull(DestinationError):
+class DiskFull(DestinationUnusable):
     """The file or its log cannot grow. Whether a transaction was committed before is read from the watermarks."""
 
 
@@ -72,7 +79,7 @@ def explain(error: duckdb.Error, path: Path) -> EtlError:
         )
     for part, trouble, hint in _FILE_TROUBLES:
         if part in message:
-            return DestinationError(f"{path} {trouble.replace('{path}', str(path))}", hint=hint)
+            return DestinationUnusable(f"{path} {trouble}", hint=hint)
     if isinstance(error, duckdb.OutOfMemoryException):
         return DestinationError(
             f"DuckDB ran out of memory while working on {path}", hint="lower batch.max_rows or batch.max_bytes"
@@ -87,7 +94,7 @@ def explain(error: duckdb.Error, path: Path) -> EtlError:
     if isinstance(error, duckdb.IOException):
         return DestinationError(f"{path}: {message.splitlines()[0]}", hint="check the disk the file is on")
     if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)):
-        return DestinationError(
+        return DestinationUnusable(
             f"the bookkeeping in {path} (schema _etl) is missing or was changed: the file was replaced, or someone "
             "altered that schema",
             hint="start again: tables whose progress is not known are named then; copy them: etl resync TABLE",

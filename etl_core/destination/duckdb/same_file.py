@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etl_core.errors import DestinationError
+from etl_core.errors import DestinationUnusable
 
 _AGAIN = "start again: the tables that are not as they were written are named then; copy them: etl resync TABLE"
 
@@ -26,15 +26,15 @@ class SameFile:
         self._known: tuple[int, int] | None = None
 
     def exists(self) -> bool:
-        """Whether there is a file. Raises DestinationError if there was one before, or if its log is there alone."""
+        """Whether there is a file. Raises DestinationUnusable if there was one before, or if its log is there alone."""
         return self._check() is not None
 
     def opened(self) -> None:
-        """Takes note of the file that was just opened. Raises DestinationError if it is another one than before."""
+        """Takes note of the file that was just opened. Raises DestinationUnusable if it is another one than before."""
         self._known = self._check()
 
     def written(self) -> tuple[int, int]:
-        """Changes when DuckDB writes into the file itself, not into its log. Raises DestinationError as `opened`."""
+        """Changes when DuckDB writes into the file itself, not into its log. Raises DestinationUnusable as `opened`."""
         self._check()
         found = self._path.stat()
         return found.st_size, found.st_mtime_ns
@@ -42,18 +42,18 @@ class SameFile:
     def _check(self) -> tuple[int, int] | None:
         found = self._find()
         if found is None and self._known is not None:
-            raise DestinationError(
+            raise DestinationUnusable(
                 f"{self._path} was removed while this process worked with it; its tables are gone",
                 hint=f"put the file and its .wal back, or {_AGAIN}",
             )
         if self._known is not None and found != self._known:
-            raise DestinationError(
+            raise DestinationUnusable(
                 f"{self._path} was replaced by another file while this process worked with it;"
                 " its tables may be older than what was written",
                 hint=_AGAIN,
             )
         if found is None and wal_path(self._path).exists() and self._find() is None:  # else both were just made
-            raise DestinationError(
+            raise DestinationUnusable(
                 f"{self._path} is missing, but its write-ahead log {wal_path(self._path).name} is there",
                 hint=f"restore the file that belongs to the .wal; without one, move the .wal away and {_AGAIN}",
             )

@@ -6,7 +6,14 @@ import duckdb
 import pytest
 
 from etl_core.destination.duckdb.failures import DiskFull, explain, explain_table, holder, is_held
-from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError, ValueOutOfRange
+from etl_core.errors import (
+    DestinationError,
+    DestinationUnavailable,
+    DestinationUnusable,
+    EtlError,
+    TableError,
+    ValueOutOfRange,
+)
 from etl_core.identifiers import TableName
 
 _PATH = Path("/data/shop.duckdb")
@@ -32,9 +39,9 @@ def test_the_holder_is_named() -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (duckdb.IOException(_NEWER), DestinationError, "newer DuckDB"),
+        (duckdb.IOException(_NEWER), DestinationUnusable, "newer DuckDB"),
         (duckdb.IOException('Could not write file "x": No space left on device'), DiskFull, "disk is full"),
-        (duckdb.IOException('Cannot open file "x": Permission denied'), DestinationError, "for writing"),
+        (duckdb.IOException('Cannot open file "x": Permission denied'), DestinationUnusable, "for writing"),
         (duckdb.IOException("something new"), DestinationError, "something new"),
         (duckdb.OutOfMemoryException("Out of Memory"), DestinationError, "memory"),
         (duckdb.TransactionException("conflict"), DestinationUnavailable, "gave up"),
