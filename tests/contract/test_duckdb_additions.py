@@ -62,7 +62,7 @@ def _add_note(path: Path) -> None:
 
 
 def _notes(path: Path) -> dict[int, str]:
-    return dict(_run(path, 'SELECT id, "my note" FROM public.public.orders'))  # type: ignore[arg-type]
+    return dict(_run(path, 'SELECT id, "my note" FROM public.public.orders'))
 
 
 def _grown(schema: TableSchema) -> TableSchema:

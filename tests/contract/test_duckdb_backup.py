@@ -34,6 +34,11 @@ def _write(destination: DuckDBDestination, at: int) -> None:
     destination.write(batch(part, expected=at, new=at + 1))
 
 
+def _write_some(destination: DuckDBDestination) -> None:
+    for at in range(100, 120):
+        _write(destination, at)
+
+
 @pytest.mark.parametrize("by_reference", [True, False])
 def test_a_copy_made_while_batches_are_written(
     destination: DuckDBDestination, path: Path, monkeypatch: pytest.MonkeyPatch, by_reference: bool
@@ -43,7 +48,7 @@ def test_a_copy_made_while_batches_are_written(
     assert isinstance(destination, BackupDestination)
     copies = [path.with_name(f"copy{number}.duckdb") for number in range(4)]
     with ThreadPoolExecutor(1) as threads:
-        writing = threads.submit(lambda: [_write(destination, at) for at in range(100, 120)])
+        writing = threads.submit(_write_some, destination)
         sizes = [destination.backup(copy) for copy in copies]
         writing.result()
     for copy, size in zip(copies, sizes, strict=True):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import duckdb
 
+from tests.integration.cli.conftest import Project
 
-def _count(path) -> int:
+
+def _count(path: Path) -> int:
     with duckdb.connect(path, read_only=True) as warehouse:
-        return warehouse.execute("SELECT count(*) FROM public.orders").fetchone()[0]
+        return int(warehouse.execute("SELECT count(*) FROM public.orders").fetchall()[0][0])
 
 
-def test_a_backup_of_a_running_pipeline_is_put_back(project) -> None:
+def test_a_backup_of_a_running_pipeline_is_put_back(project: Project) -> None:
     running = project.start("run")
     running.wait_for("public.orders: is ready")
     copied = project.run("backup", "copy.duckdb")
