@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import pytest
+from hypothesis import settings
 
 from etl_core.errors import ConfigError
 from etl_core.testing.bigquery_emulator import BigQueryEmulator, running_emulator
 from etl_core.testing.postgres import Database, Postgres, create_database, postgres_from_environment
+
+# How long an example takes says something of the machine only: another process next to the tests must not fail one.
+settings.register_profile("etl", deadline=None)
+settings.load_profile("etl")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from etl_core.decode.split import INSERT, UPDATE, Indices, Mask
 from etl_core.errors import PermanentError
-from etl_core.values.text import Array
+from etl_core.values.text import Array, fixed_width, numbers_of
 
 _NONE = -1
 
@@ -72,14 +72,14 @@ def number_keys(new: Sequence[Array], old: Sequence[Array]) -> tuple[Indices, In
                 "a key column holds NULL",
                 hint="give the table a primary key, or a REPLICA IDENTITY index over NOT NULL columns",
             )
-        numbers = codes.to_numpy().astype(np.int64)
+        numbers = numbers_of(codes, np.int32).astype(np.int64)
         if combined is None:
             combined = numbers
         else:
             # Both numbers are below the number of tuples, so that their product stays below 2**63; numbered again,
             # the pairs are so too.
-            pairs = pa.array(combined * (int(numbers.max(initial=0)) + 1) + numbers, pa.int64())
-            combined = pairs.dictionary_encode().indices.to_numpy().astype(np.int64)
+            pairs = fixed_width(pa.int64(), combined * (int(numbers.max(initial=0)) + 1) + numbers, None)
+            combined = numbers_of(pairs.dictionary_encode().indices, np.int32).astype(np.int64)
     if combined is None:
         raise ValueError("a key has at least one column")
     count = len(new[0])

@@ -18,7 +18,7 @@ from etl_core.protocol.segment import Frames, Segment
 from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load
-from etl_core.values.text import Array
+from etl_core.values.text import Array, fixed_width
 
 
 def decode_segment(
@@ -229,7 +229,7 @@ class _Table:
         )
         pick = np.arange(chosen.size)
         pick[old >= 0] = chosen.size + np.arange(int((old >= 0).sum()))
-        return both.take(pick)
+        return both.take(fixed_width(pa.int64(), pick, None))
 
     def _key_table(self, columns: Sequence[Cells], chosen: Indices) -> pa.Table:
         arrays = [

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from etl_core.errors import MalformedMessage
 from etl_core.protocol.segment import Frames
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH as MESSAGE
-from etl_core.values.text import Array, buffer_of
+from etl_core.values.text import Array, buffer_of, fixed_width
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 KEY_TUPLE, OLD_TUPLE, NEW_TUPLE = ord("K"), ord("O"), ord("N")
@@ -194,22 +194,24 @@ def gather(data: NDArray[np.uint8], cells: Cells, rows: Indices | None = None) -
     if unchanged is not None:
         null = unchanged if null is None else null | unchanged
     if start.size == 0:
-        return pa.array([], pa.binary())
+        return pa.nulls(0, pa.binary())
     if bool((start[1:] >= end[:-1]).all()):
         return _gather_ascending(data, start, end, null)
+    valid = None if null is None else ~null
     first, inverse = np.unique(start, return_inverse=True)
     stop = np.empty_like(first)
     stop[inverse] = end
-    return _gather_ascending(data, first, stop, None).take(pa.array(inverse, pa.int64(), mask=null))
+    return _gather_ascending(data, first, stop, None).take(fixed_width(pa.int64(), inverse.astype(np.int64), valid))
 
 
 def _gather_ascending(data: NDArray[np.uint8], start: Indices, end: Indices, null: Mask | None) -> Array:
     # An array whose elements are, in turn, the gap before a value and the value: every second element of it is the
     # column, and Arrow's own take() copies just those.
     count = start.size
+    valid = None if null is None else ~null
     offsets = np.empty(2 * count + 1, np.int32)
     offsets[0] = 0
     offsets[1::2] = start
     offsets[2::2] = end
     interleaved = pa.Array.from_buffers(pa.binary(), 2 * count, [None, buffer_of(offsets), buffer_of(data)])
-    return interleaved.take(pa.array(np.arange(1, 2 * count, 2, dtype=np.int32), pa.int32(), mask=null))
+    return interleaved.take(fixed_width(pa.int32(), np.arange(1, 2 * count, 2, dtype=np.int32), valid))

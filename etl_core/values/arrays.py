@@ -39,7 +39,7 @@ def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positio
     part = text_bytes(text)
     starts = part.starts
     if len(starts) == 0:
-        return np.zeros(len(part) + 1, np.int64), pa.array([], pa.string()), part.valid
+        return np.zeros(len(part) + 1, np.int64), pa.nulls(0, pa.string()), part.valid
     _check_ends(part, column, table)
     meaning = _MEANING[part.data]
     dropped = np.flatnonzero(meaning)

@@ -17,7 +17,20 @@ from etl_core.identifiers import TableName
 from etl_core.schema.arrow import arrow_type
 from etl_core.schema.table import Column
 from etl_core.values.refusal import out_of_range, unreadable
-from etl_core.values.text import Array, Mask, Positions, as_string, fixed_width, nulled, text_bytes, view_buffer
+from etl_core.values.text import (
+    Array,
+    Mask,
+    Positions,
+    as_string,
+    boolean,
+    fixed_width,
+    mask_of,
+    nulled,
+    numbers_of,
+    one_text,
+    text_bytes,
+    view_buffer,
+)
 
 INFINITE_DAYS = 2**31 - 1
 INFINITE_MICROSECONDS = 2**63 - 1
@@ -57,7 +70,7 @@ def load_datetime(text: Array, column: Column, table: TableName) -> Array:
         raise unreadable(column, table) from None
     width = np.int32 if pa.types.is_date(target) else np.int64
     integers = view_buffer(read.buffers()[1], width)[: len(part)].copy()
-    integers[unusual] = _load_unusual(strings.filter(_boolean(unusual)), target, column, table)
+    integers[unusual] = _load_unusual(strings.filter(boolean(unusual)), target, column, table)
     return fixed_width(target, integers, part.valid)
 
 
@@ -66,7 +79,7 @@ def _load_unusual(strings: Array, target: pa.DataType, column: Column, table: Ta
     positive, negative = _equals(strings, "infinity"), _equals(strings, "-infinity")
     integers = np.where(positive, infinite, -infinite)
     finite = ~(positive | negative)
-    fields = pc.extract_regex(strings.filter(_boolean(finite)), _PATTERNS[target])
+    fields = pc.extract_regex(strings.filter(boolean(finite)), _PATTERNS[target])
     if fields.null_count:
         raise unreadable(column, table)
     year = _integer(fields, "year")
@@ -76,7 +89,7 @@ def _load_unusual(strings: Array, target: pa.DataType, column: Column, table: Ta
         integers[finite] = days
         return integers
     seconds = (_integer(fields, "hour") * 60 + _integer(fields, "minute")) * 60 + _integer(fields, "second")
-    fraction = pc.ascii_rpad(pc.struct_field(fields, "fraction"), 6, "0").cast(pa.int64()).to_numpy()
+    fraction = numbers_of(pc.ascii_rpad(pc.struct_field(fields, "fraction"), 6, "0").cast(pa.int64()), np.int64)
     time = seconds * 1_000_000 + fraction
     # The last microsecond is refused too: it would read as infinity.
     if ((days > _LAST_DAY) | ((days == _LAST_DAY) & (time >= _LAST_TIME))).any():
@@ -134,14 +147,8 @@ def load_time(text: Array, column: Column, table: TableName) -> Array:
 
 
 def _integer(fields: Array, name: str) -> Positions:
-    integers: Positions = pc.struct_field(fields, name).cast(pa.int64()).to_numpy()
-    return integers
+    return numbers_of(pc.struct_field(fields, name).cast(pa.int64()), np.int64)
 
 
 def _equals(strings: Array, word: str) -> Mask:
-    mask: Mask = pc.equal(strings, pa.scalar(word)).to_numpy(zero_copy_only=False)
-    return mask
-
-
-def _boolean(mask: Mask) -> pa.BooleanArray:
-    return pa.array(mask)
+    return mask_of(pc.equal(strings, one_text(word)[0]))

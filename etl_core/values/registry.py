@@ -18,7 +18,7 @@ from etl_core.values.bytea import load_bytea
 from etl_core.values.datetimes import load_datetime, load_time
 from etl_core.values.intervals import load_interval
 from etl_core.values.scalars import load_bool, load_number, load_numeric, load_raw, load_string
-from etl_core.values.text import Array, bitmap, buffer_of
+from etl_core.values.text import Array, bitmap, buffer_of, one_text
 
 Scalar: TypeAlias = "pa.Scalar[Any]"
 _Loader = Callable[["Array", Column, TableName], Array]
@@ -63,7 +63,7 @@ def load(text: Array, column: Column, table: TableName) -> Array:
 
 def load_missing(column: Column, table: TableName) -> Scalar:
     """`column.missing_value`: what rows older than the column hold, NULL of the column's type if None."""
-    missing: Scalar = load(pa.array([column.missing_value], pa.string()), column, table)[0]
+    missing: Scalar = load(one_text(column.missing_value), column, table)[0]
     return missing
 
 

@@ -435,7 +435,7 @@ def _cut(draw: Callable[..., Any], items: Sequence[Any]) -> list[Sequence[Any]]:
     return [items[a:b] for a, b in zip([0, *places], [*places, len(items)], strict=True)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_crash_and_any_new_cut_ends_exact(
     server: BigQueryWriteServer, client: BigQueryWriteClient, data: st.DataObject

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from etl_core.batch import PartialRows, TableChanges
@@ -29,6 +30,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.arrow import key_schema
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
+from etl_core.values.text import fixed_width
 
 
 class TableWriter:
@@ -209,7 +211,7 @@ class TableWriter:
 
 def _held_by_old_rows(schema: TableSchema, columns: Sequence[Column]) -> pa.Table:
     """One row: what rows older than `columns` hold in them."""
-    row = pa.table({"etl$": [0]})
+    row = pa.Table.from_arrays([fixed_width(pa.int64(), np.zeros(1, np.int64), None)], names=["etl$"])
     for column in columns:
         value: Any = load_missing(column, schema.name)
         row = row.append_column(tagged_field(column), pa.repeat(value, 1))

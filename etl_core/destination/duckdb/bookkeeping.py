@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from etl_core.batch import WatermarkMove
@@ -20,6 +21,7 @@ from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
+from etl_core.values.text import fixed_width
 
 _CREATE: tuple[LiteralString, ...] = (
     "CREATE SCHEMA IF NOT EXISTS {namespace}",
@@ -108,11 +110,10 @@ class Bookkeeping:
     def move_watermarks(self, watermarks: Mapping[TableId, WatermarkMove]) -> None:
         if not watermarks:
             return
-        moves = pa.table(
-            {
-                "table_id": pa.array(watermarks.keys(), pa.uint32()),
-                "lsn": pa.array([move.new for move in watermarks.values()], pa.uint64()),
-            }
+        table_ids = np.fromiter(watermarks.keys(), np.uint32, len(watermarks))
+        lsns = np.fromiter((move.new for move in watermarks.values()), np.uint64, len(watermarks))
+        moves = pa.Table.from_arrays(
+            [fixed_width(pa.uint32(), table_ids, None), fixed_width(pa.uint64(), lsns, None)], names=["table_id", "lsn"]
         )
         query = statements.move_watermarks(self.database, self._pipeline)
         statements.execute_with(self._connection, query, moves)

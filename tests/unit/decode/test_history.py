@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl_core.batch import ChangeCounts
@@ -336,7 +336,7 @@ def feed_transaction(assembler: Assembler, items: Iterator[Message | bytes], seg
 
 
 @given(plan=st.one_of(plans(), short_plans()))
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500)
 def test_destination_equals_source_after_every_batch(plan: Plan) -> None:
     session = Session(plan)
     Replication(session.source, plan).run()

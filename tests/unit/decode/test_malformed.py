@@ -72,7 +72,7 @@ def test_the_frames_decode_as_they_are() -> None:
 
 
 @given(number=st.integers(0, len(FRAMES) - 1), cut=st.integers(1, max(LENGTHS)), alone=st.booleans())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_frame_cut_short_is_malformed(number: int, cut: int, alone: bool) -> None:
     frame = FRAMES[number]
     short = frame[: -(1 + cut % len(frame))] if cut % len(frame) else frame[:-1]
@@ -87,7 +87,7 @@ def test_a_frame_cut_short_is_malformed(number: int, cut: int, alone: bool) -> N
     flip=st.integers(1, 255),
     alone=st.booleans(),
 )
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_a_flipped_byte_is_refused_or_read(number: int, position: int, flip: int, alone: bool) -> None:
     frame = bytearray(FRAMES[number])
     frame[XLOG_DATA_HEADER_LENGTH + (position - XLOG_DATA_HEADER_LENGTH) % (len(frame) - XLOG_DATA_HEADER_LENGTH)] ^= (
@@ -99,7 +99,7 @@ def test_a_flipped_byte_is_refused_or_read(number: int, position: int, flip: int
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))
 @example([b"N\x00\x06"])
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_bytes_behind_the_relation(bodies: list[bytes]) -> None:
     head = bytes(XLOG_DATA_HEADER_LENGTH)
     relation = struct.pack("!I", SCHEMA.table_id)

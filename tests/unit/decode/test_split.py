@@ -79,7 +79,7 @@ def messages(draw: st.DrawFn) -> tuple[int, list[Insert | Update | Delete]]:
 
 
 @given(messages(), st.lists(st.integers(0, 1000), max_size=12))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_every_value_is_found_and_gathered_in_any_order(
     drawn: tuple[int, list[Insert | Update | Delete]], picks: list[int]
 ) -> None:
@@ -169,7 +169,6 @@ def number(*columns: list[Any], old: int = 0) -> list[int]:
     ),
     st.integers(0, 3),
 )
-@settings(deadline=None)
 def test_numbers_are_equal_if_and_only_if_the_keys_are(keys: list[tuple[bytes, ...]], old: int) -> None:
     if not keys:
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import MonthDayNano
 
@@ -144,7 +144,6 @@ def _read(message: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", _KINDS)
-@settings(deadline=None)
 @given(data=st.data())
 def test_a_column_reads_as_it_was_written(name: str, data: st.DataObject) -> None:
     pg_type, modifier, values, expected = _KINDS[name]
@@ -159,7 +158,6 @@ def test_a_column_reads_as_it_was_written(name: str, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("name", _KINDS)
-@settings(deadline=None)
 @given(data=st.data())
 def test_an_array_reads_as_it_was_written(name: str, data: st.DataObject) -> None:
     pg_type, modifier, values, expected = _KINDS[name]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import MonthDayNano
 
@@ -233,7 +233,6 @@ _ELEMENTS: dict[str, tuple[PgType, int, Any]] = {
 
 
 @pytest.mark.parametrize("name", _ELEMENTS)
-@settings(deadline=None)
 @given(data=st.data())
 def test_any_value_comes_back(name: str, data: st.DataObject) -> None:
     pg_type, modifier, values = _ELEMENTS[name]
@@ -242,7 +241,6 @@ def test_any_value_comes_back(name: str, data: st.DataObject) -> None:
     assert comparable(_through(given_rows, schema.columns)) == comparable(given_rows)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.none() | st.lists(st.none() | st.integers(-(2**31), 2**31 - 1), max_size=4)), max_size=8))
 def test_any_array_comes_back(lists: list[tuple[list[int | None] | None]]) -> None:
     schema = table("t", Column("many", array_of(1007, INT4)), key=())
