@@ -12,6 +12,7 @@ from typing import Self
 
 from etl_core.cli.activity import CopyActivity, StreamActivity, tables_text
 from etl_core.cli.display import Display, table_error
+from etl_core.cli.repetition import Repetition
 from etl_core.cli.texts import duration, number, plural, rate
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
@@ -36,6 +37,7 @@ class LineDisplay(Display):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
+        self._retries = Repetition(clock)
         self._copies: dict[TableName, CopyActivity] = {}
         self._said: dict[str, float] = {}
         self._stream: StreamActivity | None = None
@@ -120,7 +122,10 @@ class LineDisplay(Display):
         self.say(table_error(table, error))
 
     def on_retry(self, error: EtlError, wait: float) -> None:
-        self.say(f"{error}; trying again in {duration(wait)}")
+        with self._lock:
+            sentence = self._retries.sentence(error, wait)
+        if sentence is not None:
+            self.say(sentence)
 
     def on_waiting(self, reason: str) -> None:
         # The reason counts its seconds: what stands before " wait" tells one wait from another.

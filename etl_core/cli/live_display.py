@@ -14,6 +14,7 @@ from rich.text import Text
 
 from etl_core.cli.activity import CopyActivity, StreamActivity, tables_text
 from etl_core.cli.display import Display, table_error
+from etl_core.cli.repetition import Repetition
 from etl_core.cli.texts import duration, number, plural, rate
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
@@ -38,6 +39,7 @@ class LiveDisplay(Display):
         super().__init__()
         self._console = console
         self._title = title
+        self._retries = Repetition(time.monotonic)
         self._copies: dict[TableName, CopyActivity] = {}
         self._stream: StreamActivity | None = None
         self._errored: dict[TableName, None] = {}
@@ -95,7 +97,10 @@ class LiveDisplay(Display):
         self.say(f"✗ {table_error(table, error)}")
 
     def on_retry(self, error: EtlError, wait: float) -> None:
-        self.say(f"{error}; trying again in {duration(wait)}")
+        with self._lock:
+            sentence = self._retries.sentence(error, wait)
+        if sentence is not None:
+            self.say(sentence)
 
     def on_waiting(self, reason: str) -> None:
         with self._lock:
