@@ -22,3 +22,13 @@ def unreadable(column: Column, table: TableName) -> ValueOutOfRange:
         "check that nothing between us and the server changes DateStyle, IntervalStyle, TimeZone or bytea_output, "
         f"then copy the table again: etl resync {table}",
     )
+
+
+def not_utf8(column: Column, table: TableName) -> ValueOutOfRange:
+    """A value of a database whose encoding is SQL_ASCII, the only one that lets any bytes in."""
+    return out_of_range(
+        "text that is not valid UTF-8",
+        column,
+        table,
+        f"the encoding SQL_ASCII checks nothing: correct the values, then copy the table again: etl resync {table}",
+    )

@@ -17,8 +17,9 @@ from etl_core.values.arrays import split_arrays
 from etl_core.values.bytea import load_bytea
 from etl_core.values.datetimes import load_datetime, load_time
 from etl_core.values.intervals import load_interval
+from etl_core.values.refusal import not_utf8
 from etl_core.values.scalars import load_bool, load_number, load_numeric, load_raw, load_string
-from etl_core.values.text import Array, bitmap, buffer_of, one_text
+from etl_core.values.text import Array, bitmap, buffer_of, is_utf8, one_text
 
 Scalar: TypeAlias = "pa.Scalar[Any]"
 _Loader = Callable[["Array", Column, TableName], Array]
@@ -56,9 +57,12 @@ def load(text: Array, column: Column, table: TableName) -> Array:
     `text` is a string or binary array, NULL for SQL NULL; the result has as many values and
     `arrow_type(column)`, and may share memory with `text`. Raises ValueOutOfRange, naming table and column, for
     a value that the type cannot hold (NaN in a decimal, an array of two dimensions, a year past 294246, an
-    infinite interval) and for text that is no value of the type.
+    infinite interval), for text that is no value of the type, and for text that is not UTF-8.
     """
-    return _loader(column)(text, column, table)
+    values = _loader(column)(text, column, table)
+    if pa.types.is_string(values.type) and not is_utf8(values):
+        raise not_utf8(column, table)
+    return values
 
 
 def load_missing(column: Column, table: TableName) -> Scalar:

@@ -134,3 +134,19 @@ def test_text_of_another_type_is_refused_without_showing_it(load_text: LoadText,
         load_text(oid, [text])
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+@pytest.mark.parametrize("oid", [pg_types.TEXT, pg_types.JSONB, pg_types.BPCHAR])
+@pytest.mark.parametrize("wrong", [b"caf\xe9", b"\xed\xa0\x80", b"\xc0\x80", b"cut \xf0\x9f\x98"])
+def test_text_that_is_not_utf8_is_refused_without_showing_it(load_text: LoadText, oid: int, wrong: bytes) -> None:
+    with pytest.raises(
+        ValueOutOfRange, match=r"column c of table public\.t holds text that is not valid UTF-8"
+    ) as raised:
+        load_text(oid, [b"plain", None, wrong])
+    assert "etl resync public.t" in (raised.value.hint or "")
+    assert "caf" not in str(raised.value)
+
+
+def test_two_values_that_are_utf8_only_together_are_refused(load_text: LoadText) -> None:
+    with pytest.raises(ValueOutOfRange, match="UTF-8"):
+        load_text(pg_types.TEXT, ["é".encode()[:1], "é".encode()[1:]])
