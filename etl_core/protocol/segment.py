@@ -50,6 +50,12 @@ class Segment:
     def is_empty(self) -> bool:
         return not self.offsets and not self.truncated
 
+    def drop_last_transaction(self) -> None:
+        """Forgets the frames of the last transaction. Only before the segment is sealed."""
+        first, _ = self.transactions.pop()
+        self.size = self.offsets[first] if first < len(self.offsets) else self.size
+        del self.offsets[first:], self.data[self.size :]
+
     def seal(self) -> Frames:
         """The segment as arrays, for the splitter. The reader appends nothing afterwards; may be called again.
 

@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -44,6 +45,11 @@ class Piece:
     def load(self) -> Segment:
         return self.segment.load() if isinstance(self.segment, SpooledSegment) else self.segment
 
+    def close(self) -> None:
+        """Gives up spooled bytes."""
+        if isinstance(self.segment, SpooledSegment):
+            self.segment.close()
+
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
@@ -65,8 +71,7 @@ class Assembled:
     def close(self) -> None:
         """Gives up spooled bytes."""
         for piece in self.pieces:
-            if isinstance(piece.segment, SpooledSegment):
-                piece.segment.close()
+            piece.close()
 
 
 class Assembler:
@@ -183,11 +188,35 @@ class Assembler:
         self._taken_lsn = self.end_lsn
         return batch
 
+    def take_received(self) -> Assembled | None:
+        """What was received whole since the last `take`, None if nothing: for a stream that ended.
+
+        A transaction that it ended within is forgotten, as if it had not begun.
+        """
+        open_lsn, self._commit_lsn = self._commit_lsn, None
+        if open_lsn is not None:
+            if self.segment.transactions[0] != (0, open_lsn):
+                self.segment.drop_last_transaction()
+            else:
+                self.segment = Segment()
+                self._drop_from_pieces(open_lsn)
+        return self.take() if self.has_changes else None
+
+    def _drop_from_pieces(self, lsn: Lsn) -> None:
+        """Forgets the frames of the last transaction in finished segments."""
+        while self._pieces and self._pieces[-1].segment.transactions[-1][1] == lsn:
+            piece = self._pieces.pop()
+            with contextlib.closing(piece):
+                if piece.segment.transactions[0] == (0, lsn):
+                    continue  # nothing of another one is in it
+                segment = piece.load()
+            segment.drop_last_transaction()
+            self._pieces.append(Piece(segment, piece.schemas, segment.tables()))
+
     def discard(self) -> None:
         """Forgets everything since the last `take`, the open transaction with it: it will be read again."""
         for piece in self._pieces:
-            if isinstance(piece.segment, SpooledSegment):
-                piece.segment.close()
+            piece.close()
         self._pieces, self._spool = [], None
         self._in_memory = 0
         self._commit_lsn = None

@@ -82,7 +82,7 @@ class Spool:
 class SpooledSegment:
     """A segment whose bytes are on disk."""
 
-    __slots__ = ("_is_closed", "_spool", "_start", "_transactions", "_truncated", "rows", "size")
+    __slots__ = ("_is_closed", "_spool", "_start", "_truncated", "rows", "size", "transactions")
 
     def __init__(self, spool: Spool, segment: Segment, start: int) -> None:
         self._spool = spool
@@ -90,14 +90,14 @@ class SpooledSegment:
         self._is_closed = False
         self.size = segment.size
         self.rows = segment.rows
-        self._transactions = segment.transactions
+        self.transactions = segment.transactions
         self._truncated = segment.truncated
 
     def load(self) -> Segment:
         """Reads the segment back; may be called again, for a second try. Raises SpoolUnavailable."""
         data = self._spool.read(self._start, self.size)
         offsets = np.frombuffer(self._spool.read(self._start + self.size, self.rows * _OFFSET.itemsize), _OFFSET)
-        return Segment(data, offsets.tolist(), self._transactions, self._truncated, self.size)
+        return Segment(data, offsets.tolist(), self.transactions, self._truncated, self.size)
 
     def close(self) -> None:
         """Idempotent."""

@@ -252,3 +252,43 @@ def test_discard_forgets_all_that_was_not_taken() -> None:
     again = feed(subject, [begin(3), RA, row(A), commit(3)]).take()
     assert (again.rows, again.end_lsn) == (1, 0x330)
     again.close()
+
+
+# A stream that ends
+
+
+@pytest.mark.parametrize("memory_limit", [1 << 30, 0], ids=["in memory", "spooled"])
+@pytest.mark.parametrize(
+    ("items", "rows", "end"),
+    [
+        ([], None, START),
+        ([begin(2), RA, row(A)], None, START),
+        ([begin(2), RA, row(A), commit(2)], 1, Lsn(0x230)),
+        ([begin(2), RA, row(A), commit(2), begin(3)], 1, Lsn(0x230)),
+        ([begin(2), RA, row(A), commit(2), begin(3), row(A), row(A)], 1, Lsn(0x230)),
+        # The open transaction changes a schema, so that it begins a segment of its own within itself …
+        ([begin(2), RA, row(A), commit(2), begin(3), row(A), RA2, row(A)], 1, Lsn(0x230)),
+        ([begin(2), RA, row(A), commit(2), begin(3), RA2, row(A), truncate(A), row(A)], 1, Lsn(0x230)),
+        # … or truncates first.
+        ([begin(2), RA, row(A), commit(2), begin(3), truncate(A), row(A)], 1, Lsn(0x230)),
+        ([begin(2), RA, truncate(A), commit(2), begin(3), row(A), truncate(A)], 0, Lsn(0x230)),
+    ],
+)
+def test_what_was_received_whole_is_kept(
+    items: Sequence[Message | bytes], rows: int | None, end: Lsn, memory_limit: int
+) -> None:
+    ended = feed(assembler(memory_limit), items)
+    batch = ended.take_received()
+    assert ended.end_lsn == end
+    assert (None if batch is None else batch.rows) == rows
+    if batch is not None:
+        with closing(batch):
+            assert batch.end_lsn == end
+            for piece in batch.pieces:
+                segment = piece.load()
+                assert segment.seal().bounds[-1] == segment.size
+                assert len(segment.offsets) == segment.rows
+                # Described as it was then, not as the transaction that is forgotten said.
+                assert piece.schemas[A].column_names == ("id",)
+    ended.discard()
+    assert not ended.in_transaction
