@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from etl_core.config_secrets import read_password, run_password_command
 from etl_core.config_values import BatchConfig as BatchConfig
 from etl_core.config_values import CopyConfig as CopyConfig
 from etl_core.config_values import check_tables, did_you_mean
@@ -25,6 +26,7 @@ from etl_core.config_values import config_error as config_error
 from etl_core.config_values import parse_duration as parse_duration
 from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
+from etl_core.silence import SILENCE
 
 _Conninfo: TypeAlias = dict[str, str]
 
@@ -68,8 +70,9 @@ class SourceConfig:
     """The database to replicate: `dsn` (a URL or a libpq keyword string) or host, port, database and user.
 
     `keywords` are other connection keywords as libpq knows them (`sslmode`, `connect_timeout` …). `password_file`
-    holds the password alone, and is read at each `conninfo()`; without a password libpq looks into PGPASSWORD and
-    the password file of its own. `tables` None replicates what the publication publishes.
+    holds the password alone, `password_command` (arguments, no shell) prints it; they are read and run at each
+    `conninfo()`. Without a password libpq looks into PGPASSWORD and the password file of its own. A connection that is
+    silent for `silence_timeout` seconds is given up. `tables` None replicates what the publication publishes.
     """
 
     publication: str
@@ -80,6 +83,8 @@ class SourceConfig:
     user: str | None = None
     password: str | None = None
     password_file: Path | None = None
+    password_command: tuple[str, ...] | None = None
+    silence_timeout: float = SILENCE
     tables: tuple[TableName, ...] | None = None
     keywords: Mapping[str, str] = field(default_factory=dict)
 
@@ -87,18 +92,28 @@ class SourceConfig:
         _check_publication(self.publication)
         if self.tables is not None:
             check_tables("source.tables", self.tables)
+        if self.password_command is not None and not self.password_command:
+            raise config_error("source.password_command", "must name a program")
+        if not self.silence_timeout > 0:
+            raise config_error("source.silence_timeout", "must be longer than 0 s")
         _check_keywords(self.keywords)
         _check_address(self._parameters(), self.dsn)
 
     def conninfo(self) -> str:
-        """The libpq connection string, password included. Raises ConfigError if `password_file` cannot be read."""
+        """The libpq connection string, password included; to be asked for at each connection.
+
+        Raises ConfigError if `password_file` cannot be read or `password_command` cannot be run, SourceUnavailable if
+        the command fails.
+        """
         parameters = self._parameters()
         if self.password_file is not None:
-            parameters["password"] = _read_password(self.password_file)
+            parameters["password"] = read_password(self.password_file)
+        elif self.password_command is not None:
+            parameters["password"] = run_password_command(self.password_command)
         return make_conninfo("", **parameters)
 
     def _parameters(self) -> _Conninfo:
-        """What libpq is told, without `password_file`. Raises ConfigError for what is said twice."""
+        """What libpq is told, but for the password of a file or command. Raises ConfigError for what is said twice."""
         parameters: _Conninfo = {}
         if self.dsn is not None:
             parsed = _parse_dsn(self.dsn) if self.dsn.strip() else None
@@ -124,9 +139,11 @@ class SourceConfig:
             if keyword in parameters:
                 raise config_error(f"source.{name}", "is in source.dsn too", hint="say it in one of the two places")
             parameters[keyword] = value
-        if self.password_file is not None and "password" in parameters:
+        sources = {"password_file": self.password_file, "password_command": self.password_command}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) + ("password" in parameters) > 1:
             raise config_error(
-                "source.password_file", "there is another password beside it", hint="say it in one of the two places"
+                f"source.{given[-1]}", "there is another password beside it", hint="say it in one of the two places"
             )
         return parameters
 
@@ -140,7 +157,19 @@ def _check_publication(name: str) -> None:
         raise config_error("source.publication", f"must be a name of 1 to {_NAME_BYTES} bytes")
 
 
-_OWN_NAMES = ("publication", "dsn", "host", "port", "database", "user", "password", "password_file", "tables")
+_OWN_NAMES = (
+    "publication",
+    "dsn",
+    "host",
+    "port",
+    "database",
+    "user",
+    "password",
+    "password_file",
+    "password_command",
+    "silence_timeout",
+    "tables",
+)
 _INSTEAD = {"dbname": "write source.database", "replication": "etl decides it", "client_encoding": "it is always UTF8"}
 
 
@@ -190,17 +219,6 @@ def _spilled_password(dsn: str) -> bool:
     # In the brackets of an IPv6 address a ? does not begin the parameters.
     address = re.sub(r"\[[^\]]*\]", lambda host: host[0].replace("?", ""), address)
     return "@" in address.partition("?")[0]
-
-
-def _read_password(path: Path) -> str:
-    try:
-        password = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise config_error("source.password_file", f"{path} cannot be read: {reason}") from None
-    if not password or "\0" in password or "\n" in password:
-        raise config_error("source.password_file", f"{path} must hold the password alone, on one line")
-    return password
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -12,15 +12,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
 
 from etl_core.config import DestinationConfig, PipelineConfig, SourceConfig, StateConfig
+from etl_core.config_paths import absolute_dsn, absolute_keyword, absolute_url
 from etl_core.config_values import (
     BatchConfig,
     CopyConfig,
@@ -33,6 +35,7 @@ from etl_core.config_values import (
 )
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName, check_pipeline_name
+from etl_core.silence import SILENCE
 
 _T = TypeVar("_T")
 
@@ -315,7 +318,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
 def _source(section: _Section, folder: Path) -> SourceConfig:
     publication = section.required("publication", section.text("publication"))
     password_file, tables = section.text("password_file"), section.texts("tables")
-    return SourceConfig(
+    source = SourceConfig(
         publication=publication,
         dsn=section.text("dsn"),
         host=section.text("host"),
@@ -324,9 +327,34 @@ def _source(section: _Section, folder: Path) -> SourceConfig:
         user=section.text("user"),
         password=section.text("password"),
         password_file=None if password_file is None else folder / password_file,
+        password_command=_command(section, "password_command", folder),
+        silence_timeout=section.quantity("silence_timeout", parse_duration, SILENCE),
         tables=None if tables is None else tuple(in_field(where, TableName.parse, name) for where, name in tables),
-        keywords={key: _keyword_value(section.where(key), value) for key, value in section.rest().items()},
+        keywords={
+            key: absolute_keyword(key, _keyword_value(section.where(key), value), folder)
+            for key, value in section.rest().items()
+        },
     )
+    return source if source.dsn is None else replace(source, dsn=absolute_dsn(source.dsn, folder))
+
+
+def _command(section: _Section, key: str, folder: Path) -> tuple[str, ...] | None:
+    """A list of arguments, or text that is split as a shell would split it, and nothing else of a shell."""
+    value = section.take(key)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            arguments = shlex.split(value)
+        except ValueError:
+            raise config_error(section.where(key), "has a quote that is not closed") from None
+    elif isinstance(value, list):
+        arguments = [str(_text(f"{section.where(key)}[{index}]", item)) for index, item in enumerate(value)]
+    else:
+        raise wrong_kind(section.where(key), "text or a list", value)
+    if arguments and "/" in arguments[0]:
+        arguments[0] = str(folder / arguments[0])
+    return tuple(arguments)
 
 
 def _keyword_value(where: str, value: object) -> str:
@@ -350,18 +378,7 @@ def _state(section: _Section | None, pipeline: str, folder: Path) -> StateConfig
         return StateConfig(default.render_as_string(hide_password=False))
     url = section.required("url", section.text("url"))
     section.finish()
-    return StateConfig(_absolute_sqlite(url, folder))
-
-
-def _absolute_sqlite(text: str, folder: Path) -> str:
-    """A SQLite file's URL made absolute; any other text, also a wrong one, as it is."""
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        return text
-    if url.drivername != "sqlite" or not url.database or url.database.startswith((":", "file:")):
-        return text
-    return url.set(database=str(folder / url.database)).render_as_string(hide_password=False)
+    return StateConfig(absolute_url(url, folder))
 
 
 def _batch(section: _Section) -> BatchConfig:

@@ -48,6 +48,13 @@ class SourceUnavailable(TransientError):
     """The source cannot be reached or ended the connection."""
 
 
+class StreamBlocked(TransientError):
+    """The server cannot send a transaction, so the stream of every table ends before it.
+
+    It is tried again, ever less often: whoever corrects the cause may do so while the run goes on, copies with it.
+    """
+
+
 class SlotInUse(TransientError):
     """Another consumer holds the replication slot. `active_pid` is its server process, if known."""
 

@@ -5,6 +5,7 @@ One object per process and pipeline. Everything a command or an orchestrator doe
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from etl_core.errors import (
     PermanentError,
     SlotInUse,
     StateConflict,
+    StreamBlocked,
     TableError,
     TransientError,
 )
@@ -47,7 +49,7 @@ from etl_core.source.server import current_lsn
 from etl_core.source.slot import SlotStatus
 from etl_core.source.table_copy import CopyResult
 from etl_core.state.sql_store import open_store
-from etl_core.state.store import ReplicationProgress, StateStore, TableStatus, TableUpdate
+from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
 
@@ -65,6 +67,8 @@ class PipelineStatus:
     slot: SlotStatus | None
     source_error: str | None
     destination_error: str | None = None
+    stream_error: StreamError | None = None
+    """What ended the stream, if it has not gone on since."""
 
 
 class Pipeline:
@@ -90,7 +94,13 @@ class Pipeline:
         self.destination = destination or build_destination(
             config.destination.type, config.destination.options, config.pipeline
         )
-        self.source = Source(config.source.conninfo(), config.pipeline, config.source.publication, self.store)
+        self.source = Source(
+            config.source.conninfo,
+            config.pipeline,
+            config.source.publication,
+            self.store,
+            config.source.silence_timeout,
+        )
         self._preparation = Preparation(config, self.source, self.store, self.destination, self.observer, self.stop)
         self._write_lock = threading.Lock()
         self._copies = BackgroundCopies(lambda stop: self._copy(self._to_copy(), stop), self.observer)
@@ -239,10 +249,18 @@ class Pipeline:
                 stop=self.stop,
             )
             return worker.run(until=until, seconds=seconds)
+        except (StreamBlocked, PermanentError) as error:
+            self._note_stream_error(error)
+            raise
         finally:
             handover.close()
             describer.close()
             stream.close()
+
+    def _note_stream_error(self, error: EtlError) -> None:
+        """For `etl status` and `etl doctor`: a run that tries again may be elsewhere, and says it in its log only."""
+        with contextlib.suppress(EtlError):
+            self.store.save_stream_error(str(error), error.hint)
 
     def _open_main_stream(self, start: Lsn) -> ReplicationStream:
         return self.source.open_stream(self.source.main_slot, start, "stream")
@@ -387,7 +405,15 @@ class Pipeline:
             watermarks = dict(self.destination.positions().tables)
         except EtlError as error:
             destination_error = str(error)
-        return PipelineStatus(tables, watermarks, progress, slot, source_error, destination_error)
+        stream_error = self.stream_error()
+        return PipelineStatus(tables, watermarks, progress, slot, source_error, destination_error, stream_error)
+
+    def stream_error(self) -> StreamError | None:
+        """What ended the main stream and needs a person, None if it has gone on since."""
+        error, progress = self.store.stream_error(), self.store.progress()
+        if error is None or progress is None or progress.updated_at is None:
+            return error
+        return error if error.at >= progress.updated_at else None
 
     def teardown(self) -> list[str]:
         """Drops the slots and the publication this pipeline created, then forgets its state; says what was dropped.

@@ -276,17 +276,19 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     ) -> "Iterator[Connection]":
         """A connection to the source with the settings replication needs, closed at the end of the block.
 
-        It is called `etl_<name>_<role>` on the server. `timeout` bounds the connecting, in seconds.
+        It is called `etl_<name>_<role>` on the server. `timeout` bounds the connecting, and how long the server may be
+        silent, in seconds.
         """
         from psycopg.conninfo import make_conninfo
 
+        from etl_core.silence import SILENCE
         from etl_core.source.connection import connect
 
         conninfo = self.config().source.conninfo()
         if timeout is not None:
             conninfo = make_conninfo(conninfo, connect_timeout=timeout)
         with contextlib.closing(
-            connect(conninfo, pipeline=self.name, role=role, replication=replication)
+            connect(conninfo, pipeline=self.name, role=role, replication=replication, silence=timeout or SILENCE)
         ) as connection:
             yield connection
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
+
+from sqlalchemy import make_url
 
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.failures import DONE, FAILED
 from etl_core.cli.texts import plural, put
+from etl_core.errors import EtlError
 from etl_core.pipeline import Pipeline
 from etl_core.source.doctor import Finding, Severity, examine
 
@@ -19,9 +24,23 @@ def doctor(pipeline: Pipeline, _: Arguments) -> int:
     findings = examine(
         source.conninfo(), pipeline=pipeline.config.pipeline, publication=source.publication, tables=source.tables
     )
+    findings += _stream_findings(pipeline)
     for line in finding_lines(findings):
         put(line)
     return FAILED if any(finding.severity is Severity.UNSAFE for finding in findings) else DONE
+
+
+def _stream_findings(pipeline: Pipeline) -> list[Finding]:
+    """What ended the stream of a pipeline that has run before, as its state store says; the doctor makes no store."""
+    url = make_url(pipeline.config.state.url)
+    if url.drivername == "sqlite" and not Path(url.database or "").exists():
+        return []
+    with contextlib.suppress(EtlError):
+        error = pipeline.stream_error()
+        if error is not None:
+            hint = f"; {error.hint}" if error.hint else ""
+            return [Finding(Severity.UNSAFE, "stream", f"the stream ended: {error.error}{hint}")]
+    return []
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

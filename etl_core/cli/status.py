@@ -37,6 +37,10 @@ def status_lines(known: PipelineStatus, now: datetime) -> list[str]:
     if not known.tables and known.progress is None:
         return [*lines, "nothing has been replicated yet: etl run"]
     lines.append(f"stream       {_stream(known, now)}")
+    if known.stream_error is not None:
+        lines.append(f"    ended at {known.stream_error.at.astimezone():%H:%M:%S}: {known.stream_error.error}")
+        if known.stream_error.hint:
+            lines.append(f"    → {known.stream_error.hint}")
     if known.slot is not None:
         lines.append(f"slot         {_slot(known.slot)}")
     elif not known.source_error:

@@ -54,6 +54,8 @@ def _stream(known: PipelineStatus, now: datetime) -> dict[str, object] | None:
         "rows": progress.rows,
         "rows_per_second": progress.rows_per_second,
         "updated_at": _time(progress.updated_at),
+        "error": known.stream_error and known.stream_error.error,
+        "hint": known.stream_error and known.stream_error.hint,
     }
 
 

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from etl_core.errors import PermanentError
+from etl_core.errors import EtlError, PermanentError
 from etl_core.identifiers import TableId, main_slot_name, sync_slot_name
 from etl_core.lsn import Lsn
+from etl_core.silence import SILENCE
+from etl_core.source.catalog import published_tables
 from etl_core.source.connection import Connection, connect
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, create_slot, drop_slot, slot_status
@@ -20,13 +22,16 @@ from etl_core.state.store import StateStore
 class Source:
     """One pipeline's source. Every call opens the connections it needs, and closes those it does not return.
 
-    `conninfo` may hold a password and is never shown.
+    `conninfo` gives the connection string, which may hold a password and is never shown; it is called for every
+    connection, as passwords are rotated and tokens expire. A connection is given up after `silence` seconds without a
+    word.
     """
 
-    conninfo: str
+    conninfo: Callable[[], str]
     pipeline: str
     publication: str
     store: StateStore
+    silence: float = SILENCE
 
     def __repr__(self) -> str:
         return f"Source(pipeline={self.pipeline!r}, publication={self.publication!r})"
@@ -40,11 +45,26 @@ class Source:
 
     def connect(self, role: str, *, replication: bool = False, autocommit: bool = True) -> Connection:
         """A connection called `etl_<pipeline>_<role>` on the server."""
-        return connect(self.conninfo, pipeline=self.pipeline, role=role, replication=replication, autocommit=autocommit)
+        return connect(
+            self.conninfo(),
+            pipeline=self.pipeline,
+            role=role,
+            replication=replication,
+            autocommit=autocommit,
+            silence=self.silence,
+        )
 
     def open_stream(self, slot: str, start_lsn: Lsn, role: str) -> ReplicationStream:
         """Streams a slot. Raises SlotInUse while another consumer has it."""
-        return ReplicationStream(self.connect(role, replication=True), slot, self.publication, start_lsn)
+        connection = self.connect(role, replication=True)
+        return ReplicationStream(connection, slot, self.publication, start_lsn, filtered=self._filtered_tables)
+
+    def _filtered_tables(self) -> list[str]:
+        """The tables that the publication filters rows of; none if that cannot be found out now."""
+        with contextlib.suppress(EtlError), self.connect("catalog") as connection:
+            published = published_tables(connection, self.publication)
+            return [str(table.name) for table in published if table.row_filter is not None]
+        return []
 
     def slot_status(self, name: str) -> SlotStatus | None:
         with self.connect("slots") as connection:

@@ -135,7 +135,11 @@ class StreamWorker:
     def _step(self, until: Lsn | None) -> Ended | None:
         limit = self._limit(until)
         wait = _NEAR_LIMIT if limit is not None else _WAIT if self._batch_since is None else _QUIET
-        message = self._stream.receive(self._assembler.segment, wait)
+        try:
+            message = self._stream.receive(self._assembler.segment, wait)
+        except EtlError:
+            self._write_received()
+            raise
         self._quiet = message is Pause.QUIET
         if message is Pause.FULL:
             self._assembler.finish_segment()
@@ -208,6 +212,19 @@ class StreamWorker:
             self._boundary.passed(batch.tables, batch.end_lsn)
             self._writer.submit(batch)
         self._batch_since = None
+
+    def _write_received(self) -> None:
+        """Has written what came whole before the stream broke, which may break at the same place the next time.
+
+        Returns while it is written. Raises nothing: the first error is the one to tell.
+        """
+        with contextlib.suppress(EtlError):
+            batch = self._assembler.take_received()
+            if batch is not None:
+                while not self._writer.wait_idle(_WAIT):
+                    pass
+                self._boundary.passed(batch.tables, batch.end_lsn)
+                self._writer.submit(batch)
 
     def _advance_idle(self, now: float) -> None:
         """Moves the position over WAL that holds nothing of ours, when nothing is in flight."""

@@ -15,29 +15,34 @@ import psycopg
 from psycopg import pq
 
 from etl_core.errors import EtlError, SourceUnavailable, Stopped
+from etl_core.silence import SilentServer, Watch
 from etl_core.source.connection import Connection
 from etl_core.source.sqlstate import from_sqlstate, translate
 
 _LOOK_EVERY_MS = 100
 _CANCEL_TIMEOUT_S = 10.0
 
-_GOOD = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COPY_OUT})
+_STREAMS = frozenset({pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_IN})
+_GOOD = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}) | _STREAMS
 
 
 def run_command(
     conn: Connection, statement: bytes, stop: threading.Event, while_waiting: Callable[[], None] | None = None
 ) -> pq.abc.PGresult:
-    """Runs one statement and returns its result, good or bad; after COPY_OUT the rows are the caller's to read.
+    """Runs one statement and returns its result, good or bad; after COPY_OUT or COPY_BOTH the rest is the caller's.
 
     `while_waiting` is called about ten times a second until the server answers. When `stop` is set, the command is
     cancelled and CommandStopped raised; it is cancelled, too, when the wait is left by any other exception.
-    Raises SourceUnavailable if the connection breaks.
+    Raises SourceUnavailable if the connection breaks, or is silent though the server does not work for it.
     """
     pgconn = conn.pgconn
     try:
         pgconn.send_query(statement)
         try:
-            is_answered = _wait(pgconn, stop, while_waiting)
+            is_answered = _wait(conn, stop, while_waiting, conn.watch())
+        except SilentServer as silent:
+            conn.give_up(silent)
+            raise
         except BaseException:
             request_cancel(conn)
             raise
@@ -46,24 +51,27 @@ def run_command(
         result = pgconn.get_result()
         if result is None:
             raise SourceUnavailable("the connection to PostgreSQL was lost")
-        if result.status != pq.ExecStatus.COPY_OUT:
+        if result.status not in _STREAMS:
             finish_command(conn)
     except psycopg.Error as error:
         raise translate(error) from None
     return result
 
 
-def _wait(pgconn: pq.abc.PGconn, stop: threading.Event, while_waiting: Callable[[], None] | None) -> bool:
+def _wait(conn: Connection, stop: threading.Event, while_waiting: Callable[[], None] | None, watch: Watch) -> bool:
     """Waits for the answer; False if `stop` was set first."""
-    poll = select.poll()
+    pgconn, poll = conn.pgconn, select.poll()
     poll.register(pgconn.socket, select.POLLIN)
     while pgconn.is_busy():
         if stop.is_set():
             return False
         if poll.poll(_LOOK_EVERY_MS):
             pgconn.consume_input()
-        elif while_waiting is not None:
+            watch.heard()
+            continue
+        if while_waiting is not None:
             while_waiting()
+        watch.check()
     return True
 
 
@@ -96,21 +104,37 @@ def result_sqlstate(result: pq.abc.PGresult) -> str | None:
 
 
 def finish_command(conn: Connection) -> pq.abc.PGresult | None:
-    """Takes what is left of a command's answer; its last result, None if there was none."""
+    """Takes what is left of a command's answer; its first error, else its last result, None if there was none.
+
+    Raises psycopg.Error if the connection breaks or is silent.
+    """
+    return _finish(conn, conn.watch())
+
+
+def _finish(conn: Connection, watch: Watch) -> pq.abc.PGresult | None:
     last = None
-    while (result := conn.pgconn.get_result()) is not None:
-        last = result
-        if result.status == pq.ExecStatus.COPY_OUT:
+    while (result := _next_result(conn, watch)) is not None:
+        if last is None or is_good(last):
+            last = result  # a broken connection makes an error of its own, behind the one that tells why
+        if result.status in _STREAMS:
             break  # which libpq repeats until the rows are read
     return last
 
 
+def _next_result(conn: Connection, watch: Watch) -> pq.abc.PGresult | None:
+    """As libpq's get_result, which waits for ever where nothing comes."""
+    _wait(conn, threading.Event(), None, watch)
+    return conn.pgconn.get_result()
+
+
 def cancel_command(conn: Connection) -> pq.abc.PGresult | None:
-    """Asks the server to cancel what `conn` runs, and takes the answer; None if the connection is broken."""
-    with contextlib.suppress(psycopg.Error):
+    """Asks the server to cancel what `conn` runs, and takes the answer; None if the connection is broken or silent."""
+    try:
         request_cancel(conn)
-        return finish_command(conn)
-    return None
+        return _finish(conn, Watch(_CANCEL_TIMEOUT_S))
+    except psycopg.Error:
+        conn.close()
+        return None
 
 
 def request_cancel(conn: Connection) -> None:

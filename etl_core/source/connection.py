@@ -7,6 +7,7 @@ https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-OPTIONS
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import Any, TypeAlias
@@ -15,9 +16,10 @@ import psycopg
 from psycopg import conninfo as conninfo_syntax
 
 from etl_core.errors import ConfigError, EtlError, SourceRefused, SourceUnavailable
+from etl_core.silence import SILENCE, WatchedConnection
 from etl_core.source.sqlstate import translate
 
-Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+Connection: TypeAlias = WatchedConnection
 
 # No value may hold a space: `options` is split at them. Values print as `etl_core.values` reads them.
 SESSION_SETTINGS: dict[str, str] = {
@@ -26,6 +28,11 @@ SESSION_SETTINGS: dict[str, str] = {
     "TimeZone": "UTC",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    # A value of type money is printed, and read back by a row filter, as the locale says.
+    "lc_monetary": "C",
+    # Expressions and names that the server prints from its catalog are compared, and used in statements.
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
     "search_path": "",
     "row_security": "off",
     "statement_timeout": "0",
@@ -72,33 +79,69 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
         "check sslmode, sslrootcert and the server's certificate",
     ),
 )
+# A session that waits for its client has said what it had to say, or does not get rid of it. A walsender that waits for
+# WAL answers its client, so that silence is no sign of work; but not while it creates a slot (then it is in `startup`).
+_WORKS = """
+SELECT FROM pg_catalog.pg_stat_activity a
+WHERE a.pid = %s AND a.state = 'active'
+  AND coalesce(a.wait_event, '') NOT IN ('ClientRead', 'ClientWrite', 'WalSenderWriteData', 'WalSenderMain')
+  AND NOT (coalesce(a.wait_event_type, '') = 'Client'
+           AND EXISTS (SELECT FROM pg_catalog.pg_stat_replication r WHERE r.pid = a.pid AND r.state <> 'startup'))
+"""
+_PROBE_TIMEOUT = 10.0
+
 _PORTS = re.compile(r"[0-9,]*")
 _BUSY = re.compile(r"too many (clients|connections)|remaining connection slots|max_wal_senders", re.IGNORECASE)
 
 
 def connect(
-    conninfo: str, *, pipeline: str, role: str, replication: bool = False, autocommit: bool = True
+    conninfo: str,
+    *,
+    pipeline: str,
+    role: str,
+    replication: bool = False,
+    autocommit: bool = True,
+    silence: float = SILENCE,
 ) -> Connection:
     """A connection whose settings do not depend on role, database or environment.
 
     `application_name` is `etl_<pipeline>_<role>`. With `replication` it is a logical walsender of the database:
-    replication commands and simple queries (parameters are merged on our side).
+    replication commands and simple queries (parameters are merged on our side). After `silence` seconds without a word
+    it is given up, unless the server says that it works for it.
     Raises ConfigError for a connection string that cannot be read, SourceRefused or SourceUnavailable.
     """
     params = connection_parameters(conninfo, pipeline=pipeline, role=role, replication=replication)
     cursor_factory: type[psycopg.Cursor[tuple[Any, ...]]] = psycopg.ClientCursor if replication else psycopg.Cursor
     try:
-        connection: Connection = psycopg.connect(
-            **params, autocommit=autocommit, prepare_threshold=None, cursor_factory=cursor_factory
+        connection = WatchedConnection.connect(
+            **params, autocommit=True, prepare_threshold=None, cursor_factory=cursor_factory
         )
     except psycopg.Error as error:
         raise _connect_failure(error, params) from None
+    probe = {key: value for key, value in params.items() if key != "replication"}
+    probe["application_name"] = f"etl_{pipeline}_probe"
+    pid = connection.info.backend_pid
+    connection.silence = silence
+    connection.is_working = lambda: _is_working(probe, pid, min(silence, _PROBE_TIMEOUT))
     try:
         _check_settings(connection)
+        connection.autocommit = autocommit
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _is_working(params: dict[str, Any], pid: int, timeout: float) -> bool:
+    """Whether the server, asked on another connection, still works for the session `pid`. Raises psycopg.Error."""
+    try:
+        with contextlib.closing(WatchedConnection.connect(**params, autocommit=True)) as probe:
+            probe.silence = timeout
+            return probe.execute(_WORKS, (pid,)).fetchone() is not None
+    except psycopg.OperationalError as error:
+        if _BUSY.search(str(error)):
+            return True  # it answers, and may be asked again later
+        raise
 
 
 def connection_parameters(conninfo: str, *, pipeline: str, role: str, replication: bool = False) -> dict[str, Any]:
@@ -136,6 +179,15 @@ def connection_parameters(conninfo: str, *, pipeline: str, role: str, replicatio
     return params
 
 
+def text_encoding(connection: Connection) -> str:
+    """The encoding to ask for rows in: UTF8, but SQL_ASCII of a database with that encoding.
+
+    Such a database may hold any bytes. To send them as UTF-8 the server would check them, and one bad value would end
+    the stream of all tables; our own check (`etl_core.values`) names the column and stops its table alone.
+    """
+    return "SQL_ASCII" if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII" else "UTF8"
+
+
 def _check_settings(connection: Connection) -> None:
     """Raises SourceRefused if something in between dropped `options`, as poolers can be told to do."""
     for name in ("IntervalStyle", "TimeZone"):
@@ -148,7 +200,7 @@ def _check_settings(connection: Connection) -> None:
     if connection.info.server_version >= 170000:
         # Unknown to older servers, which would refuse the connection for it.
         try:
-            connection.pgconn.exec_(b"SET transaction_timeout = 0")
+            connection.execute("SET transaction_timeout = 0")
         except psycopg.Error as error:
             raise translate(error) from None
 

@@ -13,9 +13,9 @@ import threading
 from collections.abc import Generator, Iterator
 
 import psycopg
-from psycopg import pq
 
 from etl_core.errors import SourceUnavailable, Stopped
+from etl_core.silence import SilentServer
 from etl_core.source.command import check_result, finish_command, request_cancel, run_command
 from etl_core.source.connection import Connection
 from etl_core.source.sqlstate import translate
@@ -35,12 +35,15 @@ def copy_blocks(conn: Connection, statement: bytes, stop: threading.Event) -> Ge
     finished = False
     try:
         check_result(run_command(conn, statement, stop))
-        yield from _drain(conn.pgconn, stop)
+        yield from _drain(conn, stop)
         result = finish_command(conn)
         if result is None:
             raise SourceUnavailable("the connection to PostgreSQL was lost")
         check_result(result)
         finished = True
+    except SilentServer as silent:
+        conn.give_up(silent)
+        raise translate(silent) from None
     except psycopg.Error as error:
         raise translate(error) from None
     finally:
@@ -50,13 +53,16 @@ def copy_blocks(conn: Connection, statement: bytes, stop: threading.Event) -> Ge
             conn.close()
 
 
-def _drain(pgconn: pq.abc.PGconn, stop: threading.Event) -> Iterator[bytearray]:
+def _drain(conn: Connection, stop: threading.Event) -> Iterator[bytearray]:
+    pgconn, watch = conn.pgconn, conn.watch()
     get = pgconn.get_copy_data
     poll = select.poll()
     poll.register(pgconn.socket, select.POLLIN)
     block = bytearray()
     while True:
         size, row = get(1)
+        if size > 0:
+            watch.heard()
         while size > 0:
             block += row
             size, row = get(1)
@@ -65,9 +71,11 @@ def _drain(pgconn: pq.abc.PGconn, stop: threading.Event) -> Iterator[bytearray]:
         if len(block) >= BLOCK_BYTES:
             yield block
             block = bytearray()
+            watch.heard()
         if stop.is_set():
             raise Stopped("the copy was stopped")
-        poll.poll(_LOOK_EVERY_MS)
+        if not poll.poll(_LOOK_EVERY_MS):
+            watch.check()
         # Also after a timeout: bytes that TLS has decrypted already do not show on the socket.
         pgconn.consume_input()
     if block:

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import select
 import socket
+import threading
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from types import TracebackType
@@ -23,7 +26,7 @@ from typing import Final, Self
 import psycopg
 from psycopg import pq, sql
 
-from etl_core.errors import SourceUnavailable
+from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Message
 from etl_core.protocol.pgoutput import parse_message
@@ -36,14 +39,18 @@ from etl_core.protocol.walsender import (
     StandbyStatusUpdate,
     parse_walsender_message,
 )
-from etl_core.source.connection import Connection
-from etl_core.source.sqlstate import from_sqlstate, translate
+from etl_core.silence import SilentServer
+from etl_core.source.command import finish_command, is_good, result_error, run_command
+from etl_core.source.connection import Connection, text_encoding
+from etl_core.source.sqlstate import stream_error, translate
 
 _XLOG_DATA: Final = XLOG_DATA
 _HEADER: Final = XLOG_DATA_HEADER_LENGTH
 _INSERT: Final = ord("I")
 _UPDATE: Final = ord("U")
 _DELETE: Final = ord("D")
+
+_LSN: Final = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
 
 _LOW_WATER: Final = 64 << 10
 _LOW_WATER_WAIT_MS: Final = 5
@@ -75,12 +82,22 @@ class ReplicationStream:
     reaches us; large ones wait on the server's disk. One thread uses a stream.
     """
 
-    def __init__(self, connection: Connection, slot: str, publication: str, start_lsn: Lsn) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        slot: str,
+        publication: str,
+        start_lsn: Lsn,
+        *,
+        filtered: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         """Starts streaming at `start_lsn`, or where the slot was confirmed if that is later; owns the connection.
 
-        Raises SlotInUse, SourceRefused or SourceUnavailable, and closes the connection then.
+        `filtered` gives the tables with a row filter, for the error of one that fails. Raises SlotInUse, SourceRefused
+        or SourceUnavailable, and closes the connection then.
         """
-        self._connection = connection
+        self.connection = connection
+        self._filtered = filtered
         self._pgconn = connection.pgconn
         self.server_lsn = start_lsn
         """The end of WAL the server has sent us everything up to, as its last keepalive said."""
@@ -89,6 +106,8 @@ class ReplicationStream:
         Whoever can answer more sets it back."""
         self._flushed = start_lsn
         self._status_due = time.monotonic() + STATUS_INTERVAL
+        self._heard_at = time.monotonic()
+        self._asked_at: float | None = None
         try:
             self._start(slot, publication, start_lsn)
             self._socket = socket.socket(fileno=os.dup(self._pgconn.socket))
@@ -104,13 +123,14 @@ class ReplicationStream:
             sql.Identifier(slot), sql.SQL(str(start_lsn)), sql.Literal(sql.Identifier(publication).as_string())
         )
         try:
-            result = self._pgconn.exec_(command.as_bytes(self._connection))
+            if (encoding := text_encoding(self.connection)) != "UTF8":
+                self.connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
+            result = run_command(self.connection, command.as_bytes(self.connection), threading.Event())
+            self._pgconn.nonblocking = 1
         except psycopg.Error as error:
             raise translate(error) from None
-        if result.status != pq.ExecStatus.COPY_BOTH:
-            raise from_sqlstate(
-                _field(result, pq.DiagnosticField.SQLSTATE), _field(result, pq.DiagnosticField.MESSAGE_PRIMARY) or ""
-            )
+        if not is_good(result):
+            raise result_error(result)
 
     def _tune(self) -> bool:
         """Whether the socket can wait for a low-water mark: TCP on Linux can, a unix socket ignores it."""
@@ -129,7 +149,7 @@ class ReplicationStream:
         """Appends row frames to `segment` until something else happens; waits at most `wait` seconds for data.
 
         Returns a control message (anything but Insert, Update, Delete) or a Pause. Raises SourceUnavailable when the
-        connection ends, MalformedMessage.
+        connection ends or is silent, what `stream_error` makes of an error of the server, MalformedMessage.
         """
         get = self._pgconn.get_copy_data
         data, append = segment.data, segment.offsets.append
@@ -152,9 +172,13 @@ class ReplicationStream:
                         return Pause.ASKED
                 elif size == 0:
                     if not self._wait(wait):
+                        self._check_silence()
                         return Pause.QUIET
                 else:
-                    raise SourceUnavailable("the server ended the replication stream")
+                    raise self._end()
+        except SilentServer as silent:
+            self.connection.give_up(silent)
+            raise translate(silent) from None
         except psycopg.Error as error:
             raise translate(error) from None
         finally:
@@ -171,7 +195,42 @@ class ReplicationStream:
                 return False
             self._set_low_water(_LOW_WATER)
         self._pgconn.consume_input()
+        self._heard_at, self._asked_at = time.monotonic(), None
         return True
+
+    def _check_silence(self) -> None:
+        """To be called when nothing is there to be read. Raises SilentServer.
+
+        The server is asked for an answer after half of the limit, as PostgreSQL's own receiver does. Counted from when
+        it was asked: while we did something else, what it sent has waited in the socket, and was found just now.
+        """
+        now, half = time.monotonic(), self.connection.silence / 2
+        if self._asked_at is None:
+            if now - self._heard_at >= half:
+                self._asked_at = now
+                self.send_status(reply_requested=True)
+        elif now - self._asked_at >= half:
+            if self._is_working():
+                self._heard_at, self._asked_at = now, None
+            else:
+                raise SilentServer(self.connection.silence, is_reachable=True)
+
+    def _is_working(self) -> bool:
+        """Whether the server is too busy to answer: it may decode a large transaction none of which is published."""
+        try:
+            return self.connection.is_working is not None and self.connection.is_working()
+        except psycopg.Error:
+            raise SilentServer(self.connection.silence, is_reachable=False) from None
+
+    def _end(self) -> EtlError:
+        """Why the server ended the COPY, as its answer behind it says."""
+        result = finish_command(self.connection)
+        if result is None or is_good(result):
+            return SourceUnavailable("the server ended the replication stream")
+        # "slot …, output plugin …, in the change callback, associated LSN …", in the server's language.
+        context = (result.error_field(pq.DiagnosticField.CONTEXT) or b"").decode("utf-8", "replace")
+        lsn = _LSN.search(context)
+        return stream_error(result_error(result), lsn=lsn and lsn[0], filtered=self._filtered())
 
     def _set_low_water(self, size: int) -> None:
         if self._low_water:
@@ -194,6 +253,11 @@ class ReplicationStream:
             self.reply_wanted = True
             self.send_status()
         return message.reply_requested
+
+    @property
+    def awaits_reply(self) -> bool:
+        """Whether the server, silent for long, was asked for a word and has not answered."""
+        return self._asked_at is not None
 
     @property
     def flushed(self) -> Lsn:
@@ -225,7 +289,7 @@ class ReplicationStream:
     def close(self) -> None:
         """Ends the stream and the connection; the server frees the slot a moment later. Idempotent."""
         self._socket.close()
-        self._connection.close()
+        self.connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -234,8 +298,3 @@ class ReplicationStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _field(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str | None:
-    value = result.error_field(field)
-    return None if value is None else value.decode("utf-8", "replace")

@@ -180,8 +180,11 @@ def plan_ranges(conn: Connection, table: PublishedTable, range_bytes: int = RANG
     return ranges
 
 
-def copy_statement(table: PublishedTable, part: CtidRange) -> sql.Composed:
-    """The COPY of one range: the published columns by name, as partitions may have them in another order."""
+def copy_statement(table: PublishedTable, part: CtidRange, *, encoding: str = "UTF8") -> sql.Composed:
+    """The COPY of one range: the published columns by name, as partitions may have them in another order.
+
+    `encoding` is that of what is sent: UTF8, or SQL_ASCII for the bytes as they are.
+    """
     conditions: list[sql.Composable] = []
     if part.first is not None:
         conditions.append(sql.SQL("ctid >= {}::pg_catalog.tid").format(sql.Literal(f"({part.first},0)")))
@@ -191,11 +194,12 @@ def copy_statement(table: PublishedTable, part: CtidRange) -> sql.Composed:
         # An expression that the server printed from its catalog.
         conditions.append(sql.SQL("({})").format(sql.SQL(table.row_filter)))
     is_root = table.is_partitioned and part.relation == table.name
-    return sql.SQL("COPY (SELECT {} FROM {}{}{}) TO STDOUT (FORMAT csv)").format(
+    return sql.SQL("COPY (SELECT {} FROM {}{}{}) TO STDOUT (FORMAT csv, ENCODING {})").format(
         column_list(table.schema),
         sql.SQL("" if is_root else "ONLY "),
         _identifier(part.relation),
         sql.SQL(" WHERE {}").format(sql.SQL(" AND ").join(conditions)) if conditions else sql.SQL(""),
+        sql.Literal(encoding),
     )
 
 

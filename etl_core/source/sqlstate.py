@@ -8,10 +8,12 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import psycopg
 
-from etl_core.errors import EtlError, SlotInUse, SourceChanged, SourceRefused, SourceUnavailable
+from etl_core.errors import EtlError, SlotInUse, SourceChanged, SourceRefused, SourceUnavailable, StreamBlocked
+from etl_core.silence import SilentServer
 
 # The server's message may quote a row's value in these classes: data exception, constraint violation, and what
 # a person's own function raises.
@@ -23,6 +25,11 @@ _TRY_AGAIN = frozenset({"40001", "40P01", "55P03", "57014"})
 
 MISSING_RIGHT_HINT = "grant the right; etl doctor prints the SQL"
 
+# A value whose bytes are no text, or that has no equivalent in UTF-8.
+_NO_UTF8 = frozenset({"22021", "22P05"})
+_WORDS_ALONE = re.compile(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*")
+_NAMED = 5
+
 _ACTIVE_PID = re.compile(r"\bPID (\d+)")
 
 
@@ -31,6 +38,11 @@ def translate(error: psycopg.Error) -> EtlError:
 
     `from None`, because PostgreSQL's details, and psycopg's text with them, can quote a row.
     """
+    if isinstance(error, SilentServer):
+        return SourceUnavailable(
+            f"the connection to PostgreSQL was given up: {error}",
+            hint="nothing to do if it works again by itself; else check the network, a tunnel or load balancer in it",
+        )
     return from_sqlstate(error.sqlstate, error.diag.message_primary or _first_line(error))
 
 
@@ -41,9 +53,14 @@ def from_sqlstate(sqlstate: str | None, message: str) -> EtlError:
             f"the connection to PostgreSQL was lost: {message}" if message else "the connection to PostgreSQL was lost",
             hint="nothing to do if the server was restarted; else look into its log",
         )
+    if sqlstate in _NO_UTF8:
+        return SourceRefused(
+            f"a value cannot be sent as UTF-8: its bytes are no text in the database's encoding (SQLSTATE {sqlstate})",
+            hint="the server's log names the bytes; correct the value, or delete its row",
+        )
     if sqlstate[:2] in _VALUE_CLASSES:
         return SourceRefused(
-            f"PostgreSQL could not compute a value (SQLSTATE {sqlstate})",
+            f"PostgreSQL could not compute a value{_harmless(sqlstate, message)} (SQLSTATE {sqlstate})",
             hint="check the publication's row filter and the functions it calls; the server's log has the statement",
         )
     if sqlstate in _TRY_AGAIN:
@@ -51,6 +68,38 @@ def from_sqlstate(sqlstate: str | None, message: str) -> EtlError:
     if sqlstate[:2] == "53":
         return SourceUnavailable(f"PostgreSQL is out of a resource: {message}", hint=_resource_hint(message))
     return _refused(sqlstate, message)
+
+
+def _harmless(sqlstate: str, message: str) -> str:
+    """The server's own sentence if it cannot quote a value: a quoted one stands in quotes or behind a colon, numbers
+    have digits, and what a person's function raises (P0) or a constraint names (23) may be anything."""
+    return f": {message}" if sqlstate[:2] == "22" and _WORDS_ALONE.fullmatch(message) else ""
+
+
+def stream_error(error: EtlError, *, lsn: str | None, filtered: Sequence[str]) -> EtlError:
+    """The error that ended a stream, as `from_sqlstate` has it, told as what it means for the stream.
+
+    `lsn` is where the server met it, `filtered` the tables with a row filter, one of which it may be. What PostgreSQL
+    cannot compute or convert is computed again, with the publication as it was then, at every try; the others pass,
+    or tell by themselves what to do.
+    """
+    if not isinstance(error, SourceRefused):
+        return error
+    where = f" at {lsn}" if lsn else ""
+    message = f"the server cannot send the transaction{where}, and no table gets what was committed after it: {error}"
+    return StreamBlocked(message, hint=_way_out(error, filtered))
+
+
+def _way_out(error: SourceRefused, filtered: Sequence[str]) -> str:
+    after = (
+        "the WAL keeps the publication as it was, so after the cause is corrected that transaction still cannot be "
+        "sent: end the run, then etl teardown and etl run copy every table again"
+    )
+    if "could not compute" not in str(error):
+        return f"{error.hint}; {after}" if error.hint else after
+    tables = ", ".join(filtered[:_NAMED]) + (" …" if len(filtered) > _NAMED else "")
+    which = f"the row filter of {tables}" if tables else "the publication's row filter"
+    return f"{which} fails for a row: change it with ALTER PUBLICATION … SET TABLE … WHERE (…); {after}"
 
 
 def _refused(sqlstate: str, message: str) -> EtlError:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from etl_core.errors import EtlError, SourceUnavailable, Stopped, TableError
 from etl_core.source.catalog import PublishedTable
-from etl_core.source.connection import Connection
+from etl_core.source.connection import Connection, text_encoding
 from etl_core.source.copy_blocks import copy_blocks
 from etl_core.source.copy_ranges import Plan, Ranges, RangeWork, Sink
 from etl_core.source.ctid_range import CtidRange
@@ -51,7 +51,8 @@ def copy_range(
     Raises Stopped, TableError, or what the server's error translates to; `conn` is closed then.
     """
     rows = size = 0
-    with contextlib.closing(copy_blocks(conn, copy_statement(table, part).as_bytes(conn), stop)) as blocks:
+    statement = copy_statement(table, part, encoding=text_encoding(conn))
+    with contextlib.closing(copy_blocks(conn, statement.as_bytes(conn), stop)) as blocks:
         for block in blocks:
             batch = read_csv(block, table.schema)
             sink(batch)

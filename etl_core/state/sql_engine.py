@@ -6,10 +6,12 @@ writes. Nothing depends on the session's settings: they are set for the transact
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     URL,
@@ -24,10 +26,14 @@ from sqlalchemy import (
     make_url,
     select,
 )
+from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from etl_core.errors import ConfigError
+from etl_core.silence import SilentServer, WatchedConnection
+
+_log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 5
 """Seconds; libpq takes whole ones."""
@@ -35,6 +41,9 @@ LOCK_TIMEOUT = 5.0
 """Seconds to wait for another writer. Writes take milliseconds: who waits longer meets a process that hangs."""
 STATEMENT_TIMEOUT = 15.0
 """Seconds a statement may run, and a session may idle inside a transaction, in PostgreSQL."""
+SILENCE = 20.0
+"""Seconds to wait for an answer. By then the server has ended the statement, if it ever got it: a connection that is
+still silent leads nowhere, such as through a tunnel whose far side is gone."""
 
 _POSTGRESQL = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 _SQLITE = frozenset({"sqlite", "sqlite+pysqlite"})
@@ -97,6 +106,7 @@ def _make_durable(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> Non
 def _open_postgresql(url: URL, pipeline: str) -> tuple[Engine, str]:
     settings = {
         "connect_timeout": CONNECT_TIMEOUT,
+        "client_encoding": "UTF8",
         "application_name": f"etl {pipeline} state",
         # A server that vanished without a word is noticed in seconds, not after two hours.
         "keepalives_idle": 10,
@@ -118,22 +128,42 @@ def _open_postgresql(url: URL, pipeline: str) -> tuple[Engine, str]:
         max_overflow=30,
         hide_parameters=True,
     )
+    event.listen(engine, "do_connect", _connect)
     host = url.host or url.query.get("host") or "the local socket"
     port = url.port or url.query.get("port") or 5432
     return engine, f"{host}:{port}/{url.database or ''}"
 
 
+class StoreConnection(WatchedConnection):
+    """A connection that says it when it is given up: a new one takes its place, so that there may be no error."""
+
+    silence = statement_silence = SILENCE
+
+    def give_up(self, silent: SilentServer) -> None:
+        _log.warning("the state store does not answer: %s; trying again on a new connection", silent)
+        super().give_up(silent)
+
+
+def _connect(
+    _dialect: Dialect, _entry: ConnectionPoolEntry, positional: tuple[Any, ...], keywords: dict[str, Any]
+) -> WatchedConnection:
+    connection = StoreConnection.connect(*positional, **keywords)
+    # Said with every BEGIN, as default_transaction_read_only can be set for the role or the database.
+    connection.read_only = False
+    return connection
+
+
 def begin_read(connection: Connection) -> None:
     """Before a reading transaction of one statement. SQLite's driver runs that without a transaction."""
     if connection.dialect.name == "postgresql":
-        connection.execute(select(*_limits()))
+        connection.execute(select(*_settings()))
 
 
 def begin_write(connection: Connection, pipeline: str) -> None:
     """Before a writing transaction: waits until no other writes for the pipeline."""
     if connection.dialect.name == "postgresql":
         second_key = zlib.crc32(pipeline.encode()) - 0x8000_0000
-        connection.execute(select(*_limits(), _advisory_lock(_ADVISORY_WRITE, second_key)))
+        connection.execute(select(*_settings(), _advisory_lock(_ADVISORY_WRITE, second_key)))
     else:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -141,21 +171,27 @@ def begin_write(connection: Connection, pipeline: str) -> None:
 def begin_migration(connection: Connection) -> None:
     """Before the migrations' transaction: waits until no other process migrates."""
     if connection.dialect.name == "postgresql":
-        connection.execute(select(*_limits(), _advisory_lock(_ADVISORY_MIGRATE, 0)))
+        connection.execute(select(*_settings(), _advisory_lock(_ADVISORY_MIGRATE, 0)))
     else:
         _switch_to_wal(connection)
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _limits() -> tuple[ColumnElement[str], ...]:
-    """Limits for this transaction; they stand before the lock, whose wait they bound."""
+def _settings() -> tuple[ColumnElement[str], ...]:
+    """For this transaction: limits, which stand before the lock, whose wait they bound; and how values are printed."""
     limits = {
         "statement_timeout": STATEMENT_TIMEOUT,
         "lock_timeout": LOCK_TIMEOUT,
         # A process that stopped inside a transaction would keep the pipeline's lock until TCP gives up.
         "idle_in_transaction_session_timeout": STATEMENT_TIMEOUT,
     }
-    return tuple(func.set_config(name, f"{round(seconds * 1000)}ms", True) for name, seconds in limits.items())
+    settings = {
+        **{name: f"{round(seconds * 1000)}ms" for name, seconds in limits.items()},
+        # The driver reads dates in no other style, and takes the time zone for that of the values.
+        "DateStyle": "ISO, MDY",
+        "TimeZone": "UTC",
+    }
+    return tuple(func.set_config(name, value, True) for name, value in settings.items())
 
 
 def _advisory_lock(first_key: int, second_key: int) -> ColumnElement[None]:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from etl_core.errors import ConfigError, EtlError, PermanentError, StateStoreUnavailable
+from etl_core.silence import SilentServer
 
 
 @contextmanager
@@ -108,6 +109,11 @@ _CANNOT_CONNECT: tuple[tuple[str, type[EtlError], str, str], ...] = (
 
 
 def _from_libpq(cause: psycopg.Error, store: str) -> EtlError:
+    if isinstance(cause, SilentServer):
+        return StateStoreUnavailable(
+            f"{store} does not answer: {cause}; the connection was given up",
+            hint="nothing to do if it works again by itself; else check the network, a tunnel or load balancer in it",
+        )
     if isinstance(cause, psycopg.ProgrammingError):
         return ConfigError(
             f"{store} has a URL with a parameter libpq does not know",
@@ -134,7 +140,7 @@ def _from_postgresql(sqlstate: str, cause: psycopg.Error, store: str) -> EtlErro
             )
         case "42P01" | "42703" | "3F000":
             return _not_migrated(store)
-        case "25006":
+        case "25006" | "0A000":  # of a standby, to which BEGIN READ WRITE is a feature it does not have
             return StateStoreUnavailable(
                 f"{store} is read-only for now", hint="point the URL at the primary, not at a standby"
             )

@@ -140,6 +140,16 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
         """,
     ),
+    (
+        """
+        CREATE TABLE %(etl)sstream_errors (
+            pipeline TEXT NOT NULL PRIMARY KEY,
+            error TEXT NOT NULL,
+            hint TEXT,
+            at %(time)s NOT NULL
+        )
+        """,
+    ),
 )
 
 _WORDS = {

@@ -32,6 +32,7 @@ from etl_core.state.store import (
     ReplicationProgress,
     SourceIdentity,
     StateStore,
+    StreamError,
     TableStatus,
     TableUpdate,
     Transition,
@@ -193,6 +194,14 @@ class SqlStateStore:
         if previous is None or previous.updated_at is None or now > previous.updated_at:
             return now
         return previous.updated_at + timedelta(microseconds=1)
+
+    def stream_error(self) -> StreamError | None:
+        row = self._row(self._sql.stream_errors)
+        return None if row is None else StreamError(**_fields(row))
+
+    def save_stream_error(self, error: str, hint: str | None) -> None:
+        with self._write() as connection:
+            self._put(connection, self._sql.stream_errors, _values(StreamError(error, hint, self._now())))
 
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         with self._read() as connection:

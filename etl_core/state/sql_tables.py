@@ -92,6 +92,7 @@ class Tables:
     holds: TableClause
     copy_offers: TableClause
     copy_ranges: TableClause
+    stream_errors: TableClause
 
     def of_pipeline(self) -> Iterator[TableClause]:
         """The tables whose rows belong to one pipeline."""
@@ -192,4 +193,5 @@ def build_tables(dialect: str) -> Tables:
             rows=BigInteger(),
             receipt=Text(),
         ),
+        stream_errors=build("stream_errors", pipeline=Text(), error=Sentence(), hint=Sentence(), at=UtcTime()),
     )

@@ -96,6 +96,15 @@ class ReplicationProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamError:
+    """What ended the main stream and needs a person. It is over if progress was claimed or stored after `at`."""
+
+    error: str
+    hint: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class OwnedSlot:
     """A replication slot this pipeline created. `table_id` is None for the main slot."""
 
@@ -169,6 +178,12 @@ class StateStore(Protocol):
         `previous` is what the stream claimed or stored last. Raises StateConflict if somebody else has claimed or
         stored it since, or if the stored flushed_lsn is beyond the given one: it only grows.
         """
+
+    def stream_error(self) -> StreamError | None:
+        """The last one that was saved."""
+
+    def save_stream_error(self, error: str, hint: str | None) -> None:
+        """Remembers what ended the main stream, for whoever asks why it does not go on."""
 
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         """The newest schema version of a table, counted from 1."""

@@ -9,18 +9,25 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 from psycopg import sql
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from etl_core.errors import ConfigError, EtlError, PermanentError, StateStoreUnavailable
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.state import sql_engine
+from etl_core.silence import SilentServer
+from etl_core.state import sql_engine, sql_store
+from etl_core.state.sql_errors import translate
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import ReplicationProgress, StateStore
 from etl_core.testing.database import Database
+from tests.silent_proxy import SilentProxy
 
 PASSWORD = f"hunter2-{secrets.token_hex(4)}"
 
@@ -242,15 +249,109 @@ def test_a_writer_that_hangs_is_waited_for_only_so_long(
     store.save_progress(ReplicationProgress(Lsn(1)))
 
 
-def test_a_standby_is_unavailable_with_a_hint(database: Database, store: StateStore) -> None:
-    database.execute(
-        sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(database.name))
-    )
-    end_sessions(database)
-    with pytest.raises(StateStoreUnavailable, match="read-only") as caught:
-        store.save_progress(ReplicationProgress(Lsn(1)))
-    assert caught.value.hint is not None
-    assert "primary" in caught.value.hint
+@pytest.mark.parametrize("sqlstate", [psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.FeatureNotSupported])
+def test_a_standby_is_unavailable_with_a_hint(sqlstate: type[psycopg.Error]) -> None:
+    # What a standby answers to a write, and to BEGIN READ WRITE.
+    error = translate(DBAPIError("", None, sqlstate("refused")), "db:5432/shop")
+    assert isinstance(error, StateStoreUnavailable)
+    assert "read-only" in str(error)
+    assert "primary" in (error.hint or "")
+
+
+HOSTILE = {
+    "DateStyle": "German, DMY",
+    "TimeZone": "Asia/Kathmandu",
+    "client_encoding": "LATIN1",
+    "default_transaction_read_only": "on",
+    "search_path": "nowhere",
+    "bytea_output": "escape",
+    "standard_conforming_strings": "off",
+}
+
+
+def test_settings_of_the_database_do_not_win(database: Database) -> None:
+    identifier = sql.Identifier(database.name)
+    alter = [
+        # Lists, such as a DateStyle, are not quoted as a whole.
+        sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+            identifier, sql.SQL(name), sql.SQL(", ").join(map(sql.Literal, value.split(", ")))
+        )
+        for name, value in HOSTILE.items()
+    ]
+    database.execute(sql.SQL("; ").join(alter))
+    table, name = TableId(7), TableName("a\\b", "h\u00e9llo \u4e16")
+    with closing(open_store(database.dsn, "shop")) as store:
+        store.migrate()
+        store.add_table(table, name)
+        saved = store.save_progress(ReplicationProgress(Lsn(5), datetime(2026, 2, 1, 12, tzinfo=UTC)))
+        assert store.progress() == saved
+        assert store.tables()[0].name == name
+
+
+# Silence
+
+
+@pytest.fixture
+def proxy(database: Database) -> Iterator[SilentProxy]:
+    with SilentProxy(int(urlsplit(database.dsn).port or 0)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def distant(database: Database, proxy: SilentProxy) -> Iterator[StateStore]:
+    """A store behind a hop that can fall silent."""
+    parts = urlsplit(database.dsn)
+    login = parts.netloc.rpartition("@")[0]
+    url = urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{proxy.port}"))
+    with closing(open_store(url, "shop")) as store:
+        store.migrate()
+        yield store
+
+
+def fall_silent(proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy.fall_silent()
+    monkeypatch.setattr(sql_engine.StoreConnection, "silence", 0.3)
+
+
+def recover(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_engine.StoreConnection, "silence", sql_engine.SILENCE)
+
+
+def test_an_idle_connection_that_fell_silent_is_replaced_and_said(
+    distant: StateStore, proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    distant.save_progress(ReplicationProgress(Lsn(1)))
+    fall_silent(proxy, monkeypatch)
+    given_up, give_up = [], sql_engine.StoreConnection.give_up
+
+    def noted(connection: sql_engine.StoreConnection, silent: SilentServer) -> None:
+        recover(monkeypatch)  # the next connection works, however long it takes
+        given_up.append(silent)
+        give_up(connection, silent)
+
+    monkeypatch.setattr(sql_engine.StoreConnection, "give_up", noted)
+    assert distant.progress() is not None
+    assert len(given_up) == 1
+    assert "the state store does not answer: nothing was heard from the server for 0.3 s" in caplog.text
+
+
+def test_a_call_during_which_the_store_falls_silent_is_unavailable(
+    distant: StateStore, proxy: SilentProxy, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin_and_fall_silent(connection: Connection, pipeline: str) -> None:
+        sql_engine.begin_write(connection, pipeline)
+        fall_silent(proxy, monkeypatch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sql_store, "begin_write", begin_and_fall_silent)
+        with pytest.raises(StateStoreUnavailable, match="does not answer: nothing was heard") as caught:
+            distant.save_progress(ReplicationProgress(Lsn(2)))
+    assert "tunnel" in (caught.value.hint or "")
+    recover(monkeypatch)
+    assert distant.progress() is None
+    # The lost session has the pipeline's lock. In truth we are silent for longer than the server lets it idle.
+    end_sessions(database, "state = 'idle in transaction'")
+    distant.save_progress(ReplicationProgress(Lsn(3)))
 
 
 def end_sessions(database: Database, condition: str = "state = 'idle'") -> int:

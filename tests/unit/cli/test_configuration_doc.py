@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +51,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STATE_PASSWORD", "two")
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "shop").write_text("three\n")
+    (tmp_path / "aws").write_text("#!/bin/sh\necho four\n")
+    (tmp_path / "aws").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     return tmp_path
 
 

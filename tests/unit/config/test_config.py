@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import traceback
 from pathlib import Path
@@ -24,7 +25,8 @@ from etl_core.config import (
     parse_size,
     redacted,
 )
-from etl_core.errors import ConfigError
+from etl_core.config_secrets import run_password_command
+from etl_core.errors import ConfigError, SourceUnavailable
 from etl_core.identifiers import TableName
 
 SECRET = "hunter2"
@@ -120,9 +122,59 @@ def test_a_password_file_that_is_not_there(tmp_path: Path) -> None:
         SourceConfig("p", host="db", password_file=tmp_path / "none").conninfo()
 
 
+def shell(script: str) -> SourceConfig:
+    return SourceConfig("p", host="db", password_command=("/bin/sh", "-c", script))
+
+
+def test_a_password_command_is_run_at_each_conninfo(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    source = shell(f'echo >> {count}; echo " token $(wc -l < {count})"')
+    assert conninfo_to_dict(source.conninfo())["password"] == " token 1"
+    assert conninfo_to_dict(source.conninfo())["password"] == " token 2"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo hunter2; exit 3", "sh ended with exit status 3"),
+        ("echo hunter2; kill -9 $$", "sh ended with signal 9"),
+        ("echo hunter2 >&2", "sh must print the password alone"),
+        ("echo hunter2; echo hunter2", "sh must print the password alone"),
+        ("printf 'hunter2\\351'", "sh must print the password alone"),
+    ],
+)
+def test_a_password_command_that_fails_may_be_tried_again(
+    script: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SourceUnavailable, match=f"source.password_command: {message}") as caught:
+        shell(script).conninfo()
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}{caught.value.__cause__}{capfd.readouterr()}"
+
+
+def test_a_password_command_that_hangs_ends_with_what_it_started(tmp_path: Path) -> None:
+    # Whoever has the FIFO open for writing is alive: reading it ends when nobody is.
+    fifo = tmp_path / "alive"
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(SourceUnavailable, match=r"sh printed no password within 0\.5 s"):
+        run_password_command(("/bin/sh", "-c", f"exec 3> {fifo}; sleep 600 & sleep 600"), timeout=0.5)
+    os.set_blocking(reading, True)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_a_password_command_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"source\.password_command: none cannot be run: No such file"):
+        SourceConfig("p", host="db", password_command=(str(tmp_path / "none"), "hunter2")).conninfo()
+
+
 @pytest.mark.parametrize(
     ("source", "field"),
     [
+        ({"host": "db", "password_command": ()}, "source.password_command"),
+        ({"host": "db", "password": "x", "password_command": ("a",)}, "source.password_command"),
+        ({"host": "db", "password_file": Path("x"), "password_command": ("a",)}, "source.password_command"),
+        ({"host": "db", "silence_timeout": 0.0}, "source.silence_timeout"),
         ({"publication": "", "host": "db"}, "source.publication"),
         ({"publication": "ü" * 32, "host": "db"}, "source.publication"),
         ({}, "source"),

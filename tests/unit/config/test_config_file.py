@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import make_url
 
 from etl_core.config import BatchConfig, CopyConfig
 from etl_core.config_file import load_config
@@ -178,6 +179,61 @@ def test_environment_variables(write: Write, monkeypatch: pytest.MonkeyPatch) ->
     assert config.destination.options == {"token": 'p@ss: #"word\\', "list": ["db"]}
     assert config.batch.max_rows == 7
     assert config.unknown_types_to_bytes is False
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "host: db\n  sslrootcert: ca.pem\n  sslkey: keys/me.key\n  sslcert: /abs/me.crt",
+        'dsn: "postgresql://db?sslrootcert=ca.pem&sslkey=keys%2Fme.key&sslcert=/abs/me.crt"',
+        "dsn: host=db sslrootcert=ca.pem sslkey='keys/me.key' sslcert=/abs/me.crt",
+    ],
+)
+def test_paths_in_connection_strings_belong_to_the_files_folder(write, tmp_path: Path, source: str) -> None:
+    text = (
+        f"pipeline: shop\nsource:\n  {source}\n  passfile: pw\n  publication: p\ndestination: {{type: x}}\n"
+        'state: {url: "postgresql://u:p%40ss@db/state?sslrootcert=ca.pem&sslmode=require"}\n'
+    )
+    config = load_config(write(text))
+    assert conninfo_to_dict(config.source.conninfo()) == {
+        "host": "db",
+        "sslrootcert": str(tmp_path / "ca.pem"),
+        "sslkey": str(tmp_path / "keys/me.key"),
+        "sslcert": "/abs/me.crt",
+        "passfile": str(tmp_path / "pw"),
+    }
+    state = make_url(config.state.url)
+    assert state.query == {"sslrootcert": str(tmp_path / "ca.pem"), "sslmode": "require"}
+    assert state.password == "p@ss"
+
+
+def test_what_only_looks_like_a_path_stays(write) -> None:
+    text = (
+        "pipeline: shop\nsource: {host: db, sslrootcert: system, sslkey: 'pkcs11:me', publication: p}\n"
+        "destination: {type: x}\n"
+    )
+    parameters = conninfo_to_dict(load_config(write(text)).source.conninfo())
+    assert (parameters["sslrootcert"], parameters["sslkey"]) == ("system", "pkcs11:me")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("token --for 'a b' $HOME", ["token", "--for", "a b", "$HOME"]),
+        ("[token, a b]", ["token", "a b"]),
+        ("bin/token a/b", ["{folder}/bin/token", "a/b"]),
+        ("[/bin/token]", ["/bin/token"]),
+    ],
+)
+def test_a_password_command_is_arguments(write, tmp_path: Path, command: str, arguments: list[str]) -> None:
+    text = (
+        "pipeline: shop\n"
+        f"source:\n  host: db\n  publication: p\n  silence_timeout: 2m\n  password_command: {command}\n"
+        "destination: {type: x}\n"
+    )
+    source = load_config(write(text)).source
+    assert source.password_command == tuple(argument.format(folder=tmp_path) for argument in arguments)
+    assert source.silence_timeout == 120.0
 
 
 # What is wrong (replaced in FULL), the line, the field, a part of the message, a part of the hint.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from etl_core.errors import EtlError, SlotInUse, SourceChanged, SourceRefused, SourceUnavailable
-from etl_core.source.sqlstate import from_sqlstate
+from etl_core.errors import EtlError, SlotInUse, SourceChanged, SourceRefused, SourceUnavailable, StreamBlocked
+from etl_core.source.sqlstate import from_sqlstate, stream_error
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,51 @@ def test_messages_that_may_quote_a_row_are_withheld(sqlstate: str) -> None:
     error = from_sqlstate(sqlstate, 'invalid input syntax for type integer: "secret"')
     assert "secret" not in f"{error} {error.hint}"
     assert sqlstate in str(error)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "message", "is_told"),
+    [
+        ("22012", "division by zero", True),
+        ("22012", "Division durch Null", True),
+        ("2201E", "cannot take logarithm of a negative number", True),
+        ("22003", 'value "99" is out of range for type smallint', False),
+        ("22P02", "invalid input syntax for type integer: secret", False),
+        ("22008", "date out of range: 2026", False),
+        ("P0001", "secret", False),
+        ("23514", "secret", False),
+    ],
+)
+def test_the_servers_sentence_is_told_where_it_holds_words_alone(sqlstate: str, message: str, is_told: bool) -> None:
+    error = from_sqlstate(sqlstate, message)
+    assert (message in str(error)) is is_told
+    assert sqlstate in str(error)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "message"),
+    [
+        ("22021", 'invalid byte sequence for encoding "UTF8": 0xe9 0x73 0x65'),
+        ("22P05", 'character with byte sequence 0x81 in encoding "WIN1252" has no equivalent in encoding "UTF8"'),
+    ],
+)
+def test_bytes_that_are_no_text_are_told_without_them(sqlstate: str, message: str) -> None:
+    error = from_sqlstate(sqlstate, message)
+    assert "encoding" in str(error)
+    assert "0x" not in f"{error} {error.hint}"
+    assert "filter" not in f"{error} {error.hint}"
+
+
+def test_a_stream_is_blocked_by_what_every_try_meets_again() -> None:
+    error = stream_error(from_sqlstate("22012", "division by zero"), lsn="0/1A", filtered=["public.t"])
+    assert type(error) is StreamBlocked
+    assert "at 0/1A" in str(error)
+    assert "division by zero" in str(error)
+    assert "the row filter of public.t fails" in (error.hint or "")
+    assert "ALTER PUBLICATION" in (error.hint or "")
+
+
+@pytest.mark.parametrize("sqlstate", ["57P01", "58P01", "55P03", None])
+def test_what_ends_a_stream_otherwise_is_told_as_it_is(sqlstate: str | None) -> None:
+    error = from_sqlstate(sqlstate, "the reason")
+    assert stream_error(error, lsn="0/1A", filtered=[]) is error
