@@ -13,14 +13,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
-import psycopg
 from psycopg import sql
 
 from benchmarks.measuring import Run
 from etl_core.lsn import Lsn
+from etl_core.silence import WatchedConnection
 from etl_core.source.slot import drop_slot
 from etl_core.testing.postgres import Database, PostgresServer, create_database, find_binaries, temporary_postgres
 
@@ -47,8 +46,8 @@ class Server:
         """Over TCP to 127.0.0.1, or over the unix socket."""
         return self.postgres.local_dsn(database) if unix else self.postgres.dsn(database)
 
-    def connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
-        return psycopg.connect(self.postgres.local_dsn(database), autocommit=True)
+    def connect(self, database: str) -> WatchedConnection:
+        return WatchedConnection.connect(self.postgres.local_dsn(database), autocommit=True)
 
     def current_lsn(self) -> Lsn:
         with self.connect("postgres") as connection:

@@ -189,7 +189,7 @@ def test_environment_variables(write: Write, monkeypatch: pytest.MonkeyPatch) ->
         "dsn: host=db sslrootcert=ca.pem sslkey='keys/me.key' sslcert=/abs/me.crt",
     ],
 )
-def test_paths_in_connection_strings_belong_to_the_files_folder(write, tmp_path: Path, source: str) -> None:
+def test_paths_in_connection_strings_belong_to_the_files_folder(write: Write, tmp_path: Path, source: str) -> None:
     text = (
         f"pipeline: shop\nsource:\n  {source}\n  passfile: pw\n  publication: p\ndestination: {{type: x}}\n"
         'state: {url: "postgresql://u:p%40ss@db/state?sslrootcert=ca.pem&sslmode=require"}\n'
@@ -207,7 +207,7 @@ def test_paths_in_connection_strings_belong_to_the_files_folder(write, tmp_path:
     assert state.password == "p@ss"
 
 
-def test_what_only_looks_like_a_path_stays(write) -> None:
+def test_what_only_looks_like_a_path_stays(write: Write) -> None:
     text = (
         "pipeline: shop\nsource: {host: db, sslrootcert: system, sslkey: 'pkcs11:me', publication: p}\n"
         "destination: {type: x}\n"
@@ -225,7 +225,7 @@ def test_what_only_looks_like_a_path_stays(write) -> None:
         ("[/bin/token]", ["/bin/token"]),
     ],
 )
-def test_a_password_command_is_arguments(write, tmp_path: Path, command: str, arguments: list[str]) -> None:
+def test_a_password_command_is_arguments(write: Write, tmp_path: Path, command: str, arguments: list[str]) -> None:
     text = (
         "pipeline: shop\n"
         f"source:\n  host: db\n  publication: p\n  silence_timeout: 2m\n  password_command: {command}\n"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from etl_core import silence
 from etl_core.silence import SilentServer, Watch
 
 
@@ -22,7 +21,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(silence.time, "monotonic", clock)
+    monkeypatch.setattr("etl_core.silence.time.monotonic", clock)
     return clock
 
 
