@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -51,6 +52,9 @@ from etl_core.source.table_copy import CopyResult
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+
+_PROMOTION_PATIENCE = 10.0
+"""Seconds, after the time given is over, for tables that were just copied; the next start promotes them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,11 @@ class Pipeline:
         )
         self._preparation = Preparation(config, self.source, self.store, self.destination, self.observer, self.stop)
         self._write_lock = threading.Lock()
-        self._copies = BackgroundCopies(lambda stop: self._copy(self._to_copy(), stop), self.observer)
+        self._copies = BackgroundCopies(
+            lambda stop, drain: self._copy(self._to_copy(), stop, drain=drain), self.observer
+        )
+        self._has_looked = False
+        self._drained_at: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -149,12 +157,19 @@ class Pipeline:
         return self._copy(tables_to_copy, self.stop, share)
 
     def _to_copy(self) -> list[TableStatus]:
-        """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first."""
+        """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first.
+
+        The first look of a process does not wait for the time that an earlier process set: its cause may be gone, and
+        whoever starts a process wants to know.
+        """
         self._preparation.reset_dead_copies()
         now = datetime.now(UTC)
         for status in self.store.tables():
-            if status.state is TableState.ERRORED and status.retry_at is not None and status.retry_at <= now:
+            if status.state is not TableState.ERRORED or status.retry_at is None:
+                continue
+            if status.retry_at <= now or not self._has_looked:
                 self._transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
+        self._has_looked = True
         return [status for status in self.store.tables() if status.state is TableState.INIT]
 
     def help_sync(self, name: TableName, token: str) -> CopyResult | None:
@@ -180,7 +195,11 @@ class Pipeline:
         )
 
     def _copy(
-        self, tables: Sequence[TableStatus], stop: threading.Event, share: str | None = None
+        self,
+        tables: Sequence[TableStatus],
+        stop: threading.Event,
+        share: str | None = None,
+        drain: threading.Event | None = None,
     ) -> list[Copied | EtlError]:
         copier = TableCopier(
             self.source,
@@ -192,6 +211,7 @@ class Pipeline:
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             share=share,
             stop=stop,
+            drain=drain,
         )
         return copier.copy_all(tables)
 
@@ -202,9 +222,16 @@ class Pipeline:
         with self.source.connect("prepare") as connection:
             return current_lsn(connection)
 
-    def stream(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
+    def stream(
+        self,
+        *,
+        until: Lsn | None = None,
+        seconds: float | None = None,
+        finishes: Callable[[], bool] | None = None,
+    ) -> Streamed:
         """Streams from the stored position until `until` is reached exactly, for `seconds`, or until stopped.
 
+        After `seconds` it goes on as long as `finishes` says that something under way is still being finished.
         At `until` it waits for the tables that catch up.
         Raises SlotInUse while another consumer has the slot. After `prepare`.
         """
@@ -248,7 +275,7 @@ class Pipeline:
                 name=f"write-{self.config.pipeline}",
                 stop=self.stop,
             )
-            return worker.run(until=until, seconds=seconds)
+            return worker.run(until=until, seconds=seconds, finishes=finishes)
         except (StreamBlocked, PermanentError) as error:
             self._note_stream_error(error)
             raise
@@ -320,12 +347,14 @@ class Pipeline:
     def run(self, *, seconds: float | None = None) -> Streamed:
         """Copies what needs it and streams, for `seconds` or until stopped; tables stream while others are copied.
 
-        Tables that are set back are copied while it runs; when it ends, copies that are not finished are given up and
-        begin anew the next time. After a TransientError they go on, so that the caller can run again. After `prepare`.
+        Tables that are set back are copied while it runs. After `seconds` no copy begins, and those under way are
+        finished first: a snapshot ends with its session, so one that is given up begins anew the next time, and a time
+        that is too short for a table would never have it copied. When it is stopped, copies are given up. After a
+        TransientError they go on, so that the caller can run again. After `prepare`.
         """
         self._copies.start()
         try:
-            streamed = self.stream(seconds=seconds)
+            streamed = self.stream(seconds=seconds, finishes=self._finishes_copies)
         except TransientError:
             raise  # the caller streams again; what is being copied goes on meanwhile
         except BaseException:
@@ -333,6 +362,17 @@ class Pipeline:
             raise
         self._copies.stop()
         return streamed
+
+    def _finishes_copies(self) -> bool:
+        """Whether a copy is still being made now that the time is over, or was just made and is to be promoted."""
+        if self._copies.drain():
+            self._drained_at = None
+            self.observer.on_waiting("the time is over: finishing the copies that are under way; waiting for them")
+            return True
+        if self._drained_at is None:
+            self._drained_at = time.monotonic()
+        is_patient = time.monotonic() - self._drained_at < _PROMOTION_PATIENCE
+        return is_patient and any(status.state is TableState.FINISHED_COPY for status in self.store.tables())
 
     # --- tables -----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from etl_core.cli.entry import main
+from etl_core.cli import main
 
 sys.exit(main())

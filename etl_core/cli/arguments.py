@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from etl_core import __version__
-from etl_core.cli.failures import WRONG_USAGE, say
+from etl_core.cli.exit_status import WRONG_USAGE
+from etl_core.cli.failures import say
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 
@@ -63,7 +64,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="etl",
         description="Replicates PostgreSQL tables into an analytical database: a copy of each, then every change.",
-        epilog="Exit status: 0 done, 1 failed or different, 2 wrong usage or configuration, 130 interrupted.",
+        epilog="Exit status: 0 done; 1 failed or different; 2 wrong usage or configuration; 3 not finished in the time "
+        "given (--for), run it again; 130 interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP) before it was done.",
         parents=[common],
         allow_abbrev=False,
     )
@@ -130,7 +132,7 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         dest="seconds",
         metavar="TIME",
         default=argparse.SUPPRESS,
-        help="end after a time: 30s, 5m, 1h",
+        help="end after a time: 30s, 5m, 1h; copies that are under way then are finished first",
     )
 
 

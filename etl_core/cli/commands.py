@@ -37,7 +37,7 @@ _LONG: dict[str, Callable[[Session], int]] = {"sync": sync, "stream": stream, "r
 """Those that show progress, and end at a transaction boundary when interrupted."""
 
 
-def run_command(arguments: Arguments, config: PipelineConfig) -> int:
+def run_command(arguments: Arguments, config: PipelineConfig, interrupt: Interrupt) -> int:
     """Runs the command; returns the exit status. Raises what it fails with."""
     short = _SHORT.get(arguments.command)
     if short is not None:
@@ -45,8 +45,9 @@ def run_command(arguments: Arguments, config: PipelineConfig) -> int:
             return short(pipeline, arguments)
     stop = Event()
     display = _choose_display(arguments, config)
-    with Interrupt(stop, display.say), Pipeline(config, observer=display, stop=stop) as pipeline:
-        session = Session(pipeline, arguments, display)
+    interrupt.stops(stop, display.say)
+    with Pipeline(config, observer=display, stop=stop) as pipeline:
+        session = Session(pipeline, arguments, display, interrupt)
         with display:
             status = _LONG[arguments.command](session)
         session.print_results()

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from etl_core.cli.arguments import Arguments
-from etl_core.cli.failures import DONE, FAILED
+from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.texts import plural, put
 from etl_core.errors import EtlError
 from etl_core.pipeline import Pipeline

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 
 from etl_core import __version__
 from etl_core.cli.arguments import Arguments, parse_arguments
-from etl_core.cli.failures import FAILED, INTERRUPTED, report, reported_threads, say
+from etl_core.cli.exit_status import FAILED
+from etl_core.cli.failures import report, reported_threads, say
+from etl_core.cli.interrupt import Interrupt
 from etl_core.cli.logs import show_logs
-from etl_core.errors import ConfigError
+from etl_core.errors import ConfigError, TransientError
 
 _log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `etl` with `argv` (default: the process's arguments); returns its exit status."""
+def run(argv: Sequence[str] | None, interrupt: Interrupt) -> int:
+    """Runs `etl` with `argv` (None: the process's arguments); returns its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an arrow must not fail where the terminal is not UTF-8
@@ -26,23 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = arguments.verbose > 0
     try:
         with reported_threads(verbose=verbose):
-            status = _run(arguments)
+            status = _run(arguments, interrupt)
         sys.stdout.flush()  # here, where a reader that has gone is no failure yet
         return status
-    except KeyboardInterrupt:
-        say("interrupted")
-        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone. Python would fail once more when it flushes at exit.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere, stream.fileno())
         return FAILED
+    except TransientError as error:
+        if interrupt.is_interrupted:  # so that what was waited for was not waited for any longer
+            say(f"interrupted: {error}")
+            return interrupt.status
+        return report(error, verbose=verbose)
     except Exception as error:
         return report(error, verbose=verbose)
 
 
-def _run(arguments: Arguments) -> int:
+def _run(arguments: Arguments, interrupt: Interrupt) -> int:
     # Imported here: they bring pyarrow and SQLAlchemy with them, which `etl --help` need not wait for.
     from etl_core.cli.commands import run_command
     from etl_core.config_file import load_config, locate
@@ -52,6 +56,6 @@ def _run(arguments: Arguments) -> int:
     config = load_config(arguments.config)
     _log.info("etl %s, Python %s, %r", __version__, sys.version.partition(" ")[0], config)
     try:
-        return run_command(arguments, config)
+        return run_command(arguments, config, interrupt)
     except ConfigError as error:
         raise locate(error, arguments.config) from error

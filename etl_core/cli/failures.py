@@ -10,12 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from etl_core.cli.exit_status import FAILED, WRONG_USAGE
 from etl_core.errors import ConfigError, EtlError
-
-DONE = 0
-FAILED = 1
-WRONG_USAGE = 2
-INTERRUPTED = 130
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from etl_core.cli.failures import DONE, FAILED
+from etl_core.cli.exit_status import DONE, FAILED, NOT_FINISHED
 from etl_core.cli.follow import follow
 from etl_core.cli.session import Session
 from etl_core.cli.texts import columns, duration, plural, rate
@@ -28,8 +28,8 @@ def sync(session: Session) -> int:
     results = pipeline.sync(tables or None)
     _show_copies(session, results, time.monotonic() - began)
     if pipeline.stop.is_set() and any(isinstance(result, EtlError) for result in results):
-        session.results.append("stopped before every table was copied")
-        return FAILED
+        session.results.append("stopped before every table was copied: etl sync copies the others")
+        return session.interrupt.status
     failed = _show_failed(session, results)
     if not results and not failed:
         session.results.append(f"nothing to copy: {plural(len(pipeline.store.tables()), 'table')} copied before")
@@ -81,8 +81,37 @@ def _follow(session: Session, attempt: Callable[[], Streamed], results: Sequence
             f"{_ENDED[streamed.ended]} at {streamed.lsn}: {plural(rows, 'row change')} in {duration(seconds)}"
         )
     failed = _show_failed(session, results)
-    cut_short = session.arguments.until_caught_up and (streamed is None or streamed.ended is not Ended.REACHED)
-    return FAILED if failed or cut_short else DONE
+    unfinished = _show_unfinished(session) if session.arguments.command == "run" else False
+    if failed:
+        return FAILED
+    if session.arguments.until_caught_up and (streamed is None or streamed.ended is not Ended.REACHED):
+        return session.interrupt.status
+    if session.arguments.seconds is not None and unfinished:
+        return session.interrupt.status if session.interrupt.is_interrupted else NOT_FINISHED
+    return DONE
+
+
+def _show_unfinished(session: Session) -> bool:
+    """Names the tables whose copy is still to be finished, and says what becomes of them; whether there are any."""
+    tables = session.pipeline.store.tables()
+    waiting = [str(status.name) for status in tables if status.state in (TableState.INIT, TableState.DATA_SYNC)]
+    behind = [str(status.name) for status in tables if status.state is TableState.FINISHED_COPY]
+    if waiting:
+        session.results.append(
+            f"not finished: {plural(len(waiting), 'table')} not copied yet ({_some(waiting)}); the next `etl run` "
+            "copies them, each from its beginning: a copy that was given up cannot go on after its snapshot is gone"
+        )
+    if behind:
+        session.results.append(
+            f"not finished: {plural(len(behind), 'table')} copied, but not yet caught up ({_some(behind)}); "
+            "the next `etl run` goes on from the copy"
+        )
+    return bool(waiting or behind)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _show_copies(session: Session, results: Sequence[Copied | EtlError], seconds: float) -> None:
@@ -112,9 +141,15 @@ def _show_failed(session: Session, results: Sequence[Copied | EtlError]) -> bool
     return bool(lines)
 
 
+def _retried(status: TableStatus) -> str:
+    if status.retry_at is None:
+        return ""
+    return f" (tried again by the next command at once, by one that runs at {status.retry_at.astimezone():%H:%M:%S})"
+
+
 def failure_lines(failed: Sequence[TableStatus], errors: Sequence[EtlError]) -> list[str]:
     """Failed tables, and those errors that are not theirs: of a table that another process took over, for one."""
     told = {status.error for status in failed}
-    facts = [(f"{status.name}  failed: {status.error}", status.hint) for status in failed]
+    facts = [(f"{status.name}  failed: {status.error}{_retried(status)}", status.hint) for status in failed]
     facts += [(str(error), error.hint) for error in errors if str(error) not in told]
     return [line for fact, hint in facts for line in ([fact, f"  → {hint}"] if hint else [fact])]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.display import Display
+from etl_core.cli.interrupt import Interrupt
 from etl_core.cli.texts import put
 from etl_core.pipeline import Pipeline
 
@@ -17,6 +18,7 @@ class Session:
     pipeline: Pipeline
     arguments: Arguments
     display: Display
+    interrupt: Interrupt
     results: list[str] = field(default_factory=list)
 
     def print_results(self) -> None:

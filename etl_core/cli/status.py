@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from etl_core.cli.arguments import Arguments
-from etl_core.cli.failures import DONE
+from etl_core.cli.exit_status import DONE
 from etl_core.cli.status_json import lag_seconds, status_object
 from etl_core.cli.texts import NOTHING, STATE_WORDS, columns, duration, number, put, size
 from etl_core.identifiers import TableId

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from etl_core.cli.arguments import Arguments
-from etl_core.cli.failures import DONE
+from etl_core.cli.exit_status import DONE
 from etl_core.cli.texts import STATE_WORDS, put
 from etl_core.identifiers import TableName
 from etl_core.pipeline import Pipeline

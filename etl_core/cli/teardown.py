@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from etl_core.cli.arguments import Arguments
-from etl_core.cli.failures import DONE, FAILED
+from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.texts import plural, put
 from etl_core.errors import ConfigError
 from etl_core.pipeline import Pipeline

@@ -1,10 +1,13 @@
-"""`etl verify`: a line for each table, equal or how it differs; exit status 1 unless all are equal."""
+"""`etl verify`: a line for each table, equal or how it differs; exit status 1 unless all are equal.
+
+An interrupted comparison has another exit status: it says nothing about the tables.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etl_core.cli.failures import DONE, FAILED
+from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.session import Session
 from etl_core.cli.texts import columns, number, plural
 from etl_core.replication.compare import Comparison

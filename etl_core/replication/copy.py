@@ -9,6 +9,7 @@ slot, and takes the table in first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -83,8 +84,11 @@ class TableCopier:
         unknown_types_to_bytes: bool,
         share: str | None,
         stop: threading.Event,
+        drain: threading.Event | None = None,
     ) -> None:
-        """With `share`, other processes may help with copies under this token, where the destination can do that."""
+        """When `drain` is set no copy begins, and one that still waits for its snapshot is given up.
+
+        With `share`, other processes may help with copies under this token, where the destination can do that."""
         self._source = source
         self._store = store
         self._destination = destination
@@ -94,6 +98,7 @@ class TableCopier:
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._share = share
         self._stop = stop
+        self._drain = drain or threading.Event()
 
     def copy_all(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
         """Copies tables that are in INIT, `workers` at a time; one result a table. One that fails becomes ERRORED."""
@@ -101,14 +106,16 @@ class TableCopier:
             return list(pool.map(self._copy_or_fail, tables))
 
     def _copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
-        if self._stop.is_set():
+        if self._stop.is_set() or self._drain.is_set():
             return TransientError(f"{status.name} was not copied: stopped before its turn")
         try:
             return self.copy(status)
         except StateConflict as error:
             return error  # somebody else copies the table, or has decided otherwise: theirs to fail or finish
         except EtlError as error:
-            if not self._stop.is_set():
+            if self._stop.is_set() or isinstance(error, Stopped):
+                self._give_up(status)
+            else:
                 self._fail(status, error)
             return error
         except Exception as error:
@@ -228,7 +235,7 @@ class TableCopier:
             main = self._source.slot_status(self._source.main_slot)
             if main is None or not main.active:
                 return
-            if self._stop.wait(_SLOT_WAIT):
+            if self._drain.is_set() or self._stop.wait(_SLOT_WAIT):
                 raise Stopped("stopped while the stream takes in the tables that are copied")
 
     def _drop_needless_slot(self, slot: str, snapshot_lsn: Lsn) -> None:
@@ -238,6 +245,8 @@ class TableCopier:
             self._source.drop_if_owned(slot)
 
     def _on_wait(self, table: TableName, blockers: Sequence[Blocker]) -> None:
+        if self._drain.is_set():
+            raise Stopped(f"the copy of {table} was given up: it has not begun, as other transactions run")
         who = "; ".join(map(str, blockers)) or "running transactions"
         self._observer.on_waiting(f"the copy of {table} waits for {who}")
 
@@ -245,6 +254,13 @@ class TableCopier:
         moved = self._store.transition(status, to, update)
         self._observer.on_state(status.name, to)
         return moved
+
+    def _give_up(self, status: TableStatus) -> None:
+        """Sets a copy that was stopped back, so that nobody is told of a copy that is not made any more."""
+        with contextlib.suppress(StateConflict, TransientError):  # else the next start sees that it has died
+            current = self._store.table(status.table_id)
+            if current is not None and current.state is TableState.DATA_SYNC and current.version == status.version + 1:
+                self._move(current, TableState.INIT, TableUpdate(attempts=current.attempts))
 
     def _fail(self, status: TableStatus, error: EtlError) -> None:
         current = self._store.table(status.table_id)

@@ -111,16 +111,25 @@ class StreamWorker:
         self._next_status = 0.0
         self._next_store = time.monotonic() + _STORE_IDLE
         self._deadline: float | None = None
+        self._finishes: Callable[[], bool] = lambda: False
         self._quiet = False
         self._hold: Lsn | None = None
 
-    def run(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
+    def run(
+        self,
+        *,
+        until: Lsn | None = None,
+        seconds: float | None = None,
+        finishes: Callable[[], bool] | None = None,
+    ) -> Streamed:
         """Streams until the position `until` is reached exactly, for `seconds`, or until stopped.
 
+        When `seconds` are over it goes on as long as `finishes()`.
         On return the writer is done and the last position confirmed. Raises what ended it: SourceUnavailable,
         DestinationUnavailable, a PermanentError.
         """
         self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._finishes = finishes or self._finishes
         try:
             # Before the first batch: the stream may be held where it stands.
             self._hold = self._boundary.look_around(self._position, self._service)
@@ -189,7 +198,12 @@ class StreamWorker:
         return None
 
     def _is_over(self, now: float) -> bool:
-        return self._deadline is not None and now >= self._deadline
+        if self._deadline is None or now < self._deadline:
+            return False
+        if not self._finishes():
+            return True
+        self._deadline = now + _LOOK_AROUND
+        return False
 
     def _is_due(self, now: float) -> bool:
         if self._batch_since is None:

@@ -66,8 +66,14 @@ class Verifier:
     def verify(self, tables: Sequence[TableStatus]) -> list[Comparison]:
         """One comparison a table, all at one LSN; a table that is not streaming is reported with that problem.
 
-        Raises StateConflict while another process compares.
+        Raises StateConflict while another process compares, Stopped if it was stopped before everything was compared.
         """
+        try:
+            return self._verify(tables)
+        except Stopped:
+            raise Stopped("stopped before every table was compared; nothing was changed") from None
+
+    def _verify(self, tables: Sequence[TableStatus]) -> list[Comparison]:
         with self._held() as bring_to:
             # Tables that still catch up may pass the position to compare at: they are taken in before there is one.
             bring_to(self._current_lsn())

@@ -23,7 +23,7 @@ def test_it_looks_again_after_an_error(error: Exception, monkeypatch: pytest.Mon
         def on_retry(self, error: EtlError, wait: float) -> None:  # noqa: ARG002
             told.append(str(error))
 
-    def look(_: threading.Event) -> None:
+    def look(_stop: threading.Event, _drain: threading.Event) -> None:
         looks.append(1)
         if len(looks) == 1:
             raise error
