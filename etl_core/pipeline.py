@@ -9,13 +9,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
 from etl_core.config import PipelineConfig
-from etl_core.destination.protocol import Destination, SharingDestination
+from etl_core.destination.protocol import Destination, Positions, SharingDestination, WaitingDestination
 from etl_core.destination.registry import build_destination
 from etl_core.errors import (
     ConfigError,
@@ -38,6 +38,8 @@ from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
 from etl_core.replication.describe import Describer
 from etl_core.replication.handover import Handover, SyncSlots
+from etl_core.replication.hold import StreamHold
+from etl_core.replication.look import Look
 from etl_core.replication.observer import Observer
 from etl_core.replication.prepare import Preparation
 from etl_core.replication.shared_copy import help_copy
@@ -47,12 +49,16 @@ from etl_core.replication.verify import Verifier
 from etl_core.source.publication import drop_publication
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import current_lsn
-from etl_core.source.slot import SlotStatus
+from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.source.table_copy import CopyResult
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
+_LOOK_PATIENCE = 8.0
+"""Seconds in which the source and the destination are to answer for `etl status`; they are asked at once."""
+_HELD_PATIENCE = 2.0
+"""Seconds for which `etl status` waits for a destination that another process holds."""
 _PROMOTION_PATIENCE = 10.0
 """Seconds, after the time given is over, for tables that were just copied; the next start promotes them, too."""
 
@@ -73,6 +79,17 @@ class PipelineStatus:
     destination_error: str | None = None
     stream_error: StreamError | None = None
     """What ended the stream, if it has not gone on since."""
+    held_by: str | None = None
+    """Who holds the stream at a position, and since when: a comparison that runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SourceSeen:
+    """What the source said for the status. `copies` are the tables that a process somewhere is copying."""
+
+    slot: SlotStatus | None
+    holder: str | None
+    copies: frozenset[TableId]
 
 
 class Pipeline:
@@ -106,6 +123,9 @@ class Pipeline:
             config.source.silence_timeout,
         )
         self._preparation = Preparation(config, self.source, self.store, self.destination, self.observer, self.stop)
+        if isinstance(self.destination, WaitingDestination):
+            self.destination.stop_on(self.stop)
+        self._stream_hold = StreamHold(self.source, self.store, self.observer)
         self._write_lock = threading.Lock()
         self._copies = BackgroundCopies(
             lambda stop, drain: self._copy(self._to_copy(), stop, drain=drain), self.observer
@@ -260,11 +280,13 @@ class Pipeline:
             SyncSlots(self.source.existing_owned_slots, self.source.drop_if_owned),
             self._begin_catch_up,
             self.observer,
+            hold=self._stream_hold.look,
+            stop=self.stop,
         )
         try:
             handover.start(start, progress.written_lsn if progress else None)
             reactions = Reactions(handover.table_failed, handover.reload)
-            applier = self._applier(active, reactions, is_main=True, resumes=progress)
+            applier = self._applier(active, reactions, is_main=True, resumes=progress, server_now=stream.server_now)
             assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
             worker = StreamWorker(
                 stream,
@@ -299,6 +321,7 @@ class Pipeline:
         *,
         is_main: bool,
         resumes: ReplicationProgress | None = None,
+        server_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> Applier:
         return Applier(
             self.destination,
@@ -311,6 +334,7 @@ class Pipeline:
             is_main=is_main,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             resumes=resumes,
+            server_now=server_now,
         )
 
     def _begin_catch_up(self, status: TableStatus, snapshot_lsn: Lsn) -> CatchUp:
@@ -426,27 +450,64 @@ class Pipeline:
             connections=self.config.copy.connections_per_table,
             stop=self.stop,
         )
-        return verifier.verify(statuses)
+        self._stream_hold.is_told = False
+        try:
+            return verifier.verify(statuses)
+        finally:
+            self._stream_hold.is_told = True
 
     # --- status and end ---------------------------------------------------------------------------------------
 
     def status(self) -> PipelineStatus:
         """What is known, without changing anything; a source or destination out of reach is told, not raised."""
         self.store.migrate()
+        source = Look("the source", self._look_at_source)
+        destination = Look("the destination", self._look_at_destination)
         tables, progress = self.store.tables(), self.store.progress()
-        slot, source_error = None, None
+        seen = _SourceSeen(None, None, frozenset())
+        watermarks: dict[TableId, Lsn] = {}
+        source_error = destination_error = None
         try:
-            slot = self.source.slot_status(self.source.main_slot)
+            seen = source.answer(_LOOK_PATIENCE)
         except EtlError as error:
             source_error = str(error)
-        watermarks: dict[TableId, Lsn] = {}
-        destination_error = None
+        else:
+            # A copy's session is there as long as its state; seen before the states, so that none just begun is missed.
+            copied = {t.table_id for t in tables if t.state is TableState.DATA_SYNC} - seen.copies
+            if copied:
+                tables = [self._if_copy_died(table) if table.table_id in copied else table for table in tables]
         try:
-            watermarks = dict(self.destination.positions().tables)
+            watermarks = dict(destination.answer(_LOOK_PATIENCE).tables)
         except EtlError as error:
             destination_error = str(error)
-        stream_error = self.stream_error()
-        return PipelineStatus(tables, watermarks, progress, slot, source_error, destination_error, stream_error)
+        return PipelineStatus(
+            tables,
+            watermarks,
+            progress,
+            seen.slot,
+            source_error,
+            destination_error,
+            self.stream_error(),
+            seen.holder,
+        )
+
+    def _look_at_source(self) -> _SourceSeen:
+        with self.source.connect("status") as connection:
+            return _SourceSeen(
+                slot_status(connection, self.source.main_slot),
+                self._stream_hold.describe(connection),
+                self.source.running_copies(connection),
+            )
+
+    def _look_at_destination(self) -> Positions:
+        if isinstance(self.destination, WaitingDestination):
+            return self.destination.glance(_HELD_PATIENCE)
+        return self.destination.positions()
+
+    def _if_copy_died(self, table: TableStatus) -> TableStatus:
+        """As the next start will set it back: nobody copies the table any more, unless its state has just moved."""
+        now = self.store.table(table.table_id) or table
+        return replace(now, state=TableState.INIT) if now == table else now
 
     def stream_error(self) -> StreamError | None:
         """What ended the main stream and needs a person, None if it has gone on since."""

@@ -144,7 +144,7 @@ class Reporter:
 
     def add(self, flush: "Flush") -> None:
         """A batch became durable."""
-        lag = None if flush.commit_time is None else max(0.0, (datetime.now(UTC) - flush.commit_time).total_seconds())
+        lag = flush.lag
         with self._lock:
             for name, counts in flush.tables.items():
                 if name not in self._keys:

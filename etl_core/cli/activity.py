@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from etl_core.batch import ChangeCounts
 from etl_core.cli.texts import counts, duration
@@ -57,8 +56,8 @@ class StreamActivity:
 
     def add(self, flush: Flush, now: float) -> None:
         self.lsn = flush.end_lsn
-        if flush.commit_time is not None:
-            self.lag = max(0.0, (datetime.now(UTC) - flush.commit_time).total_seconds())
+        if flush.lag is not None:
+            self.lag = flush.lag
         self.rows += flush.rows
         self.batches += 1
         self.last_rows, self.last_seconds, self.last_at = flush.rows, flush.seconds, now

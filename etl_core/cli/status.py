@@ -41,6 +41,8 @@ def status_lines(known: PipelineStatus, now: datetime) -> list[str]:
         lines.append(f"    ended at {known.stream_error.at.astimezone():%H:%M:%S}: {known.stream_error.error}")
         if known.stream_error.hint:
             lines.append(f"    → {known.stream_error.hint}")
+    if known.held_by is not None:
+        lines.append(f"held         by {known.held_by}: changes are written when it has ended")
     if known.slot is not None:
         lines.append(f"slot         {_slot(known.slot)}")
     elif not known.source_error:

@@ -14,6 +14,9 @@ from etl_core.pipeline import PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import TableStatus
 
+_FRESH = 8.0
+"""Seconds: a stream notes its lag every 2 s while a change waits, and every 5 s that there is none."""
+
 
 def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) -> dict[str, object]:
     """The object that is printed."""
@@ -28,16 +31,17 @@ def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) 
 
 
 def lag_seconds(known: PipelineStatus, now: datetime) -> float | None:
-    """How many seconds the destination is behind the source, None before the first batch or position.
+    """How old the oldest change is that is not yet written, in seconds; None before the first batch or position.
 
-    While somebody streams: as of the last batch, 0 when nothing has changed since. Otherwise the time since the
-    destination was last known to be in step, as nobody looks.
+    A stream that runs notes it every few seconds, by the server's clock, also while nothing can be written. Where the
+    last note is older, because nobody streams or the stream does not move, it may be as old as the note makes it.
     """
     progress = known.progress
     if progress is None:
         return None
     lag = progress.lag_seconds or 0.0
-    if (known.slot is not None and known.slot.active) or progress.updated_at is None:
+    is_fresh = progress.updated_at is None or (now - progress.updated_at).total_seconds() < _FRESH
+    if (known.slot is not None and known.slot.active and is_fresh) or progress.updated_at is None:
         return lag
     return lag + max(0.0, (now - progress.updated_at).total_seconds())
 
@@ -56,6 +60,7 @@ def _stream(known: PipelineStatus, now: datetime) -> dict[str, object] | None:
         "updated_at": _time(progress.updated_at),
         "error": known.stream_error and known.stream_error.error,
         "hint": known.stream_error and known.stream_error.hint,
+        "held_by": known.held_by,
     }
 
 

@@ -11,6 +11,7 @@ idempotent job id) and says so in its docstring and in `docs/delivery.md`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,17 @@ class BackupDestination(Protocol):
 
     def backup(self, target: Path) -> int:
         """Writes a consistent copy, beside a run, to a file that is not there yet; returns its bytes."""
+
+
+@runtime_checkable
+class WaitingDestination(Protocol):
+    """A destination that waits while another process holds it, such as a file: an ability of its own, asked once."""
+
+    def stop_on(self, stop: threading.Event) -> None:
+        """From now on its waits end within a second or two after `stop` is set, with DestinationUnavailable."""
+
+    def glance(self, wait_seconds: float) -> Positions:
+        """`positions`, but waits at most so many seconds."""
 
 
 class Destination(Protocol):

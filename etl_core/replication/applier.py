@@ -6,6 +6,7 @@ from the destination's watermarks, never guessed.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from etl_core.replication.retry import Backoff
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.schema.diff import diff
 from etl_core.schema.table import TableSchema
+from etl_core.source.server_clock import age
 from etl_core.state.store import ReplicationProgress, StateStore
 
 _CONFLICT_TRIES = 3
@@ -77,6 +79,7 @@ class Applier:
         unknown_types_to_bytes: bool,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
+        server_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._destination = destination
         self._store = store
@@ -91,6 +94,8 @@ class Applier:
         self._rows = resumes.rows if resumes else 0
         self._commit_time = resumes.commit_time if resumes else None
         self._written_lsn = resumes.written_lsn if resumes else None
+        self._server_now = server_now
+        self._store_lock = threading.Lock()
         self._stored = resumes
         self._stored_at = time.monotonic()
 
@@ -110,7 +115,9 @@ class Applier:
         reach(PROGRESS_STORED)
         if attempt.counts:
             tables = {attempt.schemas[table_id].name: counts for table_id, counts in attempt.counts.items()}
-            self._observer.on_flush(Flush(batch.end_lsn, batch.commit_time, rows, seconds, tables, attempt.jobs))
+            lag = None if batch.commit_time is None else age(batch.commit_time, self._server_now())
+            flush = Flush(batch.end_lsn, batch.commit_time, rows, seconds, tables, attempt.jobs, lag)
+            self._observer.on_flush(flush)
 
     def _written(self, batch: Assembled) -> _Attempt:
         conflicts = 0
@@ -224,13 +231,35 @@ class Applier:
     def store_progress(self, flushed: Lsn, *, rows: int = 0, lag_since: datetime | None = None) -> None:
         """Stores how far everything is durable, `rows` more than before. Tried again while the store is away.
 
-        The lag is the age of the last commit, `lag_since`; None says that nothing more is there, so there is no lag.
+        The lag is the age of the last commit, `lag_since`, by the server's clock; None says that nothing more is there,
+        so there is no lag.
         """
+        with self._store_lock:
+            self._store_progress(flushed, rows, lag_since)
+
+    def note_lag(self, flushed: Lsn, since: datetime) -> None:
+        """Stores that a change which was committed at `since` waits to be written; not while progress is being stored.
+
+        Without it nobody could see how late a stream is that can write nothing.
+        """
+        if not self._store_lock.acquire(blocking=False):
+            return
+        try:
+            stored = self._stored
+            if stored is None or stored.flushed_lsn > flushed:
+                return
+            lag = age(since, self._server_now())
+            with contextlib.suppress(TransientError, StateConflict):  # whoever stores progress meets it, too
+                self._stored = self._store.save_progress(replace(stored, lag_seconds=lag), stored)
+        finally:
+            self._store_lock.release()
+
+    def _store_progress(self, flushed: Lsn, rows: int, lag_since: datetime | None) -> None:
         self._rows += rows
         now, clock = datetime.now(UTC), time.monotonic()
         rate = rows / (clock - self._stored_at)
         self._stored_at = clock
-        lag = max(0.0, (now - lag_since).total_seconds()) if lag_since else 0.0
+        lag = age(lag_since, self._server_now()) if lag_since else 0.0
         progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now, self._written_lsn)
         waits = self._backoff.waits()
         while True:
@@ -294,6 +323,12 @@ class Writer:
         with self._condition:
             self._raise()
             return self._batch is None
+
+    @property
+    def waiting_since(self) -> datetime | None:
+        """When the first change of the batch in hand was committed; None without one."""
+        with self._condition:
+            return None if self._batch is None else self._batch.since
 
     def wait_idle(self, seconds: float) -> bool:
         """Waits for the batch in hand; whether it is done. Raises what it failed with."""

@@ -59,6 +59,8 @@ class Assembled:
     end_lsn: Lsn
     commit_time: datetime | None
     rows: int
+    since: datetime | None = None
+    """When the first of its changes was committed, by the server's clock."""
 
     @property
     def tables(self) -> frozenset[TableId]:
@@ -91,6 +93,7 @@ class Assembler:
         self._spool: Spool | None = None
         self._commit_lsn: Lsn | None = None
         self._commit_time: datetime | None = None
+        self._first_commit_time = 0
         self.segment = Segment()
         """Where the reader appends frames."""
         self.end_lsn = start_lsn
@@ -114,6 +117,11 @@ class Assembler:
     def has_changes(self) -> bool:
         return bool(self._pieces) or not self.segment.is_empty
 
+    @property
+    def waiting_since(self) -> datetime | None:
+        """When the first of the changes at hand was committed, by the server's clock; None if there are none."""
+        return _server_time(self._first_commit_time) if self.has_changes else None
+
     def on_message(self, message: Message) -> None:
         """Takes note of a control message."""
         match message:
@@ -121,13 +129,15 @@ class Assembler:
                 if self._commit_lsn is not None:
                     raise MalformedMessage("a transaction begins inside another", offset=0)
                 self._commit_lsn = message.final_lsn
+                if not self.has_changes:
+                    self._first_commit_time = message.commit_time
                 if self.segment.is_empty:
                     self.segment.transactions.clear()
                 self.segment.transactions.append((self.segment.rows, message.final_lsn))
             case Commit():
                 if message.commit_lsn != self._commit_lsn:
                     raise MalformedMessage("a commit does not match its begin", offset=2)
-                self._commit_time = _commit_time(message)
+                self._commit_time = _server_time(message.commit_time)
                 self._commit_lsn = None
                 self.end_lsn = message.end_lsn
             case Relation():
@@ -176,13 +186,13 @@ class Assembler:
         """Everything since the last call. Only between transactions."""
         if self.in_transaction:
             raise RuntimeError("a batch ends only at a transaction boundary")
+        since = self.waiting_since
         if not self.segment.is_empty:
             self.finish_segment()
         else:
             self.segment = Segment()
-        batch = Assembled(
-            tuple(self._pieces), self.end_lsn, self._commit_time, sum(p.segment.rows for p in self._pieces)
-        )
+        rows = sum(piece.segment.rows for piece in self._pieces)
+        batch = Assembled(tuple(self._pieces), self.end_lsn, self._commit_time, rows, since)
         self._pieces, self._spool = [], None
         self._in_memory = 0
         self._taken_lsn = self.end_lsn
@@ -224,8 +234,8 @@ class Assembler:
         self.segment = Segment()
 
 
-def _commit_time(message: Commit) -> datetime:
+def _server_time(time: int) -> datetime:
     try:
-        return to_datetime(message.commit_time)
+        return to_datetime(time)
     except ValueError:
         raise MalformedMessage("a commit outside of the years 1 to 9999", offset=18) from None

@@ -9,6 +9,7 @@ is applied if and only if it is beyond the table's watermark, it does not matter
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from etl_core.replication.catchup import CatchUp
 from etl_core.replication.failpoints import SYNC_DONE_STORED, SYNC_SLOT_DROPPED, reach
 from etl_core.replication.observer import Observer
 from etl_core.schema.table import TableSchema
-from etl_core.state.store import StateStore, TableStatus, TableUpdate
+from etl_core.state.store import Hold, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
 _CATCH_UPS = 4
@@ -67,7 +68,11 @@ class Handover:
         slots: SyncSlots,
         begin_catch_up: Callable[[TableStatus, Lsn], CatchUp],
         observer: Observer,
+        *,
+        hold: Callable[[], Hold | None],
+        stop: threading.Event,
     ) -> None:
+        """`hold` gives the hold in force, of a session that lives; see `hold.py`."""
         self._store = store
         self._destination = destination
         self._active = active
@@ -76,6 +81,8 @@ class Handover:
         self._observer = observer
         self._catch_ups: dict[TableId, CatchUp] = {}
         self._undropped: dict[str, TableId] = {}
+        self._find_hold = hold
+        self._stop = stop
         self._hold: Lsn | None = None
         self._start = ZERO
         self._passed: dict[TableId, Lsn] = {}
@@ -105,7 +112,7 @@ class Handover:
         """See `stream.Boundary`. While store, source or destination are away nothing changes; the stream goes on."""
         try:
             self._hand_over(position, busy_wait)
-            hold = self._store.hold()
+            hold = self._find_hold()
         except TransientError as error:
             self._observer.on_retry(error, 0.0)
             return self._hold
@@ -223,6 +230,8 @@ class Handover:
                 self._catch_ups.pop(table_id).stop()
         began = time.monotonic()
         for status in by_id.values():
+            if self._stop.is_set():
+                return  # the next start goes on here
             try:
                 if status.state is TableState.FINISHED_COPY:
                     self._hand_over_one(status, position, began, busy_wait)
@@ -282,7 +291,7 @@ class Handover:
         deadline = began + max(_SHORT_STEP_SECONDS, 3 * last.seconds)
         while not catch_up.wait_through(position, 0.1):
             busy_wait()
-            if catch_up.error is not None or time.monotonic() > deadline:
+            if catch_up.error is not None or self._stop.is_set() or time.monotonic() > deadline:
                 return
         del self._catch_ups[status.table_id]
         try:

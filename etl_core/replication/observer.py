@@ -25,6 +25,8 @@ class Flush:
     tables: Mapping[TableName, ChangeCounts]
     jobs: tuple[Job, ...] = ()
     """The warehouse's, where it has such."""
+    lag: float | None = None
+    """Seconds between the last of its commits and now, by the server's clock; None if it holds none."""
 
 
 class Observer:

@@ -20,7 +20,7 @@ from etl_core.replication.source import Source
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
 from etl_core.source.publication import check_publication, ensure_publication
-from etl_core.source.server import Turn, application_names, limit_lock_waits, server_info, try_turn
+from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
 from etl_core.state.table_state import TableState
@@ -154,7 +154,7 @@ class Preparation:
     def reset_dead_copies(self) -> None:
         """Sets tables that nobody copies any more back to INIT."""
         copying = [status for status in self._store.tables() if status.state is TableState.DATA_SYNC]
-        running = self._running_copies() if copying else set()
+        running = self._running_copies() if copying else frozenset()
         for status in copying:
             # A copy's session ends after its state has moved. So one without a session whose state has not moved, as
             # seen after the sessions were, has died; it may also have finished since we saw its state first.
@@ -169,9 +169,7 @@ class Preparation:
         if status is None or not status.active:
             self._source.drop_if_owned(name)
 
-    def _running_copies(self) -> set[TableId]:
+    def _running_copies(self) -> frozenset[TableId]:
         """The tables that a process somewhere is copying now, as the server sees it."""
-        prefix = f"etl_{self._config.pipeline}_copy_"
         with self._source.connect("prepare") as connection:
-            names = application_names(connection, prefix)
-        return {TableId(int(name[len(prefix) :])) for name in names if name[len(prefix) :].isdigit()}
+            return self._source.running_copies(connection)

@@ -14,6 +14,7 @@ from etl_core.silence import SILENCE
 from etl_core.source.catalog import published_tables
 from etl_core.source.connection import Connection, connect
 from etl_core.source.replication_stream import ReplicationStream
+from etl_core.source.server import application_names
 from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, create_slot, drop_slot, slot_status
 from etl_core.state.store import StateStore
 
@@ -107,6 +108,12 @@ class Source:
             yield created
             # Closing would drop it too, but a moment later.
             drop_slot(connection, name)
+
+    def running_copies(self, connection: Connection) -> frozenset[TableId]:
+        """The tables that a process somewhere is copying now, as the server sees it."""
+        prefix = f"etl_{self.pipeline}_copy_"
+        names = application_names(connection, prefix)
+        return frozenset(TableId(int(name[len(prefix) :])) for name in names if name[len(prefix) :].isdigit())
 
     def drop_owned_slot(self, name: str) -> None:
         """Drops a slot this pipeline recorded as its own, and forgets it; nothing if it is gone. Never another's."""

@@ -28,6 +28,7 @@ from etl_core.replication.assembler import Assembler
 from etl_core.replication.batching import batch_is_due
 from etl_core.replication.failpoints import CONFIRMED, reach
 from etl_core.source.replication_stream import Pause, ReplicationStream
+from etl_core.source.server_clock import age
 
 _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
@@ -42,6 +43,8 @@ _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5
 """Seconds between two status updates while nothing is read."""
+_NOTE_LAG = 2.0
+"""Seconds between two notes of how long a change waits to be written."""
 _STORE_IDLE = 5.0
 """Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
 
@@ -109,6 +112,7 @@ class StreamWorker:
         self._batch_since: float | None = None
         self._next_look = 0.0
         self._next_status = 0.0
+        self._next_lag = time.monotonic() + _NOTE_LAG
         self._next_store = time.monotonic() + _STORE_IDLE
         self._deadline: float | None = None
         self._finishes: Callable[[], bool] = lambda: False
@@ -298,7 +302,18 @@ class StreamWorker:
             self._next_status = time.monotonic() + _STATUS_UNREAD
             self._stream.send_status()
 
+    def _note_lag(self) -> None:
+        """Once a second while a change waits for more than that: the store is told how long."""
+        now = time.monotonic()
+        if now < self._next_lag or self._stop.is_set():
+            return
+        self._next_lag = now + _NOTE_LAG
+        since = self._writer.waiting_since or self._assembler.waiting_since
+        if since is not None and age(since, self._stream.server_now()) >= _NOTE_LAG:
+            self._applier.note_lag(self._writer.flushed, since)
+
     def _keep_alive(self) -> None:
+        self._note_lag()
         flushed = self._writer.flushed
         if flushed > self._stream.flushed:
             self._stream.confirm(flushed)

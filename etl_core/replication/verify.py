@@ -8,20 +8,17 @@ the state store asks for it, whoever streams. If nobody does, we stream there ou
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination
-from etl_core.errors import SlotInUse, SourceUnavailable, StateConflict, Stopped, TableError, TransientError
+from etl_core.errors import SlotInUse, SourceUnavailable, Stopped, TableError, TransientError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_of
+from etl_core.replication.hold import holding, place_hold
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
@@ -29,11 +26,9 @@ from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.copy_ranges import all_into
 from etl_core.source.slot import Blocker
 from etl_core.source.table_copy import copy_table
-from etl_core.state.store import Hold, StateStore, TableStatus
+from etl_core.state.store import StateStore, TableStatus
 from etl_core.state.table_state import TableState
 
-_HOLD_FOR = timedelta(seconds=60)
-_RENEW_EVERY = 15.0
 _POLL = 0.2
 _HOLD_PATIENCE = 120.0
 """Seconds to wait for a running stream to reach the position: it may be far behind."""
@@ -100,7 +95,7 @@ class Verifier:
             )
             for table in tables
         }
-        # A copy began meanwhile, or the hold expired because the store was away: what was read is of several moments.
+        # A copy began meanwhile, or the hold ended because its session was lost: what was read is of several moments.
         statuses_after, watermarks_after = self._look()
         for table in tables:
             before, after = statuses.get(table.table_id), statuses_after.get(table.table_id)
@@ -153,33 +148,13 @@ class Verifier:
     @contextlib.contextmanager
     def _held(self) -> Iterator[Callable[[Lsn], None]]:
         """Holds every stream of the pipeline, one that begins meanwhile too. Gives a call that brings it to an LSN."""
-        owner = f"verify-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        wanted: list[Lsn] = []
-        released = threading.Event()
+        with holding(self._source, self._store) as owner:
 
-        def request() -> None:
-            self._store.request_hold(Hold(owner, datetime.now(UTC) + _HOLD_FOR, wanted[-1]))
+            def bring_to(lsn: Lsn) -> None:
+                place_hold(self._store, owner, lsn)
+                self._wait_reached(owner, lsn)
 
-        def renew() -> None:
-            while not released.wait(_RENEW_EVERY):
-                with contextlib.suppress(TransientError, StateConflict):
-                    request()
-
-        def bring_to(lsn: Lsn) -> None:
-            wanted.append(lsn)
-            request()
-            if not renewing.is_alive():
-                renewing.start()
-            self._wait_reached(owner, lsn)
-
-        renewing = threading.Thread(target=renew, name="verify-hold", daemon=True)
-        try:
             yield bring_to
-        finally:
-            released.set()
-            if renewing.is_alive():
-                renewing.join()
-            self._store.release_hold(owner)
 
     def _wait_reached(self, owner: str, lsn: Lsn) -> None:
         """Waits for the running stream to come to `lsn` and stand there; if none runs, streams up to it."""

@@ -42,10 +42,13 @@ from etl_core.protocol.walsender import (
 from etl_core.silence import SilentServer
 from etl_core.source.command import finish_command, is_good, result_error, run_command
 from etl_core.source.connection import Connection, text_encoding
+from etl_core.source.server_clock import ServerClock
 from etl_core.source.sqlstate import stream_error, translate
 
 _XLOG_DATA: Final = XLOG_DATA
 _HEADER: Final = XLOG_DATA_HEADER_LENGTH
+_SEND_TIME: Final = slice(17, 25)
+"""Of a frame with WAL data: when the server sent it, after the kind and two positions."""
 _INSERT: Final = ord("I")
 _UPDATE: Final = ord("U")
 _DELETE: Final = ord("D")
@@ -108,6 +111,7 @@ class ReplicationStream:
         self._status_due = time.monotonic() + STATUS_INTERVAL
         self._heard_at = time.monotonic()
         self._asked_at: float | None = None
+        self._clock = ServerClock()
         try:
             self._start(slot, publication, start_lsn)
             self._socket = socket.socket(fileno=os.dup(self._pgconn.socket))
@@ -167,6 +171,7 @@ class ReplicationStream:
                             if at >= SEGMENT_BYTES:
                                 return Pause.FULL
                             continue
+                        self._clock.on_send_time(int.from_bytes(frame[_SEND_TIME]))
                         return parse_message(frame[_HEADER:])
                     if self._on_keepalive(bytes(frame)):
                         return Pause.ASKED
@@ -249,10 +254,15 @@ class ReplicationStream:
         if not isinstance(message, PrimaryKeepalive):
             raise SourceUnavailable(f"the server sent an unexpected message {frame[:1]!r} in the replication stream")
         self.server_lsn = max(self.server_lsn, message.wal_end)
+        self._clock.on_send_time(message.send_time)
         if message.reply_requested:
             self.reply_wanted = True
             self.send_status()
         return message.reply_requested
+
+    def server_now(self) -> datetime:
+        """The time by the server's clock, a little early; by ours before the server has said anything."""
+        return self._clock.now()
 
     @property
     def awaits_reply(self) -> bool:

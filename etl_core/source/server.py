@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from typing import Any, LiteralString
 
@@ -33,6 +34,14 @@ FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
 
 _TRY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))"
+# An advisory lock's second key is shown as an unsigned number.
+_TURN_HOLDER = """
+SELECT l.pid, a.backend_start
+FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+  AND l.classid::bigint = %s AND l.objid::bigint = (pg_catalog.hashtext(%s)::bigint + 4294967296) %% 4294967296
+"""
 _APPLICATION_NAMES = """
 SELECT DISTINCT application_name FROM pg_catalog.pg_stat_activity
 WHERE pg_catalog.starts_with(application_name, %s)
@@ -101,12 +110,27 @@ class Turn(IntEnum):
     """What one process of a pipeline does at a time: the first key of an advisory lock in the source's database."""
 
     PREPARE = 0x65746C70
+    HOLD = 0x65746C68
     STREAM = 0x65746C73
 
 
 def try_turn(conn: Connection, turn: Turn, pipeline: str) -> bool:
     """Whether this session could take the turn; it has it until `conn` is closed, also by the end of the process."""
     return bool(_rows(conn, _TRY_LOCK, (int(turn), pipeline))[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class TurnHolder:
+    """The session that has a turn. `since` is when it began, by the server's clock; None where we may not see it."""
+
+    pid: int
+    since: datetime | None
+
+
+def turn_holder(conn: Connection, turn: Turn, pipeline: str) -> TurnHolder | None:
+    """Who has the turn now; None if nobody has."""
+    rows = _rows(conn, _TURN_HOLDER, (int(turn), pipeline))
+    return TurnHolder(*rows[0]) if rows else None
 
 
 def limit_lock_waits(conn: Connection, seconds: int) -> None:

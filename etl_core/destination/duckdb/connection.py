@@ -55,6 +55,8 @@ _SETTINGS = (
 _MEMORY_MB = 192
 _MEMORY_MB_PER_TABLE = 1
 """What a transaction holds of each table it changes and nothing can evict: two blocks of 256 kB, measured."""
+_STOP_PATIENCE = 1.0
+"""Seconds that a wait goes on after the work was asked to stop: another process's query may just end."""
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.1
 
@@ -85,6 +87,8 @@ class DatabaseFile:
         self.path = path.absolute()
         self._wait_seconds = wait_seconds
         self._same = SameFile(self.path)
+        self.stop = threading.Event()
+        """When it is set, another process is not waited for much longer."""
         with _turns_guard:
             self._turns = _turns.setdefault(self.path.resolve(), _Turns())
 
@@ -171,9 +175,12 @@ class DatabaseFile:
                 if not is_held(error):
                     raise explain(error, self.path) from None
                 if time.monotonic() + pause > give_up_at:
+                    waited = "" if self.stop.is_set() else f" for longer than {wait_seconds:g} s"
                     raise DestinationUnavailable(
-                        f"{self.path} is held by {holder(error)} for longer than {wait_seconds:g} s",
+                        f"{self.path} is held by {holder(error)}{waited}",
                         hint="close that connection; reading processes should open the file only while they query it",
                     ) from None
-            time.sleep(pause)
+            if self.stop.wait(pause):
+                give_up_at = min(give_up_at, time.monotonic() + _STOP_PATIENCE)
+                time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)

@@ -10,6 +10,7 @@ is being consumed the file is open: other processes must wait, this one need not
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -56,10 +57,18 @@ class DuckDBDestination:
             self._known |= {stored.name for stored in book.all_tables()}
 
     def positions(self) -> Positions:
+        return self.glance(None)
+
+    def glance(self, wait_seconds: float | None) -> Positions:
+        """See WaitingDestination. None waits as long as everything else."""
         if not self._file.exists():
             return Positions({}, None)
-        with self._file.open() as connection:
+        with self._file.open(wait_seconds=wait_seconds) as connection:
             return Bookkeeping(connection, self._pipeline).positions()
+
+    def stop_on(self, stop: threading.Event) -> None:
+        """See WaitingDestination."""
+        self._file.stop = stop
 
     def copy(self, schema: TableSchema) -> DuckDBCopy:
         self._wrote = True

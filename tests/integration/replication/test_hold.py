@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
 import pytest
 
-from etl_core.errors import StateConflict, StateStoreUnavailable, Stopped
+from etl_core.errors import SourceUnavailable, StateConflict, StateStoreUnavailable, Stopped
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.replication import failpoints
 from etl_core.replication.compare import Comparison, KeyRange
+from etl_core.replication.hold import holding, place_hold
 from etl_core.replication.stream import Ended
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import Hold
@@ -147,20 +148,30 @@ def test_a_proof_that_is_stopped_leaves_nothing_behind(lab: Lab, churned: MakeTa
     lab.assert_equal(pipeline)
 
 
-def test_the_hold_of_a_process_that_died_expires(lab: Lab, churned: MakeTables) -> None:
+def test_a_hold_ends_with_the_session_of_the_process_that_placed_it(lab: Lab, churned: MakeTables) -> None:
     churned("a")
     lab.publish()
     pipeline = lab.synced()
     with lab.running(pipeline, pipeline.stream):
         goes_on(lab, pipeline)
-        pipeline.store.request_hold(Hold("verify-dead", datetime.now(UTC) + timedelta(hours=1)))
-        poll(lambda: is_answered(pipeline.store.hold()), "an answer")
-        lab.execute("UPDATE a SET n = n + 1 WHERE id = (SELECT min(id) FROM a)")
-        # The last renewal before its death.
-        expires = datetime.now(UTC) + timedelta(seconds=1)
-        pipeline.store.request_hold(Hold("verify-dead", expires))
-        pipeline.observer.until_flushed(pipeline.current_lsn())
-        assert datetime.now(UTC) >= expires
+        pipeline.observer.waiting.clear()
+        with contextlib.suppress(SourceUnavailable), holding(pipeline.source, pipeline.store) as owner:
+            place_hold(pipeline.store, owner, Lsn(0))
+            poll(lambda: is_answered(pipeline.store.hold()), "an answer")
+            pipeline.observer.until(lambda: any(owner in said for said in pipeline.observer.waiting), "its holder")
+            held_by = pipeline.status().held_by
+            assert held_by is not None
+            assert owner in held_by
+            assert "since" in held_by
+            before = pipeline.destination.positions()
+            lab.execute("UPDATE a SET n = n + 1 WHERE id = (SELECT min(id) FROM a)")
+            # What kill -9 does to it: the session ends, the hold is still in the store, for days by any clock.
+            sessions = f"pg_stat_activity WHERE application_name = 'etl_{pipeline.config.pipeline}_verify_hold'"
+            assert pipeline.destination.positions() == before
+            lab.execute(f"SELECT pg_terminate_backend(pid) FROM {sessions}")
+            pipeline.observer.until_flushed(pipeline.current_lsn())
+            assert pipeline.store.hold() is None
+            assert pipeline.status().held_by is None
     lab.assert_equal(pipeline)
 
 
@@ -170,11 +181,11 @@ def test_a_hold_does_not_outlast_the_time_a_stream_was_given(lab: Lab, churned: 
     pipeline = lab.synced()
     lab.execute("UPDATE a SET n = 0")
     before = pipeline.destination.positions()
-    pipeline.store.request_hold(Hold("verify-elsewhere", datetime.now(UTC) + timedelta(hours=1)))
-    streamed = Running(pipeline, lambda: pipeline.stream(seconds=1)).join()
-    assert streamed.ended is Ended.TIME
-    assert pipeline.destination.positions() == before
-    pipeline.store.release_hold("verify-elsewhere")
+    with holding(pipeline.source, pipeline.store) as owner:
+        place_hold(pipeline.store, owner, Lsn(0))
+        streamed = Running(pipeline, lambda: pipeline.stream(seconds=1)).join()
+        assert streamed.ended is Ended.TIME
+        assert pipeline.destination.positions() == before
     lab.assert_equal(pipeline)
 
 
