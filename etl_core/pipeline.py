@@ -49,6 +49,7 @@ from etl_core.replication.verify import Verifier
 from etl_core.source.publication import drop_publication
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import current_lsn
+from etl_core.source.shutdown_watch import ShutdownWatch
 from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.source.table_copy import CopyResult
 from etl_core.state.sql_store import open_store
@@ -273,6 +274,7 @@ class Pipeline:
         except BaseException:
             stream.close()
             raise
+        watch = ShutdownWatch(lambda: self.source.connect("watch"))
         handover = Handover(
             self.store,
             self.destination,
@@ -288,6 +290,7 @@ class Pipeline:
             reactions = Reactions(handover.table_failed, handover.reload)
             applier = self._applier(active, reactions, is_main=True, resumes=progress, server_now=stream.server_now)
             assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
+            watch.begin()
             worker = StreamWorker(
                 stream,
                 assembler,
@@ -296,6 +299,7 @@ class Pipeline:
                 self.config.batch,
                 name=f"write-{self.config.pipeline}",
                 stop=self.stop,
+                watch=watch,
             )
             return worker.run(until=until, seconds=seconds, finishes=finishes)
         except (StreamBlocked, PermanentError) as error:
@@ -304,6 +308,7 @@ class Pipeline:
         finally:
             handover.close()
             describer.close()
+            watch.close()
             stream.close()
 
     def _note_stream_error(self, error: EtlError) -> None:

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from etl_core.cli.exit_status import FAILED, WRONG_USAGE
 from etl_core.errors import ConfigError, EtlError
+from etl_core.os_errors import explain_os_error
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ def say(sentence: str, hint: str | None = None) -> None:
 
 def report(error: BaseException, *, verbose: bool) -> int:
     """Says what went wrong; returns the exit status."""
+    error = explain_os_error(error) or error
     if isinstance(error, EtlError):
         _log.debug("the command failed", exc_info=error)
         say(str(error), error.hint)

@@ -39,6 +39,8 @@ from etl_core.source.server_clock import age
 from etl_core.state.store import ReplicationProgress, StateStore
 
 _CONFLICT_TRIES = 3
+_LOOK_EVERY = 0.2
+"""Seconds in which a wait hears that it is to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Applier:
         self._observer = observer
         self._write_lock = write_lock
         self._stop = stop
+        self._leaving = threading.Event()
         self._is_main = is_main
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._backoff = backoff or Backoff()
@@ -98,6 +101,19 @@ class Applier:
         self._store_lock = threading.Lock()
         self._stored = resumes
         self._stored_at = time.monotonic()
+
+    def give_up(self) -> None:
+        """What fails from now on is not tried again: whoever reads the stream has left it."""
+        self._leaving.set()
+
+    def _is_stopped_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not (self._stop.is_set() or self._leaving.is_set()):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._leaving.wait(min(left, _LOOK_EVERY))
+        return True
 
     def apply(self, batch: Assembled) -> None:
         """On return the batch is durable and, for the main stream, its progress stored.
@@ -139,7 +155,7 @@ class Applier:
                 self._reactions.reload()
             except TransientError as error:
                 wait = next(waits, None)
-                if wait is None or self._stop.wait(wait):
+                if wait is None or self._is_stopped_within(wait):
                     raise
                 self._observer.on_retry(error, wait)
                 is_applied = is_applied or self._was_applied(moves)
@@ -277,7 +293,7 @@ class Applier:
                 ) from None
             except TransientError as error:
                 wait = next(waits, None)
-                if wait is None or self._stop.wait(wait):
+                if wait is None or self._is_stopped_within(wait):
                     raise
                 self._observer.on_retry(error, wait)
 

@@ -55,6 +55,7 @@ class CatchUp:
         self._on_end = on_end
         self._stop = threading.Event()
         self._is_finishing = False
+        self._reading: ReplicationStream | None = None
         self._condition = threading.Condition()
         self._through = snapshot_lsn
         self._wanted: Lsn | None = None
@@ -107,13 +108,22 @@ class CatchUp:
         return self._through
 
     def stop(self) -> None:
-        """Stops at the next transaction boundary."""
+        """Stops at the next transaction boundary; what fails then is not tried again."""
         self._stop.set()
+        self.applier.give_up()
         self._thread.join()
+
+    def leave(self) -> None:
+        """Lets go of the server at once, in the middle of whatever is being written."""
+        self._stop.set()
+        stream = self._reading
+        if stream is not None:
+            stream.cut()
 
     def _run(self) -> None:
         try:
             with self._open_stream() as stream:
+                self._reading = stream
                 self._stream(stream)
             if self._is_finishing:
                 self.applier.move_watermark(self.table_id, self._through)

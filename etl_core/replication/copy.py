@@ -30,6 +30,7 @@ from etl_core.errors import (
 )
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
+from etl_core.os_errors import explain_os_error
 from etl_core.replication.failpoints import (
     COPY_FINISHED,
     COPY_PUBLISHED,
@@ -119,6 +120,10 @@ class TableCopier:
                 self._fail(status, error)
             return error
         except Exception as error:
+            expected = explain_os_error(error)
+            if expected is not None:
+                self._fail(status, expected)
+                return expected
             # The copies of other tables go on. Its text is left out: it may quote a row.
             _log.error("the copy of %s ended with %s\n%s", status.name, type(error).__name__, where(error))
             unexpected = TableError(

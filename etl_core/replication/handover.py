@@ -133,6 +133,11 @@ class Handover:
     def is_settled(self) -> bool:
         return all(status.state is not TableState.FINISHED_COPY for status in self._store.tables())
 
+    def leave(self) -> None:
+        """Lets go of the server, which shuts down, before anything that is being written is waited for."""
+        for catch_up in self._catch_ups.values():
+            catch_up.leave()
+
     def close(self) -> None:
         """Stops what catches up; it goes on at the next start."""
         for catch_up in self._catch_ups.values():

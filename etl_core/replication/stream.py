@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Protocol
 
 from etl_core.config import BatchConfig
-from etl_core.errors import EtlError
+from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Begin
@@ -29,6 +29,7 @@ from etl_core.replication.batching import batch_is_due
 from etl_core.replication.failpoints import CONFIRMED, reach
 from etl_core.source.replication_stream import Pause, ReplicationStream
 from etl_core.source.server_clock import age
+from etl_core.source.shutdown_watch import ShutdownWatch
 
 _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
@@ -43,6 +44,8 @@ _LOOK_AROUND = 0.5
 """Seconds between two looks at table states and holds."""
 _STATUS_UNREAD = 0.5
 """Seconds between two status updates while nothing is read."""
+_SHUTDOWN_PATIENCE = 3.0
+"""Seconds in which what is being written may be finished and confirmed when the server shuts down."""
 _NOTE_LAG = 2.0
 """Seconds between two notes of how long a change waits to be written."""
 _STORE_IDLE = 5.0
@@ -83,6 +86,9 @@ class Boundary(Protocol):
     def held_at(self, lsn: Lsn) -> None:
         """The stream stands at `lsn`, everything before it durable."""
 
+    def leave(self) -> None:
+        """The server shuts down: lets go of every connection that would keep it from that."""
+
     def is_settled(self) -> bool:
         """Whether no table is still to be taken in, so that a stream may end without leaving one behind."""
 
@@ -100,6 +106,7 @@ class StreamWorker:
         *,
         name: str,
         stop: threading.Event,
+        watch: ShutdownWatch | None = None,
     ) -> None:
         self._stream = stream
         self._assembler = assembler
@@ -111,6 +118,9 @@ class StreamWorker:
         self._writer = Writer(applier, name=name, start_lsn=assembler.end_lsn)
         self._batch_since: float | None = None
         self._next_look = 0.0
+        self._watch = watch
+        self._next_watch = 0.0
+        self._leave_at: float | None = None
         self._next_status = 0.0
         self._next_lag = time.monotonic() + _NOTE_LAG
         self._next_store = time.monotonic() + _STORE_IDLE
@@ -143,6 +153,7 @@ class StreamWorker:
                     return Streamed(ended, self._finish())
         finally:
             self._assembler.discard()
+            self._applier.give_up()
             self._writer.close()
 
     def _step(self, until: Lsn | None) -> Ended | None:
@@ -312,7 +323,24 @@ class StreamWorker:
         if since is not None and age(since, self._stream.server_now()) >= _NOTE_LAG:
             self._applier.note_lag(self._writer.flushed, since)
 
+    def _leave_on_shutdown(self) -> None:
+        """Raises SourceUnavailable, the connection closed, when the server has waited long enough for our last word."""
+        now = time.monotonic()
+        if self._watch is None or now < self._next_watch:
+            return
+        self._next_watch = now + _WAIT
+        if self._leave_at is None:
+            self._leave_at = now + _SHUTDOWN_PATIENCE if self._watch.sees_shutdown() else None
+        elif now >= self._leave_at:
+            self._boundary.leave()
+            self._stream.close()
+            raise SourceUnavailable(
+                "the server of the source is shutting down",
+                hint="it was not kept waiting for what is not written yet: that is read again when it is up",
+            )
+
     def _keep_alive(self) -> None:
+        self._leave_on_shutdown()
         self._note_lag()
         flushed = self._writer.flushed
         if flushed > self._stream.flushed:

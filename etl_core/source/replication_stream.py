@@ -10,6 +10,7 @@ for each of its sends.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -295,6 +296,11 @@ class ReplicationStream:
             self._pgconn.flush()
         except psycopg.Error as error:
             raise translate(error) from None
+
+    def cut(self) -> None:
+        """Ends the connection from another thread: whoever reads or writes next meets its end, the server at once."""
+        with contextlib.suppress(OSError):  # closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Ends the stream and the connection; the server frees the slot a moment later. Idempotent."""

@@ -58,11 +58,13 @@ def _from_sqlite(cause: sqlite3.Error, store: str) -> EtlError:
         case sqlite3.SQLITE_FULL:
             return StateStoreUnavailable(f"{store} has no disk space left", hint="free space on its disk")
         case sqlite3.SQLITE_IOERR:
-            return StateStoreUnavailable(f"{store} cannot be read or written", hint="check its disk")
+            return StateStoreUnavailable(
+                f"{store} cannot be read or written", hint="check its disk: it may be full, or fail"
+            )
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
             return PermanentError(
                 f"{store} cannot be opened for writing",
-                hint="the user who runs this needs to write the file and its directory",
+                hint="the user who runs this needs to write the file and its directory, and its disk must have room",
             )
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return PermanentError(

@@ -23,7 +23,7 @@ from google.oauth2 import service_account
 
 from etl_core.destination.bigquery.failures import TransactionConflict, translated
 from etl_core.destination.bigquery.options import BigQueryOptions
-from etl_core.errors import DestinationUnavailable, EtlError
+from etl_core.errors import ConfigError, DestinationUnavailable, EtlError
 from etl_core.identifiers import TableName
 
 CALL_SECONDS = 60.0
@@ -98,7 +98,8 @@ class Clients:
     def _storage_client(self, client: Any, transport: Any) -> Any:
         endpoint = self._options.storage_endpoint
         if endpoint is None:
-            return client(credentials=self._credentials())
+            with translated("reading the credentials"):
+                return client(credentials=self._credentials())
         return client(transport=transport(channel=grpc.insecure_channel(endpoint, options=_GRPC)))
 
     def run(
@@ -172,9 +173,23 @@ class Clients:
         if text == "default":
             return google.auth.default(scopes=_SCOPES)[0]
         kind: Any = service_account.Credentials
-        if text.lstrip().startswith("{"):
-            return kind.from_service_account_info(json.loads(text), scopes=_SCOPES)
-        return kind.from_service_account_file(text, scopes=_SCOPES)
+        is_text = text.lstrip().startswith("{")
+        try:
+            if is_text:
+                return kind.from_service_account_info(json.loads(text), scopes=_SCOPES)
+            return kind.from_service_account_file(text, scopes=_SCOPES)
+        except OSError as error:
+            raise ConfigError(
+                f"the key file cannot be read: {text} ({error.strerror or type(error).__name__})",
+                field="destination.credentials",
+                hint="give the path of a service account's key file, its text, or: default",
+            ) from None
+        except ValueError:  # its text is not repeated: it may quote the key
+            raise ConfigError(
+                f"{'the text' if is_text else text} is not the key of a service account",
+                field="destination.credentials",
+                hint="create a key of type JSON for the service account, and give its path or its whole text",
+            ) from None
 
 
 def _retried(doing: str, call: Callable[[], T], table: TableName | None, again: type[DestinationUnavailable]) -> T:

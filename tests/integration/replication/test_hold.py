@@ -166,9 +166,11 @@ def test_a_hold_ends_with_the_session_of_the_process_that_placed_it(lab: Lab, ch
             before = pipeline.destination.positions()
             lab.execute("UPDATE a SET n = n + 1 WHERE id = (SELECT min(id) FROM a)")
             # What kill -9 does to it: the session ends, the hold is still in the store, for days by any clock.
-            sessions = f"pg_stat_activity WHERE application_name = 'etl_{pipeline.config.pipeline}_verify_hold'"
             assert pipeline.destination.positions() == before
-            lab.execute(f"SELECT pg_terminate_backend(pid) FROM {sessions}")
+            lab.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name ~ '_verify_hold$'"
+            )
             pipeline.observer.until_flushed(pipeline.current_lsn())
             assert pipeline.store.hold() is None
             assert pipeline.status().held_by is None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from etl_core.cli import main
 from etl_core.cli.failures import report
+from etl_core.config_file import locate
+from etl_core.destination.bigquery.connection import Clients
+from etl_core.destination.bigquery.options import BigQueryOptions
+from etl_core.errors import ConfigError
 
 GOOD = """\
 pipeline: shop
@@ -88,6 +93,55 @@ def test_an_unexpected_error_is_one_sentence_without_its_text(capsys: pytest.Cap
     assert report(failure(), verbose=False) == 1
     said = capsys.readouterr().err
     assert said == "etl: unexpected ValueError\n  → this is a defect; run with -v for the traceback\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/spool/x"), "etl: a disk is full: /spool/x\n"),
+        (OSError("[Errno 28] Error writing bytes to file. No space left on device"), "etl: a disk is full\n"),
+        (OSError(errno.EMFILE, "Too many open files"), "etl: too many files are open\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/key"), "etl: this user may not use a file: /key\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/key"), "etl: a file cannot be used: /key (No such file)\n"),
+        (MemoryError(), "etl: this machine has no memory left\n"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_defect(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(error, verbose=False) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(sentence)
+    assert "defect" not in said
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            None,
+            "the key file cannot be read: key.json (No such file or directory)",
+        ),
+        ("hunter2", "key.json is not the key of a service account"),
+        (
+            '{"type": "service_account", "private_key": "hunter2"}',
+            "key.json is not the key of a service account",
+        ),
+    ],
+)
+def test_a_key_file_that_cannot_be_used_is_named(
+    folder: Path, content: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = BigQueryOptions("p", "d", credentials="key.json")
+    if content is not None:
+        (folder / "key.json").write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        Clients(options).rest()
+    (folder / "etl.yaml").write_text(GOOD.replace("{type: duckdb, path: shop.duckdb}", "{credentials: key.json}"))
+    assert report(locate(refused.value, Path("etl.yaml")), verbose=False) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"etl: etl.yaml:5: destination.credentials: {sentence}\n")
+    assert "hunter2" not in said
 
 
 def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
