@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import signal
+from typing import Any
 
 import duckdb
+
+from tests.integration.cli.conftest import Project
 
 READY = "public.orders: is ready"
 
 
-def insert(project, first: int, last: int) -> None:
+def insert(project: Project, first: int, last: int) -> None:
     project.database.execute("INSERT INTO orders SELECT g, 'x' FROM generate_series(%s::int, %s) g", (first, last))
 
 
-def status(project) -> dict:
+def status(project: Project) -> dict[str, Any]:
     """As another process sees it: in this one the file is open."""
     ended = project.start("status", "--json").wait()
     assert ended.status == 0, ended.err
-    return json.loads(ended.out)
+    known: dict[str, Any] = json.loads(ended.out)
+    return known
 
 
-def test_the_lag_grows_status_names_the_holder_and_a_stop_waits_for_nobody(project) -> None:
+def test_the_lag_grows_status_names_the_holder_and_a_stop_waits_for_nobody(project: Project) -> None:
     running = project.start("run")
     running.wait_for(READY)
     insert(project, 2001, 2100)

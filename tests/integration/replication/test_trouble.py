@@ -256,7 +256,7 @@ def test_a_copy_that_ends_while_another_process_looks_for_dead_ones_keeps_its_sl
 
     look = Preparation._running_copies
 
-    def look_after_the_end(preparation: Preparation) -> set[TableId]:
+    def look_after_the_end(preparation: Preparation) -> frozenset[TableId]:
         """The other process has seen the copy's state; now it ends, with its session, before that is looked for."""
         go_on.set()
         assert finished.wait(PATIENCE)
