@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from etl_core.cli.arguments import Arguments
-from etl_core.cli.failures import DONE
+from etl_core.cli.exit_status import DONE
 from etl_core.cli.texts import put, size
 from etl_core.destination.protocol import BackupDestination
 from etl_core.errors import ConfigError
