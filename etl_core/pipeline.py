@@ -17,11 +17,11 @@ from etl_core.destination.protocol import Destination, SharingDestination
 from etl_core.destination.registry import build_destination
 from etl_core.errors import (
     ConfigError,
+    CopyNeeded,
     EtlError,
     PermanentError,
     SlotInUse,
     StateConflict,
-    TableError,
     TransientError,
 )
 from etl_core.identifiers import TableId, TableName
@@ -39,6 +39,7 @@ from etl_core.replication.observer import Observer
 from etl_core.replication.prepare import Preparation
 from etl_core.replication.shared_copy import help_copy
 from etl_core.replication.source import Source
+from etl_core.replication.stopped_tables import Keeping, StoppedTables
 from etl_core.replication.stream import Streamed, StreamWorker
 from etl_core.replication.verify import Verifier
 from etl_core.source.publication import drop_publication
@@ -141,9 +142,12 @@ class Pipeline:
     def _to_copy(self) -> list[TableStatus]:
         """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first."""
         self._preparation.reset_dead_copies()
+        self._preparation.bring_back_returned()
         now = datetime.now(UTC)
         for status in self.store.tables():
-            if status.state is TableState.ERRORED and status.retry_at is not None and status.retry_at <= now:
+            if status.state is not TableState.ERRORED or status.retry_at is None or status.retry_at > now:
+                continue
+            if status.sync_slot is None:  # else its changes are kept, and the stream tries it again
                 self._transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
         return [status for status in self.store.tables() if status.state is TableState.INIT]
 
@@ -216,6 +220,9 @@ class Pipeline:
         except BaseException:
             stream.close()
             raise
+        keeping = Keeping(
+            self.source.keep_changes, self.source.drop_if_owned, self.source.wal_kept_by, self.config.batch.kept_wal
+        )
         handover = Handover(
             self.store,
             self.destination,
@@ -223,6 +230,7 @@ class Pipeline:
             SyncSlots(self.source.existing_owned_slots, self.source.drop_if_owned),
             self._begin_catch_up,
             self.observer,
+            StoppedTables(self.store, active, keeping),
         )
         try:
             handover.start(start, progress.written_lsn if progress else None)
@@ -273,7 +281,7 @@ class Pipeline:
         stored = self.store.schema(table_id)
         mark = self.destination.positions().tables.get(table_id)
         if stored is None or mark is None or slot is None or mark < snapshot_lsn:
-            raise TableError(
+            raise CopyNeeded(
                 f"{status.name} cannot catch up: its copy is incomplete",
                 table=str(status.name),
                 hint=f"etl resync {status.name}",

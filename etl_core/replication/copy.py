@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from etl_core.destination.protocol import Destination, SharedCopy, TableCopy
 from etl_core.errors import (
@@ -23,6 +23,7 @@ from etl_core.errors import (
     EtlError,
     StateConflict,
     Stopped,
+    TableAbsent,
     TableError,
     TransientError,
     where,
@@ -40,6 +41,7 @@ from etl_core.replication.failpoints import (
 from etl_core.replication.observer import Observer
 from etl_core.replication.shared_copy import SharedRanges, fingerprint, live_helpers
 from etl_core.replication.source import Source
+from etl_core.replication.table_errors import failed_update
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
@@ -103,13 +105,14 @@ class TableCopier:
     def _copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
         if self._stop.is_set():
             return TransientError(f"{status.name} was not copied: stopped before its turn")
+        started = time.monotonic()
         try:
             return self.copy(status)
         except StateConflict as error:
             return error  # somebody else copies the table, or has decided otherwise: theirs to fail or finish
         except EtlError as error:
             if not self._stop.is_set():
-                self._fail(status, error)
+                self._fail(status, error, time.monotonic() - started)
             return error
         except Exception as error:
             # The copies of other tables go on. Its text is left out: it may quote a row.
@@ -119,7 +122,7 @@ class TableCopier:
                 table=str(status.name),
                 hint=f"the log says where; report it, and try again: etl resync {status.name}",
             )
-            self._fail(status, unexpected)
+            self._fail(status, unexpected, time.monotonic() - started)
             return unexpected
 
     def copy(self, status: TableStatus) -> Copied:
@@ -213,7 +216,7 @@ class TableCopier:
         with self._source.connect("catalog") as connection:
             table = published_table(connection, status.table_id, self._source.publication)
         if table is None:
-            raise TableError(
+            raise TableAbsent(
                 f"{status.name} is no longer in publication {self._source.publication}",
                 table=str(status.name),
                 hint="add it again, or take it out of the configuration",
@@ -246,15 +249,17 @@ class TableCopier:
         self._observer.on_state(status.name, to)
         return moved
 
-    def _fail(self, status: TableStatus, error: EtlError) -> None:
+    def _fail(self, status: TableStatus, error: EtlError, seconds: float) -> None:
         current = self._store.table(status.table_id)
         if current is None or current.state is not TableState.DATA_SYNC:
             self._observer.on_retry(error, 0.0)  # before or after the copy itself, or someone moved the table on
             return
-        retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
-        update = TableUpdate(error=str(error), hint=error.hint, attempts=current.attempts + 1, retry_at=retry_at)
+        first = RETRY_AFTER
+        if not isinstance(error, TransientError):
+            # Likely to fail again: the source should spend no more than a tenth of its time on it.
+            first = max(first, timedelta(seconds=10 * seconds))
         try:
-            self._move(current, TableState.ERRORED, update)
+            self._move(current, TableState.ERRORED, failed_update(error, current.attempts + 1, first))
         except StateConflict:
             return
         self._observer.on_table_error(status.name, error)

@@ -12,17 +12,25 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.protocol import Destination
-from etl_core.errors import EtlError, SlotInUse, StateConflict, TableError, TransientError, WatermarkConflict
+from etl_core.errors import (
+    CopyNeeded,
+    EtlError,
+    SlotInUse,
+    StateConflict,
+    TableError,
+    TransientError,
+    WatermarkConflict,
+)
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.failpoints import SYNC_DONE_STORED, SYNC_SLOT_DROPPED, reach
 from etl_core.replication.observer import Observer
+from etl_core.replication.stopped_tables import StoppedTables
 from etl_core.schema.table import TableSchema
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
@@ -39,7 +47,6 @@ _READER_SECONDS = 10.0
 """How long the reader of a slot, which has just left, is waited for."""
 _WITHOUT_SLOT = frozenset({TableState.READY, TableState.ERRORED, TableState.PAUSED})
 _COPIED_AGAIN = frozenset({TableState.INIT, TableState.DATA_SYNC})
-RETRY_AFTER = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,9 @@ class Handover:
         slots: SyncSlots,
         begin_catch_up: Callable[[TableStatus, Lsn], CatchUp],
         observer: Observer,
+        stopped: StoppedTables,
     ) -> None:
+        self._stopped = stopped
         self._store = store
         self._destination = destination
         self._active = active
@@ -145,7 +154,7 @@ class Handover:
     def _fail_replaced(self, status: TableStatus, what: str) -> None:
         self._fail(
             status,
-            TableError(
+            CopyNeeded(
                 f"{status.name}: {what}",
                 table=str(status.name),
                 hint=f"was the destination restored or replaced? etl resync {status.name}",
@@ -174,7 +183,7 @@ class Handover:
     def _schema(self, status: TableStatus) -> TableSchema:
         stored = self._store.schema(status.table_id)
         if stored is None:
-            raise TableError(
+            raise CopyNeeded(
                 f"the state store has no schema for {status.name}",
                 table=str(status.name),
                 hint=f"etl resync {status.name}",
@@ -235,6 +244,12 @@ class Handover:
                 self._fail(status, error)
 
         self._drop_slots_left({status.table_id: status.state for status in by_id.values()})
+        self._try_stopped_again(list(by_id.values()))
+
+    def _try_stopped_again(self, statuses: Sequence[TableStatus]) -> None:
+        for status, to, update in self._stopped.due(statuses):
+            with contextlib.suppress(StateConflict):
+                self._move(status, to, update)
 
     def _drop_slots_left(self, states: Mapping[TableId, TableState]) -> None:
         """Those of paused tables, which are copied anew when they are resumed, and those that could not be dropped."""
@@ -309,9 +324,9 @@ class Handover:
     # --- what the writing thread finds out --------------------------------------------------------------------
 
     def table_failed(self, table_id: TableId, error: EtlError) -> None:
-        """Stores why a table stopped."""
+        """Stores why a table stopped. One that is not READY any more was moved by another process, which decides."""
         status = self._store.table(table_id)
-        if status is not None:
+        if status is not None and status.state is TableState.READY:
             self._fail(status, error)
 
     def reload(self) -> None:
@@ -333,13 +348,15 @@ class Handover:
     # --- states -----------------------------------------------------------------------------------------------
 
     def _fail(self, status: TableStatus, error: EtlError) -> None:
-        retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
-        update = TableUpdate(error=str(error), hint=error.hint, attempts=status.attempts + 1, retry_at=retry_at)
+        update = self._stopped.stop(status, error)
         try:
             self._move(status, TableState.ERRORED, update)
         except StateConflict:
-            return  # someone moved it on; their decision stands
-        if status.sync_slot is not None:
+            # Someone moved it on; their decision stands.
+            if update.sync_slot is not None and update.sync_slot != status.sync_slot:
+                self._drop(update.sync_slot, status.table_id)
+            return
+        if status.sync_slot is not None and status.sync_slot != update.sync_slot:
             # Only a new copy brings the table back: the slot would hold WAL for nothing.
             self._drop(status.sync_slot, status.table_id)
         self._observer.on_table_error(status.name, error)
