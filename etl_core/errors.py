@@ -48,6 +48,10 @@ class SourceUnavailable(TransientError):
     """The source cannot be reached or ended the connection."""
 
 
+class SourceLocked(SourceUnavailable):
+    """Someone holds a lock on a table of the source for longer than was to be waited."""
+
+
 class SlotInUse(TransientError):
     """Another consumer holds the replication slot. `active_pid` is its server process, if known."""
 

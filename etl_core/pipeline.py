@@ -94,7 +94,12 @@ class Pipeline:
         self.source = Source(config.source.conninfo(), config.pipeline, config.source.publication, self.store)
         self._preparation = Preparation(config, self.source, self.store, self.destination, self.observer, self.stop)
         self._write_lock = threading.Lock()
-        self._copies = BackgroundCopies(lambda stop: self._copy(self._to_copy(), stop), self.observer)
+        self._copies = BackgroundCopies(
+            self._to_copy,
+            lambda status, stop: self._copier(stop).copy_or_fail(status),
+            config.copy.workers,
+            self.observer,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -176,7 +181,10 @@ class Pipeline:
     def _copy(
         self, tables: Sequence[TableStatus], stop: threading.Event, share: str | None = None
     ) -> list[Copied | EtlError]:
-        copier = TableCopier(
+        return self._copier(stop, share).copy_all(tables)
+
+    def _copier(self, stop: threading.Event, share: str | None = None) -> TableCopier:
+        return TableCopier(
             self.source,
             self.store,
             self.destination,
@@ -187,7 +195,6 @@ class Pipeline:
             share=share,
             stop=stop,
         )
-        return copier.copy_all(tables)
 
     # --- streaming --------------------------------------------------------------------------------------------
 

@@ -17,9 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 
-from etl_core.destination.protocol import Destination, SharedCopy, TableCopy
+from etl_core.destination.protocol import Destination, SharedCopy, TableCopy, check_count
 from etl_core.errors import (
-    DestinationUnavailable,
     EtlError,
     StateConflict,
     Stopped,
@@ -100,9 +99,10 @@ class TableCopier:
     def copy_all(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
         """Copies tables that are in INIT, `workers` at a time; one result a table. One that fails becomes ERRORED."""
         with ThreadPoolExecutor(self._workers, thread_name_prefix="copy") as pool:
-            return list(pool.map(self._copy_or_fail, tables))
+            return list(pool.map(self.copy_or_fail, tables))
 
-    def _copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
+    def copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
+        """Copies one table that is in INIT; returns the error of one that fails, which becomes ERRORED."""
         if self._stop.is_set():
             return TransientError(f"{status.name} was not copied: stopped before its turn")
         started = time.monotonic()
@@ -175,12 +175,8 @@ class TableCopier:
         with self._destination.copy(table.schema) as staging:
             staged = self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED)
-            rows = staging.publish(created.consistent_point)
-        if rows != staged:
-            raise DestinationUnavailable(
-                f"the destination has {rows:,} rows of {status.name}, and {staged:,} were copied to it",
-                hint="the table is copied again; if it stays so, rows are lost or doubled on the way: report it",
-            )
+            rows = staging.publish(created.consistent_point, staged)
+        check_count(status.name, rows, staged)
         return rows, created.consistent_point, table
 
     def _stage(

@@ -9,6 +9,7 @@ is applied if and only if it is beyond the table's watermark, it does not matter
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from etl_core.errors import (
     TableError,
     TransientError,
     WatermarkConflict,
+    where,
 )
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
@@ -34,6 +36,8 @@ from etl_core.replication.stopped_tables import StoppedTables
 from etl_core.schema.table import TableSchema
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+
+_log = logging.getLogger(__name__)
 
 _CATCH_UPS = 4
 """How many run at a time; each holds a walsender."""
@@ -108,9 +112,9 @@ class Handover:
                         self._resume_sync_done(status, marks, position)
                     case _:
                         pass
-        self._hand_over(position, lambda: None)
+        self._hand_over(position, lambda: False)
 
-    def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
+    def look_around(self, position: Lsn, busy_wait: Callable[[], bool]) -> Lsn | None:
         """See `stream.Boundary`. While store, source or destination are away nothing changes; the stream goes on."""
         try:
             self._hand_over(position, busy_wait)
@@ -220,7 +224,7 @@ class Handover:
             self._observer.on_retry(error, 0.0)
             self._undropped[slot] = table_id
 
-    def _hand_over(self, position: Lsn, busy_wait: Callable[[], None]) -> None:
+    def _hand_over(self, position: Lsn, busy_wait: Callable[[], bool]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}
         for table_id in self._active.watermarks():
             status = by_id.get(table_id)
@@ -268,7 +272,7 @@ class Handover:
     def _is_left_out(self, status: TableStatus) -> bool:
         return status.state is TableState.READY and status.table_id not in self._active
 
-    def _hand_over_one(self, status: TableStatus, position: Lsn, began: float, busy_wait: Callable[[], None]) -> None:
+    def _hand_over_one(self, status: TableStatus, position: Lsn, began: float, busy_wait: Callable[[], bool]) -> None:
         catch_up = self._catch_ups.get(status.table_id)
         if catch_up is not None:
             self._finish_catch_up(status, catch_up, position, began, busy_wait)
@@ -285,7 +289,7 @@ class Handover:
             self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
 
     def _finish_catch_up(
-        self, status: TableStatus, catch_up: CatchUp, position: Lsn, began: float, busy_wait: Callable[[], None]
+        self, status: TableStatus, catch_up: CatchUp, position: Lsn, began: float, busy_wait: Callable[[], bool]
     ) -> None:
         if catch_up.error is not None:
             self._catch_ups.pop(status.table_id).stop()
@@ -296,8 +300,7 @@ class Handover:
             return
         deadline = began + max(_SHORT_STEP_SECONDS, 3 * last.seconds)
         while not catch_up.wait_through(position, 0.1):
-            busy_wait()
-            if catch_up.error is not None or time.monotonic() > deadline:
+            if busy_wait() or catch_up.error is not None or time.monotonic() > deadline:
                 return
         del self._catch_ups[status.table_id]
         try:
@@ -318,6 +321,11 @@ class Handover:
             self._observer.on_retry(error, 0.0)  # begun again at the next look
         elif isinstance(error, EtlError):
             self._fail(status, error)
+        elif isinstance(error, Exception):
+            kind = type(error).__name__
+            _log.error("the catch-up of %s ended with %s\n%s", status.name, kind, where(error))
+            what = f"internal error while {status.name} caught up: {kind}"
+            self._fail(status, TableError(what, table=str(status.name), hint="the log says where; report it"))
         else:
             raise error
 

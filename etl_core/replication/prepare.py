@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
-from etl_core.errors import ConfigError, SourceChanged, SourceRefused, StateConflict, Stopped, TableAbsent
+from etl_core.errors import ConfigError, EtlError, SourceChanged, SourceRefused, StateConflict, Stopped, TableAbsent
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
@@ -173,12 +173,12 @@ class Preparation:
         """Stops a table that the source no longer offers. A paused one stays paused."""
         if status.state is TableState.PAUSED:
             return
-        if status.sync_slot is not None:
-            self._source.drop_if_owned(status.sync_slot)
         with contextlib.suppress(StateConflict):  # another process was faster
             if not is_absent(status) or status.error != str(error):
                 self._store.transition(status, TableState.ERRORED, absent_update(error))
                 self._observer.on_state(status.name, TableState.ERRORED)
+                if status.sync_slot is not None:
+                    self._drop_unless_active(status.sync_slot)
             self._observer.on_table_error(status.name, error)
 
     def _bring_back(self, status: TableStatus) -> None:
@@ -187,16 +187,23 @@ class Preparation:
             self._observer.on_state(status.name, TableState.INIT)
 
     def bring_back_returned(self) -> None:
-        """Has tables copied again that the source offers again. Asks the source only while some are absent."""
+        """Has tables copied again that the source offers again. Asks the source only while some are absent.
+
+        While it cannot be asked, they stay as they are.
+        """
         statuses = [status for status in self._store.tables() if is_absent(status)]
         if not statuses or time.monotonic() < self._next_absent_look:
             return
         self._next_absent_look = time.monotonic() + _ABSENT_EVERY
-        with self._source.connect("prepare") as connection:
-            limit_lock_waits(connection, _LOCK_SECONDS)
-            published = {table.schema.table_id for table in published_tables(connection, self._source.publication)}
-            known = {status.name: status.table_id for status in statuses}
-            absent = find_absent(connection, self._source.publication, known, known)
+        try:
+            with self._source.connect("prepare") as connection:
+                limit_lock_waits(connection, _LOCK_SECONDS)
+                published = {table.schema.table_id for table in published_tables(connection, self._source.publication)}
+                known = {status.name: status.table_id for status in statuses}
+                absent = find_absent(connection, self._source.publication, known, known)
+        except EtlError as error:
+            self._observer.on_retry(error, _ABSENT_EVERY)
+            return
         for status in statuses:
             if status.table_id in published and status.name not in absent:
                 self._bring_back(status)
