@@ -387,6 +387,7 @@ def _batch(section: _Section) -> BatchConfig:
         max_rows=section.integer("max_rows", default.max_rows),
         max_bytes=section.quantity("max_bytes", parse_size, default.max_bytes),
         max_age=section.quantity("max_age", parse_duration, default.max_age),
+        kept_wal=section.quantity("kept_wal", parse_size, default.kept_wal),
     )
     section.finish()
     return batch

@@ -98,16 +98,22 @@ def check_tables(
 
 @dataclass(frozen=True, slots=True)
 class BatchConfig:
-    """When a batch is written: after `max_rows` rows, `max_bytes` bytes or `max_age` seconds, whichever is first."""
+    """When a batch is written: after `max_rows` rows, `max_bytes` bytes or `max_age` seconds, whichever is first.
+
+    `kept_wal` is how many bytes of WAL one table that stopped may keep on the source; 0 keeps none.
+    """
 
     max_rows: int = 100_000
     max_bytes: int = 64 * 2**20
     max_age: float = 1.0
+    kept_wal: int = 2**30
 
     def __post_init__(self) -> None:
         check_positive("batch.max_rows", self.max_rows)
         check_positive("batch.max_bytes", self.max_bytes)
         check_positive("batch.max_age", self.max_age)
+        if self.kept_wal < 0:
+            raise config_error("batch.kept_wal", f"must not be below 0, but is {self.kept_wal}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,10 @@ class StreamBlocked(TransientError):
     """
 
 
+class SourceLocked(SourceUnavailable):
+    """Someone holds a lock on a table of the source for longer than was to be waited."""
+
+
 class SlotInUse(TransientError):
     """Another consumer holds the replication slot. `active_pid` is its server process, if known."""
 
@@ -91,7 +95,15 @@ class ValueOutOfRange(TableError):
     """A column holds a value that the destination's type cannot hold, such as NaN in a DECIMAL."""
 
 
-class SchemaChangeRefused(TableError):
+class TableAbsent(TableError):
+    """The source no longer offers the table: dropped, renamed or not published. It is copied when it is back."""
+
+
+class CopyNeeded(TableError):
+    """What the destination has of the table cannot be continued: only a new copy brings it back."""
+
+
+class SchemaChangeRefused(CopyNeeded):
     """A schema change that cannot be applied forward in place (anything but adding or dropping columns)."""
 
 

@@ -19,12 +19,12 @@ from etl_core.destination.protocol import Destination, Positions, SharingDestina
 from etl_core.destination.registry import build_destination
 from etl_core.errors import (
     ConfigError,
+    CopyNeeded,
     EtlError,
     PermanentError,
     SlotInUse,
     StateConflict,
     StreamBlocked,
-    TableError,
     TransientError,
 )
 from etl_core.identifiers import TableId, TableName
@@ -44,6 +44,7 @@ from etl_core.replication.observer import Observer
 from etl_core.replication.prepare import Preparation
 from etl_core.replication.shared_copy import help_copy
 from etl_core.replication.source import Source
+from etl_core.replication.stopped_tables import Keeping, StoppedTables
 from etl_core.replication.stream import Streamed, StreamWorker
 from etl_core.replication.verify import Verifier
 from etl_core.source.publication import drop_publication
@@ -129,7 +130,10 @@ class Pipeline:
         self._stream_hold = StreamHold(self.source, self.store, self.observer)
         self._write_lock = threading.Lock()
         self._copies = BackgroundCopies(
-            lambda stop, drain: self._copy(self._to_copy(), stop, drain=drain), self.observer
+            self._to_copy,
+            lambda status, stop, drain: self._copier(stop, drain=drain).copy_or_fail(status),
+            config.copy.workers,
+            self.observer,
         )
         self._has_looked = False
         self._drained_at: float | None = None
@@ -184,10 +188,13 @@ class Pipeline:
         whoever starts a process wants to know.
         """
         self._preparation.reset_dead_copies()
+        self._preparation.bring_back_returned()
         now = datetime.now(UTC)
         for status in self.store.tables():
             if status.state is not TableState.ERRORED or status.retry_at is None:
                 continue
+            if status.sync_slot is not None:
+                continue  # its changes are kept, and the stream tries it again
             if status.retry_at <= now or not self._has_looked:
                 self._transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
         self._has_looked = True
@@ -220,9 +227,13 @@ class Pipeline:
         tables: Sequence[TableStatus],
         stop: threading.Event,
         share: str | None = None,
-        drain: threading.Event | None = None,
     ) -> list[Copied | EtlError]:
-        copier = TableCopier(
+        return self._copier(stop, share).copy_all(tables)
+
+    def _copier(
+        self, stop: threading.Event, share: str | None = None, drain: threading.Event | None = None
+    ) -> TableCopier:
+        return TableCopier(
             self.source,
             self.store,
             self.destination,
@@ -234,7 +245,6 @@ class Pipeline:
             stop=stop,
             drain=drain,
         )
-        return copier.copy_all(tables)
 
     # --- streaming --------------------------------------------------------------------------------------------
 
@@ -275,6 +285,9 @@ class Pipeline:
             stream.close()
             raise
         watch = ShutdownWatch(lambda: self.source.connect("watch"))
+        keeping = Keeping(
+            self.source.keep_changes, self.source.drop_if_owned, self.source.wal_kept_by, self.config.batch.kept_wal
+        )
         handover = Handover(
             self.store,
             self.destination,
@@ -282,6 +295,7 @@ class Pipeline:
             SyncSlots(self.source.existing_owned_slots, self.source.drop_if_owned),
             self._begin_catch_up,
             self.observer,
+            StoppedTables(self.store, active, keeping),
             hold=self._stream_hold.look,
             stop=self.stop,
         )
@@ -347,7 +361,7 @@ class Pipeline:
         stored = self.store.schema(table_id)
         mark = self.destination.positions().tables.get(table_id)
         if stored is None or mark is None or slot is None or mark < snapshot_lsn:
-            raise TableError(
+            raise CopyNeeded(
                 f"{status.name} cannot catch up: its copy is incomplete",
                 table=str(status.name),
                 hint=f"etl resync {status.name}",

@@ -122,7 +122,8 @@ def _is_to_be_copied(status: "TableStatus", store: "StateStore") -> bool:
 
     now = datetime.now(UTC)
     if status.state is TableState.ERRORED:
-        return status.retry_at is not None and status.retry_at <= now
+        # One whose changes are kept has a slot: the stream tries it again.
+        return status.retry_at is not None and status.retry_at <= now and status.sync_slot is None
     if status.state is not TableState.INIT or status.updated_at is None or status.updated_at > now - _SETTLED:
         return False
     return any(move.to_state is TableState.FINISHED_COPY for move in store.history(status.table_id))

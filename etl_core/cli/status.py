@@ -15,6 +15,7 @@ from etl_core.lsn import Lsn
 from etl_core.pipeline import Pipeline, PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import TableStatus
+from etl_core.state.table_state import TableState
 
 
 def status(pipeline: Pipeline, arguments: Arguments) -> int:
@@ -47,7 +48,7 @@ def status_lines(known: PipelineStatus, now: datetime) -> list[str]:
         lines.append(f"slot         {_slot(known.slot)}")
     elif not known.source_error:
         lines.append("slot         does not exist: changes are not kept for this pipeline")
-    return [*lines, "", *_tables(known.tables, known.watermarks)]
+    return [*lines, "", *_tables(known.tables, known.watermarks, _ahead(known))]
 
 
 def _stream(known: PipelineStatus, now: datetime) -> str:
@@ -82,7 +83,15 @@ def _slot(slot: SlotStatus) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _tables(tables: Sequence[TableStatus], watermarks: dict[TableId, Lsn]) -> list[str]:
+def _ahead(known: PipelineStatus) -> set[TableId]:
+    """Streamed tables that readers see further than the others: until the stream has passed their watermark."""
+    if known.progress is None:
+        return set()
+    ready = {table.table_id for table in known.tables if table.state is TableState.READY}
+    return {table for table, mark in known.watermarks.items() if table in ready and mark > known.progress.flushed_lsn}
+
+
+def _tables(tables: Sequence[TableStatus], watermarks: dict[TableId, Lsn], ahead: set[TableId]) -> list[str]:
     rows = [("TABLE", "STATE", "WATERMARK", "ROWS COPIED")]
     for table in tables:
         watermark = watermarks.get(table.table_id)
@@ -98,6 +107,9 @@ def _tables(tables: Sequence[TableStatus], watermarks: dict[TableId, Lsn]) -> li
     shown = [header]
     for line, table in zip(lines, tables, strict=True):
         shown.append(line)
+        if table.table_id in ahead:
+            mark = watermarks[table.table_id]
+            shown.append(f"    just copied: it is ahead of the other tables until the stream has passed {mark}")
         if table.error:
             shown.append(f"    {' '.join(table.error.splitlines())}{_tries(table)}")
         if table.hint:

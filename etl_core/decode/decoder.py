@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
 from etl_core.decode.split import DELETE, INSERT, UPDATE, Cells, Indices, RowChanges, gather, split
-from etl_core.errors import EtlError, MalformedMessage, TableError
+from etl_core.errors import EtlError, MalformedMessage, TableError, where
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.segment import Frames, Segment
@@ -19,6 +20,8 @@ from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load
 from etl_core.values.text import Array, fixed_width
+
+_log = logging.getLogger(__name__)
 
 
 def decode_segment(
@@ -51,11 +54,31 @@ def decode_segment(
         if not selected.size and not truncated:
             continue
         try:
-            yield decode_table(frames, selected, schema, truncated=truncated)
+            changes = _decode_alone(frames, selected, schema, truncated=truncated)
         except TableError as error:
             if on_table_error is None:
                 raise
             on_table_error(table_id, error)
+        else:
+            yield changes
+
+
+def _decode_alone(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool) -> TableChanges:
+    """Whatever goes wrong with the rows of one table is a TableError of that table, but for frames that are damaged."""
+    try:
+        return decode_table(frames, selected, schema, truncated=truncated)
+    except (TableError, MalformedMessage):
+        raise
+    except EtlError as error:
+        raise TableError(f"{schema.name}: {error}", table=str(schema.name), hint=error.hint) from None
+    except Exception as error:
+        # Its text is left out: it may quote a row.
+        _log.error("decoding changes of %s ended with %s\n%s", schema.name, type(error).__name__, where(error))
+        raise TableError(
+            f"internal error while decoding changes of {schema.name}: {type(error).__name__}",
+            table=str(schema.name),
+            hint="the log says where; report it",
+        ) from None
 
 
 def _commit_lsns(segment: Segment) -> NDArray[np.uint64]:

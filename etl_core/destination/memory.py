@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from etl_core.batch import PartialRows, TableChanges, WriteBatch
 from etl_core.destination.options import check_options
-from etl_core.destination.protocol import Positions
+from etl_core.destination.protocol import Positions, check_count
 from etl_core.errors import DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
@@ -140,9 +140,10 @@ class MemoryCopy:
         with self._lock:
             self._staged.append(rows)
 
-    def publish(self, watermark: Lsn) -> int:
+    def publish(self, watermark: Lsn, expected: int | None = None) -> int:
         name = self._schema.name
         rows = pa.Table.from_batches(self._staged, schema=arrow_schema(self._schema))
+        check_count(name, rows.num_rows, expected)
         with self._database.lock:
             before = self._database.state
             same_name = [key for key, mark in before.watermarks.items() if mark.name == name and key != self._key]

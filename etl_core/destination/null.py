@@ -83,7 +83,7 @@ class NullCopy:
         with self._lock:
             self._rows += rows.num_rows
 
-    def publish(self, watermark: Lsn) -> int:
+    def publish(self, watermark: Lsn, expected: int | None = None) -> int:  # noqa: ARG002
         self._destination._publish(self._table_id, watermark)
         return self._rows
 

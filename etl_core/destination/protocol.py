@@ -21,7 +21,8 @@ from typing import Protocol, Self, runtime_checkable
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
-from etl_core.identifiers import TableId
+from etl_core.errors import DestinationUnavailable
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 
@@ -60,10 +61,11 @@ class TableCopy(Protocol):
     def write(self, rows: pa.RecordBatch) -> None:
         """Stages rows in the table's Arrow schema. The order of rows and calls means nothing."""
 
-    def publish(self, watermark: Lsn) -> int:
+    def publish(self, watermark: Lsn, expected: int | None = None) -> int:
         """Replaces the table by what was staged and sets its watermark, atomically; returns how many rows it has.
 
-        Counted in the destination: a copy that lost a row on the way is found by it, and made again.
+        Counted in the destination: a copy that lost a row on the way is found by it, and made again. A destination that
+        can counts before it replaces anything, and raises what `check_count` does unless it found `expected` rows.
         A reader sees the old table or the new one. Called once, after all writes have returned.
         """
 
@@ -72,6 +74,15 @@ class TableCopy(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def check_count(table: TableName, rows: int, expected: int | None) -> None:
+    """Raises DestinationUnavailable if the destination found another number of rows than were copied to it."""
+    if expected is not None and rows != expected:
+        raise DestinationUnavailable(
+            f"the destination has {rows:,} rows of {table}, and {expected:,} were copied to it",
+            hint="the table is copied again; if it stays so, rows are lost or doubled on the way: report it",
+        )
 
 
 @runtime_checkable

@@ -7,9 +7,10 @@ from the destination's watermarks, never guessed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -17,6 +18,10 @@ from etl_core.batch import ChangeCounts, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_segment
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
+    DestinationError,
+    DestinationUnavailable,
+    DestinationUnusable,
+    EtlError,
     PermanentError,
     SchemaChangeRefused,
     SlotInUse,
@@ -24,12 +29,14 @@ from etl_core.errors import (
     TableError,
     TransientError,
     WatermarkConflict,
+    where,
 )
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.assembler import Assembled
 from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, PROGRESS_STORED, reach
+from etl_core.replication.isolation import find_failing
 from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.retry import Backoff
 from etl_core.schema.arrow import refuse_unsupported
@@ -37,6 +44,8 @@ from etl_core.schema.diff import diff
 from etl_core.schema.table import TableSchema
 from etl_core.source.server_clock import age
 from etl_core.state.store import ReplicationProgress, StateStore
+
+_log = logging.getLogger(__name__)
 
 _CONFLICT_TRIES = 3
 _LOOK_EVERY = 0.2
@@ -58,6 +67,13 @@ class _Attempt:
     counts: dict[TableId, ChangeCounts] = field(default_factory=dict)
     schemas: dict[TableId, TableSchema] = field(default_factory=dict)
     jobs: tuple[Job, ...] = ()
+
+    def add(self, other: _Attempt) -> None:
+        """Takes over what was written for other tables."""
+        for table_id, counts in other.counts.items():
+            self.counts[table_id] = self.counts.get(table_id, ChangeCounts()) + counts
+        self.schemas |= other.schemas
+        self.jobs += other.jobs
 
 
 class Applier:
@@ -139,12 +155,14 @@ class Applier:
         conflicts = 0
         waits = self._backoff.waits()
         moves, attempt, is_applied = self._moves(batch), _Attempt(), False
+        alone = _Attempt()  # what was written table by table
         while True:
             try:
                 if not is_applied:
-                    self._write(batch, moves, attempt)
+                    self._write(batch, moves, attempt, batch.end_lsn if self._is_main else None)
                     is_applied = True
                 self._note(batch, moves, attempt)
+                attempt.add(alone)
                 return attempt
             except TableError as error:
                 self._fail_table(error, batch)
@@ -155,10 +173,20 @@ class Applier:
                 self._reactions.reload()
             except TransientError as error:
                 wait = next(waits, None)
-                if wait is None or self._is_stopped_within(wait):
+                if wait is not None and not self._is_stopped_within(wait):
+                    self._observer.on_retry(error, wait)
+                    is_applied = is_applied or self._was_applied(moves)
+                elif wait is not None or is_applied or not isinstance(error, DestinationUnavailable):
                     raise
-                self._observer.on_retry(error, wait)
+                else:
+                    self._isolate(error, batch, alone)
+                    waits = self._backoff.waits()
+            except DestinationUnusable:
+                raise
+            except DestinationError as error:
                 is_applied = is_applied or self._was_applied(moves)
+                if not is_applied:
+                    self._isolate(error, batch, alone)
             if not is_applied:
                 moves, attempt = self._moves(batch), _Attempt()
 
@@ -170,7 +198,61 @@ class Applier:
             if table_id in marks
         }
 
-    def _write(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
+    def _isolate(self, error: EtlError, batch: Assembled, alone: _Attempt) -> None:
+        """Writes what can be written without the tables at fault, and stops those. Raises `error` if none is at fault.
+
+        On return the batch is to be written once more: what is left of it, and the position of the stream.
+        """
+        tables = sorted(table_id for table_id in batch.tables if table_id in self._active)
+        if not tables or self._stop.is_set() or not self._writes_elsewhere(tables):
+            raise error
+
+        def write(group: tuple[TableId, ...]) -> EtlError | None:
+            moves = {table_id: move for table_id, move in self._moves(batch).items() if table_id in group}
+            attempt = _Attempt()
+            try:
+                self._write(batch, moves, attempt, None)
+            except TableError as found:
+                if len(group) > 1:
+                    self._fail_table(found, batch)
+                return found
+            except (DestinationError, TransientError) as found:
+                if not self._was_applied(moves):
+                    return found
+            self._note_tables(batch, moves, attempt)
+            alone.add(attempt)
+            return None
+
+        failing = find_failing(tables, write, self._stop.is_set)
+        if len(failing) == len(tables) > 1:
+            raise error
+        for table_id, found in failing.items():
+            schema = self._active.schema(table_id)
+            if schema is not None:
+                what = str(found) if isinstance(found, TableError) else f"{schema.name} cannot be written: {found}"
+                self._stop_table(table_id, TableError(what, table=str(schema.name), hint=found.hint))
+
+    def _writes_elsewhere(self, tables: Sequence[TableId]) -> bool:
+        """Whether the destination writes for another table, or could for one of several: then some table is at fault.
+
+        With a pipeline of one table there is no other that could go on.
+        """
+        marks = self._active.watermarks()
+        other = next((table_id for table_id in marks if table_id not in tables), None)
+        try:
+            if other is None:
+                self._destination.positions()
+                return len(tables) > 1
+            with self._write_lock:
+                self._destination.write(WriteBatch((), {other: WatermarkMove(marks[other], marks[other])}, None))
+        except EtlError:
+            return False
+        return True
+
+    def _write(
+        self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt, stream_lsn: Lsn | None
+    ) -> None:
+        """`stream_lsn` goes with the main stream's batches, unless only some tables of one are written."""
         if not moves:
             return
         parts = self._decode(batch, moves, attempt)
@@ -179,15 +261,30 @@ class Applier:
             parts = iter(list(parts))
         reach(BATCH_DECODED)
         with self._write_lock:
-            jobs = self._destination.write(WriteBatch(parts, moves, batch.end_lsn if self._is_main else None))
-            attempt.jobs = tuple(jobs or ())
+            attempt.jobs = self._write_to_destination(WriteBatch(parts, moves, stream_lsn))
         reach(BATCH_WRITTEN)
+
+    def _write_to_destination(self, batch: WriteBatch) -> tuple[Job, ...]:
+        try:
+            return tuple(self._destination.write(batch) or ())
+        except EtlError:
+            raise
+        except Exception as error:
+            # Some table's changes meet a defect: it must not stop all tables. The text may quote a row.
+            kind = type(error).__name__
+            _log.error("writing a batch ended with %s\n%s", kind, where(error))
+            raise DestinationError(
+                f"internal error while writing: {kind}", hint="the log says where; report it"
+            ) from None
 
     def _note(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
         """Takes note of what a write has made durable, though its answer was lost. May be repeated."""
-        self._active.advance(moves)
         if moves:
             self._written_lsn = batch.end_lsn
+        self._note_tables(batch, moves, attempt)
+
+    def _note_tables(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
+        self._active.advance(moves)
         for schema in attempt.schemas.values():
             if schema != self._active.schema(schema.table_id):
                 self._store.save_schema(schema, batch.end_lsn)
@@ -224,6 +321,9 @@ class Applier:
             if error.table in _names(batch):
                 return  # it was paused meanwhile, or is copied again
             raise PermanentError(f"{error} (a table that is not replicated)", hint=error.hint) from error
+        self._stop_table(table_id, error)
+
+    def _stop_table(self, table_id: TableId, error: TableError) -> None:
         # In this order: a table that is READY and not active is taken for one that was left out, and copied again.
         self._reactions.table_failed(table_id, error)
         self._active.deactivate(table_id)

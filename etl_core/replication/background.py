@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from etl_core.errors import EtlError, TransientError, where
+from etl_core.identifiers import TableId
 from etl_core.replication.observer import Observer
+from etl_core.state.store import TableStatus
 
 _log = logging.getLogger(__name__)
 
@@ -15,13 +18,24 @@ _LOOK_EVERY = 1.0
 
 
 class BackgroundCopies:
-    """Calls `copy_round(stop, drain)` about every second until stopped.
+    """Looks about every second for tables to copy, and copies `workers` of them at a time, until stopped.
 
-    It returns soon after `stop` is set; after `drain` is set it begins no copy, and finishes those under way.
+    A table that comes to be copied while a long copy runs waits for a free worker, not for that copy to end.
+    `find` gives the tables to copy now; `copy(status, stop, drain)` copies one and returns soon after `stop` is set.
+    After `drain` is set it begins no copy, and finishes those under way. An error of a table is in its state; `copy`
+    raises what nobody expects.
     """
 
-    def __init__(self, copy_round: Callable[[threading.Event, threading.Event], object], observer: Observer) -> None:
-        self._copy_round = copy_round
+    def __init__(
+        self,
+        find: Callable[[], Sequence[TableStatus]],
+        copy: Callable[[TableStatus, threading.Event, threading.Event], object],
+        workers: int,
+        observer: Observer,
+    ) -> None:
+        self._find = find
+        self._copy = copy
+        self._workers = workers
         self._observer = observer
         self._stop = threading.Event()
         self._drain = threading.Event()
@@ -48,15 +62,29 @@ class BackgroundCopies:
             self._thread = None
 
     def _run(self) -> None:
-        while not (self._stop.is_set() or self._drain.is_set()):
-            try:
-                self._copy_round(self._stop, self._drain)
-            except EtlError as error:  # of the store or the whole source; a table's own error is in its state
-                self._observer.on_retry(error, _LOOK_EVERY)
-            except Exception as error:
-                # Nobody expected it; without this thread no table would be copied any more, and nobody told.
-                kind = type(error).__name__
-                _log.error("looking for tables to copy ended with %s\n%s", kind, where(error))
-                self._observer.on_retry(TransientError(f"looking for tables to copy ended with {kind}"), _LOOK_EVERY)
-            if not self._drain.is_set():
-                self._stop.wait(_LOOK_EVERY)
+        copying: dict[TableId, Future[object]] = {}
+        # Leaving the block waits for the copies, which hear of `_stop`.
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="copy") as pool:
+            while not (self._stop.is_set() or self._drain.is_set()):
+                self._told(lambda: self._look(pool, copying))
+                if not self._drain.is_set():
+                    self._stop.wait(_LOOK_EVERY)
+
+    def _look(self, pool: ThreadPoolExecutor, copying: dict[TableId, Future[object]]) -> None:
+        for table_id in [table_id for table_id, future in copying.items() if future.done()]:
+            future = copying.pop(table_id)
+            self._told(future.result)
+        for status in self._find():
+            if status.table_id not in copying:
+                copying[status.table_id] = pool.submit(self._copy, status, self._stop, self._drain)
+
+    def _told(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except EtlError as error:  # of the store or the whole source; a table's own error is in its state
+            self._observer.on_retry(error, _LOOK_EVERY)
+        except Exception as error:
+            # Nobody expected it; without this thread no table would be copied any more, and nobody told.
+            kind = type(error).__name__
+            _log.error("looking for tables to copy ended with %s\n%s", kind, where(error))
+            self._observer.on_retry(TransientError(f"looking for tables to copy ended with {kind}"), _LOOK_EVERY)

@@ -93,7 +93,7 @@ class CatchUp:
             self._condition.wait_for(lambda: self._through >= position or self._error is not None, seconds)
             return self._through >= position and self._error is None
 
-    def finish(self, busy_wait: Callable[[], None]) -> Lsn:
+    def finish(self, busy_wait: Callable[[], object]) -> Lsn:
         """Stops, and says in the destination how far the table is complete. Returns that; raises if it failed.
 
         The destination may take its time: `busy_wait` is called again and again meanwhile.

@@ -6,7 +6,7 @@ relied on. The sum over rows does not depend on their order. It finds accidents;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ Hashes = NDArray[np.uint64]
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 _RADIX = 0x5851F42D4C957F2D  # odd, so that it has an inverse modulo 2⁶⁴
 _INVERSE = np.uint64(pow(_RADIX, -1, 1 << 64))
+_BLOCK = 1 << 20
 _CANONICAL_NAN = np.float64("nan").view(np.uint64)
 
 
@@ -45,7 +46,7 @@ def _raw(array: Array) -> Hashes:
         return _hash_lists(array)
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         offsets, data = _offsets(array), view_buffer(array.buffers()[2], np.uint8)
-        return _hash_spans(data.astype(np.uint64) + np.uint64(1), offsets)
+        return _hash_spans(lambda start, end: data[start:end].astype(np.uint64) + np.uint64(1), offsets)
     if pa.types.is_boolean(kind):
         array = array.cast(pa.uint8())
         return _fixed_width(array, 1)[:, 0]
@@ -68,26 +69,45 @@ def _fixed_width(array: Array, width: int) -> Hashes:
 
 def _hash_lists(array: Array) -> Hashes:
     offsets = _offsets(array)
-    return _hash_spans(hash_column(cast("pa.ListArray[Any]", array).values), offsets)
+    elements = hash_column(cast("pa.ListArray[Any]", array).values)
+    return _hash_spans(lambda start, end: elements[start:end], offsets)
 
 
-def _hash_spans(values: Hashes, offsets: NDArray[np.int64]) -> Hashes:
-    """The polynomial Σ value·radixⁱ over each span [offsets[k], offsets[k+1]), and its length."""
-    if values.size == 0:
+def _hash_spans(values: Callable[[int, int], Hashes], offsets: NDArray[np.int64]) -> Hashes:
+    """The polynomial Σ value·radixⁱ over each span [offsets[k], offsets[k+1]), and its length.
+
+    `values` gives the values from one position up to another: a block at a time, as a value needs 40 bytes meanwhile.
+    """
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first == last:
         return np.zeros(offsets.size - 1, np.uint64)
-    powers = _powers(np.uint64(_RADIX), values.size)
-    sums = np.zeros(values.size + 1, np.uint64)
-    np.cumsum(values * powers[:-1], out=sums[1:])
+    powers = _powers(np.uint64(_RADIX), min(_BLOCK, last - first))
+    sums = np.zeros(offsets.size, np.uint64)
+    carry, base = np.zeros(1, np.uint64), np.ones(1, np.uint64)
+    for start in range(first, last, _BLOCK):
+        end = min(start + _BLOCK, last)
+        prefix = np.concatenate([carry, values(start, end) * powers[: end - start] * base])
+        np.cumsum(prefix, out=prefix)
+        here = slice(int(np.searchsorted(offsets, start)), int(np.searchsorted(offsets, end, "right")))
+        sums[here] = prefix[offsets[here] - start]
+        carry, base = prefix[-1:], base * powers[end - start]
     # A span's sum is a difference of prefix sums, brought back to where it would be if the span began at 0.
-    start, end = offsets[:-1], offsets[1:]
-    back = _powers(_INVERSE, values.size)[start]
-    return (sums[end] - sums[start]) * back + (end - start).astype(np.uint64)
+    back = _inverse_powers(offsets[:-1] - first)
+    return (sums[1:] - sums[:-1]) * back + (offsets[1:] - offsets[:-1]).astype(np.uint64)
 
 
 def _powers(base: np.uint64, count: int) -> Hashes:
     powers = np.full(count + 1, base, np.uint64)
     powers[0] = 1
     return np.cumprod(powers, dtype=np.uint64)
+
+
+def _inverse_powers(exponents: NDArray[np.int64]) -> Hashes:
+    """The inverse of the radix to the power of each exponent, which is below 2³²."""
+    low = _powers(_INVERSE, 1 << 16)
+    high = _powers(low[-1], int(exponents.max()) >> 16)
+    powers: Hashes = low[exponents & 0xFFFF] * high[exponents >> 16]
+    return powers
 
 
 def _offsets(array: Array) -> NDArray[np.int64]:

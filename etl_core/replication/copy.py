@@ -16,14 +16,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from etl_core.destination.protocol import Destination, SharedCopy, TableCopy
+from etl_core.destination.protocol import Destination, SharedCopy, TableCopy, check_count
 from etl_core.errors import (
-    DestinationUnavailable,
     EtlError,
     StateConflict,
     Stopped,
+    TableAbsent,
     TableError,
     TransientError,
     where,
@@ -42,6 +42,7 @@ from etl_core.replication.failpoints import (
 from etl_core.replication.observer import Observer
 from etl_core.replication.shared_copy import SharedRanges, fingerprint, live_helpers
 from etl_core.replication.source import Source
+from etl_core.replication.table_errors import failed_update
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
@@ -104,11 +105,13 @@ class TableCopier:
     def copy_all(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
         """Copies tables that are in INIT, `workers` at a time; one result a table. One that fails becomes ERRORED."""
         with ThreadPoolExecutor(self._workers, thread_name_prefix="copy") as pool:
-            return list(pool.map(self._copy_or_fail, tables))
+            return list(pool.map(self.copy_or_fail, tables))
 
-    def _copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
+    def copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
+        """Copies one table that is in INIT; returns the error of one that fails, which becomes ERRORED."""
         if self._stop.is_set() or self._drain.is_set():
             return TransientError(f"{status.name} was not copied: stopped before its turn")
+        started = time.monotonic()
         try:
             return self.copy(status)
         except StateConflict as error:
@@ -117,12 +120,12 @@ class TableCopier:
             if self._stop.is_set() or isinstance(error, Stopped):
                 self._give_up(status)
             else:
-                self._fail(status, error)
+                self._fail(status, error, time.monotonic() - started)
             return error
         except Exception as error:
             expected = explain_os_error(error)
             if expected is not None:
-                self._fail(status, expected)
+                self._fail(status, expected, time.monotonic() - started)
                 return expected
             # The copies of other tables go on. Its text is left out: it may quote a row.
             _log.error("the copy of %s ended with %s\n%s", status.name, type(error).__name__, where(error))
@@ -131,7 +134,7 @@ class TableCopier:
                 table=str(status.name),
                 hint=f"the log says where; report it, and try again: etl resync {status.name}",
             )
-            self._fail(status, unexpected)
+            self._fail(status, unexpected, time.monotonic() - started)
             return unexpected
 
     def copy(self, status: TableStatus) -> Copied:
@@ -184,12 +187,8 @@ class TableCopier:
         with self._destination.copy(table.schema) as staging:
             staged = self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED)
-            rows = staging.publish(created.consistent_point)
-        if rows != staged:
-            raise DestinationUnavailable(
-                f"the destination has {rows:,} rows of {status.name}, and {staged:,} were copied to it",
-                hint="the table is copied again; if it stays so, rows are lost or doubled on the way: report it",
-            )
+            rows = staging.publish(created.consistent_point, staged)
+        check_count(status.name, rows, staged)
         return rows, created.consistent_point, table
 
     def _stage(
@@ -225,7 +224,7 @@ class TableCopier:
         with self._source.connect("catalog") as connection:
             table = published_table(connection, status.table_id, self._source.publication)
         if table is None:
-            raise TableError(
+            raise TableAbsent(
                 f"{status.name} is no longer in publication {self._source.publication}",
                 table=str(status.name),
                 hint="add it again, or take it out of the configuration",
@@ -267,15 +266,17 @@ class TableCopier:
             if current is not None and current.state is TableState.DATA_SYNC and current.version == status.version + 1:
                 self._move(current, TableState.INIT, TableUpdate(attempts=current.attempts))
 
-    def _fail(self, status: TableStatus, error: EtlError) -> None:
+    def _fail(self, status: TableStatus, error: EtlError, seconds: float) -> None:
         current = self._store.table(status.table_id)
         if current is None or current.state is not TableState.DATA_SYNC:
             self._observer.on_retry(error, 0.0)  # before or after the copy itself, or someone moved the table on
             return
-        retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
-        update = TableUpdate(error=str(error), hint=error.hint, attempts=current.attempts + 1, retry_at=retry_at)
+        first = RETRY_AFTER
+        if not isinstance(error, TransientError):
+            # Likely to fail again: the source should spend no more than a tenth of its time on it.
+            first = max(first, timedelta(seconds=10 * seconds))
         try:
-            self._move(current, TableState.ERRORED, update)
+            self._move(current, TableState.ERRORED, failed_update(error, current.attempts + 1, first))
         except StateConflict:
             return
         self._observer.on_table_error(status.name, error)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import psycopg
 
-from etl_core.errors import SourceChanged, TransientError
+from etl_core.errors import SourceChanged, SourceLocked
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import Relation, RelationColumn
@@ -77,8 +77,9 @@ class Describer:
         """As of now, or at least as of `commit_lsn`: a catalog may be ahead of the WAL, never behind it."""
         if self._first_look is None:
             # One query for all tables: a stream begins with a Relation message for each.
-            self._looked_at = current_lsn(self._open())
+            looked_at = current_lsn(self._open())
             self._first_look = {table.schema.table_id: table.schema for table in self._published()}
+            self._looked_at = looked_at
         known = self._first_look.pop(table_id, None)
         if known is not None and commit_lsn < self._looked_at:
             return known
@@ -88,7 +89,7 @@ class Describer:
         """None while somebody has locked one of them: each is looked at by itself then, which waits for nobody."""
         try:
             return published_tables(self._open(), self._publication)
-        except TransientError:
+        except SourceLocked:
             return []
 
     def _with_fills(self, schema: TableSchema, catalog: TableSchema | None) -> TableSchema:

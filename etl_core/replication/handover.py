@@ -9,24 +9,36 @@ is applied if and only if it is beyond the table's watermark, it does not matter
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.protocol import Destination
-from etl_core.errors import EtlError, SlotInUse, StateConflict, TableError, TransientError, WatermarkConflict
+from etl_core.errors import (
+    CopyNeeded,
+    EtlError,
+    SlotInUse,
+    StateConflict,
+    TableError,
+    TransientError,
+    WatermarkConflict,
+    where,
+)
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.failpoints import SYNC_DONE_STORED, SYNC_SLOT_DROPPED, reach
 from etl_core.replication.observer import Observer
+from etl_core.replication.stopped_tables import StoppedTables
 from etl_core.schema.table import TableSchema
 from etl_core.state.store import Hold, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+
+_log = logging.getLogger(__name__)
 
 _CATCH_UPS = 4
 """How many run at a time; each holds a walsender."""
@@ -40,7 +52,6 @@ _READER_SECONDS = 10.0
 """How long the reader of a slot, which has just left, is waited for."""
 _WITHOUT_SLOT = frozenset({TableState.READY, TableState.ERRORED, TableState.PAUSED})
 _COPIED_AGAIN = frozenset({TableState.INIT, TableState.DATA_SYNC})
-RETRY_AFTER = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +79,13 @@ class Handover:
         slots: SyncSlots,
         begin_catch_up: Callable[[TableStatus, Lsn], CatchUp],
         observer: Observer,
+        stopped: StoppedTables,
         *,
         hold: Callable[[], Hold | None],
         stop: threading.Event,
     ) -> None:
         """`hold` gives the hold in force, of a session that lives; see `hold.py`."""
+        self._stopped = stopped
         self._store = store
         self._destination = destination
         self._active = active
@@ -106,9 +119,9 @@ class Handover:
                         self._resume_sync_done(status, marks, position)
                     case _:
                         pass
-        self._hand_over(position, lambda: None)
+        self._hand_over(position, lambda: False)
 
-    def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
+    def look_around(self, position: Lsn, busy_wait: Callable[[], bool]) -> Lsn | None:
         """See `stream.Boundary`. While store, source or destination are away nothing changes; the stream goes on."""
         try:
             self._hand_over(position, busy_wait)
@@ -157,7 +170,7 @@ class Handover:
     def _fail_replaced(self, status: TableStatus, what: str) -> None:
         self._fail(
             status,
-            TableError(
+            CopyNeeded(
                 f"{status.name}: {what}",
                 table=str(status.name),
                 hint=f"was the destination restored or replaced? etl resync {status.name}",
@@ -186,7 +199,7 @@ class Handover:
     def _schema(self, status: TableStatus) -> TableSchema:
         stored = self._store.schema(status.table_id)
         if stored is None:
-            raise TableError(
+            raise CopyNeeded(
                 f"the state store has no schema for {status.name}",
                 table=str(status.name),
                 hint=f"etl resync {status.name}",
@@ -223,7 +236,7 @@ class Handover:
             self._observer.on_retry(error, 0.0)
             self._undropped[slot] = table_id
 
-    def _hand_over(self, position: Lsn, busy_wait: Callable[[], None]) -> None:
+    def _hand_over(self, position: Lsn, busy_wait: Callable[[], bool]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}
         for table_id in self._active.watermarks():
             status = by_id.get(table_id)
@@ -249,6 +262,12 @@ class Handover:
                 self._fail(status, error)
 
         self._drop_slots_left({status.table_id: status.state for status in by_id.values()})
+        self._try_stopped_again(list(by_id.values()))
+
+    def _try_stopped_again(self, statuses: Sequence[TableStatus]) -> None:
+        for status, to, update in self._stopped.due(statuses):
+            with contextlib.suppress(StateConflict):
+                self._move(status, to, update)
 
     def _drop_slots_left(self, states: Mapping[TableId, TableState]) -> None:
         """Those of paused tables, which are copied anew when they are resumed, and those that could not be dropped."""
@@ -267,7 +286,7 @@ class Handover:
     def _is_left_out(self, status: TableStatus) -> bool:
         return status.state is TableState.READY and status.table_id not in self._active
 
-    def _hand_over_one(self, status: TableStatus, position: Lsn, began: float, busy_wait: Callable[[], None]) -> None:
+    def _hand_over_one(self, status: TableStatus, position: Lsn, began: float, busy_wait: Callable[[], bool]) -> None:
         catch_up = self._catch_ups.get(status.table_id)
         if catch_up is not None:
             self._finish_catch_up(status, catch_up, position, began, busy_wait)
@@ -284,7 +303,7 @@ class Handover:
             self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
 
     def _finish_catch_up(
-        self, status: TableStatus, catch_up: CatchUp, position: Lsn, began: float, busy_wait: Callable[[], None]
+        self, status: TableStatus, catch_up: CatchUp, position: Lsn, began: float, busy_wait: Callable[[], bool]
     ) -> None:
         if catch_up.error is not None:
             self._catch_ups.pop(status.table_id).stop()
@@ -295,8 +314,7 @@ class Handover:
             return
         deadline = began + max(_SHORT_STEP_SECONDS, 3 * last.seconds)
         while not catch_up.wait_through(position, 0.1):
-            busy_wait()
-            if catch_up.error is not None or self._stop.is_set() or time.monotonic() > deadline:
+            if busy_wait() or catch_up.error is not None or time.monotonic() > deadline:
                 return
         del self._catch_ups[status.table_id]
         try:
@@ -317,15 +335,20 @@ class Handover:
             self._observer.on_retry(error, 0.0)  # begun again at the next look
         elif isinstance(error, EtlError):
             self._fail(status, error)
+        elif isinstance(error, Exception):
+            kind = type(error).__name__
+            _log.error("the catch-up of %s ended with %s\n%s", status.name, kind, where(error))
+            what = f"internal error while {status.name} caught up: {kind}"
+            self._fail(status, TableError(what, table=str(status.name), hint="the log says where; report it"))
         else:
             raise error
 
     # --- what the writing thread finds out --------------------------------------------------------------------
 
     def table_failed(self, table_id: TableId, error: EtlError) -> None:
-        """Stores why a table stopped."""
+        """Stores why a table stopped. One that is not READY any more was moved by another process, which decides."""
         status = self._store.table(table_id)
-        if status is not None:
+        if status is not None and status.state is TableState.READY:
             self._fail(status, error)
 
     def reload(self) -> None:
@@ -347,13 +370,15 @@ class Handover:
     # --- states -----------------------------------------------------------------------------------------------
 
     def _fail(self, status: TableStatus, error: EtlError) -> None:
-        retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
-        update = TableUpdate(error=str(error), hint=error.hint, attempts=status.attempts + 1, retry_at=retry_at)
+        update = self._stopped.stop(status, error)
         try:
             self._move(status, TableState.ERRORED, update)
         except StateConflict:
-            return  # someone moved it on; their decision stands
-        if status.sync_slot is not None:
+            # Someone moved it on; their decision stands.
+            if update.sync_slot is not None and update.sync_slot != status.sync_slot:
+                self._drop(update.sync_slot, status.table_id)
+            return
+        if status.sync_slot is not None and status.sync_slot != update.sync_slot:
             # Only a new copy brings the table back: the slot would hold WAL for nothing.
             self._drop(status.sync_slot, status.table_id)
         self._observer.on_table_error(status.name, error)

@@ -6,17 +6,20 @@ The publication, the main slot and its recorded identity, the list of tables, th
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
-from etl_core.errors import SourceChanged, StateConflict, Stopped
-from etl_core.identifiers import TableId
+from etl_core.errors import ConfigError, EtlError, SourceChanged, SourceRefused, StateConflict, Stopped, TableAbsent
+from etl_core.identifiers import TableId, TableName
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
+from etl_core.replication.table_errors import absent_update, is_absent
+from etl_core.source.absence import find_absent
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
 from etl_core.source.publication import check_publication, ensure_publication
@@ -25,11 +28,15 @@ from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
 from etl_core.state.table_state import TableState
 
+_log = logging.getLogger(__name__)
+
 _NEED_A_SLOT = (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
 
 _LOCK_SECONDS = 10
 _TURN_EVERY = 0.05
 _TELL_AFTER = 2.0
+_ABSENT_EVERY = 60.0
+"""Seconds between two looks for tables that the source did not have at the last one."""
 
 
 class Preparation:
@@ -50,6 +57,7 @@ class Preparation:
         self._destination = destination
         self._observer = observer
         self._stop = stop
+        self._next_absent_look = 0.0
 
     def prepare(self) -> None:
         """See `Pipeline.prepare`. What the source can refuse is asked before anything is made."""
@@ -57,17 +65,38 @@ class Preparation:
             # The publication's tables are opened to be listed: one that somebody alters must not hold up all others.
             limit_lock_waits(connection, _LOCK_SECONDS)
             server_info(connection)  # refuses what cannot be replicated
-            check_publication(connection, self._source.publication, self._config.source.tables)
+            self._check_tables(connection)
             self._store.migrate()
             self._wait_for_turn(connection)
             is_known = self._check_known_source(connection)
             self._destination.prepare()
-            if ensure_publication(connection, self._source.publication, self._config.source.tables):
+            absent = self._find_absent(connection) if is_known else {}
+            if ensure_publication(connection, self._source.publication, self._wanted_but(absent)):
                 self._store.set_publication_owned(True)
             if not is_known:
                 self._begin(connection)
-            self._register(published_tables(connection, self._source.publication))
+            self._register(published_tables(connection, self._source.publication), absent)
             self._drop_leaked_slots()
+
+    def _check_tables(self, connection: Connection) -> None:
+        """Refuses a first start with a table that the source does not have or publish; a later one goes on without."""
+        try:
+            check_publication(connection, self._source.publication, self._config.source.tables)
+        except (ConfigError, SourceRefused):
+            self._store.migrate()
+            if self._store.source_identity() is None:
+                raise
+            absent = self._find_absent(connection)
+            check_publication(connection, self._source.publication, self._wanted_but(absent))
+
+    def _find_absent(self, connection: Connection) -> dict[TableName, TableAbsent]:
+        wanted = self._config.source.tables
+        known = {status.name: status.table_id for status in self._store.tables()}
+        return find_absent(connection, self._source.publication, wanted, known) if wanted else {}
+
+    def _wanted_but(self, absent: Collection[TableName]) -> Sequence[TableName] | None:
+        wanted = self._config.source.tables
+        return None if wanted is None else [name for name in wanted if name not in absent]
 
     def _wait_for_turn(self, connection: Connection) -> None:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""
@@ -122,20 +151,66 @@ class Preparation:
             )
         self._source.drop_owned_slot(slot.name)
 
-    def _register(self, tables: Iterable[PublishedTable]) -> None:
+    def _register(self, tables: Iterable[PublishedTable], absent: Mapping[TableName, TableAbsent]) -> None:
         published = {table.name: table.schema.table_id for table in tables}
         wanted = self._config.source.tables or sorted(published)
-        by_id = {published[name]: name for name in wanted if name in published}
+        by_id = {published[name]: name for name in wanted if name in published and name not in absent}
         for status in self._store.tables():
-            if status.table_id not in by_id:
+            if status.table_id not in by_id and status.name in absent:
+                self._stop_absent(status, absent[status.name])
+            elif status.table_id not in by_id:
                 self._forget(status)
-        known = {status.table_id: status.name for status in self._store.tables()}
+        known = {status.table_id: status for status in self._store.tables()}
+        for name in absent.keys() - {status.name for status in known.values()}:
+            self._observer.on_table_error(name, absent[name])  # it was never copied, so that it has no state
         for table_id, name in by_id.items():
-            if known.get(table_id) != name:
-                self._store.add_table(table_id, name)
+            found = known.get(table_id)
+            status = found if found is not None and found.name == name else self._store.add_table(table_id, name)
+            if is_absent(status):
+                self._bring_back(status)
+
+    def _stop_absent(self, status: TableStatus, error: TableAbsent) -> None:
+        """Stops a table that the source no longer offers. A paused one stays paused."""
+        if status.state is TableState.PAUSED:
+            return
+        with contextlib.suppress(StateConflict):  # another process was faster
+            if not is_absent(status) or status.error != str(error):
+                self._store.transition(status, TableState.ERRORED, absent_update(error))
+                self._observer.on_state(status.name, TableState.ERRORED)
+                if status.sync_slot is not None:
+                    self._drop_unless_active(status.sync_slot)
+            self._observer.on_table_error(status.name, error)
+
+    def _bring_back(self, status: TableStatus) -> None:
+        with contextlib.suppress(StateConflict):
+            self._store.transition(status, TableState.INIT)
+            self._observer.on_state(status.name, TableState.INIT)
+
+    def bring_back_returned(self) -> None:
+        """Has tables copied again that the source offers again. Asks the source only while some are absent.
+
+        While it cannot be asked, they stay as they are.
+        """
+        statuses = [status for status in self._store.tables() if is_absent(status)]
+        if not statuses or time.monotonic() < self._next_absent_look:
+            return
+        self._next_absent_look = time.monotonic() + _ABSENT_EVERY
+        try:
+            with self._source.connect("prepare") as connection:
+                limit_lock_waits(connection, _LOCK_SECONDS)
+                published = {table.schema.table_id for table in published_tables(connection, self._source.publication)}
+                known = {status.name: status.table_id for status in statuses}
+                absent = find_absent(connection, self._source.publication, known, known)
+        except EtlError as error:
+            self._observer.on_retry(error, _ABSENT_EVERY)
+            return
+        for status in statuses:
+            if status.table_id in published and status.name not in absent:
+                self._bring_back(status)
 
     def _forget(self, status: TableStatus) -> None:
         """A table that is no longer published or wanted, or was dropped. Its data stays for readers."""
+        _log.warning("%s is no longer replicated; the destination keeps the rows it has", status.name)
         if status.sync_slot is not None:
             self._source.drop_if_owned(status.sync_slot)
         self._destination.forget(status.table_id)
@@ -145,9 +220,12 @@ class Preparation:
         """Drops slots that a crash left behind, after setting back the copies that died."""
         self.reset_dead_copies()
         slots = self._store.owned_slots()  # first: whoever creates one has moved its table before
-        states = {status.table_id: status.state for status in self._store.tables()}
+        statuses = {status.table_id: status for status in self._store.tables()}
         for owned in slots:
-            is_needed = owned.table_id is not None and states.get(owned.table_id) in _NEED_A_SLOT
+            status = None if owned.table_id is None else statuses.get(owned.table_id)
+            is_needed = status is not None and (
+                status.state in _NEED_A_SLOT or (status.state is TableState.ERRORED and status.sync_slot == owned.name)
+            )
             if owned.name != self._source.main_slot and not is_needed:
                 self._drop_unless_active(owned.name)
 

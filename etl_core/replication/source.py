@@ -15,8 +15,16 @@ from etl_core.source.catalog import published_tables
 from etl_core.source.connection import Connection, connect
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import application_names
-from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, create_slot, drop_slot, slot_status
+from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, copy_slot, create_slot, drop_slot, slot_status
 from etl_core.state.store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class KeptChanges:
+    """A slot that keeps a stopped table's changes: those of transactions that end after `confirmed_lsn`."""
+
+    slot: str
+    confirmed_lsn: Lsn
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,26 @@ class Source:
         prefix = f"etl_{self.pipeline}_copy_"
         names = application_names(connection, prefix)
         return frozenset(TableId(int(name[len(prefix) :])) for name in names if name[len(prefix) :].isdigit())
+
+    def keep_changes(self, table_id: TableId) -> KeptChanges | None:
+        """Keeps what the main slot has not confirmed in a slot of the table's own; None if the server refuses that."""
+        name = self.sync_slot(table_id)
+        self.drop_if_owned(name)
+        self.store.record_slot(name, table_id)
+        try:
+            with self.connect("slots") as connection:
+                return KeptChanges(name, copy_slot(connection, self.main_slot, name))
+        except EtlError:
+            self.drop_if_owned(name)  # the answer may have been lost
+            return None
+
+    def wal_kept_by(self, name: str) -> int | None:
+        """Bytes of WAL that the slot keeps and the main slot does not; None if either slot is gone or lost."""
+        with self.connect("slots") as connection:
+            kept, main = slot_status(connection, name), slot_status(connection, self.main_slot)
+        if kept is None or main is None or kept.is_lost or kept.restart_lsn is None or main.restart_lsn is None:
+            return None
+        return max(main.restart_lsn, kept.restart_lsn) - kept.restart_lsn
 
     def drop_owned_slot(self, name: str) -> None:
         """Drops a slot this pipeline recorded as its own, and forgets it; nothing if it is gone. Never another's."""

@@ -74,9 +74,10 @@ class Streamed:
 class Boundary(Protocol):
     """What else happens between transactions; see `handover.py`."""
 
-    def look_around(self, position: Lsn, busy_wait: Callable[[], None]) -> Lsn | None:
+    def look_around(self, position: Lsn, busy_wait: Callable[[], bool]) -> Lsn | None:
         """Takes tables in that are ready for it at `position`, the end of the last batch cut.
 
+        `busy_wait` is called again and again while it waits, and returns whether the stream was asked to stop.
         Returns the LSN at which the stream is to be held, None if it is not.
         """
 
@@ -301,10 +302,11 @@ class StreamWorker:
         while not self._writer.wait_idle(_WAIT):
             self._keep_alive_unread()
 
-    def _service(self) -> None:
-        """What must go on while the conductor waits for something else."""
+    def _service(self) -> bool:
+        """What must go on while the conductor waits for something else; whether it was asked to stop meanwhile."""
         self._keep_alive_unread()
         self._writer.is_idle  # noqa: B018 raises what the writer failed with
+        return self._stop.is_set()
 
     def _keep_alive_unread(self) -> None:
         """While nothing is read: the server's question after half its wal_sender_timeout is answered unasked."""

@@ -154,6 +154,21 @@ def create_slot(
     return CreatedSlot(row[0], Lsn.parse(row[1]), row[2] if export_snapshot else None)
 
 
+def copy_slot(conn: Connection, source: str, name: str) -> Lsn:
+    """Creates the logical slot `name` where `source`, which may be in use, is confirmed; returns that position.
+
+    Waits for no transaction. Raises SourceRefused (no right, a lost slot), SourceUnavailable (no free slot).
+    """
+    try:
+        row = conn.execute(
+            "SELECT lsn::text FROM pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", (source, name)
+        ).fetchone()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    assert row is not None  # noqa: S101 - one row, or an error
+    return Lsn.parse(row[0])
+
+
 def slot_status(conn: Connection, name: str) -> SlotStatus | None:
     """The slot as of now, None if there is none."""
     try:

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 
 import psycopg
 
-from etl_core.errors import EtlError, SlotInUse, SourceChanged, SourceRefused, SourceUnavailable, StreamBlocked
+from etl_core.errors import (
+    EtlError,
+    SlotInUse,
+    SourceChanged,
+    SourceLocked,
+    SourceRefused,
+    SourceUnavailable,
+    StreamBlocked,
+)
 from etl_core.silence import SilentServer
 
 # The server's message may quote a row's value in these classes: data exception, constraint violation, and what
@@ -21,7 +29,8 @@ _VALUE_CLASSES = frozenset({"22", "23", "P0"})
 
 # The server went away or is about to: 57P01 to 57P05, and the timeouts that end a session.
 _CONNECTION_LOST = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
-_TRY_AGAIN = frozenset({"40001", "40P01", "55P03", "57014"})
+_TRY_AGAIN = frozenset({"40001", "40P01", "57014"})
+_LOCK_NOT_AVAILABLE = "55P03"
 
 MISSING_RIGHT_HINT = "grant the right; etl doctor prints the SQL"
 
@@ -63,6 +72,8 @@ def from_sqlstate(sqlstate: str | None, message: str) -> EtlError:
             f"PostgreSQL could not compute a value{_harmless(sqlstate, message)} (SQLSTATE {sqlstate})",
             hint="check the publication's row filter and the functions it calls; the server's log has the statement",
         )
+    if sqlstate == _LOCK_NOT_AVAILABLE:
+        return SourceLocked(f"PostgreSQL could not do it now: {message}")
     if sqlstate in _TRY_AGAIN:
         return SourceUnavailable(f"PostgreSQL could not do it now: {message}")
     if sqlstate[:2] == "53":

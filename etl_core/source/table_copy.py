@@ -16,7 +16,7 @@ import pyarrow as pa
 from etl_core.errors import EtlError, SourceUnavailable, Stopped, TableError
 from etl_core.source.catalog import PublishedTable
 from etl_core.source.connection import Connection, text_encoding
-from etl_core.source.copy_blocks import copy_blocks
+from etl_core.source.copy_blocks import BLOCK_BYTES, copy_blocks
 from etl_core.source.copy_ranges import Plan, Ranges, RangeWork, Sink
 from etl_core.source.ctid_range import CtidRange
 from etl_core.source.snapshot import (
@@ -31,6 +31,9 @@ from etl_core.source.snapshot import (
 from etl_core.values import read_csv
 
 _LOOK_EVERY_S = 0.1
+_LARGE_BLOCK = 8 * BLOCK_BYTES
+_large_blocks = threading.Lock()
+"""Held while a block with a row of many megabytes is parsed: one at a time in this process, not one per connection."""
 
 OnProgress = Callable[[int, int, int], None]
 
@@ -54,10 +57,13 @@ def copy_range(
     statement = copy_statement(table, part, encoding=text_encoding(conn))
     with contextlib.closing(copy_blocks(conn, statement.as_bytes(conn), stop)) as blocks:
         for block in blocks:
-            batch = read_csv(block, table.schema)
-            sink(batch)
-            rows += batch.num_rows
-            size += len(block)
+            # A block is larger than that by the size of one row, which the parsed columns need a few times over.
+            with _large_blocks if len(block) > _LARGE_BLOCK else contextlib.nullcontext():
+                batch = read_csv(block, table.schema)
+                sink(batch)
+                rows += batch.num_rows
+                size += len(block)
+                del batch
     return CopyResult(rows, size)
 
 

@@ -37,7 +37,8 @@ class TableStatus:
     """A table's row in the store. `version` grows with every change and guards compare-and-set.
 
     `snapshot_lsn` is that of the initial copy, and once the table is READY the position at which the stream took it in:
-    the destination has it at least as of then.
+    the destination has it at least as of then. An ERRORED table with a `sync_slot` keeps its changes in it and goes on
+    from there; see `replication/table_errors.py` for what else brings one back.
     """
 
     table_id: TableId

@@ -40,7 +40,8 @@ TRANSITIONS: dict[TableState, frozenset[TableState]] = {
     TableState.FINISHED_COPY: _ALWAYS | {TableState.SYNC_DONE, TableState.READY},
     TableState.SYNC_DONE: _ALWAYS | {TableState.READY},
     TableState.READY: _ALWAYS,
-    TableState.ERRORED: _ALWAYS,
+    # Its changes were kept since: it catches up.
+    TableState.ERRORED: _ALWAYS | {TableState.FINISHED_COPY},
     TableState.PAUSED: _ALWAYS,
 }
 

@@ -103,8 +103,8 @@ class ScriptedCopy:
     def write(self, rows: pa.RecordBatch) -> None:
         self._destination.perform("copy.write", lambda: self._inner.write(rows))
 
-    def publish(self, watermark: Lsn) -> int:
-        return self._destination.perform("copy.publish", lambda: self._inner.publish(watermark))
+    def publish(self, watermark: Lsn, expected: int | None = None) -> int:
+        return self._destination.perform("copy.publish", lambda: self._inner.publish(watermark, expected))
 
     def __enter__(self) -> Self:
         self._inner.__enter__()

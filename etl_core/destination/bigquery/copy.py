@@ -31,6 +31,7 @@ from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import PendingStream, commit
 from etl_core.destination.bigquery.statements import Descriptions
 from etl_core.destination.bigquery.types import to_bigquery
+from etl_core.destination.protocol import check_count
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -99,12 +100,14 @@ class BigQueryCopy:
             raise DestinationError(f"rows of a shared copy were staged for another copy of {self._schema.name}")
         self._included.append(receipt)
 
-    def publish(self, watermark: Lsn) -> int:
+    def publish(self, watermark: Lsn, expected: int | None = None) -> int:
         for stream in self._streams.values():
             stream.finish()
         names = [*(stream.name for stream in self._streams.values()), *self._included]
         if names:
             commit(self._clients, self._staging, names, self._schema.name)
+        staged = self._count(self._staging)
+        check_count(self._schema.name, staged, expected)  # before anything is replaced
         self._book.remove(self._schema, self._place)
         sql = statements.replace_table(
             self._place,
@@ -117,7 +120,10 @@ class BigQueryCopy:
         )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
         self._book.put_table(self._schema, self._place, watermark, self._method)
-        counted = self._clients.run(statements.count(self._place), "counting rows", table=self._schema.name)
+        return self._count(self._place)
+
+    def _count(self, place: Place) -> int:
+        counted = self._clients.run(statements.count(place), "counting rows", table=self._schema.name)
         return next(int(row[0]) for row in counted.result())
 
     def _partitioned_otherwise(self, message: str) -> TableError | None:

@@ -35,6 +35,7 @@ import duckdb
 
 from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.failures import explain, holder, is_held
+from etl_core.destination.duckdb.memory import memory_limit
 from etl_core.destination.duckdb.same_file import SameFile
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError
 
@@ -140,7 +141,7 @@ class DatabaseFile:
             connection.execute(_CHECKPOINT)  # other connections of this process may share the setting
 
     def _memory_limit(self) -> str:
-        return f"SET memory_limit = '{_MEMORY_MB + _MEMORY_MB_PER_TABLE * self._turns.most_tables}MB'"
+        return memory_limit(self.path, _MEMORY_MB + _MEMORY_MB_PER_TABLE * self._turns.most_tables)
 
     def merge(self) -> bool:
         """Takes back the space of deleted rows and empties the WAL. False if it could not be done; nothing is lost."""

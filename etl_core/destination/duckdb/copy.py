@@ -18,9 +18,11 @@ from etl_core.destination.duckdb.additions import Additions, check_can_be_kept, 
 from etl_core.destination.duckdb.bookkeeping import Bookkeeping
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.failures import explain_table
+from etl_core.destination.duckdb.memory import MemoryRaised
 from etl_core.destination.duckdb.names import check_columns, check_name
 from etl_core.destination.duckdb.staging import Staging, staging_directory
 from etl_core.destination.duckdb.types import tagged_schema
+from etl_core.destination.protocol import check_count
 from etl_core.lsn import Lsn
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
@@ -51,13 +53,21 @@ class DuckDBCopy:
     def include(self, receipt: str) -> None:
         self._staging.include(receipt)
 
-    def publish(self, watermark: Lsn) -> int:
+    def publish(self, watermark: Lsn, expected: int | None = None) -> int:
+        try:
+            return self._publish(watermark, expected)
+        except MemoryRaised:
+            return self._publish(watermark, expected)
+
+    def _publish(self, watermark: Lsn, expected: int | None) -> int:
         name = self._schema.name
         with self._file.transaction() as connection:
             try:
-                return self._load(connection, watermark)
+                loaded = self._load(connection, watermark)
             except duckdb.Error as error:
                 raise explain_table(error, name, self._file.path) from None
+            check_count(name, loaded, expected)  # in the transaction, which leaves the old table then
+        return loaded
 
     def _check_before(self) -> None:
         """Raises now what `publish` would raise after all rows were read."""

@@ -26,6 +26,7 @@ from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import DiskFull, explain_table
 from etl_core.destination.duckdb.location import database_path
+from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
 from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
@@ -37,6 +38,8 @@ from etl_core.schema.table import TableSchema
 # Merging writes rows again; done this seldom it costs little, and lost space stays small beside what the changes wrote.
 _CHANGES_PER_MERGE = 2_000_000
 _READ_ROWS = 10_000
+_READ_LARGE = 100
+"""Where rows were too large for the usual memory."""
 
 
 class DuckDBDestination:
@@ -112,12 +115,23 @@ class DuckDBDestination:
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """See Destination. The file stays open until the iterator is exhausted or closed."""
+        rows = self._read(schema)
+        try:
+            first = next(rows, None)
+        except MemoryRaised:
+            rows = self._read(schema)
+            first = next(rows, None)
+        if first is not None:
+            yield first
+        yield from rows
+
+    def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         target = arrow_schema(schema)
         with self._file.open() as connection:
             table = statements.table_identifier(statements.database_of(connection), schema.name)
             try:
                 rows = connection.sql(statements.text(statements.select(table, schema.columns)))
-                for batch in rows.to_arrow_reader(_READ_ROWS):
+                for batch in rows.to_arrow_reader(_READ_LARGE if is_raised(self._file.path) else _READ_ROWS):
                     yield batch.cast(target)
             except duckdb.Error as error:
                 raise explain_table(error, schema.name, self._file.path) from None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from etl_core.destination.duckdb.memory import is_out_of_memory, out_of_memory
 from etl_core.errors import (
     DestinationError,
     DestinationUnavailable,
@@ -51,6 +52,8 @@ _FILE_TROUBLES: tuple[tuple[str, str, str], ...] = (
     ("s a directory", "is a directory", "name a file"),
 )
 
+_REPORT = "report this as a bug"
+
 
 class DiskFull(DestinationUnusable):
     """The file or its log cannot grow. Whether a transaction was committed before is read from the watermarks."""
@@ -80,10 +83,8 @@ def explain(error: duckdb.Error, path: Path) -> EtlError:
     for part, trouble, hint in _FILE_TROUBLES:
         if part in message:
             return DestinationUnusable(f"{path} {trouble}", hint=hint)
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return DestinationError(
-            f"DuckDB ran out of memory while working on {path}", hint="lower batch.max_rows or batch.max_bytes"
-        )
+    if is_out_of_memory(error):
+        return out_of_memory(path, None)
     if isinstance(error, duckdb.ConnectionException):
         return DestinationUnavailable(
             f"{path} is open in this process with other settings",
@@ -99,7 +100,7 @@ def explain(error: duckdb.Error, path: Path) -> EtlError:
             "altered that schema",
             hint="start again: tables whose progress is not known are named then; copy them: etl resync TABLE",
         )
-    return DestinationError(f"DuckDB refused the work on {path} ({type(error).__name__})", hint="report this as a bug")
+    return DestinationError(f"DuckDB refused the work on {path} ({type(error).__name__})", hint=_REPORT)
 
 
 def _is_half_open(message: str) -> bool:
@@ -111,6 +112,8 @@ def explain_table(error: duckdb.Error, name: TableName, path: Path) -> EtlError:
     """The error for a failure while one table was worked on."""
     if _is_half_open(str(error)):
         return explain(error, path)
+    if is_out_of_memory(error):
+        return out_of_memory(path, name)
     if isinstance(error, (duckdb.ConversionException, duckdb.OutOfRangeException)):
         return ValueOutOfRange(
             f"{name} has a value that its column in DuckDB cannot hold",
@@ -130,4 +133,10 @@ def explain_table(error: duckdb.Error, name: TableName, path: Path) -> EtlError:
             table=str(name),
             hint=f"someone changed the table; copy it again: etl resync {name}",
         )
-    return explain(error, path)
+    explained = explain(error, path)
+    if type(explained) is DestinationError and explained.hint == _REPORT:
+        # Not a failure of the file: whatever it is, it is met with this table's rows.
+        return TableError(
+            f"DuckDB refused the changes of {name} ({type(error).__name__})", table=str(name), hint=_REPORT
+        )
+    return explained

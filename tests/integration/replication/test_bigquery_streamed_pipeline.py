@@ -46,6 +46,10 @@ class Rules:
     kills: int = 0
 
 
+class Killed(BaseException):
+    """The process: no error of a table or of the destination, which the engine would look into."""
+
+
 class Warehouse(BigQueryDestination):
     """BigQuery: a copy is in the server too, and read from there."""
 
@@ -57,8 +61,8 @@ class Warehouse(BigQueryDestination):
         copy = super().copy(schema)
         publish = copy.publish
 
-        def published(watermark: Lsn) -> int:
-            count = publish(watermark)
+        def published(watermark: Lsn, expected: int | None = None) -> int:
+            count = publish(watermark, expected)
             held = pa.Table.from_batches(super(Warehouse, self).read(schema), schema=None) if count else None
             columns = {column.name: bigquery_field(column).sql for column in schema.columns}
             stored = None if held is None else to_bigquery(held, schema.columns, schema.name)
@@ -76,7 +80,7 @@ class Warehouse(BigQueryDestination):
         self.rules.batches += 1
         if self.rules.batches % self.rules.every == 0:
             self.rules.kills += 1
-            raise LookupError("killed between the rows and the watermark")
+            raise Killed("between the rows and the watermark")
         return super()._apply(*arguments)
 
 
@@ -106,7 +110,7 @@ def test_killed_between_the_rows_and_the_watermark(
     with churn("a", "b"):
         while rules.kills < 6:
             process = lab.pipeline(destination=Warehouse(bigquery_options, lab.config.pipeline, rules))
-            with suppress(LookupError), lab.running(process) as running:
+            with suppress(Killed), lab.running(process) as running:
                 while running.is_alive:
                     running.pipeline.stop.wait(0.05)
             process.destination.close()  # the connections that its end would end

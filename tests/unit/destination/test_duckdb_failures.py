@@ -6,6 +6,7 @@ import duckdb
 import pytest
 
 from etl_core.destination.duckdb.failures import DiskFull, explain, explain_table, holder, is_held
+from etl_core.destination.duckdb.memory import MemoryRaised, memory_limit
 from etl_core.errors import (
     DestinationError,
     DestinationUnavailable,
@@ -43,7 +44,6 @@ def test_the_holder_is_named() -> None:
         (duckdb.IOException('Could not write file "x": No space left on device'), DiskFull, "disk is full"),
         (duckdb.IOException('Cannot open file "x": Permission denied'), DestinationUnusable, "for writing"),
         (duckdb.IOException("something new"), DestinationError, "something new"),
-        (duckdb.OutOfMemoryException("Out of Memory"), DestinationError, "memory"),
         (duckdb.TransactionException("conflict"), DestinationUnavailable, "gave up"),
         (duckdb.FatalException("database has been invalidated"), DestinationUnavailable, "gave up"),
         (duckdb.InternalException("SECRET"), DestinationError, "InternalException"),
@@ -63,6 +63,7 @@ def test_a_failure_of_the_file(error: duckdb.Error, kind: type[EtlError], messag
         (duckdb.ConversionException("Could not convert string 'SECRET' to INT32"), ValueOutOfRange),
         (duckdb.CatalogException("Table SECRET does not exist"), TableError),
         (duckdb.IOException("No space left on device"), DiskFull),
+        (duckdb.InternalException("SECRET"), TableError),
     ],
 )
 def test_a_failure_while_a_table_is_worked_on(error: duckdb.Error, kind: type[EtlError]) -> None:
@@ -75,3 +76,22 @@ def test_a_failure_while_a_table_is_worked_on(error: duckdb.Error, kind: type[Et
 def test_a_file_that_another_thread_is_opening_is_waited_for() -> None:
     error = duckdb.CatalogException("Catalog Error: Table Function with name python_arrow_scan does not exist!")
     assert type(explain_table(error, _NAME, _PATH)) is DestinationUnavailable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        duckdb.OutOfMemoryException("Out of Memory Error: SECRET"),
+        duckdb.TransactionException("Failed to commit: failed to pin block of size 980.0 KiB (183.0 MiB used) SECRET"),
+    ],
+)
+def test_memory_is_raised_once_and_then_the_table_is_at_fault(error: duckdb.Error, tmp_path: Path) -> None:
+    path = tmp_path / "shop.duckdb"
+    assert memory_limit(path, 200) == "SET memory_limit = '200MB'"
+    # Another thread may run out of the smaller memory before the file is opened again.
+    assert type(explain_table(error, _NAME, path)) is type(explain(error, path)) is MemoryRaised
+    assert memory_limit(path, 200) == "RESET memory_limit"
+    explained = explain_table(error, _NAME, path)
+    assert type(explained) is TableError
+    assert "SECRET" not in str(explained)
+    assert type(explain(error, path)) is DestinationError

@@ -7,9 +7,12 @@ import threading
 import pytest
 
 from etl_core.errors import EtlError, SourceUnavailable
+from etl_core.identifiers import TableId, TableName
 from etl_core.replication import background
 from etl_core.replication.background import BackgroundCopies
 from etl_core.replication.observer import Observer
+from etl_core.state.store import TableStatus
+from etl_core.state.table_state import TableState
 
 
 @pytest.mark.parametrize("error", [SourceUnavailable("away"), ZeroDivisionError("of a row that nobody is to see")])
@@ -23,13 +26,14 @@ def test_it_looks_again_after_an_error(error: Exception, monkeypatch: pytest.Mon
         def on_retry(self, error: EtlError, wait: float) -> None:  # noqa: ARG002
             told.append(str(error))
 
-    def look(_stop: threading.Event, _drain: threading.Event) -> None:
+    def look() -> list[TableStatus]:
         looks.append(1)
         if len(looks) == 1:
             raise error
         looked_again.set()
+        return []
 
-    copies = BackgroundCopies(look, Told())
+    copies = BackgroundCopies(look, lambda *_: None, 1, Told())
     copies.start()
     assert looked_again.wait(30)
     copies.stop()
@@ -37,3 +41,24 @@ def test_it_looks_again_after_an_error(error: Exception, monkeypatch: pytest.Mon
     assert len(told) == 1
     assert told[0].startswith(expected)
     assert "nobody is to see" not in told[0]
+
+
+def test_a_table_that_comes_later_does_not_wait_for_a_long_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "_LOOK_EVERY", 0.01)
+    long, late = (TableStatus(TableId(n), TableName("public", f"t{n}"), TableState.INIT, 1) for n in (1, 2))
+    long_runs, late_is_copied = threading.Event(), threading.Event()
+    copied: list[TableId] = []
+
+    def copy(status: TableStatus, stop: threading.Event, _drain: threading.Event) -> None:
+        copied.append(status.table_id)
+        if status is long:
+            long_runs.set()
+            stop.wait()
+        else:
+            late_is_copied.set()
+
+    copies = BackgroundCopies(lambda: [long, late] if long_runs.is_set() else [long], copy, 2, Observer())
+    copies.start()
+    assert late_is_copied.wait(30)
+    copies.stop()
+    assert copied.count(long.table_id) == 1

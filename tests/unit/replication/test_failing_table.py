@@ -6,9 +6,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from etl_core.batch import WriteBatch
 from etl_core.destination.memory import MemoryDatabase, MemoryDestination
-from etl_core.errors import TableError
+from etl_core.errors import DestinationError, DestinationUnavailable, DestinationUnusable, EtlError, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import Relation
@@ -16,6 +18,7 @@ from etl_core.replication.active import ActiveTables
 from etl_core.replication.applier import Applier, Reactions
 from etl_core.replication.assembler import Assembled, Assembler
 from etl_core.replication.observer import Observer
+from etl_core.replication.retry import Backoff
 from etl_core.schema.table import TableSchema
 from etl_core.state.sql_store import open_store
 from etl_core.testing.source_model import SourceModel, SourceTable
@@ -24,13 +27,14 @@ from etl_core.testing.source_model import SourceModel, SourceTable
 class Refusing(MemoryDestination):
     """Refuses every batch that has changes of one table."""
 
-    def __init__(self, refused: TableSchema) -> None:
+    def __init__(self, refused: TableSchema, error: Exception | None = None) -> None:
         super().__init__(MemoryDatabase(), "shop")
         self._refused = refused
+        self._error = error or TableError("refused", table=str(refused.name))
 
     def write(self, batch: WriteBatch) -> None:
         if self._refused.table_id in batch.watermarks:
-            raise TableError("refused", table=str(self._refused.name))
+            raise self._error
         super().write(batch)
 
 
@@ -51,34 +55,89 @@ def assembled(source: SourceModel, tables: Sequence[SourceTable]) -> Assembled:
     return assembler.take()
 
 
-def test_the_error_is_stored_before_the_table_leaves_the_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(None, id="a table error"),
+        pytest.param(DestinationError("refused, and nobody says which table"), id="of no table"),
+        pytest.param(DestinationUnavailable("refused again and again"), id="of no table, transient"),
+        pytest.param(ZeroDivisionError("a defect"), id="a defect"),
+    ],
+)
+def test_one_table_fails_and_the_others_go_on(tmp_path: Path, error: Exception | None) -> None:
     source = SourceModel()
-    good, bad = (source.create(name, {"id": "int8"}, key=("id",)) for name in ("good", "bad"))
-    for table in (good, bad):
+    tables = [source.create(name, {"id": "int8"}, key=("id",)) for name in ("bad", "good", "third")]
+    for table in tables:
         source.insert(table, id=1)
     source.commit()
-    destination = Refusing(bad.schema)
+    bad, *others = tables
+    destination = Refusing(bad.schema, error)
     active = ActiveTables()
-    for table in (good, bad):
+    for table in tables:
         with destination.copy(table.schema) as copy:
             copy.publish(ZERO)
         active.activate(table.table_id, ZERO, table.schema)
-    told: list[tuple[TableId, bool]] = []
+    told: list[tuple[TableId, bool, str]] = []
     store = open_store(f"sqlite:///{tmp_path / 'state.db'}", "shop")
     store.migrate()
+    batch = assembled(source, tables)
     applier = Applier(
         destination,
         store,
         active,
-        Reactions(lambda table_id, _: told.append((table_id, table_id in active)), lambda: None),
+        # It is told while the stream still has the table: one that is READY and not active would be copied again.
+        Reactions(lambda table_id, found: told.append((table_id, table_id in active, found.table)), lambda: None),
         Observer(),
         write_lock=threading.Lock(),
         stop=threading.Event(),
         is_main=True,
         unknown_types_to_bytes=True,
+        backoff=Backoff(first=0.001, tries=2),
     )
-    applier.apply(assembled(source, (good, bad)))
-    assert told == [(bad.table_id, True)]
-    assert set(active.watermarks()) == {good.table_id}
-    assert [batch.num_rows for batch in destination.read(good.schema)] == [1]
+    applier.apply(batch)
+    assert told == [(bad.table_id, True, str(bad.schema.name))]
+    assert active.watermarks() == {table.table_id: batch.end_lsn for table in others}
+    for table in others:
+        assert [rows.num_rows for rows in destination.read(table.schema)] == [1]
+    assert destination.positions().stream == batch.end_lsn
+    progress = store.progress()
+    assert progress is not None
+    assert (progress.flushed_lsn, progress.rows) == (batch.end_lsn, 2)
+    store.close()
+
+
+@pytest.mark.parametrize("kind", [DestinationError, DestinationUnavailable, DestinationUnusable])
+def test_a_destination_that_fails_as_a_whole_stops_no_table(tmp_path: Path, kind: type[EtlError]) -> None:
+    source = SourceModel()
+    tables = [source.create(name, {"id": "int8"}, key=("id",)) for name in ("one", "two")]
+    for table in tables:
+        source.insert(table, id=1)
+    source.commit()
+
+    class Failing(MemoryDestination):
+        def write(self, batch: WriteBatch) -> None:  # noqa: ARG002
+            raise kind("away")
+
+    destination = Failing(MemoryDatabase(), "shop")
+    active = ActiveTables()
+    for table in tables:
+        active.activate(table.table_id, ZERO, table.schema)
+    store = open_store(f"sqlite:///{tmp_path / 'state.db'}", "shop")
+    store.migrate()
+    told: list[TableId] = []
+    applier = Applier(
+        destination,
+        store,
+        active,
+        Reactions(lambda table_id, _: told.append(table_id), lambda: None),
+        Observer(),
+        write_lock=threading.Lock(),
+        stop=threading.Event(),
+        is_main=True,
+        unknown_types_to_bytes=True,
+        backoff=Backoff(first=0.001, tries=2),
+    )
+    with pytest.raises(kind, match="away"):
+        applier.apply(assembled(source, tables))
+    assert told == []
     store.close()
