@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from etl_core.batch import ChangeCounts, TableChanges, WatermarkMove, WriteBatch
+from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_segment
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
@@ -31,6 +31,7 @@ from etl_core.replication.assembler import Assembled
 from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, PROGRESS_STORED, reach
 from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.retry import Backoff
+from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.schema.diff import diff
 from etl_core.schema.table import TableSchema
@@ -53,14 +54,15 @@ class Reactions:
 class _Attempt:
     counts: dict[TableId, ChangeCounts] = field(default_factory=dict)
     schemas: dict[TableId, TableSchema] = field(default_factory=dict)
+    stream: StreamMove | None = None
     jobs: tuple[Job, ...] = ()
 
 
 class Applier:
     """Decodes and writes the batches of one stream; one thread at a time.
 
-    `write_lock` is shared by all appliers of a destination. `is_main` says that the stream's position goes with
-    the batch; a catch-up moves only its table's watermark.
+    `write_lock` is shared by all appliers of a destination. `fence` is the main stream's, whose position goes with the
+    batch; a catch-up has none, and moves only its table's watermark.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Applier:
         *,
         write_lock: threading.Lock,
         stop: threading.Event,
-        is_main: bool,
+        fence: StreamFence | None,
         unknown_types_to_bytes: bool,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
@@ -85,7 +87,7 @@ class Applier:
         self._observer = observer
         self._write_lock = write_lock
         self._stop = stop
-        self._is_main = is_main
+        self._fence = fence
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._backoff = backoff or Backoff()
         self._rows = resumes.rows if resumes else 0
@@ -102,7 +104,7 @@ class Applier:
         started = time.monotonic()
         attempt = self._written(batch)
         seconds = time.monotonic() - started
-        if not self._is_main:
+        if self._fence is None:
             return
         rows = sum(counts.rows for counts in attempt.counts.values())
         self._commit_time = batch.commit_time or self._commit_time
@@ -135,7 +137,7 @@ class Applier:
                 if wait is None or self._stop.wait(wait):
                     raise
                 self._observer.on_retry(error, wait)
-                is_applied = is_applied or self._was_applied(moves)
+                is_applied = is_applied or self._was_applied(moves, attempt)
             if not is_applied:
                 moves, attempt = self._moves(batch), _Attempt()
 
@@ -156,14 +158,16 @@ class Applier:
             parts = iter(list(parts))
         reach(BATCH_DECODED)
         with self._write_lock:
-            jobs = self._destination.write(WriteBatch(parts, moves, batch.end_lsn if self._is_main else None))
+            attempt.stream = None if self._fence is None else self._fence.move(batch.end_lsn)
+            jobs = self._destination.write(WriteBatch(parts, moves, attempt.stream))
             attempt.jobs = tuple(jobs or ())
         reach(BATCH_WRITTEN)
 
     def _note(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
         """Takes note of what a write has made durable, though its answer was lost. May be repeated."""
         self._active.advance(moves)
-        if moves:
+        if attempt.stream is not None and self._fence is not None:
+            self._fence.moved(attempt.stream)
             self._written_lsn = batch.end_lsn
         for schema in attempt.schemas.values():
             if schema != self._active.schema(schema.table_id):
@@ -186,14 +190,16 @@ class Applier:
                 attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
                 yield changes
 
-    def _was_applied(self, moves: dict[TableId, WatermarkMove]) -> bool:
-        """Whether the write whose answer was lost took place: then every watermark is where it was to go."""
+    def _was_applied(self, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> bool:
+        """Whether the write whose answer was lost took place: then every position is where it was to go."""
         try:
-            marks = self._destination.positions().tables
+            positions = self._destination.positions()
         except TransientError:
             return False
+        if attempt.stream is not None and positions.stream != attempt.stream.new:
+            return False
         moving = {table_id: move.new for table_id, move in moves.items() if move.new != move.expected}
-        return bool(moving) and all(marks.get(table_id) == new for table_id, new in moving.items())
+        return bool(moving) and all(positions.tables.get(table_id) == new for table_id, new in moving.items())
 
     def _fail_table(self, error: TableError, batch: Assembled) -> None:
         table_id = self._named(error.table, batch)
@@ -213,6 +219,10 @@ class Applier:
                     return table_id
         return self._active.named(name)
 
+    def watermark(self, table_id: TableId) -> Lsn:
+        """Of an active table, as the destination is known to have it."""
+        return self._active.watermarks()[table_id]
+
     def move_watermark(self, table_id: TableId, to: Lsn) -> None:
         """Says in the destination that a table is complete up to `to`, without changes."""
         move = WatermarkMove(self._active.watermarks()[table_id], to)
@@ -231,7 +241,8 @@ class Applier:
         rate = rows / (clock - self._stored_at)
         self._stored_at = clock
         lag = max(0.0, (now - lag_since).total_seconds()) if lag_since else 0.0
-        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now, self._written_lsn)
+        claim = None if self._stored is None else self._stored.claim
+        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now, self._written_lsn, claim)
         waits = self._backoff.waits()
         while True:
             try:

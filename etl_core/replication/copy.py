@@ -9,18 +9,20 @@ slot, and takes the table in first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from etl_core.destination.protocol import Destination, SharedCopy, TableCopy
 from etl_core.errors import (
     DestinationUnavailable,
     EtlError,
+    SlotInUse,
     StateConflict,
     Stopped,
     TableError,
@@ -103,13 +105,14 @@ class TableCopier:
     def _copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
         if self._stop.is_set():
             return TransientError(f"{status.name} was not copied: stopped before its turn")
+        slot = self._source.new_sync_slot(status.table_id)
         try:
-            return self.copy(status)
+            return self._copy(status, slot)
         except StateConflict as error:
             return error  # somebody else copies the table, or has decided otherwise: theirs to fail or finish
         except EtlError as error:
             if not self._stop.is_set():
-                self._fail(status, error)
+                self._fail(status, slot, error)
             return error
         except Exception as error:
             # The copies of other tables go on. Its text is left out: it may quote a row.
@@ -119,23 +122,22 @@ class TableCopier:
                 table=str(status.name),
                 hint=f"the log says where; report it, and try again: etl resync {status.name}",
             )
-            self._fail(status, unexpected)
+            self._fail(status, slot, unexpected)
             return unexpected
 
-    def copy(self, status: TableStatus) -> Copied:
-        """Copies one table that is in INIT. On return it is in FINISHED_COPY.
+    def _copy(self, status: TableStatus, slot: str) -> Copied:
+        """Copies one table that is in INIT, under a new slot of that name. On return it is in FINISHED_COPY.
 
         Raises what went wrong; nothing but the table's state (DATA_SYNC) is left behind then.
         """
         started = time.monotonic()
         self._wait_for_slots()
-        slot = self._source.sync_slot(status.table_id)
         # Other processes tell a copy that runs from one that died by this connection: it is there as long as DATA_SYNC.
         # It also creates the slot, and keeps the slot's snapshot alive as long as it does nothing else.
         with self._source.connect(f"copy_{status.table_id}", replication=True) as exporter:
             status = self._move(status, TableState.DATA_SYNC, TableUpdate(sync_slot=slot, attempts=status.attempts))
             reach(COPY_STARTED)
-            self._source.drop_if_owned(slot)  # of a copy that died
+            self._drop_slots_of_other_copies(status)
             try:
                 rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot, exporter)
             except BaseException:
@@ -144,7 +146,7 @@ class TableCopier:
             reach(COPY_PUBLISHED)
             self._store.save_schema(table.schema, snapshot_lsn)
             status = self._move(
-                status,
+                replace(status, name=table.name),  # the source's, if it was renamed
                 TableState.FINISHED_COPY,
                 TableUpdate(snapshot_lsn=snapshot_lsn, sync_slot=slot, rows_copied=rows),
             )
@@ -231,6 +233,13 @@ class TableCopier:
             if self._stop.wait(_SLOT_WAIT):
                 raise Stopped("stopped while the stream takes in the tables that are copied")
 
+    def _drop_slots_of_other_copies(self, status: TableStatus) -> None:
+        """Of copies that died or were given up. One that is still read is dropped at the next start."""
+        for owned in self._store.owned_slots():
+            if owned.table_id == status.table_id and owned.name != status.sync_slot:
+                with contextlib.suppress(SlotInUse):
+                    self._source.drop_if_owned(owned.name, timeout=0.0)
+
     def _drop_needless_slot(self, slot: str, snapshot_lsn: Lsn) -> None:
         main = self._source.slot_status(self._source.main_slot)
         progress = self._store.progress()
@@ -246,9 +255,9 @@ class TableCopier:
         self._observer.on_state(status.name, to)
         return moved
 
-    def _fail(self, status: TableStatus, error: EtlError) -> None:
+    def _fail(self, status: TableStatus, slot: str, error: EtlError) -> None:
         current = self._store.table(status.table_id)
-        if current is None or current.state is not TableState.DATA_SYNC:
+        if current is None or current.state is not TableState.DATA_SYNC or current.sync_slot != slot:
             self._observer.on_retry(error, 0.0)  # before or after the copy itself, or someone moved the table on
             return
         retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
@@ -257,4 +266,6 @@ class TableCopier:
             self._move(current, TableState.ERRORED, update)
         except StateConflict:
             return
+        with contextlib.suppress(TransientError):  # else at the next copy, or the next start
+            self._source.drop_if_owned(slot)
         self._observer.on_table_error(status.name, error)

@@ -6,10 +6,12 @@ The publication, the main slot and its recorded identity, the list of tables, th
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterable
 
+from etl_core.batch import WriteBatch
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
 from etl_core.errors import SourceChanged, StateConflict, Stopped
@@ -17,13 +19,16 @@ from etl_core.identifiers import TableId
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
+from etl_core.replication.stream_fence import begin_stream
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
-from etl_core.source.publication import check_publication, ensure_publication
+from etl_core.source.publication import check_publication, ensure_publication, publication_oid
 from etl_core.source.server import Turn, application_names, limit_lock_waits, server_info, try_turn
-from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.source.slot import SlotStatus, slot_status, unread_slots
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
 from etl_core.state.table_state import TableState
+
+_log = logging.getLogger(__name__)
 
 _NEED_A_SLOT = (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
 
@@ -50,6 +55,7 @@ class Preparation:
         self._destination = destination
         self._observer = observer
         self._stop = stop
+        self._told_slots: set[str] = set()
 
     def prepare(self) -> None:
         """See `Pipeline.prepare`. What the source can refuse is asked before anything is made."""
@@ -63,11 +69,12 @@ class Preparation:
             is_known = self._check_known_source(connection)
             self._destination.prepare()
             if ensure_publication(connection, self._source.publication, self._config.source.tables):
-                self._store.set_publication_owned(True)
+                self._store.set_publication_owned(True, publication_oid(connection, self._source.publication))
             if not is_known:
                 self._begin(connection)
             self._register(published_tables(connection, self._source.publication))
             self._drop_leaked_slots()
+            self._tell_of_other_slots(connection)
 
     def _wait_for_turn(self, connection: Connection) -> None:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""
@@ -108,9 +115,20 @@ class Preparation:
                 ),
                 stop=self._stop,
             )
-        self._store.save_source_identity(
-            SourceIdentity(server.system_identifier, server.timeline, self._source.main_slot, created.consistent_point)
+        identity = SourceIdentity(
+            server.system_identifier,
+            server.timeline,
+            self._source.main_slot,
+            created.consistent_point,
+            server.database,
+            server.database_oid,
+            f"{connection.info.host}:{connection.info.port}",
         )
+        # First: whatever the destination says later of another source or slot, it was put there since.
+        found = self._destination.positions().stream
+        begin = begin_stream(identity.incarnation, identity.slot_lsn, found)
+        self._destination.write(WriteBatch((), {}, begin))
+        self._store.save_source_identity(identity)
 
     def _drop_unfinished_slot(self, slot: SlotStatus) -> None:
         """A main slot though nothing was replicated: ours, from a start that crashed, or somebody else's."""
@@ -145,11 +163,29 @@ class Preparation:
         """Drops slots that a crash left behind, after setting back the copies that died."""
         self.reset_dead_copies()
         slots = self._store.owned_slots()  # first: whoever creates one has moved its table before
-        states = {status.table_id: status.state for status in self._store.tables()}
+        needed = {status.sync_slot for status in self._store.tables() if status.state in _NEED_A_SLOT}
         for owned in slots:
-            is_needed = owned.table_id is not None and states.get(owned.table_id) in _NEED_A_SLOT
+            is_needed = owned.name in needed
             if owned.name != self._source.main_slot and not is_needed:
                 self._drop_unless_active(owned.name)
+
+    def _tell_of_other_slots(self, connection: Connection) -> None:
+        """The slot of a pipeline that was renamed fills the source's disk, and nobody else would say so."""
+        owned = {slot.name for slot in self._store.owned_slots()}
+        for slot in unread_slots(connection):
+            if slot.name in owned or slot.name in self._told_slots:
+                continue
+            self._told_slots.add(slot.name)
+            size = "WAL" if slot.bytes_behind is None else f"{slot.bytes_behind / (1 << 20):,.0f} MB of WAL"
+            _log.warning(
+                "replication slot %s is not one of pipeline %s; it is not read at the moment and keeps %s on the "
+                "source. If a pipeline that it belongs to still runs from time to time, nothing is wrong; if that was "
+                "renamed or given up, drop it: SELECT pg_drop_replication_slot('%s')",
+                slot.name,
+                self._config.pipeline,
+                size,
+                slot.name,
+            )
 
     def reset_dead_copies(self) -> None:
         """Sets tables that nobody copies any more back to INIT."""
@@ -159,7 +195,8 @@ class Preparation:
             # A copy's session ends after its state has moved. So one without a session whose state has not moved, as
             # seen after the sessions were, has died; it may also have finished since we saw its state first.
             if status.table_id not in running and self._store.table(status.table_id) == status:
-                self._source.drop_if_owned(self._source.sync_slot(status.table_id))
+                if status.sync_slot is not None:
+                    self._source.drop_if_owned(status.sync_slot)
                 with contextlib.suppress(StateConflict):  # its process, or another one, was faster
                     self._store.transition(status, TableState.INIT)
                     self._observer.on_state(status.name, TableState.INIT)

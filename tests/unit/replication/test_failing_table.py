@@ -16,6 +16,7 @@ from etl_core.replication.active import ActiveTables
 from etl_core.replication.applier import Applier, Reactions
 from etl_core.replication.assembler import Assembled, Assembler
 from etl_core.replication.observer import Observer
+from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.table import TableSchema
 from etl_core.state.sql_store import open_store
 from etl_core.testing.source_model import SourceModel, SourceTable
@@ -74,7 +75,7 @@ def test_the_error_is_stored_before_the_table_leaves_the_stream(tmp_path: Path) 
         Observer(),
         write_lock=threading.Lock(),
         stop=threading.Event(),
-        is_main=True,
+        fence=StreamFence("1/1/0/1", None),
         unknown_types_to_bytes=True,
     )
     applier.apply(assembled(source, (good, bad)))
