@@ -88,15 +88,34 @@ class WatermarkMove:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamPosition:
+    """Where the main stream of one incarnation of the source stands in a destination.
+
+    `incarnation` is `SourceIdentity.incarnation`: positions of two of them cannot be compared. None in bookkeeping that
+    was written before incarnations were recorded.
+    """
+
+    lsn: Lsn
+    incarnation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMove:
+    """The position of the stream that a destination is expected to have, None for none, and the one it gets."""
+
+    expected: StreamPosition | None
+    new: StreamPosition
+
+
+@dataclass(frozen=True, slots=True)
 class WriteBatch:
     """Whole source transactions, all tables together: one destination transaction.
 
     `parts` is iterated once, in order; a table may come several times (a transaction larger than memory is
     read back from the spool part by part). `watermarks` has every table in `parts`, and may have more.
-    `stream_lsn` is the end LSN of the last transaction for the main stream; None when a table's catch-up writes.
-    A destination keeps the furthest: a batch that is read again after a crash may end before it.
+    `stream` moves the position of the main stream; None when a table's catch-up writes.
     """
 
     parts: Iterable[TableChanges]
     watermarks: Mapping[TableId, WatermarkMove]
-    stream_lsn: Lsn | None
+    stream: StreamMove | None

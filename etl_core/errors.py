@@ -120,7 +120,7 @@ class DestinationUnusable(DestinationError):
 
 
 class WatermarkConflict(EtlError):
-    """A table's watermark in the destination is not the one the writer expected: someone else wrote it.
+    """A position in the destination, of a table or of the stream, is not the expected one: someone else wrote it.
 
     Nothing of the batch was applied. The writer reloads watermarks and table states before it goes on.
     """
@@ -128,6 +128,14 @@ class WatermarkConflict(EtlError):
 
 class StateConflict(EtlError):
     """A table's state changed between reading and writing it. Read again and decide again."""
+
+
+class ClaimLost(StateConflict):
+    """Another process has claimed the pipeline's stream since: nothing was stored, and nothing may be on its behalf."""
+
+
+class OutcomeUnknown(TransientError):
+    """Whether a state change was stored is not known. The stream ends, and starts again from what is stored."""
 
 
 class StateStoreUnavailable(TransientError):

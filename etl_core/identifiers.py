@@ -13,7 +13,8 @@ TableId = NewType("TableId", int)
 """A relation OID: unsigned 32 bits. Survives a rename, not a drop and re-creation."""
 
 _FOLD = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-# NAMEDATALEN - 1 is 63; `etl_`, `_sync_` and a 10-digit OID leave 43 for the pipeline.
+# NAMEDATALEN - 1 is 63; `etl_`, `_s`, an OID in 7 characters, `_` and a copy's 6 leave 43 for the pipeline.
+_NAME_LENGTH = 63
 _PIPELINE = re.compile(r"[a-z][a-z0-9_]{0,42}")
 _BARE = re.compile(r"[a-z_\x80-\U0010ffff][a-z0-9_$\x80-\U0010ffff]*")
 _PART = re.compile(r'"(?:[^"\x00]|"")+"|[^".\x00]+')
@@ -79,6 +80,20 @@ def main_slot_name(pipeline: str) -> str:
     return f"etl_{pipeline}"
 
 
-def sync_slot_name(pipeline: str, table_id: TableId) -> str:
-    """The slot that a table's initial copy creates and its catch-up reads: `etl_shop_sync_16412`."""
-    return f"etl_{pipeline}_sync_{table_id}"
+def sync_slot_name(pipeline: str, table_id: TableId, copy: str) -> str:
+    """The slot that one copy of a table creates and its catch-up reads: `etl_shop_sync_16412_4f09ac`.
+
+    `copy` is what tells it from the table's other copies, 6 characters: a process that comes too late, with the name of
+    an older copy's slot, finds none. A long pipeline name is followed by `_s` and the OID in base 36.
+    """
+    name = f"etl_{pipeline}_sync_{table_id}_{copy}"
+    return name if len(name) <= _NAME_LENGTH else f"etl_{pipeline}_s{_base_36(table_id)}_{copy}"
+
+
+def _base_36(number: int) -> str:
+    digits = string.digits + string.ascii_lowercase
+    text = ""
+    while number or not text:
+        number, digit = divmod(number, 36)
+        text = digits[digit] + text
+    return text

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
+from etl_core.batch import WatermarkMove, WriteBatch
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination, Positions, SharingDestination, WaitingDestination
 from etl_core.destination.registry import build_destination
@@ -37,17 +38,20 @@ from etl_core.replication.catchup import CatchUp
 from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
 from etl_core.replication.describe import Describer
-from etl_core.replication.handover import Handover, SyncSlots
+from etl_core.replication.handover import Handover
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.look import Look
+from etl_core.replication.naming import tables_named
 from etl_core.replication.observer import Observer
 from etl_core.replication.prepare import Preparation
 from etl_core.replication.shared_copy import help_copy
 from etl_core.replication.source import Source
 from etl_core.replication.stopped_tables import Keeping, StoppedTables
 from etl_core.replication.stream import Streamed, StreamWorker
+from etl_core.replication.stream_fence import StreamFence
+from etl_core.replication.sync_slots import SyncSlots
+from etl_core.replication.teardown import Teardown, TeardownPlan
 from etl_core.replication.verify import Verifier
-from etl_core.source.publication import drop_publication
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import current_lsn
 from etl_core.source.shutdown_watch import ShutdownWatch
@@ -285,24 +289,32 @@ class Pipeline:
             stream.close()
             raise
         watch = ShutdownWatch(lambda: self.source.connect("watch"))
+        fence = StreamFence(identity.incarnation, progress.written_lsn)
         keeping = Keeping(
-            self.source.keep_changes, self.source.drop_if_owned, self.source.wal_kept_by, self.config.batch.kept_wal
+            self.source.keep_changes,
+            self._complete_up_to,
+            self.source.drop_if_owned,
+            self.source.wal_kept_by,
+            self.config.batch.kept_wal,
         )
         handover = Handover(
             self.store,
             self.destination,
             active,
-            SyncSlots(self.source.existing_owned_slots, self.source.drop_if_owned),
-            self._begin_catch_up,
+            SyncSlots(self.source, self.store, self.observer),
+            lambda status, snapshot_lsn, slot: self._begin_catch_up(status, snapshot_lsn, slot, identity.incarnation),
             self.observer,
             StoppedTables(self.store, active, keeping),
+            fence,
             hold=self._stream_hold.look,
             stop=self.stop,
+            claim=progress.claim,
+            write_lock=self._write_lock,
         )
         try:
-            handover.start(start, progress.written_lsn if progress else None)
+            handover.start(start)
             reactions = Reactions(handover.table_failed, handover.reload)
-            applier = self._applier(active, reactions, is_main=True, resumes=progress, server_now=stream.server_now)
+            applier = self._applier(active, reactions, fence=fence, resumes=progress, server_now=stream.server_now)
             assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
             watch.begin()
             worker = StreamWorker(
@@ -330,6 +342,10 @@ class Pipeline:
         with contextlib.suppress(EtlError):
             self.store.save_stream_error(str(error), error.hint)
 
+    def _complete_up_to(self, table_id: TableId, move: WatermarkMove) -> None:
+        with self._write_lock:
+            self.destination.write(WriteBatch((), {table_id: move}, None))
+
     def _open_main_stream(self, start: Lsn) -> ReplicationStream:
         return self.source.open_stream(self.source.main_slot, start, "stream")
 
@@ -338,7 +354,7 @@ class Pipeline:
         active: ActiveTables,
         reactions: Reactions,
         *,
-        is_main: bool,
+        fence: StreamFence | None,
         resumes: ReplicationProgress | None = None,
         server_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> Applier:
@@ -350,22 +366,28 @@ class Pipeline:
             self.observer,
             write_lock=self._write_lock,
             stop=self.stop,
-            is_main=is_main,
+            fence=fence,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             resumes=resumes,
             server_now=server_now,
         )
 
-    def _begin_catch_up(self, status: TableStatus, snapshot_lsn: Lsn) -> CatchUp:
-        table_id, slot = status.table_id, status.sync_slot
+    def _begin_catch_up(
+        self, status: TableStatus, snapshot_lsn: Lsn, slot: SlotStatus, incarnation: str
+    ) -> CatchUp | None:
+        table_id = status.table_id
         stored = self.store.schema(table_id)
-        mark = self.destination.positions().tables.get(table_id)
-        if stored is None or mark is None or slot is None or mark < snapshot_lsn:
+        positions = self.destination.positions()
+        mark = positions.tables.get(table_id)
+        is_ours = positions.stream is None or positions.stream.incarnation in (incarnation, None)
+        if stored is None or mark is None or mark < snapshot_lsn or not is_ours:
             raise CopyNeeded(
-                f"{status.name} cannot catch up: its copy is incomplete",
+                f"{status.name} cannot catch up: its copy is not in the destination",
                 table=str(status.name),
-                hint=f"etl resync {status.name}",
+                hint=f"was the destination restored or replaced? etl resync {status.name}",
             )
+        if slot.confirmed_flush_lsn is None or slot.confirmed_flush_lsn > mark:
+            return None
         active = ActiveTables()
         active.activate(table_id, mark, stored[1])
         describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
@@ -374,15 +396,21 @@ class Pipeline:
             raise error
 
         def reload() -> None:
-            marks = self.destination.positions().tables
-            active.activate(table_id, marks.get(table_id, snapshot_lsn), active.schema(table_id) or stored[1])
+            found = self.destination.positions().tables.get(table_id)
+            if found is None or found < active.watermarks()[table_id]:
+                raise CopyNeeded(
+                    f"{status.name}: the destination's watermark went back to {found} while it caught up",
+                    table=str(status.name),
+                    hint=f"was the destination restored or replaced? etl resync {status.name}",
+                )
+            active.activate(table_id, found, active.schema(table_id) or stored[1])
 
         return CatchUp(
             table_id,
             snapshot_lsn,
-            lambda: self.source.open_stream(slot, Lsn(0), f"catchup_{table_id}"),
+            lambda: self.source.open_stream(slot.name, Lsn(0), f"catchup_{table_id}"),
             lambda start: Assembler(describer, memory_limit=self.config.batch.max_bytes // 4, start_lsn=start),
-            self._applier(active, Reactions(table_failed, reload), is_main=False),
+            self._applier(active, Reactions(table_failed, reload), fence=None),
             self.config.batch,
             describer.close,
         )
@@ -420,19 +448,25 @@ class Pipeline:
     # --- tables -----------------------------------------------------------------------------------------------
 
     def find(self, name: TableName) -> TableStatus:
-        """The status of a table by name. Raises ConfigError naming the known ones."""
+        """The status of a table by name, its old or its new one. Raises ConfigError naming the known ones."""
         tables = self.store.tables()
         for status in tables:
             if status.name == name:
                 return status
+        for status in tables_named(self.store, self.source, name):
+            return status
         known = ", ".join(str(status.name) for status in tables[:8]) or "none"
         raise ConfigError(f"{name} is not a table of pipeline {self.config.pipeline}", hint=f"its tables: {known}")
 
     def resync(self, name: TableName) -> None:
-        """Has a table copied again, behind the swap: by a running `run`, or at the next one."""
-        status = self.find(name)
-        if status.state is not TableState.INIT:
-            self._transition(status, TableState.INIT)
+        """Has a table copied again, behind the swap: by a running `run`, or at the next one.
+
+        Both tables if two have swapped names: which one is meant is not to be guessed.
+        """
+        self.find(name)
+        for status in tables_named(self.store, self.source, name):
+            if status.state is not TableState.INIT:
+                self._transition(status, TableState.INIT)
 
     def pause(self, name: TableName) -> None:
         """Stops applying a table's changes. Its data stays as it is."""
@@ -535,25 +569,13 @@ class Pipeline:
             return error
         return error if error.at >= progress.updated_at else None
 
+    def plan_teardown(self) -> TeardownPlan:
+        """What `teardown` would drop on the source, and what it would leave behind."""
+        return Teardown(self.source, self.store, self.destination).plan()
+
     def teardown(self) -> list[str]:
         """Drops the slots and the publication this pipeline created, then forgets its state; says what was dropped.
 
-        The destination keeps its tables. Raises SlotInUse while somebody streams.
+        The destination keeps its tables. On another cluster nothing is dropped. Raises SlotInUse while a stream runs.
         """
-        main = self.source.slot_status(self.source.main_slot)
-        if main is not None and main.active:
-            raise SlotInUse(
-                f"pipeline {self.config.pipeline} is streaming", active_pid=main.active_pid, hint="stop it first"
-            )
-        dropped = []
-        for owned in self.store.owned_slots():
-            self.source.drop_owned_slot(owned.name)
-            dropped.append(f"replication slot {owned.name}")
-        if self.store.publication_owned():
-            with self.source.connect("teardown") as connection:
-                drop_publication(connection, self.source.publication)
-            dropped.append(f"publication {self.source.publication}")
-        for status in self.store.tables():
-            self.destination.forget(status.table_id)
-        self.store.clear()
-        return dropped
+        return Teardown(self.source, self.store, self.destination).run()

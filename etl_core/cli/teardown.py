@@ -9,12 +9,14 @@ from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.texts import plural, put
 from etl_core.errors import ConfigError
 from etl_core.pipeline import Pipeline
+from etl_core.replication.teardown import TeardownPlan
 
 
 def teardown(pipeline: Pipeline, arguments: Arguments) -> int:
     pipeline.store.migrate()
-    plan = _plan(pipeline)
-    if not plan:
+    planned = pipeline.plan_teardown()
+    plan = _plan(pipeline, planned)
+    if not plan and not planned.left:
         put(f"there is nothing to tear down: pipeline {pipeline.config.pipeline} has created nothing")
         return DONE
     if not arguments.yes and not sys.stdin.isatty():
@@ -24,6 +26,8 @@ def teardown(pipeline: Pipeline, arguments: Arguments) -> int:
     put(f"etl teardown of pipeline {pipeline.config.pipeline} will")
     for line in plan:
         put(f"  {line}")
+    for line in planned.left:
+        put(f"  leave {line}")
     put("The destination keeps its tables.")
     if not arguments.yes and not _is_confirmed():
         put("nothing was dropped")
@@ -34,10 +38,10 @@ def teardown(pipeline: Pipeline, arguments: Arguments) -> int:
     return DONE
 
 
-def _plan(pipeline: Pipeline) -> list[str]:
+def _plan(pipeline: Pipeline, planned: TeardownPlan) -> list[str]:
     store = pipeline.store
-    lines = [f"drop replication slot {slot.name}" for slot in store.owned_slots()]
-    if store.publication_owned():
+    lines = [f"drop replication slot {slot.name}" for slot in planned.slots]
+    if planned.drops_publication:
         lines.append(f"drop publication {pipeline.source.publication}")
     tables = len(store.tables())
     if tables:

@@ -14,12 +14,12 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from etl_core.batch import PartialRows, TableChanges, WriteBatch
+from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
 from etl_core.destination.options import check_options
-from etl_core.destination.protocol import Positions, check_count
+from etl_core.destination.protocol import Positions, check_count, check_stream
 from etl_core.errors import DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import ZERO, Lsn
+from etl_core.lsn import Lsn
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
@@ -49,7 +49,7 @@ class State:
 
     tables: Mapping[TableName, StoredTable] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, TableId], Watermark] = field(default_factory=dict)
-    streams: Mapping[str, Lsn] = field(default_factory=dict)
+    streams: Mapping[str, StreamPosition] = field(default_factory=dict)
 
 
 class MemoryDatabase:
@@ -88,7 +88,9 @@ class MemoryDestination:
                 schema = changes.schema
                 if marks[schema.table_id].name != schema.name:
                     raise SchemaChangeRefused(
-                        f"{marks[schema.table_id].name} was renamed to {schema.name}", table=str(schema.name)
+                        f"{marks[schema.table_id].name} was renamed to {schema.name}",
+                        table=str(schema.name),
+                        hint=f"copy it under its new name: etl resync {schema.name}",
                     )
                 tables[schema.name] = apply_changes(tables[schema.name], changes)
             moved = {
@@ -96,8 +98,8 @@ class MemoryDestination:
                 for table_id, move in batch.watermarks.items()
             }
             streams = dict(before.streams)
-            if batch.stream_lsn is not None:
-                streams[self._pipeline] = max(streams.get(self._pipeline, ZERO), batch.stream_lsn)
+            if batch.stream is not None:
+                streams[self._pipeline] = batch.stream.new
             self._database.state = State(tables, {**before.watermarks, **moved}, streams)
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
@@ -123,6 +125,7 @@ class MemoryDestination:
                 raise WatermarkConflict(
                     f"table {table_id} has the watermark {stored}, not the expected {move.expected}"
                 )
+        check_stream(state.streams.get(self._pipeline), batch.stream)
         return marks
 
 

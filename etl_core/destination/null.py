@@ -12,12 +12,12 @@ from typing import Self
 
 import pyarrow as pa
 
-from etl_core.batch import WriteBatch
+from etl_core.batch import StreamPosition, WriteBatch
 from etl_core.destination.options import check_options
-from etl_core.destination.protocol import Positions
+from etl_core.destination.protocol import Positions, check_stream
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId
-from etl_core.lsn import ZERO, Lsn
+from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 
 
@@ -27,7 +27,7 @@ class NullDestination:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tables: dict[TableId, Lsn] = {}
-        self._stream: Lsn | None = None
+        self._stream: StreamPosition | None = None
 
     def prepare(self) -> None:
         """Nothing to create."""
@@ -46,8 +46,8 @@ class NullDestination:
             pass
         with self._lock:
             self._tables.update({table_id: move.new for table_id, move in batch.watermarks.items()})
-            if batch.stream_lsn is not None:
-                self._stream = max(self._stream or ZERO, batch.stream_lsn)
+            if batch.stream is not None:
+                self._stream = batch.stream.new
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 the same for every table
         return iter(())
@@ -64,6 +64,7 @@ class NullDestination:
             for table_id, move in batch.watermarks.items():
                 if self._tables.get(table_id) != move.expected:
                     raise WatermarkConflict(f"table {table_id} does not have the watermark {move.expected}")
+            check_stream(self._stream, batch.stream)
 
     def _publish(self, table_id: TableId, watermark: Lsn) -> None:
         with self._lock:

@@ -3,7 +3,8 @@
 The two promises a destination makes, and everything else follows from them:
 
 - **One transaction.** `write` and `TableCopy.publish` make data and watermarks durable together or not at all.
-- **The watermark is a fence.** `write` applies nothing if a touched table's stored watermark is not the expected one.
+- **The positions are a fence.** `write` applies nothing if a touched table's stored watermark is not the expected one,
+  or, in a batch of the main stream, the stored position of the stream.
 
 A destination without transactions offers an equivalent (sequence number, offset token, snapshot property,
 idempotent job id) and says so in its docstring and in `docs/delivery.md`.
@@ -20,8 +21,8 @@ from typing import Protocol, Self, runtime_checkable
 
 import pyarrow as pa
 
-from etl_core.batch import WriteBatch
-from etl_core.errors import DestinationUnavailable
+from etl_core.batch import StreamMove, StreamPosition, WriteBatch
+from etl_core.errors import DestinationUnavailable, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -32,11 +33,11 @@ class Positions:
     """What the destination durably holds for one pipeline.
 
     `tables` has a watermark per published table; a table that is not in it has no usable data.
-    `stream` is the furthest end LSN of a batch of the main stream, None before the first.
+    `stream` is what the last batch of the main stream moved it to, None before the first.
     """
 
     tables: Mapping[TableId, Lsn]
-    stream: Lsn | None
+    stream: StreamPosition | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,14 @@ class WaitingDestination(Protocol):
         """`positions`, but waits at most so many seconds."""
 
 
+@runtime_checkable
+class StagingDestination(Protocol):
+    """A destination whose copies leave something behind when their process is killed: asked for at teardown."""
+
+    def discard_staging(self) -> None:
+        """Removes what this pipeline's copies have staged; of one that still runs as far as that can be told."""
+
+
 class Destination(Protocol):
     """A place that tables are replicated into, on behalf of one pipeline.
 
@@ -167,7 +176,9 @@ class Destination(Protocol):
         Returns the jobs that did it where the destination has such; what was lost with an answer may be missing.
 
         Raises WatermarkConflict, having applied nothing, if any table in `batch.watermarks` does not have its
-        `expected` watermark. On return everything is durable.
+        `expected` watermark, or the stream is not where `batch.stream` expects it: compared in the transaction that
+        moves them. A destination that needs several transactions for a batch compares the stream's position in each of
+        them, and moves it in the last. On return everything is durable.
         """
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
@@ -178,3 +189,15 @@ class Destination(Protocol):
 
     def close(self) -> None:
         """Releases what is held. Idempotent."""
+
+
+def check_stream(found: StreamPosition | None, move: StreamMove | None) -> None:
+    """Raises WatermarkConflict unless the stream is where a batch that moves it expects it."""
+    if move is not None and found != move.expected:
+        raise WatermarkConflict(f"the stream is at {_told(found)} in the destination, not at {_told(move.expected)}")
+
+
+def _told(position: StreamPosition | None) -> str:
+    if position is None:
+        return "no position"
+    return f"{position.lsn}" + (f" of {position.incarnation}" if position.incarnation else "")

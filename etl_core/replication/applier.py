@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from etl_core.batch import ChangeCounts, TableChanges, WatermarkMove, WriteBatch
+from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_segment
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
@@ -39,6 +39,7 @@ from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, PROGRE
 from etl_core.replication.isolation import find_failing
 from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.retry import Backoff
+from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.schema.diff import diff
 from etl_core.schema.table import TableSchema
@@ -66,6 +67,7 @@ class Reactions:
 class _Attempt:
     counts: dict[TableId, ChangeCounts] = field(default_factory=dict)
     schemas: dict[TableId, TableSchema] = field(default_factory=dict)
+    stream: StreamMove | None = None
     jobs: tuple[Job, ...] = ()
 
     def add(self, other: _Attempt) -> None:
@@ -79,8 +81,8 @@ class _Attempt:
 class Applier:
     """Decodes and writes the batches of one stream; one thread at a time.
 
-    `write_lock` is shared by all appliers of a destination. `is_main` says that the stream's position goes with
-    the batch; a catch-up moves only its table's watermark.
+    `write_lock` is shared by all appliers of a destination. `fence` is the main stream's, whose position goes with the
+    batch; a catch-up has none, and moves only its table's watermark.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Applier:
         *,
         write_lock: threading.Lock,
         stop: threading.Event,
-        is_main: bool,
+        fence: StreamFence | None,
         unknown_types_to_bytes: bool,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
@@ -107,7 +109,7 @@ class Applier:
         self._write_lock = write_lock
         self._stop = stop
         self._leaving = threading.Event()
-        self._is_main = is_main
+        self._fence = fence
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._backoff = backoff or Backoff()
         self._rows = resumes.rows if resumes else 0
@@ -139,7 +141,7 @@ class Applier:
         started = time.monotonic()
         attempt = self._written(batch)
         seconds = time.monotonic() - started
-        if not self._is_main:
+        if self._fence is None:
             return
         rows = sum(counts.rows for counts in attempt.counts.values())
         self._commit_time = batch.commit_time or self._commit_time
@@ -159,7 +161,7 @@ class Applier:
         while True:
             try:
                 if not is_applied:
-                    self._write(batch, moves, attempt, batch.end_lsn if self._is_main else None)
+                    self._write(batch, moves, attempt, moves_stream=True)
                     is_applied = True
                 self._note(batch, moves, attempt)
                 attempt.add(alone)
@@ -175,7 +177,7 @@ class Applier:
                 wait = next(waits, None)
                 if wait is not None and not self._is_stopped_within(wait):
                     self._observer.on_retry(error, wait)
-                    is_applied = is_applied or self._was_applied(moves)
+                    is_applied = is_applied or self._was_applied(moves, attempt)
                 elif wait is not None or is_applied or not isinstance(error, DestinationUnavailable):
                     raise
                 else:
@@ -184,7 +186,7 @@ class Applier:
             except DestinationUnusable:
                 raise
             except DestinationError as error:
-                is_applied = is_applied or self._was_applied(moves)
+                is_applied = is_applied or self._was_applied(moves, attempt)
                 if not is_applied:
                     self._isolate(error, batch, alone)
             if not is_applied:
@@ -211,13 +213,13 @@ class Applier:
             moves = {table_id: move for table_id, move in self._moves(batch).items() if table_id in group}
             attempt = _Attempt()
             try:
-                self._write(batch, moves, attempt, None)
+                self._write(batch, moves, attempt, moves_stream=False)
             except TableError as found:
                 if len(group) > 1:
                     self._fail_table(found, batch)
                 return found
             except (DestinationError, TransientError) as found:
-                if not self._was_applied(moves):
+                if not self._was_applied(moves, attempt):
                     return found
             self._note_tables(batch, moves, attempt)
             alone.add(attempt)
@@ -250,9 +252,9 @@ class Applier:
         return True
 
     def _write(
-        self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt, stream_lsn: Lsn | None
+        self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt, *, moves_stream: bool
     ) -> None:
-        """`stream_lsn` goes with the main stream's batches, unless only some tables of one are written."""
+        """`moves_stream` is False where only some tables of a batch are written."""
         if not moves:
             return
         parts = self._decode(batch, moves, attempt)
@@ -261,7 +263,8 @@ class Applier:
             parts = iter(list(parts))
         reach(BATCH_DECODED)
         with self._write_lock:
-            attempt.jobs = self._write_to_destination(WriteBatch(parts, moves, stream_lsn))
+            attempt.stream = self._fence.move(batch.end_lsn) if moves_stream and self._fence is not None else None
+            attempt.jobs = self._write_to_destination(WriteBatch(parts, moves, attempt.stream))
         reach(BATCH_WRITTEN)
 
     def _write_to_destination(self, batch: WriteBatch) -> tuple[Job, ...]:
@@ -279,7 +282,8 @@ class Applier:
 
     def _note(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
         """Takes note of what a write has made durable, though its answer was lost. May be repeated."""
-        if moves:
+        if attempt.stream is not None and self._fence is not None:
+            self._fence.moved(attempt.stream)
             self._written_lsn = batch.end_lsn
         self._note_tables(batch, moves, attempt)
 
@@ -306,14 +310,18 @@ class Applier:
                 attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
                 yield changes
 
-    def _was_applied(self, moves: dict[TableId, WatermarkMove]) -> bool:
-        """Whether the write whose answer was lost took place: then every watermark is where it was to go."""
+    def _was_applied(self, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> bool:
+        """Whether the write whose answer was lost took place: then every position is where it was to go."""
         try:
-            marks = self._destination.positions().tables
+            positions = self._destination.positions()
         except TransientError:
             return False
+        if attempt.stream is not None and positions.stream != attempt.stream.new:
+            return False
         moving = {table_id: move.new for table_id, move in moves.items() if move.new != move.expected}
-        return bool(moving) and all(marks.get(table_id) == new for table_id, new in moving.items())
+        return bool(moving or attempt.stream) and all(
+            positions.tables.get(table_id) == new for table_id, new in moving.items()
+        )
 
     def _fail_table(self, error: TableError, batch: Assembled) -> None:
         table_id = self._named(error.table, batch)
@@ -335,6 +343,10 @@ class Applier:
                 if str(piece.schemas[table_id].name) == name and table_id in self._active:
                     return table_id
         return self._active.named(name)
+
+    def watermark(self, table_id: TableId) -> Lsn:
+        """Of an active table, as the destination is known to have it."""
+        return self._active.watermarks()[table_id]
 
     def move_watermark(self, table_id: TableId, to: Lsn) -> None:
         """Says in the destination that a table is complete up to `to`, without changes."""
@@ -376,7 +388,8 @@ class Applier:
         rate = rows / (clock - self._stored_at)
         self._stored_at = clock
         lag = age(lag_since, self._server_now()) if lag_since else 0.0
-        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now, self._written_lsn)
+        claim = None if self._stored is None else self._stored.claim
+        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now, self._written_lsn, claim)
         waits = self._backoff.waits()
         while True:
             try:

@@ -22,6 +22,9 @@ from etl_core.replication.failpoints import CATCHUP_WRITTEN, reach
 from etl_core.source.replication_stream import Pause, ReplicationStream
 
 _WAIT = 0.1
+_MARK_EVERY = 64 << 20
+"""Bytes of WAL without changes of the table after which the destination is told that it is complete so far. The slot is
+confirmed no further than that, so that one that is confirmed beyond the destination has been read by someone else."""
 _MEMORY_SHARE = 4
 """A catch-up takes a quarter of the memory of the main stream: several may run beside it."""
 
@@ -161,7 +164,11 @@ class CatchUp:
             with self._condition:
                 self._last_write = LastWrite(time.monotonic() - began, assembler.end_lsn - self._through)
         position = max(assembler.end_lsn, stream.server_lsn)
-        stream.confirm(position)
+        mark = self.applier.watermark(self.table_id)
+        if position - min(position, mark) > _MARK_EVERY:
+            self.applier.move_watermark(self.table_id, position)
+            mark = position
+        stream.confirm(min(position, mark))
         with self._condition:
             if position > self._through:
                 self._through = position

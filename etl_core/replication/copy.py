@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from etl_core.destination.protocol import Destination, SharedCopy, TableCopy, check_count
 from etl_core.errors import (
     EtlError,
+    SlotInUse,
     StateConflict,
     Stopped,
     TableAbsent,
@@ -112,20 +113,21 @@ class TableCopier:
         if self._stop.is_set() or self._drain.is_set():
             return TransientError(f"{status.name} was not copied: stopped before its turn")
         started = time.monotonic()
+        slot = self._source.new_sync_slot(status.table_id)
         try:
-            return self.copy(status)
+            return self._copy(status, slot)
         except StateConflict as error:
             return error  # somebody else copies the table, or has decided otherwise: theirs to fail or finish
         except EtlError as error:
             if self._stop.is_set() or isinstance(error, Stopped):
                 self._give_up(status)
             else:
-                self._fail(status, error, time.monotonic() - started)
+                self._fail(status, slot, error, time.monotonic() - started)
             return error
         except Exception as error:
             expected = explain_os_error(error)
             if expected is not None:
-                self._fail(status, expected, time.monotonic() - started)
+                self._fail(status, slot, expected, time.monotonic() - started)
                 return expected
             # The copies of other tables go on. Its text is left out: it may quote a row.
             _log.error("the copy of %s ended with %s\n%s", status.name, type(error).__name__, where(error))
@@ -134,23 +136,22 @@ class TableCopier:
                 table=str(status.name),
                 hint=f"the log says where; report it, and try again: etl resync {status.name}",
             )
-            self._fail(status, unexpected, time.monotonic() - started)
+            self._fail(status, slot, unexpected, time.monotonic() - started)
             return unexpected
 
-    def copy(self, status: TableStatus) -> Copied:
-        """Copies one table that is in INIT. On return it is in FINISHED_COPY.
+    def _copy(self, status: TableStatus, slot: str) -> Copied:
+        """Copies one table that is in INIT, under a new slot of that name. On return it is in FINISHED_COPY.
 
         Raises what went wrong; nothing but the table's state (DATA_SYNC) is left behind then.
         """
         started = time.monotonic()
         self._wait_for_slots()
-        slot = self._source.sync_slot(status.table_id)
         # Other processes tell a copy that runs from one that died by this connection: it is there as long as DATA_SYNC.
         # It also creates the slot, and keeps the slot's snapshot alive as long as it does nothing else.
         with self._source.connect(f"copy_{status.table_id}", replication=True) as exporter:
             status = self._move(status, TableState.DATA_SYNC, TableUpdate(sync_slot=slot, attempts=status.attempts))
             reach(COPY_STARTED)
-            self._source.drop_if_owned(slot)  # of a copy that died
+            self._drop_slots_of_other_copies(status)
             try:
                 rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot, exporter)
             except BaseException:
@@ -159,7 +160,7 @@ class TableCopier:
             reach(COPY_PUBLISHED)
             self._store.save_schema(table.schema, snapshot_lsn)
             status = self._move(
-                status,
+                replace(status, name=table.name),  # the source's, if it was renamed
                 TableState.FINISHED_COPY,
                 TableUpdate(snapshot_lsn=snapshot_lsn, sync_slot=slot, rows_copied=rows),
             )
@@ -242,6 +243,13 @@ class TableCopier:
             if self._drain.is_set() or self._stop.wait(_SLOT_WAIT):
                 raise Stopped("stopped while the stream takes in the tables that are copied")
 
+    def _drop_slots_of_other_copies(self, status: TableStatus) -> None:
+        """Of copies that died or were given up. One that is still read is dropped at the next start."""
+        for owned in self._store.owned_slots():
+            if owned.table_id == status.table_id and owned.name != status.sync_slot:
+                with contextlib.suppress(SlotInUse):
+                    self._source.drop_if_owned(owned.name, timeout=0.0)
+
     def _drop_needless_slot(self, slot: str, snapshot_lsn: Lsn) -> None:
         main = self._source.slot_status(self._source.main_slot)
         progress = self._store.progress()
@@ -266,9 +274,9 @@ class TableCopier:
             if current is not None and current.state is TableState.DATA_SYNC and current.version == status.version + 1:
                 self._move(current, TableState.INIT, TableUpdate(attempts=current.attempts))
 
-    def _fail(self, status: TableStatus, error: EtlError, seconds: float) -> None:
+    def _fail(self, status: TableStatus, slot: str, error: EtlError, seconds: float) -> None:
         current = self._store.table(status.table_id)
-        if current is None or current.state is not TableState.DATA_SYNC:
+        if current is None or current.state is not TableState.DATA_SYNC or current.sync_slot != slot:
             self._observer.on_retry(error, 0.0)  # before or after the copy itself, or someone moved the table on
             return
         first = RETRY_AFTER
@@ -279,4 +287,6 @@ class TableCopier:
             self._move(current, TableState.ERRORED, failed_update(error, current.attempts + 1, first))
         except StateConflict:
             return
+        with contextlib.suppress(TransientError):  # else at the next copy, or the next start
+            self._source.drop_if_owned(slot)
         self._observer.on_table_error(status.name, error)

@@ -4,6 +4,9 @@ A table whose snapshot the main stream has not passed is simply taken in: its wa
 which the main stream has seen no change since the snapshot: a thousand quiet tables need no catch-up. Otherwise its
 catch-up runs until it has passed the main stream's position, and the table is taken in there. Because a change
 is applied if and only if it is beyond the table's watermark, it does not matter how far beyond the catch-up got.
+
+Every state this module stores is stored under the claim of its stream: one that was replaced decides nothing any more.
+If it is not known whether a state was stored, the stream ends, and begins again from what is.
 """
 
 from __future__ import annotations
@@ -13,15 +16,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from etl_core.batch import WriteBatch
+from etl_core.batch import StreamPosition, WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.errors import (
+    ClaimLost,
     CopyNeeded,
     EtlError,
+    OutcomeUnknown,
     SlotInUse,
     StateConflict,
+    StateStoreUnavailable,
     TableError,
     TransientError,
     WatermarkConflict,
@@ -34,7 +40,10 @@ from etl_core.replication.catchup import CatchUp
 from etl_core.replication.failpoints import SYNC_DONE_STORED, SYNC_SLOT_DROPPED, reach
 from etl_core.replication.observer import Observer
 from etl_core.replication.stopped_tables import StoppedTables
+from etl_core.replication.stream_fence import StreamFence
+from etl_core.replication.sync_slots import SyncSlots
 from etl_core.schema.table import TableSchema
+from etl_core.source.slot import SlotStatus
 from etl_core.state.store import Hold, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
@@ -48,20 +57,8 @@ comes on by a batch: behind a slow destination it never comes closer."""
 _SHORT_STEP_SECONDS = 2.0
 """How long the main stream waits for last steps, all tables together, before it goes on and tries again later; or three
 times what the destination takes for a batch: one is under way, and the last one comes after it."""
-_READER_SECONDS = 10.0
-"""How long the reader of a slot, which has just left, is waited for."""
-_WITHOUT_SLOT = frozenset({TableState.READY, TableState.ERRORED, TableState.PAUSED})
-_COPIED_AGAIN = frozenset({TableState.INIT, TableState.DATA_SYNC})
-
-
-@dataclass(frozen=True, slots=True)
-class SyncSlots:
-    """What the hand-over does with sync slots, on connections of its own."""
-
-    names: Callable[[], Sequence[str]]
-    """Of those that exist on the source."""
-    drop: Callable[[str, float], object]
-    """Drops a slot this pipeline owns, and forgets it; nothing if it is gone. Waits so many seconds for its reader."""
+_STREAMED = frozenset({TableState.READY, TableState.SYNC_DONE, TableState.FINISHED_COPY})
+_CONFLICT_TRIES = 3
 
 
 class Handover:
@@ -77,15 +74,24 @@ class Handover:
         destination: Destination,
         active: ActiveTables,
         slots: SyncSlots,
-        begin_catch_up: Callable[[TableStatus, Lsn], CatchUp],
+        begin_catch_up: Callable[[TableStatus, Lsn, SlotStatus], CatchUp | None],
         observer: Observer,
         stopped: StoppedTables,
+        fence: StreamFence,
         *,
         hold: Callable[[], Hold | None],
         stop: threading.Event,
+        claim: str | None,
+        write_lock: threading.Lock,
     ) -> None:
-        """`hold` gives the hold in force, of a session that lives; see `hold.py`."""
+        """`begin_catch_up` gives None if the slot has passed what the destination has. `claim` is the stream's.
+
+        `hold` gives the hold in force, of a session that lives; see `hold.py`.
+        """
         self._stopped = stopped
+        self._fence = fence
+        self._claim = claim
+        self._write_lock = write_lock
         self._store = store
         self._destination = destination
         self._active = active
@@ -93,22 +99,20 @@ class Handover:
         self._begin_catch_up = begin_catch_up
         self._observer = observer
         self._catch_ups: dict[TableId, CatchUp] = {}
-        self._undropped: dict[str, TableId] = {}
         self._find_hold = hold
         self._stop = stop
         self._hold: Lsn | None = None
         self._start = ZERO
         self._passed: dict[TableId, Lsn] = {}
 
-    def start(self, position: Lsn, written: Lsn | None) -> None:
-        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`.
-
-        `written` is where the last batch ended that the destination is known to have.
-        """
+    def start(self, position: Lsn) -> None:
+        """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
         self._start = position
         positions = self._destination.positions()
-        if written is not None and (positions.stream is None or positions.stream < written):
-            self._refuse_older(positions.stream, position, written)
+        if self._fence.is_older(positions.stream):
+            self._refuse_older(positions.stream)
+        else:
+            self._fence.expect(positions.stream)
         marks = positions.tables
         for status in self._store.tables():
             with contextlib.suppress(StateConflict):  # someone moves it at this moment; the next look sees it
@@ -126,6 +130,8 @@ class Handover:
         try:
             self._hand_over(position, busy_wait)
             hold = self._find_hold()
+        except (OutcomeUnknown, SlotInUse):
+            raise
         except TransientError as error:
             self._observer.on_retry(error, 0.0)
             return self._hold
@@ -159,13 +165,25 @@ class Handover:
 
     # --- taking tables in -------------------------------------------------------------------------------------
 
-    def _refuse_older(self, found: Lsn | None, position: Lsn, written: Lsn) -> None:
-        """The changes in between are gone from the slot, so that every table needs a new copy."""
-        for status in self._store.tables():
-            if status.state in (TableState.READY, TableState.SYNC_DONE, TableState.FINISHED_COPY):
-                self._fail_replaced(status, f"the stream was written up to {written}, but the destination has {found}")
-        # The tables say it from now on; copied again, they must not be found wanting at the next start.
-        self._destination.write(WriteBatch((), {}, position))
+    def _refuse_older(self, found: StreamPosition | None) -> None:
+        """The changes in between are gone from the slot, so that every table needs a new copy.
+
+        The stream's position in the destination is the evidence. It is moved only when every table says it for itself.
+        """
+        what = self._fence.told(found)
+        while statuses := [status for status in self._store.tables() if status.state in _STREAMED]:
+            for status in statuses:  # until none is left: one that somebody moves meanwhile is looked at again
+                self._fail_replaced(status, what)
+                self._deactivate(status.table_id)
+        self._destination.prepare()  # it may be an empty one
+        for _ in range(_CONFLICT_TRIES):
+            self._fence.expect(self._destination.positions().stream)
+            move = self._fence.move(self._start)
+            with contextlib.suppress(WatermarkConflict), self._write_lock:
+                self._destination.write(WriteBatch((), {}, move))
+                self._fence.moved(move)
+                return
+        raise OutcomeUnknown("the destination was replaced again and again", hint="end what else writes to it")
 
     def _fail_replaced(self, status: TableStatus, what: str) -> None:
         self._fail(
@@ -218,23 +236,15 @@ class Handover:
         """READY first, then active: `reload` in the writing thread drops active tables that are not READY.
 
         Nothing between the two can fail: a table that is READY and not active would lose what the stream passes.
-        The slot goes before both: whoever sees READY may copy the table again, with a slot of the same name.
+        The slot goes before both: one that is left is found by its record only at the next start.
         """
         schema = self._schema(status)
-        if status.sync_slot is not None:
-            self._drop(status.sync_slot, status.table_id)
+        self._slots.drop(status)
         reach(SYNC_SLOT_DROPPED)
         status = self._move(
             status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
         self._activate(status, watermark, schema)
-
-    def _drop(self, slot: str, table_id: TableId) -> None:
-        try:
-            self._slots.drop(slot, _READER_SECONDS)
-        except TransientError as error:
-            self._observer.on_retry(error, 0.0)
-            self._undropped[slot] = table_id
 
     def _hand_over(self, position: Lsn, busy_wait: Callable[[], bool]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}
@@ -246,6 +256,7 @@ class Handover:
             status = by_id.get(table_id)
             if status is None or status.state is not TableState.FINISHED_COPY:
                 self._catch_ups.pop(table_id).stop()
+                self._slots.give_up(table_id)
         began = time.monotonic()
         for status in by_id.values():
             if self._stop.is_set():
@@ -261,27 +272,13 @@ class Handover:
             except TableError as error:
                 self._fail(status, error)
 
-        self._drop_slots_left({status.table_id: status.state for status in by_id.values()})
+        self._slots.drop_left(by_id)
         self._try_stopped_again(list(by_id.values()))
 
     def _try_stopped_again(self, statuses: Sequence[TableStatus]) -> None:
         for status, to, update in self._stopped.due(statuses):
             with contextlib.suppress(StateConflict):
                 self._move(status, to, update)
-
-    def _drop_slots_left(self, states: Mapping[TableId, TableState]) -> None:
-        """Those of paused tables, which are copied anew when they are resumed, and those that could not be dropped."""
-        if TableState.PAUSED in states.values():
-            owned = {slot.name: slot.table_id for slot in self._store.owned_slots() if slot.table_id is not None}
-            self._undropped |= {name: of for name, of in owned.items() if states.get(of) is TableState.PAUSED}
-        for name, table_id in list(self._undropped.items()):
-            state = states.get(table_id)
-            if state in _COPIED_AGAIN:
-                del self._undropped[name]  # there may be a new one of the same name
-            elif state in _WITHOUT_SLOT:
-                with contextlib.suppress(SlotInUse):  # a copy that was paused waits for old transactions with it
-                    self._slots.drop(name, 0.0)
-                    del self._undropped[name]
 
     def _is_left_out(self, status: TableStatus) -> bool:
         return status.state is TableState.READY and status.table_id not in self._active
@@ -296,11 +293,18 @@ class Handover:
             self._take_in(status, snapshot_lsn)
         elif len(self._catch_ups) >= _CATCH_UPS:
             return
-        elif status.sync_slot is None or status.sync_slot not in self._slots.names():
-            # The stream has passed the snapshot and nothing kept the changes in between: only a new copy has them.
-            self._move(status, TableState.INIT)
         else:
-            self._catch_ups[status.table_id] = self._begin_catch_up(status, snapshot_lsn)
+            slot = self._slots.kept(status)
+            catch_up = None if slot is None else self._begin_catch_up(status, snapshot_lsn, slot)
+            if catch_up is None:
+                # The stream has passed the snapshot and nothing kept the changes in between: only a new copy has them.
+                self._copy_again(status)
+            else:
+                self._catch_ups[status.table_id] = catch_up
+
+    def _copy_again(self, status: TableStatus) -> None:
+        self._move(status, TableState.INIT)
+        self._slots.drop(status)
 
     def _finish_catch_up(
         self, status: TableStatus, catch_up: CatchUp, position: Lsn, began: float, busy_wait: Callable[[], bool]
@@ -334,7 +338,11 @@ class Handover:
         if isinstance(error, (TransientError, WatermarkConflict)):
             self._observer.on_retry(error, 0.0)  # begun again at the next look
         elif isinstance(error, EtlError):
-            self._fail(status, error)
+            if self._slots.kept(status) is None:
+                self._observer.on_retry(error, 0.0)
+                self._copy_again(status)
+            else:
+                self._fail(status, error)
         elif isinstance(error, Exception):
             kind = type(error).__name__
             _log.error("the catch-up of %s ended with %s\n%s", status.name, kind, where(error))
@@ -352,9 +360,14 @@ class Handover:
             self._fail(status, error)
 
     def reload(self) -> None:
-        """A watermark in the destination was not the expected one: someone else wrote, or an answer was lost."""
+        """A position in the destination was not the expected one: someone else wrote, or an answer was lost."""
         active = self._active.watermarks()  # first: what is taken in meanwhile is left alone
-        marks = self._destination.positions().tables
+        positions = self._destination.positions()
+        if self._fence.is_older(positions.stream):
+            self._refuse_older(positions.stream)
+            return
+        self._fence.expect(positions.stream)
+        marks = positions.tables
         states = {status.table_id: status for status in self._store.tables()}
         for table_id, ours in active.items():
             status = states.get(table_id)
@@ -375,15 +388,26 @@ class Handover:
             self._move(status, TableState.ERRORED, update)
         except StateConflict:
             # Someone moved it on; their decision stands.
-            if update.sync_slot is not None and update.sync_slot != status.sync_slot:
-                self._drop(update.sync_slot, status.table_id)
+            if update.sync_slot != status.sync_slot:
+                self._slots.drop(replace(status, sync_slot=update.sync_slot))
             return
-        if status.sync_slot is not None and status.sync_slot != update.sync_slot:
-            # Only a new copy brings the table back: the slot would hold WAL for nothing.
-            self._drop(status.sync_slot, status.table_id)
+        if status.sync_slot != update.sync_slot:
+            self._slots.drop(status)  # only a new copy brings the table back: the slot would hold WAL for nothing
         self._observer.on_table_error(status.name, error)
 
     def _move(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
-        moved = self._store.transition(status, to, update)
+        try:
+            moved = self._store.transition(status, to, update, claim=self._claim)
+        except ClaimLost:
+            raise SlotInUse(
+                "another process streams the same pipeline since this one lost its connection",
+                hint="nothing was lost: what it has not stored is read again",
+            ) from None
+        except StateStoreUnavailable as error:
+            raise OutcomeUnknown(
+                f"{error}; whether {status.name} moved to {to.name} is not known, so the stream starts again from "
+                "what is stored",
+                hint=error.hint,
+            ) from error
         self._observer.on_state(status.name, to)
         return moved

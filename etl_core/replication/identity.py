@@ -21,7 +21,9 @@ def check_source(identity: SourceIdentity, server: ServerInfo, slot: SlotStatus 
         raise SourceChanged(
             f"the source is another PostgreSQL cluster: system identifier {server.system_identifier}, "
             f"replicated so far {identity.system_identifier}",
-            hint=f"check the address in the configuration; {_START_AGAIN}",
+            hint="check the address in the configuration; if the move is intended: etl teardown (with the old address "
+            "if that cluster still runs, or its slot stays there and keeps WAL), then etl run copies every table again "
+            "behind the swap",
         )
     if server.timeline != identity.timeline:
         raise SourceChanged(

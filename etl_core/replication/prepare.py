@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from etl_core.batch import WriteBatch
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
 from etl_core.errors import ConfigError, EtlError, SourceChanged, SourceRefused, StateConflict, Stopped, TableAbsent
@@ -18,13 +19,14 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
+from etl_core.replication.stream_fence import begin_stream
 from etl_core.replication.table_errors import absent_update, is_absent
 from etl_core.source.absence import find_absent
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
-from etl_core.source.publication import check_publication, ensure_publication
+from etl_core.source.publication import check_publication, ensure_publication, publication_oid
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
-from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.source.slot import SlotStatus, slot_status, unread_slots
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
 from etl_core.state.table_state import TableState
 
@@ -58,6 +60,7 @@ class Preparation:
         self._observer = observer
         self._stop = stop
         self._next_absent_look = 0.0
+        self._told_slots: set[str] = set()
 
     def prepare(self) -> None:
         """See `Pipeline.prepare`. What the source can refuse is asked before anything is made."""
@@ -72,11 +75,12 @@ class Preparation:
             self._destination.prepare()
             absent = self._find_absent(connection) if is_known else {}
             if ensure_publication(connection, self._source.publication, self._wanted_but(absent)):
-                self._store.set_publication_owned(True)
+                self._store.set_publication_owned(True, publication_oid(connection, self._source.publication))
             if not is_known:
                 self._begin(connection)
             self._register(published_tables(connection, self._source.publication), absent)
             self._drop_leaked_slots()
+            self._tell_of_other_slots(connection)
 
     def _check_tables(self, connection: Connection) -> None:
         """Refuses a first start with a table that the source does not have or publish; a later one goes on without."""
@@ -137,9 +141,20 @@ class Preparation:
                 ),
                 stop=self._stop,
             )
-        self._store.save_source_identity(
-            SourceIdentity(server.system_identifier, server.timeline, self._source.main_slot, created.consistent_point)
+        identity = SourceIdentity(
+            server.system_identifier,
+            server.timeline,
+            self._source.main_slot,
+            created.consistent_point,
+            server.database,
+            server.database_oid,
+            f"{connection.info.host}:{connection.info.port}",
         )
+        # First: whatever the destination says later of another source or slot, it was put there since.
+        found = self._destination.positions().stream
+        begin = begin_stream(identity.incarnation, identity.slot_lsn, found)
+        self._destination.write(WriteBatch((), {}, begin))
+        self._store.save_source_identity(identity)
 
     def _drop_unfinished_slot(self, slot: SlotStatus) -> None:
         """A main slot though nothing was replicated: ours, from a start that crashed, or somebody else's."""
@@ -220,14 +235,33 @@ class Preparation:
         """Drops slots that a crash left behind, after setting back the copies that died."""
         self.reset_dead_copies()
         slots = self._store.owned_slots()  # first: whoever creates one has moved its table before
-        statuses = {status.table_id: status for status in self._store.tables()}
+        needed = {
+            status.sync_slot
+            for status in self._store.tables()
+            if status.state in _NEED_A_SLOT or status.state is TableState.ERRORED
+        }
         for owned in slots:
-            status = None if owned.table_id is None else statuses.get(owned.table_id)
-            is_needed = status is not None and (
-                status.state in _NEED_A_SLOT or (status.state is TableState.ERRORED and status.sync_slot == owned.name)
-            )
+            is_needed = owned.name in needed
             if owned.name != self._source.main_slot and not is_needed:
                 self._drop_unless_active(owned.name)
+
+    def _tell_of_other_slots(self, connection: Connection) -> None:
+        """The slot of a pipeline that was renamed fills the source's disk, and nobody else would say so."""
+        owned = {slot.name for slot in self._store.owned_slots()}
+        for slot in unread_slots(connection):
+            if slot.name in owned or slot.name in self._told_slots:
+                continue
+            self._told_slots.add(slot.name)
+            size = "WAL" if slot.bytes_behind is None else f"{slot.bytes_behind / (1 << 20):,.0f} MB of WAL"
+            _log.warning(
+                "replication slot %s is not one of pipeline %s; it is not read at the moment and keeps %s on the "
+                "source. If a pipeline that it belongs to still runs from time to time, nothing is wrong; if that was "
+                "renamed or given up, drop it: SELECT pg_drop_replication_slot('%s')",
+                slot.name,
+                self._config.pipeline,
+                size,
+                slot.name,
+            )
 
     def reset_dead_copies(self) -> None:
         """Sets tables that nobody copies any more back to INIT."""
@@ -237,7 +271,8 @@ class Preparation:
             # A copy's session ends after its state has moved. So one without a session whose state has not moved, as
             # seen after the sessions were, has died; it may also have finished since we saw its state first.
             if status.table_id not in running and self._store.table(status.table_id) == status:
-                self._source.drop_if_owned(self._source.sync_slot(status.table_id))
+                if status.sync_slot is not None:
+                    self._source.drop_if_owned(status.sync_slot)
                 with contextlib.suppress(StateConflict):  # its process, or another one, was faster
                     self._store.transition(status, TableState.INIT)
                     self._observer.on_state(status.name, TableState.INIT)

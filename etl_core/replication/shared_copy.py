@@ -198,12 +198,13 @@ class _HelpedRanges:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _HelpedWork:
     store: SharedCopyStore
     offer: CopyOffer
     held: OfferedRange
     staged: CopyPart
+    is_staged: bool = False
 
     @property
     def part(self) -> CtidRange:
@@ -214,11 +215,13 @@ class _HelpedWork:
 
     def finish(self, rows: int) -> None:
         receipt = self.staged.finish()
+        self.is_staged = True
         reach(RANGE_STAGED)
         self.store.finish(self.offer, self.held, rows, receipt)
 
     def give_up(self) -> None:
-        self.staged.discard()
+        if not self.is_staged:  # else its receipt may be stored, though the answer was lost
+            self.staged.discard()
         try:
             self.store.give_back(self.offer, self.held)
         except (StateConflict, TransientError):

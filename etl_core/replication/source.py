@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from etl_core.errors import EtlError, PermanentError
+from etl_core.errors import EtlError, PermanentError, SourceChanged
 from etl_core.identifiers import TableId, main_slot_name, sync_slot_name
 from etl_core.lsn import Lsn
 from etl_core.silence import SILENCE
 from etl_core.source.catalog import published_tables
 from etl_core.source.connection import Connection, connect
 from etl_core.source.replication_stream import ReplicationStream
-from etl_core.source.server import application_names
+from etl_core.source.server import application_names, server_info
 from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, copy_slot, create_slot, drop_slot, slot_status
-from etl_core.state.store import StateStore
+from etl_core.state.store import OwnedSlot, StateStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,9 @@ class Source:
     def main_slot(self) -> str:
         return main_slot_name(self.pipeline)
 
-    def sync_slot(self, table_id: TableId) -> str:
-        return sync_slot_name(self.pipeline, table_id)
+    def new_sync_slot(self, table_id: TableId) -> str:
+        """A name for the slot of the copy that is about to begin: no other copy has it."""
+        return sync_slot_name(self.pipeline, table_id, secrets.token_hex(3))
 
     def connect(self, role: str, *, replication: bool = False, autocommit: bool = True) -> Connection:
         """A connection called `etl_<pipeline>_<role>` on the server."""
@@ -90,7 +92,7 @@ class Source:
         stop: threading.Event,
     ) -> CreatedSlot:
         """Creates a slot on the replication connection `connection`, recorded as ours before it exists."""
-        self.store.record_slot(name, table_id)
+        self.store.record_slot(name, table_id, server_info(connection).system_identifier)
         with self.connect("slots") as observer:
             return create_slot(
                 connection, name, export_snapshot=export_snapshot, observer=observer, on_wait=on_wait, stop=stop
@@ -125,14 +127,14 @@ class Source:
 
     def keep_changes(self, table_id: TableId) -> KeptChanges | None:
         """Keeps what the main slot has not confirmed in a slot of the table's own; None if the server refuses that."""
-        name = self.sync_slot(table_id)
-        self.drop_if_owned(name)
-        self.store.record_slot(name, table_id)
+        name = self.new_sync_slot(table_id)
         try:
             with self.connect("slots") as connection:
+                self.store.record_slot(name, table_id, server_info(connection).system_identifier)
                 return KeptChanges(name, copy_slot(connection, self.main_slot, name))
         except EtlError:
-            self.drop_if_owned(name)  # the answer may have been lost
+            with contextlib.suppress(EtlError):  # else at the next start, by its record
+                self.drop_if_owned(name)  # the answer may have been lost
             return None
 
     def wal_kept_by(self, name: str) -> int | None:
@@ -151,20 +153,25 @@ class Source:
     def drop_if_owned(self, name: str, timeout: float = 10.0) -> bool:
         """Drops a slot unless it is none of ours, or not any more; another process may be doing it at this moment.
 
-        Says whether it was ours. Raises SlotInUse if it is still read after `timeout` seconds.
+        Says whether it was ours. Raises SlotInUse if it is still read after `timeout` seconds, and SourceChanged,
+        having dropped nothing, on another cluster than the one it was created on.
         """
         for slot in self.store.owned_slots():
             if slot.name == name:
                 with self.connect("slots") as connection:
+                    self._check_cluster(connection, slot)
                     drop_slot(connection, name, timeout=timeout)
                 self.store.forget_slot(slot)
                 return True
         return False
 
-    def existing_owned_slots(self) -> list[str]:
-        """Those of our recorded slots that exist on the server."""
-        owned = [slot.name for slot in self.store.owned_slots()]
-        if not owned:
-            return []
-        with self.connect("slots") as connection:
-            return [name for name in owned if slot_status(connection, name) is not None]
+    def _check_cluster(self, connection: Connection, slot: OwnedSlot) -> None:
+        identity = self.store.source_identity()
+        created_on = slot.system_identifier or (identity and identity.system_identifier)
+        found = server_info(connection).system_identifier
+        if created_on is not None and found != created_on:
+            raise SourceChanged(
+                f"replication slot {slot.name} was created on the cluster with system identifier {created_on}, and the "
+                f"address in the configuration leads to another one ({found}): it is not dropped there",
+                hint="check the address in the configuration",
+            )

@@ -9,12 +9,14 @@ or where no slot could be had, the table is copied again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from etl_core.batch import WatermarkMove
 from etl_core.errors import CopyNeeded, EtlError, SourceChanged, TableAbsent, TableError, TransientError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
@@ -39,6 +41,8 @@ class Keeping:
 
     keep: Callable[[TableId], KeptChanges | None]
     """Copies the main slot; None if the server refuses that."""
+    complete_up_to: Callable[[TableId, WatermarkMove], None]
+    """Says in the destination that the table is complete up to a later position."""
     drop: Callable[[str], object]
     """Drops a slot this pipeline owns, and forgets it."""
     kept_wal: Callable[[str], int | None]
@@ -109,7 +113,21 @@ class StoppedTables:
             # Cannot be, as what is confirmed was stored before; were it so, changes could be missing in between.
             self._keeping.drop(kept.slot)
             return None
-        return kept.slot, watermark
+        try:
+            return kept.slot, self._complete(status.table_id, watermark, kept.confirmed_lsn)
+        except EtlError:
+            with contextlib.suppress(TransientError):  # else at the next start, by its record
+                self._keeping.drop(kept.slot)
+            return None
+
+    def _complete(self, table_id: TableId, watermark: Lsn, confirmed: Lsn) -> Lsn:
+        """Moves the watermark of a table that had no change for long up to where its slot begins.
+
+        A slot that begins beyond the watermark is taken for one that somebody has advanced.
+        """
+        if watermark < confirmed:
+            self._keeping.complete_up_to(table_id, WatermarkMove(watermark, confirmed))
+        return max(watermark, confirmed)
 
     def _is_too_much(self, status: TableStatus) -> bool:
         size = None if status.sync_slot is None else self._keeping.kept_wal(status.sync_slot)

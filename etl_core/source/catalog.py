@@ -181,6 +181,19 @@ def published_tables(conn: Connection, publication: str) -> list[PublishedTable]
     return _read_tables(conn, _published(conn, publication), sql.SQL(_LEAVES), sql.SQL(""))
 
 
+def find_table_id(conn: Connection, name: TableName) -> TableId | None:
+    """The OID of the relation that has the name now, None if there is none."""
+    query = (
+        "SELECT c.oid::bigint FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s"
+    )
+    try:
+        row = conn.execute(query, (name.namespace, name.name)).fetchone()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    return TableId(row[0]) if row else None
+
+
 def published_table(conn: Connection, table_id: TableId, publication: str) -> PublishedTable | None:
     """One table as of now; None if it does not exist or is not published."""
     condition = sql.SQL("WHERE c.oid = {}").format(sql.Literal(int(table_id)))

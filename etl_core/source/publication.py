@@ -61,6 +61,15 @@ def find_publication(conn: Connection, name: str) -> Publication | None:
     return Publication(name, *row) if row else None
 
 
+def publication_oid(conn: Connection, name: str) -> int | None:
+    """Tells a publication from one that was created again under its name. None if there is none."""
+    try:
+        row = conn.execute("SELECT oid::bigint FROM pg_catalog.pg_publication WHERE pubname = %s", (name,)).fetchone()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    return row[0] if row else None
+
+
 def ensure_publication(conn: Connection, name: str, tables: Sequence[TableName] | None) -> bool:
     """Creates the publication for `tables` unless it exists; True if this call created it.
 

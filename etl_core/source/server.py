@@ -29,6 +29,7 @@ SELECT pg_catalog.current_setting('server_version_num')::int AS version_num,
        pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.pg_encoding_to_char(d.encoding) AS server_encoding,
        d.datname::text AS database,
+       d.oid::bigint AS database_oid,
        CURRENT_USER::text AS user_name
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
@@ -68,6 +69,7 @@ class ServerInfo:
     server_encoding: str
     database: str
     user: str
+    database_oid: int
 
 
 def server_info(conn: Connection) -> ServerInfo:
@@ -90,6 +92,7 @@ def server_info(conn: Connection) -> ServerInfo:
         server_encoding=row["server_encoding"],
         database=row["database"],
         user=row["user_name"],
+        database_oid=row["database_oid"],
     )
 
 

@@ -53,8 +53,14 @@ SELECT pg_catalog.to_jsonb(s),
            CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
                 ELSE pg_catalog.pg_current_wal_flush_lsn() END, s.confirmed_flush_lsn)::bigint
 FROM pg_catalog.pg_replication_slots s
-WHERE s.slot_name = %s
 """
+_ONE = _STATUS + "WHERE s.slot_name = %s"
+_UNREAD = (
+    _STATUS
+    + """WHERE pg_catalog.starts_with(s.slot_name::text, 'etl_') AND s.plugin = 'pgoutput' AND NOT s.temporary
+    AND NOT s.active AND s.database = pg_catalog.current_database()
+ORDER BY s.slot_name"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class SlotStatus:
     invalidation_reason: str | None
     inactive_since: str | None
     bytes_behind: int | None
+    database_oid: int | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -172,10 +179,18 @@ def copy_slot(conn: Connection, source: str, name: str) -> Lsn:
 def slot_status(conn: Connection, name: str) -> SlotStatus | None:
     """The slot as of now, None if there is none."""
     try:
-        row = conn.execute(_STATUS, (name,)).fetchone()
+        row = conn.execute(_ONE, (name,)).fetchone()
     except psycopg.Error as error:
         raise translate(error) from None
     return _status(*row) if row else None
+
+
+def unread_slots(conn: Connection) -> list[SlotStatus]:
+    """The slots of pipelines, of whichever, on this database that nobody reads at the moment, by name."""
+    try:
+        return [_status(*row) for row in conn.execute(_UNREAD).fetchall()]
+    except psycopg.Error as error:
+        raise translate(error) from None
 
 
 def find_writers(conn: Connection) -> list[Blocker]:
@@ -273,6 +288,7 @@ def _status(slot: dict[str, Any], bytes_behind: int | None) -> SlotStatus:
         invalidation_reason=slot.get("invalidation_reason"),
         inactive_since=slot.get("inactive_since"),
         bytes_behind=bytes_behind,
+        database_oid=int(slot["datoid"]) if slot["datoid"] else None,  # jsonb has OIDs as text
     )
 
 

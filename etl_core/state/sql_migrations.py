@@ -150,6 +150,15 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
         """,
     ),
+    # Which cluster, database and stream things belong to: unknown for what is there already.
+    (
+        "ALTER TABLE %(etl)ssources ADD COLUMN database TEXT",
+        "ALTER TABLE %(etl)ssources ADD COLUMN database_oid BIGINT",
+        "ALTER TABLE %(etl)ssources ADD COLUMN address TEXT",
+        "ALTER TABLE %(etl)sslots ADD COLUMN system_identifier TEXT",
+        "ALTER TABLE %(etl)spublications ADD COLUMN oid BIGINT",
+        "ALTER TABLE %(etl)sprogress ADD COLUMN claim TEXT",
+    ),
 )
 
 _WORDS = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Engine, Row, TableClause
 
-from etl_core.errors import StateConflict
+from etl_core.errors import ClaimLost, StateConflict
 from etl_core.identifiers import TableId, TableName, check_pipeline_name
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -50,11 +50,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_store(url: str, pipeline: str, *, now: Callable[[], datetime] = utc_now) -> StateStore:
+def open_store(url: str, pipeline: str, *, now: Callable[[], datetime] | None = None) -> StateStore:
     """The store of `pipeline` at `url`: `sqlite:///path` or `postgresql://…` (also `postgresql+psycopg://…`).
 
-    Does not connect; call `migrate` before anything else. `now` gives aware times; holds expire by it. Open a store
-    in the process that uses it: connections do not survive a fork. Raises ConfigError.
+    Does not connect; call `migrate` before anything else. `now` gives aware times; holds expire by it, but without it
+    in PostgreSQL by the server's clock. Open a store in the process that uses it: connections do not survive a fork.
+    Raises ConfigError.
     """
     check_pipeline_name(pipeline)
     engine, place = open_engine(url, pipeline)
@@ -64,11 +65,12 @@ def open_store(url: str, pipeline: str, *, now: Callable[[], datetime] = utc_now
 class SqlStateStore:
     """A StateStore on an engine of `sql_engine`. `place` names the database in messages, without a secret."""
 
-    def __init__(self, engine: Engine, place: str, pipeline: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, engine: Engine, place: str, pipeline: str, now: Callable[[], datetime] | None) -> None:
         self._engine = engine
         self._place = place
         self._pipeline = pipeline
-        self._now = now
+        self._now = now or utc_now
+        self._has_a_clock = engine.dialect.name == "postgresql" and now is None
         self._sql = build_tables(engine.dialect.name)
         self.shared_copies = SqlSharedCopyStore(self._sql, pipeline, self._read, self._write)
 
@@ -121,7 +123,9 @@ class SqlStateStore:
             for table in (sql.tables, sql.history, sql.schemas, sql.copy_offers, sql.copy_ranges):
                 connection.execute(sa.delete(table).where(*self._mine(table, table_id)))
 
-    def transition(self, current: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
+    def transition(
+        self, current: TableStatus, to: TableState, update: TableUpdate | None = None, *, claim: str | None = None
+    ) -> TableStatus:
         check_transition(current.state, to)
         status = TableStatus(
             current.table_id,
@@ -133,6 +137,8 @@ class SqlStateStore:
         )
         tables = self._sql.tables
         with self._write() as connection:
+            if claim is not None:
+                self._check_claim(connection, claim)
             moved = connection.execute(
                 sa.update(tables)
                 .where(*self._mine(tables, current.table_id), tables.c.version == current.version)
@@ -159,7 +165,9 @@ class SqlStateStore:
 
     def claim_progress(self, seen: ReplicationProgress | None, start: Lsn) -> ReplicationProgress:
         table = self._sql.progress
-        claimed = replace(seen or ReplicationProgress(start), updated_at=self._later_than(seen))
+        claimed = replace(
+            seen or ReplicationProgress(start), updated_at=self._later_than(seen), claim=secrets.token_hex(8)
+        )
         with self._write() as connection:
             row = connection.execute(self._select(table)).one_or_none()
             if (None if row is None else ReplicationProgress(**_fields(row))) != seen:
@@ -171,7 +179,8 @@ class SqlStateStore:
         self, progress: ReplicationProgress, previous: ReplicationProgress | None = None
     ) -> ReplicationProgress:
         table = self._sql.progress
-        stored = replace(progress, updated_at=self._later_than(previous))
+        claim = progress.claim if previous is None else previous.claim
+        stored = replace(progress, updated_at=self._later_than(previous), claim=claim)
         values = {"pipeline": self._pipeline, **_values(stored)}
         is_ours = () if previous is None else (table.c.updated_at == previous.updated_at,)
         with self._write() as connection:
@@ -187,6 +196,11 @@ class SqlStateStore:
                 )
             connection.execute(sa.insert(table).values(values))
         return stored
+
+    def _check_claim(self, connection: Connection, claim: str) -> None:
+        progress = self._sql.progress
+        if connection.scalar(sa.select(progress.c.claim).where(*self._mine(progress))) != claim:
+            raise ClaimLost(f"another process has claimed the stream of pipeline {self._pipeline}")
 
     def _later_than(self, previous: ReplicationProgress | None) -> datetime:
         """Now, but never what `previous` has: that tells two writers apart, also by a clock that stands still."""
@@ -226,9 +240,10 @@ class SqlStateStore:
             )
             return version
 
-    def record_slot(self, name: str, table_id: TableId | None) -> None:
+    def record_slot(self, name: str, table_id: TableId | None, system_identifier: str | None = None) -> None:
         slots = self._sql.slots
-        values = {"pipeline": self._pipeline, "name": name, "table_id": table_id, "created_at": self._now()}
+        slot = OwnedSlot(name, table_id, self._now(), system_identifier)
+        values = {"pipeline": self._pipeline, **_values(slot)}
         with self._write() as connection:
             connection.execute(sa.delete(slots).where(*self._mine(slots), slots.c.name == name))
             connection.execute(sa.insert(slots).values(values))
@@ -247,17 +262,21 @@ class SqlStateStore:
         row = self._row(self._sql.publications)
         return row is not None and row.owned
 
-    def set_publication_owned(self, owned: bool) -> None:
+    def publication_oid(self) -> int | None:
+        row = self._row(self._sql.publications)
+        return None if row is None else row.oid
+
+    def set_publication_owned(self, owned: bool, oid: int | None = None) -> None:
         with self._write() as connection:
-            self._put(connection, self._sql.publications, {"owned": owned})
+            self._put(connection, self._sql.publications, {"owned": owned, "oid": oid})
 
     def hold(self) -> Hold | None:
-        row = self._row(self._sql.holds)
-        return self._in_force(row)
+        with self._read() as connection:
+            return self._hold_in_force(connection)
 
     def request_hold(self, hold: Hold) -> None:
         with self._write() as connection:
-            current = self._in_force(connection.execute(self._select(self._sql.holds)).one_or_none())
+            current = self._hold_in_force(connection)
             if current is not None and current.owner != hold.owner:
                 until = current.expires_at.isoformat(sep=" ", timespec="seconds")
                 raise StateConflict(
@@ -267,7 +286,11 @@ class SqlStateStore:
             # A renewal keeps the answer: the stream still stands where it stopped for the same request.
             renewed = current is not None and current.lsn == hold.lsn
             reached = current.reached if current is not None and renewed else None
-            self._put(connection, self._sql.holds, _values(replace(hold, reached=reached)))
+            expires_at = hold.expires_at
+            if self._has_a_clock:
+                # What is left by the caller's clock, from now on by the server's: hosts' clocks may differ.
+                expires_at = connection.scalars(sa.select(sa.func.clock_timestamp())).one() + (expires_at - self._now())
+            self._put(connection, self._sql.holds, _values(replace(hold, expires_at=expires_at, reached=reached)))
 
     def answer_hold(self, owner: str, reached: Lsn) -> None:
         holds = self._sql.holds
@@ -325,8 +348,15 @@ class SqlStateStore:
         connection.execute(sa.delete(table).where(*self._mine(table)))
         connection.execute(sa.insert(table).values(pipeline=self._pipeline, **values))
 
-    def _in_force(self, row: Row[Any] | None) -> Hold | None:
-        return None if row is None or row.expires_at <= self._now() else Hold(**_fields(row))
+    def _hold_in_force(self, connection: Connection) -> Hold | None:
+        holds = self._sql.holds
+        statement = self._select(holds)
+        if self._has_a_clock:
+            statement = statement.where(holds.c.expires_at > sa.func.clock_timestamp())
+        row = connection.execute(statement).one_or_none()
+        if row is None or (not self._has_a_clock and row.expires_at <= self._now()):
+            return None
+        return Hold(**_fields(row))
 
     def _newest_schema(self, connection: Connection, table_id: TableId) -> tuple[int, TableSchema] | None:
         schemas = self._sql.schemas

@@ -23,13 +23,22 @@ class SourceIdentity:
     """What tells one source from another, and from itself restored from a backup.
 
     `system_identifier` and `timeline` as IDENTIFY_SYSTEM gives them; `slot_lsn` is the consistent point at
-    which this pipeline created its main slot.
+    which this pipeline created its main slot. `database`, its OID and `address` (`host:port`) say where, for people and
+    for what belongs to a database; None in a store that was written before they were recorded.
     """
 
     system_identifier: str
     timeline: int
     slot_name: str
     slot_lsn: Lsn
+    database: str | None = None
+    database_oid: int | None = None
+    address: str | None = None
+
+    @property
+    def incarnation(self) -> str:
+        """What positions belong to: system identifier, timeline and main slot. No two slots begin at one LSN."""
+        return f"{self.system_identifier}/{self.timeline}/{self.slot_lsn}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,8 @@ class ReplicationProgress:
     """How far the main stream is durable in the destination, and what it has done so far.
 
     `written_lsn` is the end LSN of the last batch that was written there (WAL without our changes moves `flushed_lsn`
-    only): a destination that says less than that of its stream has been replaced by an older one.
+    only): a destination that says less than that of its stream has been replaced by an older one. `claim` says whose
+    the stream is: the store gives a new one with each `claim_progress`.
     """
 
     flushed_lsn: Lsn
@@ -94,6 +104,7 @@ class ReplicationProgress:
     lag_seconds: float | None = None
     updated_at: datetime | None = None
     written_lsn: Lsn | None = None
+    claim: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +118,15 @@ class StreamError:
 
 @dataclass(frozen=True, slots=True)
 class OwnedSlot:
-    """A replication slot this pipeline created. `table_id` is None for the main slot."""
+    """A replication slot this pipeline created. `table_id` is None for the main slot.
+
+    `system_identifier` is that of the cluster it was created on, None in a store written before it was recorded.
+    """
 
     name: str
     table_id: TableId | None
     created_at: datetime
+    system_identifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +134,8 @@ class Hold:
     """A request that the stream stop at a transaction boundary, and its answer.
 
     `lsn` None asks to stop at once; else to apply exactly the transactions that end at or before it.
-    `reached` is what the stream answered. A hold whose `expires_at` has passed is void.
+    `reached` is what the stream answered. A hold whose `expires_at` has passed is void. `expires_at` is by the clock of
+    the host that asks; a store in PostgreSQL keeps it, and judges it, by its server's.
     """
 
     owner: str
@@ -153,11 +169,14 @@ class StateStore(Protocol):
     def remove_table(self, table_id: TableId) -> None:
         """Forgets a table, its history, its schemas and its shared copy."""
 
-    def transition(self, current: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
+    def transition(
+        self, current: TableStatus, to: TableState, update: TableUpdate | None = None, *, claim: str | None = None
+    ) -> TableStatus:
         """Moves a table on if its version is still `current.version`, appending to its history.
 
-        Raises StateConflict if someone else was first, IllegalTransition (a PermanentError) if the table of
-        transitions has no such arrow.
+        Its name becomes that of `current`. With `claim`, only while the stored progress has that claim: a stream that
+        was replaced decides nothing any more. Raises ClaimLost then, StateConflict if someone else was first,
+        IllegalTransition (a PermanentError) if the table of transitions has no such arrow.
         """
 
     def history(self, table_id: TableId, limit: int = 50) -> Sequence[Transition]:
@@ -166,7 +185,7 @@ class StateStore(Protocol):
     def progress(self) -> ReplicationProgress | None: ...
 
     def claim_progress(self, seen: ReplicationProgress | None, start: Lsn) -> ReplicationProgress:
-        """Makes the stored progress the caller's, who begins to stream at `start`; returns it as it is now.
+        """Makes the stored progress the caller's, under a new `claim`, who begins to stream at `start`; returns it so.
 
         Whoever had it before stores no more. Raises StateConflict if it is not as it was `seen`.
         """
@@ -177,7 +196,7 @@ class StateStore(Protocol):
         """Stores progress and returns it with `updated_at`, by which the next call is known to be of the same stream.
 
         `previous` is what the stream claimed or stored last. Raises StateConflict if somebody else has claimed or
-        stored it since, or if the stored flushed_lsn is beyond the given one: it only grows.
+        stored it since, or if the stored flushed_lsn is beyond the given one: it only grows. Its claim stays.
         """
 
     def stream_error(self) -> StreamError | None:
@@ -192,7 +211,7 @@ class StateStore(Protocol):
     def save_schema(self, schema: TableSchema, lsn: Lsn) -> int:
         """Stores `schema` as the next version unless it is the newest, comments and all; returns its version."""
 
-    def record_slot(self, name: str, table_id: TableId | None) -> None:
+    def record_slot(self, name: str, table_id: TableId | None, system_identifier: str | None = None) -> None:
         """Called before the slot is created, so that a crash in between leaves a name, never a slot, behind."""
 
     def forget_slot(self, slot: OwnedSlot) -> None:
@@ -203,7 +222,10 @@ class StateStore(Protocol):
     def publication_owned(self) -> bool:
         """Whether this pipeline created its publication, so that teardown may drop it."""
 
-    def set_publication_owned(self, owned: bool) -> None: ...
+    def publication_oid(self) -> int | None:
+        """The OID of the publication this pipeline created, None if it is not known: a name may come again."""
+
+    def set_publication_owned(self, owned: bool, oid: int | None = None) -> None: ...
 
     def hold(self) -> Hold | None:
         """The hold in force (not expired), if any."""

@@ -37,6 +37,7 @@ from etl_core.testing.destination_tables import (
     partial,
     publish,
     rows,
+    stream_at,
     table,
 )
 from etl_core.testing.destination_values_suite import ValueSuite
@@ -59,7 +60,7 @@ class DestinationSuite(ValueSuite, SchemaSuite, WatermarkSuite):
         destination.close()
         again = make_destination("shop")
         again.prepare()
-        assert again.positions() == Positions({orders().table_id: Lsn(200)}, Lsn(200))
+        assert again.positions() == Positions({orders().table_id: Lsn(200)}, stream_at(200))
         assert contents(again, orders()) == Counter([(1, "new", "n", 5), (2, "a", "b", 1)])
         again.close()
 
@@ -69,7 +70,7 @@ class DestinationSuite(ValueSuite, SchemaSuite, WatermarkSuite):
         publish(destination, orders())
         publish(other, orders(name="orders_of_other"), watermark=700)
         destination.write(batch(tables=[orders().table_id], expected=100, new=200, stream=200))
-        assert destination.positions() == Positions({orders().table_id: Lsn(200)}, Lsn(200))
+        assert destination.positions() == Positions({orders().table_id: Lsn(200)}, stream_at(200))
         assert other.positions() == Positions({orders().table_id: Lsn(700)}, None)
         other.forget(orders().table_id)
         assert destination.positions().tables == {orders().table_id: Lsn(200)}
@@ -194,6 +195,20 @@ class DestinationSuite(ValueSuite, SchemaSuite, WatermarkSuite):
         publish(destination, orders(), before)
         destination.write(batch(changes(orders(), **change), expected=100, new=200))  # type: ignore[arg-type]
         assert contents(destination, orders()) == Counter(after)
+
+    def test_tables_that_swapped_names_are_copied_again(self, destination: Destination) -> None:
+        """One after the other: what stands under a name that was given up is still the pipeline's to replace."""
+        first, second = orders(), orders(16_500, "customers")
+        publish(destination, first, [(1, "first", "", 1)])
+        publish(destination, second, [(2, "second", "", 2)])
+        first, second = replace(first, name=second.name), replace(second, name=first.name)
+        publish(destination, first, [(3, "first", "", 3)], watermark=200)
+        assert destination.positions().tables == {first.table_id: Lsn(200)}  # what the other had is gone
+        publish(destination, second, [(4, "second", "", 4)], watermark=300)
+        assert destination.positions().tables == {first.table_id: Lsn(200), second.table_id: Lsn(300)}
+        destination.write(batch(changes(first, inserts=[(5, "first", "", 5)]), expected=200, new=400))
+        assert contents(destination, first) == Counter([(3, "first", "", 3), (5, "first", "", 5)])
+        assert contents(destination, second) == Counter([(4, "second", "", 4)])
 
     def test_several_parts_for_one_table_are_applied_in_order(self, destination: Destination) -> None:
         publish(destination, orders(), [(1, "a", "b", 1)])

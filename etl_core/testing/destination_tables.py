@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from etl_core.batch import PartialRows, TableChanges, WatermarkMove, WriteBatch
+from etl_core.batch import PartialRows, StreamMove, StreamPosition, TableChanges, WatermarkMove, WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
@@ -22,6 +22,8 @@ Rows = Sequence[Sequence[Any]]
 INT4 = PgType(pg_types.INT4, "int4")
 INT8 = PgType(pg_types.INT8, "int8")
 TEXT = PgType(pg_types.TEXT, "text")
+INCARNATION = "7312345678901234567/1/0/16B3748"
+"""Of the suites' stream."""
 
 
 def array_of(oid: int, element: PgType) -> PgType:
@@ -105,12 +107,26 @@ def partial(schema: TableSchema, unchanged: Sequence[str], moved: Mapping[Row, S
 
 
 def batch(
-    *parts: TableChanges, expected: int, new: int, stream: int | None = None, tables: Iterable[TableId] = ()
+    *parts: TableChanges,
+    expected: int,
+    new: int,
+    stream: int | None = None,
+    stream_from: int | None = None,
+    tables: Iterable[TableId] = (),
 ) -> WriteBatch:
-    """A batch that moves the tables of `parts`, and `tables`, from watermark `expected` to `new`."""
+    """A batch that moves the tables of `parts`, and `tables`, from watermark `expected` to `new`.
+
+    `stream` is where it moves the stream, None for a batch that does not, `stream_from` where from, None for nowhere.
+    """
     touched = {part.schema.table_id for part in parts} | set(tables)
     move = WatermarkMove(Lsn(expected), Lsn(new))
-    return WriteBatch(iter(parts), dict.fromkeys(touched, move), None if stream is None else Lsn(stream))
+    moved = None if stream is None else StreamMove(stream_at(stream_from), StreamPosition(Lsn(stream), INCARNATION))
+    return WriteBatch(iter(parts), dict.fromkeys(touched, move), moved)
+
+
+def stream_at(lsn: int | None) -> StreamPosition | None:
+    """A position of the suites' stream."""
+    return None if lsn is None else StreamPosition(Lsn(lsn), INCARNATION)
 
 
 def publish(destination: Destination, schema: TableSchema, data: Rows = (), *, watermark: int = 100) -> int:

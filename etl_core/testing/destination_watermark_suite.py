@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
-from etl_core.batch import TableChanges, WatermarkMove, WriteBatch
+from etl_core.batch import StreamMove, StreamPosition, TableChanges, WatermarkMove, WriteBatch
 from etl_core.destination.protocol import Destination, Positions
 from etl_core.errors import DestinationUnavailable, WatermarkConflict
 from etl_core.identifiers import TableId
@@ -17,6 +18,7 @@ from etl_core.testing.destination_tables import (
     orders,
     publish,
     rows,
+    stream_at,
 )
 from etl_core.testing.scripted_destination import Fault, ScriptedDestination
 
@@ -68,19 +70,54 @@ class WatermarkSuite(DestinationFixtures):
         publish(destination, first)
         publish(destination, second)
         destination.write(batch(changes(first, inserts=[(1, "a", "b", 1)]), expected=100, new=150, stream=150))
-        assert destination.positions() == Positions({first.table_id: Lsn(150), second.table_id: Lsn(100)}, Lsn(150))
+        assert destination.positions() == Positions(
+            {first.table_id: Lsn(150), second.table_id: Lsn(100)}, stream_at(150)
+        )
         destination.write(batch(tables=[second.table_id], expected=100, new=160))
-        assert destination.positions() == Positions({first.table_id: Lsn(150), second.table_id: Lsn(160)}, Lsn(150))
+        assert destination.positions() == Positions(
+            {first.table_id: Lsn(150), second.table_id: Lsn(160)}, stream_at(150)
+        )
 
     def test_a_batch_may_move_only_the_stream(self, destination: Destination) -> None:
         destination.write(batch(expected=0, new=0, stream=70))
-        destination.write(batch(expected=0, new=0, stream=BIGGEST))
-        assert destination.positions() == Positions({}, Lsn(BIGGEST))
+        destination.write(batch(expected=0, new=0, stream=BIGGEST, stream_from=70))
+        assert destination.positions() == Positions({}, stream_at(BIGGEST))
 
-    def test_the_stream_never_moves_back(self, destination: Destination) -> None:
+    @pytest.mark.parametrize("expected", [None, 69, 71, BIGGEST])
+    def test_an_unexpected_position_of_the_stream_is_a_conflict(
+        self, destination: Destination, expected: int | None
+    ) -> None:
+        """Though every table is where it is expected to be: so a restored destination is found by any batch."""
+        publish(destination, orders())
         destination.write(batch(expected=0, new=0, stream=70))
-        destination.write(batch(expected=0, new=0, stream=69))
-        assert destination.positions().stream == Lsn(70)
+        inserted = changes(orders(), inserts=[(1, "a", "b", 1)])
+        with pytest.raises(WatermarkConflict):
+            destination.write(batch(inserted, expected=100, new=200, stream=200, stream_from=expected))
+        assert destination.positions() == Positions({orders().table_id: Lsn(100)}, stream_at(70))
+        destination.write(batch(inserted, expected=100, new=200, stream=200, stream_from=70))
+        assert destination.positions() == Positions({orders().table_id: Lsn(200)}, stream_at(200))
+
+    def test_a_stream_without_position_is_a_conflict(self, destination: Destination) -> None:
+        with pytest.raises(WatermarkConflict):
+            destination.write(batch(expected=0, new=0, stream=70, stream_from=60))
+        assert destination.positions() == Positions({}, None)
+
+    def test_positions_of_another_incarnation_are_not_compared(self, destination: Destination) -> None:
+        """After a move to another cluster LSNs begin anew: the position goes back, and both are told apart."""
+        before, after = StreamPosition(Lsn(BIGGEST), "one"), StreamPosition(Lsn(7), "other")
+        destination.write(WriteBatch((), {}, StreamMove(None, before)))
+        with pytest.raises(WatermarkConflict):
+            destination.write(WriteBatch((), {}, StreamMove(replace(before, incarnation="other"), after)))
+        destination.write(WriteBatch((), {}, StreamMove(before, after)))
+        assert destination.positions().stream == after
+        with pytest.raises(WatermarkConflict):
+            destination.write(WriteBatch((), {}, StreamMove(before, after)))
+
+    def test_a_catch_up_writes_wherever_the_stream_is(self, destination: Destination) -> None:
+        publish(destination, orders())
+        destination.write(batch(expected=0, new=0, stream=70))
+        destination.write(batch(changes(orders(), inserts=[(1, "a", "b", 1)]), expected=100, new=200))
+        assert destination.positions() == Positions({orders().table_id: Lsn(200)}, stream_at(70))
 
     @pytest.mark.parametrize("expected", [99, 101, 0])
     def test_an_unexpected_watermark_is_a_conflict(self, destination: Destination, expected: int) -> None:
@@ -112,7 +149,7 @@ class WatermarkSuite(DestinationFixtures):
         inserted = changes(orders(), inserts=[(1, "a", "b", 1)])
         with pytest.raises(DestinationUnavailable):
             hostile.write(batch(inserted, expected=100, new=200, stream=200))
-        assert hostile.positions() == Positions({orders().table_id: Lsn(200)}, Lsn(200))
+        assert hostile.positions() == Positions({orders().table_id: Lsn(200)}, stream_at(200))
         with pytest.raises(WatermarkConflict):
             hostile.write(batch(inserted, expected=100, new=200, stream=200))
 
@@ -125,5 +162,7 @@ class WatermarkSuite(DestinationFixtures):
 
         move = WatermarkMove(Lsn(100), Lsn(200))
         with pytest.raises(LookupError):
-            destination.write(WriteBatch(parts(), {orders().table_id: move}, Lsn(200)))
+            destination.write(
+                WriteBatch(parts(), {orders().table_id: move}, StreamMove(None, StreamPosition(Lsn(200))))
+            )
         assert destination.positions() == Positions({orders().table_id: Lsn(100)}, None)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from etl_core.errors import StateConflict
+from etl_core.errors import ClaimLost, StateConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
@@ -97,16 +97,17 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         first = SourceIdentity("7312345678901234567", 1, "etl_shop", LAST)
         store.save_source_identity(first)
         assert store.source_identity() == first
-        second = SourceIdentity("18446744073709551615", 2, "etl_shop", SIGN)
+        assert first.incarnation == f"7312345678901234567/1/{LAST}"
+        second = SourceIdentity("18446744073709551615", 2, "etl_shop", SIGN, "shop", 2**32 - 1, "db.example.com:5432")
         store.save_source_identity(second)
         assert store.source_identity() == second
 
     def test_slots_are_owned_until_forgotten(self, store: StateStore, clock: Clock) -> None:
         store.record_slot("etl_shop_sync_4294967295", CUSTOMERS)
-        store.record_slot("etl_shop", None)
-        assert [(slot.name, slot.table_id) for slot in store.owned_slots()] == [
-            ("etl_shop", None),
-            ("etl_shop_sync_4294967295", CUSTOMERS),
+        store.record_slot("etl_shop", None, "18446744073709551615")
+        assert [(slot.name, slot.table_id, slot.system_identifier) for slot in store.owned_slots()] == [
+            ("etl_shop", None, "18446744073709551615"),
+            ("etl_shop_sync_4294967295", CUSTOMERS, None),
         ]
         clock.pass_time(5)
         store.record_slot("etl_shop", None)
@@ -127,9 +128,11 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
 
     def test_publication_ownership(self, store: StateStore) -> None:
         store.set_publication_owned(True)
-        assert store.publication_owned() is True
+        assert (store.publication_owned(), store.publication_oid()) == (True, None)
+        store.set_publication_owned(True, 2**32 - 1)
+        assert (store.publication_owned(), store.publication_oid()) == (True, 2**32 - 1)
         store.set_publication_owned(False)
-        assert store.publication_owned() is False
+        assert (store.publication_owned(), store.publication_oid()) == (False, None)
 
     # Tables
 
@@ -287,14 +290,28 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         assert store.progress() == first
         heir = stores("shop")
         claimed = heir.claim_progress(heir.progress(), Lsn(0))
-        assert replace(claimed, updated_at=None) == replace(first, updated_at=None)
+        assert replace(claimed, updated_at=None, claim=None) == replace(first, updated_at=None, claim=None)
+        assert claimed.claim not in (None, first.claim)
         with pytest.raises(StateConflict):
             store.save_progress(ReplicationProgress(Lsn(7)), first)
         with pytest.raises(StateConflict):
             store.claim_progress(first, Lsn(0))
         with pytest.raises(StateConflict):
             store.claim_progress(None, Lsn(0))
-        assert heir.save_progress(ReplicationProgress(Lsn(6)), claimed) == store.progress()
+        saved = heir.save_progress(ReplicationProgress(Lsn(6)), claimed)
+        assert saved == store.progress()
+        assert saved.claim == claimed.claim
+
+    def test_only_the_stream_that_has_the_claim_moves_tables_under_it(self, store: StateStore) -> None:
+        status = store.add_table(ORDERS, ORDERS_NAME)
+        first = store.claim_progress(None, Lsn(5))
+        status = store.transition(status, TableState.PAUSED, claim=first.claim)
+        heir = store.claim_progress(first, Lsn(5))
+        with pytest.raises(ClaimLost):
+            store.transition(status, TableState.INIT, claim=first.claim)
+        assert store.table(ORDERS) == status
+        store.save_progress(ReplicationProgress(Lsn(6)), heir)
+        store.transition(status, TableState.INIT, claim=heir.claim)
 
     # Schemas
 

@@ -32,7 +32,18 @@ from etl_core.errors import (
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
-from etl_core.testing.destination_tables import INT8, batch, changes, contents, orders, partial, publish, rows, table
+from etl_core.testing.destination_tables import (
+    INT8,
+    batch,
+    changes,
+    contents,
+    orders,
+    partial,
+    publish,
+    rows,
+    stream_at,
+    table,
+)
 from tests.contract.losses import LostOnce
 
 ROW = (1, "a", "b", 1)
@@ -109,7 +120,7 @@ def test_every_request_is_lost_once(
             publish(destination, orders(), [ROW], watermark=400)
             assert contents(destination, orders()) == Counter([ROW])
             destination.forget(orders().table_id)
-            assert destination.positions() == Positions({}, Lsn(200))
+            assert destination.positions() == Positions({}, stream_at(200))
     kinds = Counter(what.rpartition("/")[2] for what, _ in lost.seen)
     assert kinds["AppendRows"] == 4
     assert min(kinds[call] for call in ("CreateWriteStream", "FinalizeWriteStream", "BatchCommitWriteStreams")) == 2
@@ -124,7 +135,7 @@ def test_the_answer_to_the_start_of_a_job_is_lost(
     destination.write(batch(changes(orders(), inserts=[NEXT]), expected=100, new=200, stream=200))
     assert lost.left == 0
     assert contents(destination, orders()) == Counter([ROW, NEXT])
-    assert destination.positions() == Positions({orders().table_id: Lsn(200)}, Lsn(200))
+    assert destination.positions() == Positions({orders().table_id: Lsn(200)}, stream_at(200))
 
 
 def test_a_job_that_never_arrived_is_sent_again(

@@ -118,7 +118,9 @@ def test_a_batch_is_streamed_and_moves_the_watermark(warehouse: Warehouse) -> No
     warehouse.copies(destination, ORDERS, [ROW, NEXT])
     destination.write(batch(changes(ORDERS, inserts=[LAST], deletes=[(1,)]), expected=100, new=200, stream=200))
     moved = (9, "c", "d", 2)
-    destination.write(batch(changes(ORDERS, upserts=[moved], deletes=[(2,)]), expected=200, new=300, stream=300))
+    destination.write(
+        batch(changes(ORDERS, upserts=[moved], deletes=[(2,)]), expected=200, new=300, stream=300, stream_from=200)
+    )
     assert warehouse.has(ORDERS) == Counter([LAST, moved])
     assert destination.positions().tables == {ORDERS.table_id: Lsn(300)}
 
@@ -129,13 +131,13 @@ def test_the_bookkeeping_is_read_once_a_batch(warehouse: Warehouse, monkeypatch:
     warehouse.copies(destination, ORDERS, [ROW])
     destination.write(batch(changes(ORDERS, inserts=[NEXT]), expected=100, new=200))
     reads = []
-    real = Bookkeeping.tables
+    real = Bookkeeping._read
 
-    def tables(self: Bookkeeping) -> Any:
+    def read(self: Bookkeeping) -> Any:
         reads.append(1)
         return real(self)
 
-    monkeypatch.setattr(Bookkeeping, "tables", tables)
+    monkeypatch.setattr(Bookkeeping, "_read", read)
     destination.write(batch(changes(ORDERS, inserts=[LAST]), expected=200, new=300))
     assert len(reads) == 1
     assert warehouse.has(ORDERS) == Counter([ROW, NEXT, LAST])

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip install 'etl-dagster[bigquery]'")
 
-from etl_core.batch import WatermarkMove, WriteBatch
+from etl_core.batch import StreamMove, StreamPosition, WatermarkMove, WriteBatch
 from etl_core.destination.bigquery import staging, staging_tables, transactions
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping
 from etl_core.destination.bigquery.connection import Clients
@@ -21,7 +21,7 @@ from etl_core.errors import TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
-from etl_core.testing.destination_tables import INT8, changes, contents, publish, table
+from etl_core.testing.destination_tables import INCARNATION, INT8, changes, contents, publish, stream_at, table
 
 TABLES = [table(TableName("public", f"t{number}"), Column("id", INT8), table_id=20 + number) for number in range(5)]
 
@@ -42,7 +42,7 @@ def everything(*, expected: dict[TableId, Lsn] | None = None) -> WriteBatch:
     marks = expected or {schema.table_id: Lsn(100) for schema in TABLES}
     parts = [changes(schema, inserts=[(2,)]) for schema in TABLES if marks[schema.table_id] < Lsn(200)]
     moves = {table_id: WatermarkMove(mark, Lsn(200)) for table_id, mark in marks.items()}
-    return WriteBatch(parts, moves, Lsn(200))
+    return WriteBatch(parts, moves, StreamMove(None, StreamPosition(Lsn(200), INCARNATION)))
 
 
 @pytest.mark.parametrize(("most", "longest", "jobs"), [(99, 900_000, 1), (2, 900_000, 3), (99, 1, 5)])
@@ -55,7 +55,7 @@ def test_a_batch_is_cut_where_bigquery_has_an_end(
     assert len(written) == len({job.id for job in written}) == jobs
     assert all(job.url is not None and job.id in job.url for job in written)
     assert all(contents(destination, schema) == Counter([(1,), (2,)]) for schema in TABLES)
-    assert destination.positions() == Positions({schema.table_id: Lsn(200) for schema in TABLES}, Lsn(200))
+    assert destination.positions() == Positions({schema.table_id: Lsn(200) for schema in TABLES}, stream_at(200))
 
 
 def test_what_was_written_before_a_crash_is_not_written_again(
@@ -82,6 +82,21 @@ def test_what_was_written_before_a_crash_is_not_written_again(
         destination.write(everything())
     destination.write(everything(expected=dict(positions.tables)))
     assert all(contents(destination, schema) == Counter([(1,), (2,)]) for schema in TABLES)
+
+
+def test_each_of_several_transactions_compares_the_position_of_the_stream(
+    destination: BigQueryDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a process that stood still after it had looked."""
+    monkeypatch.setattr(transactions, "MOST_TABLES", 2)
+    monkeypatch.setattr(Bookkeeping, "fenced_tables", lambda self, _: self.tables())
+    there = StreamPosition(Lsn(150), INCARNATION)
+    destination.write(WriteBatch((), {}, StreamMove(None, there)))
+    with pytest.raises(WatermarkConflict):
+        destination.write(everything())
+    positions = destination.positions()
+    assert set(positions.tables.values()) == {Lsn(100)}
+    assert positions.stream == there
 
 
 def test_the_tables_of_a_batch_are_staged_at_once(

@@ -13,12 +13,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from etl_core.batch import StreamMove, StreamPosition, WriteBatch
 from etl_core.destination.duckdb import connection
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.protocol import Positions
 from etl_core.errors import DestinationError, DestinationUnavailable
 from etl_core.lsn import Lsn
-from etl_core.testing.destination_tables import batch, changes, contents, orders, publish, rows
+from etl_core.testing.destination_tables import batch, changes, contents, orders, publish, rows, stream_at
 
 _DATA = [(1, "a", "b", 1), (2, "c", "d", 2)]
 
@@ -76,6 +77,20 @@ def _kill(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+def test_a_file_of_before_positions_had_incarnations_is_still_written(
+    destination: DuckDBDestination, path: Path
+) -> None:
+    destination.write(batch(expected=0, new=0, stream=70))
+    with duckdb.connect(path) as connection:
+        connection.execute("ALTER TABLE _etl.streams DROP COLUMN incarnation")
+    before, after = StreamPosition(Lsn(70)), StreamPosition(Lsn(80), "one")
+    assert destination.positions().stream == before
+    destination.prepare()
+    assert destination.positions().stream == before
+    destination.write(WriteBatch((), {}, StreamMove(before, after)))
+    assert destination.positions().stream == after
+
+
 def test_a_process_killed_in_a_write_leaves_the_state_before(destination: DuckDBDestination, child: Child) -> None:
     writing = child(
         "def parts():\n"
@@ -85,7 +100,7 @@ def test_a_process_killed_in_a_write_leaves_the_state_before(destination: DuckDB
         "    print('ready', flush=True)\n"
         "    sys.stdin.read()\n"
         "b = batch(expected=100, new=200, stream=200, tables=[orders().table_id])\n"
-        "destination.write(WriteBatch(parts(), b.watermarks, b.stream_lsn))\n"
+        "destination.write(WriteBatch(parts(), b.watermarks, b.stream))\n"
     )
     _kill(writing)
     assert destination.positions() == Positions({orders().table_id: Lsn(100)}, None)
@@ -102,7 +117,7 @@ def test_a_process_killed_after_a_write_has_written(destination: DuckDBDestinati
         "sys.stdin.read()\n"
     )
     _kill(written)
-    assert destination.positions() == Positions({orders().table_id: Lsn(200)}, Lsn(200))
+    assert destination.positions() == Positions({orders().table_id: Lsn(200)}, stream_at(200))
     assert contents(destination, orders()) == {_DATA[0]: 1, (2, "new", None, 0): 1}
 
 

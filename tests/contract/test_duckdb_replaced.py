@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination, from_options
-from etl_core.errors import ConfigError, DestinationError
+from etl_core.errors import ConfigError, DestinationError, WatermarkConflict
 from etl_core.schema.table import Column
 from etl_core.testing.destination_tables import INT4, batch, changes, contents, orders, partial, publish, table
 
@@ -140,12 +140,13 @@ def test_a_restart_takes_the_file_that_is_there(destination: DuckDBDestination, 
     again.close()
 
 
-def test_bookkeeping_that_was_dropped_is_no_defect(destination: DuckDBDestination, path: Path) -> None:
+def test_bookkeeping_that_was_dropped_is_another_watermark(destination: DuckDBDestination) -> None:
+    """The stream then finds that the destination has no position of it, and stops the tables."""
     with destination._file.open() as connection:
         connection.execute("DROP SCHEMA _etl CASCADE")
-    with pytest.raises(DestinationError, match="_etl") as caught:
+    with pytest.raises(WatermarkConflict):
         _write(destination, 10, 1, expected=100, new=200)
-    assert "bug" not in str(caught.value.hint)
+    assert (destination.positions().tables, destination.positions().stream) == ({}, None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -25,7 +25,7 @@ from etl_core.silence import SilentServer
 from etl_core.state import sql_engine, sql_store
 from etl_core.state.sql_errors import translate
 from etl_core.state.sql_store import open_store
-from etl_core.state.store import ReplicationProgress, StateStore
+from etl_core.state.store import Hold, ReplicationProgress, StateStore
 from etl_core.testing.database import Database
 from tests.silent_proxy import SilentProxy
 
@@ -77,6 +77,25 @@ def assert_no_secret(error: BaseException | None) -> None:
         assert PASSWORD not in f"{error}{error!r}{vars(error).get('hint')}"
         assert PASSWORD not in "".join(traceback.format_exception(error))
         error = error.__context__
+
+
+def test_a_hold_expires_by_the_servers_clock_whatever_the_hosts_say(
+    database: Database, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, hour, minute = sql_store.utc_now, timedelta(hours=1), timedelta(minutes=1)
+    with monkeypatch.context() as other_host:
+        other_host.setattr(sql_store, "utc_now", lambda: real() + hour)
+        ahead = open_store(database.dsn, "shop")
+    with closing(ahead):
+        store.request_hold(Hold("verify", real() + minute))
+        held = ahead.hold()
+        assert held is not None
+        assert held.owner == "verify"
+        store.release_hold("verify")
+        ahead.request_hold(Hold("verify there", real() + hour + minute))
+        held = store.hold()
+        assert held is not None
+        assert held.expires_at < real() + hour / 2
 
 
 def test_lsns_are_postgresqls(database: Database, store: StateStore) -> None:

@@ -1,7 +1,8 @@
 """Dataset `etl_<pipeline>`: the watermark of every table and the position of the stream, and where tables are staged.
 
 LSNs are text of 16 hexadecimal digits, whose order is theirs. A table that was forgotten keeps its row with a NULL
-watermark: the row also says that the table in BigQuery is ours to replace. The stream's position is the row of table 0.
+watermark: the row also says that the table in BigQuery is ours to replace. The stream's position is the row of table 0,
+whose `name` is the incarnation that the position belongs to.
 """
 
 # ruff: noqa: S608 names are quoted by `names`, values are parameters
@@ -18,13 +19,13 @@ from typing import Any
 from google.api_core import exceptions
 from google.cloud import bigquery
 
-from etl_core.batch import WatermarkMove
+from etl_core.batch import StreamMove, StreamPosition, WatermarkMove, WriteBatch
 from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients, Parameter
 from etl_core.destination.bigquery.failures import FENCE, translated
 from etl_core.destination.bigquery.method import LOAD_MERGE
 from etl_core.destination.bigquery.names import Place
-from etl_core.destination.protocol import Positions
+from etl_core.destination.protocol import Positions, check_stream
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
@@ -122,12 +123,23 @@ class Bookkeeping:
         tables, stream = self._rows()
         return Positions({row.table_id: row.watermark for row in tables if row.watermark is not None}, stream)
 
-    def _rows(self) -> tuple[list[StoredTable], Lsn | None]:
+    def fenced_tables(self, batch: WriteBatch) -> dict[TableId, StoredTable]:
+        """The tables, if all is where the batch expects it; else raises WatermarkConflict.
+
+        The script checks it again, in its transaction; this keeps what is in vain from being staged.
+        """
+        rows, stream = self._rows()
+        check_stream(stream, batch.stream)
+        tables = {row.table_id: row for row in rows}
+        self._check_watermarks(tables, batch.watermarks)
+        return tables
+
+    def _rows(self) -> tuple[list[StoredTable], StreamPosition | None]:
         tables, stream = [], None
         for row in self._read():
             watermark = None if row["watermark"] is None else Lsn(int(row["watermark"], 16))
             if row["table_id"] == _STREAM:
-                stream = watermark
+                stream = None if watermark is None else StreamPosition(watermark, row["name"])
                 continue
             tables.append(
                 StoredTable(
@@ -155,11 +167,9 @@ class Bookkeeping:
             except exceptions.NotFound:
                 return []
 
-    def check_fence(self, tables: Mapping[TableId, StoredTable], watermarks: Mapping[TableId, WatermarkMove]) -> None:
-        """Raises WatermarkConflict unless each table has the watermark that is expected of it.
-
-        The script checks it again, in its transaction; this keeps what is in vain from being staged.
-        """
+    def _check_watermarks(
+        self, tables: Mapping[TableId, StoredTable], watermarks: Mapping[TableId, WatermarkMove]
+    ) -> None:
         for table_id, move in watermarks.items():
             stored = tables.get(table_id)
             found = None if stored is None else stored.watermark
@@ -184,10 +194,18 @@ class Bookkeeping:
             " FROM UNNEST(@moves) m WHERE t.table_id = m.table_id"
         )
 
-    def move_stream(self) -> str:
-        """The statement that moves the stream's position, never back."""
+    def stream_fence(self) -> str:
+        """The statement that ends the script unless the stream has the position expected of it."""
         return (
-            f"UPDATE {self.tables_place.sql} SET watermark = GREATEST(COALESCE(watermark, ''), @stream),"
+            f"ASSERT EXISTS (SELECT 1 FROM {self.tables_place.sql} WHERE table_id = {_STREAM}"
+            " AND COALESCE(watermark, '') = @stream_expected AND COALESCE(name, '') = @stream_expected_of)"
+            f" AS '{FENCE}'"
+        )
+
+    def move_stream(self) -> str:
+        """The statement that moves the stream's position."""
+        return (
+            f"UPDATE {self.tables_place.sql} SET watermark = @stream, name = @stream_of,"
             f" updated_at = CURRENT_TIMESTAMP() WHERE table_id = {_STREAM}"
         )
 
@@ -294,11 +312,11 @@ class Bookkeeping:
         """The staging tables whose names begin so."""
         with translated("listing staging tables"):
             found = self._clients.rest().list_tables(self.dataset, retry=RETRY, timeout=CALL_SECONDS)
-            return [
-                Place(self._clients.project, self.dataset, table.table_id)
-                for table in found
-                if table.table_id.startswith(f"{prefix}_")
-            ]
+            try:
+                names = [table.table_id for table in found]
+            except exceptions.NotFound:
+                return []  # before `create`
+            return [Place(self._clients.project, self.dataset, name) for name in names if name.startswith(f"{prefix}_")]
 
     def drop(self, place: Place) -> None:
         with translated("dropping a staging table"):
@@ -324,6 +342,23 @@ def moves_parameter(
             for table_id, move in watermarks.items()
         ],
     )
+
+
+def stream_fence_parameters(move: StreamMove) -> list[Parameter]:
+    """Those of `Bookkeeping.stream_fence`."""
+    expected = move.expected
+    return [
+        bigquery.ScalarQueryParameter("stream_expected", "STRING", lsn_text(expected.lsn) if expected else ""),
+        bigquery.ScalarQueryParameter("stream_expected_of", "STRING", (expected and expected.incarnation) or ""),
+    ]
+
+
+def stream_parameters(move: StreamMove) -> list[Parameter]:
+    """Those of `Bookkeeping.move_stream`."""
+    return [
+        bigquery.ScalarQueryParameter("stream", "STRING", lsn_text(move.new.lsn)),
+        bigquery.ScalarQueryParameter("stream_of", "STRING", move.new.incarnation),
+    ]
 
 
 def columns_parameter(name: str, columns: Sequence[StoredColumn]) -> Parameter:

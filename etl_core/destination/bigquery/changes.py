@@ -96,7 +96,7 @@ class Stager:
             raise SchemaChangeRefused(
                 f"{table.name} was renamed to {schema.name}",
                 table=str(schema.name),
-                hint=f"copy it under its new name: etl resync {schema.name}",
+                hint=f"if etl.yaml lists it in tables, write {schema.name} there; then: etl resync {schema.name}",
             )
         moved = self.moves.move(schema)
         if table.method == STREAMED:

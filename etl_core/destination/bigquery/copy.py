@@ -108,6 +108,7 @@ class BigQueryCopy:
             commit(self._clients, self._staging, names, self._schema.name)
         staged = self._count(self._staging)
         check_count(self._schema.name, staged, expected)  # before anything is replaced
+        before = self._book.tables()
         self._book.remove(self._schema, self._place)
         sql = statements.replace_table(
             self._place,
@@ -120,6 +121,9 @@ class BigQueryCopy:
         )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
         self._book.put_table(self._schema, self._place, watermark, self._method)
+        old = before.pop(self._schema.table_id, None)
+        if old is not None and old.place not in {self._place, *(other.place for other in before.values())}:
+            give_up(self._clients, old)  # it was renamed; its rows stay for readers, and others may replace them
         return self._count(self._place)
 
     def _count(self, place: Place) -> int:
@@ -173,6 +177,16 @@ class BigQueryPart:
         """A stream that nobody commits is nothing; BigQuery removes it."""
 
 
+def give_up(clients: Clients, table: StoredTable) -> None:
+    """Says in the table's labels that no pipeline keeps it any more."""
+    client = clients.rest()
+    with translated("giving a table up", table.name), suppress(exceptions.NotFound):
+        found = client.get_table(str(table.place), retry=RETRY, timeout=CALL_SECONDS)
+        given_up = bigquery.Table(found.reference)  # without the etag, with which it could be sent once only
+        given_up.labels = {**found.labels, OWNER: ""}
+        client.update_table(given_up, ["labels"], retry=RETRY, timeout=CALL_SECONDS)
+
+
 def as_stored(rows: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:
     """Rows under the names and in the types that BigQuery has for them."""
     converted = to_bigquery(pa.Table.from_batches([rows]), schema.columns, schema.name)
@@ -186,7 +200,8 @@ def check_owner(
     """The table that is there. Raises TableError if it is not this pipeline's to replace, or has a person's columns."""
     stored = list(book.tables().values())
     for other in stored:
-        if other.place == place and other.name != schema.name and other.watermark is not None:
+        is_another = other.table_id != schema.table_id and other.name != schema.name
+        if other.place == place and is_another and other.watermark is not None:
             raise TableError(
                 f"{schema.name} and {other.name} would both be {place}",
                 table=str(schema.name),

@@ -1,10 +1,10 @@
 """BigQuery as a destination: `public.orders` is `orders` in the dataset that the options name for `public`.
 
-**Exactly once.** A batch is staged, then one script in one multi-statement transaction compares the watermarks with
-those expected, merges every table's rows and moves the watermarks. BigQuery runs it whole or not at all, and aborts one
-of two that touch the same table. A job's id is chosen before it is sent, so that a job whose answer was lost is found
-again; what a process that died has sent may still commit, and then the next one's expectation fails. A copy has an
-argument of its own: see `copy`.
+**Exactly once.** A batch is staged, then one script in one multi-statement transaction compares the watermarks and the
+stream's position with those expected, merges every table's rows and moves both. BigQuery runs it whole or not at all,
+and aborts one of two that touch the same table. A job's id is chosen before it is sent, so that a job whose answer was
+lost is found again; what a process that died has sent may still commit, and then the next one's expectation fails. A
+copy has an argument of its own: see `copy`.
 
 Tables whose changes are streamed have no such transaction; `cdc` and `change_streams` have their argument. A batch of
 more than 99 tables is written in several transactions: see `transactions`.
@@ -15,13 +15,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc
-from google.api_core import exceptions
-from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
 
 from etl_core.batch import WriteBatch
@@ -31,10 +28,9 @@ from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.change_streams import ChangeStreams
 from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
-from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, RETRY, STORAGE_RETRY, Clients
-from etl_core.destination.bigquery.copy import BigQueryCopy, BigQueryPart
+from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, STORAGE_RETRY, Clients
+from etl_core.destination.bigquery.copy import BigQueryCopy, BigQueryPart, give_up
 from etl_core.destination.bigquery.failures import ORIGIN, QuotaUsedUp, translated
-from etl_core.destination.bigquery.layout import OWNER
 from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.names import Place, check_dataset, place_of
 from etl_core.destination.bigquery.options import BigQueryOptions, parse_options
@@ -65,6 +61,12 @@ class BigQueryDestination:
     def prepare(self) -> None:
         self._book.create()
 
+    def discard_staging(self) -> None:
+        """See StagingDestination."""
+        for prefix in ("copy", "part", "fill"):
+            for place in self._book.staged(prefix):
+                self._book.drop(place)
+
     def positions(self) -> Positions:
         return self._book.positions()
 
@@ -86,14 +88,12 @@ class BigQueryDestination:
         return jobs
 
     def _write(self, batch: WriteBatch) -> list[Job]:
-        tables = self._book.tables()
-        self._book.check_fence(tables, batch.watermarks)
+        tables = self._book.fenced_tables(batch)
         if self._drop_leftovers(tables, batch):
             tables = self._book.tables()
         attempt = self._streams.begin_batch([tables[table_id] for table_id in batch.watermarks])
         if any(tables[table_id].claim != claim for table_id, claim in attempt.claims.items()):
-            tables = self._book.tables()
-            self._book.check_fence(tables, batch.watermarks)  # a claim comes before the look at the watermark
+            tables = self._book.fenced_tables(batch)  # a claim comes before the look at the positions
         stager = Stager(self._clients, self._book, tables, batch.watermarks, attempt)
         try:
             for part in batch.parts:
@@ -157,12 +157,7 @@ class BigQueryDestination:
         if stored is None:
             return
         self._book.forget(table_id)
-        client = self._clients.rest()
-        with translated("giving a table up", stored.name), suppress(exceptions.NotFound):
-            found = client.get_table(str(stored.place), retry=RETRY, timeout=CALL_SECONDS)
-            table = bigquery.Table(found.reference)  # without the etag, with which it could be sent once only
-            table.labels = {**found.labels, OWNER: ""}
-            client.update_table(table, ["labels"], retry=RETRY, timeout=CALL_SECONDS)
+        give_up(self._clients, stored)
 
     def close(self) -> None:
         self._streams.close()

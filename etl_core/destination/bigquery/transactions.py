@@ -1,9 +1,9 @@
 """The transactions that a staged batch becomes: one, unless it is more than BigQuery takes at once.
 
-Then there are several, one after the other, each of whole tables with their fence and their watermarks; the position of
-the stream goes with the last. Every table is exact by its own watermark, so a crash between two leaves nothing that the
-next process does not know of. https://cloud.google.com/bigquery/docs/transactions#limitations and
-https://cloud.google.com/bigquery/quotas#query_jobs
+Then there are several, one after the other, each of whole tables with their fence and their watermarks. Each compares
+the position of the stream, and the last moves it. Every table is exact by its own watermark, so a crash between two
+leaves nothing that the next process does not know of.
+https://cloud.google.com/bigquery/docs/transactions#limitations and https://cloud.google.com/bigquery/quotas#query_jobs
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from google.cloud import bigquery
-
 from etl_core.batch import WatermarkMove, WriteBatch
 from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.bookkeeping import (
     Bookkeeping,
     columns_parameter,
     dropped_parameter,
-    lsn_text,
     moves_parameter,
+    stream_fence_parameters,
+    stream_parameters,
 )
 from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.connection import Parameter
@@ -57,7 +56,7 @@ def transactions(book: Bookkeeping, batch: WriteBatch, stager: Stager) -> Iterat
     """In the order they are to be run in."""
     groups = list(_grouped(_steps(book, batch, stager))) or [[]]
     for number, group in enumerate(groups, 1):
-        stream = batch.stream_lsn if number == len(groups) else None
+        stream = batch.stream
         if not group and stream is None:
             return
         moves = {table_id: move for steps in group for table_id, move in steps.moves.items()}
@@ -67,8 +66,11 @@ def transactions(book: Bookkeeping, batch: WriteBatch, stager: Stager) -> Iterat
             found = [book.fence(moves), *found, book.moves()]
             parameters.append(moves_parameter(moves, stager.attempt.claims))
         if stream is not None:
-            found.append(book.move_stream())
-            parameters.append(bigquery.ScalarQueryParameter("stream", "STRING", lsn_text(stream)))
+            found.insert(0, book.stream_fence())
+            parameters += stream_fence_parameters(stream)
+            if number == len(groups):
+                found.append(book.move_stream())
+                parameters += stream_parameters(stream)
         yield Transaction(statements.transaction(found), parameters)
 
 

@@ -59,7 +59,7 @@ class TableWriter:
             raise SchemaChangeRefused(
                 f"{self._name} was renamed to {schema.name}",
                 table=str(schema.name),
-                hint=f"copy it under its new name: etl resync {schema.name}",
+                hint=f"if etl.yaml lists it in tables, write {schema.name} there; then: etl resync {schema.name}",
             )
         self._bring_to(schema)
         changed = 0

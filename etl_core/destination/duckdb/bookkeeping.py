@@ -1,7 +1,8 @@
 """Schema `_etl` of the DuckDB file: per pipeline, the watermark of every table and the position of the stream.
 
 LSNs are UBIGINT, so that they compare as numbers. A table that was forgotten keeps its row with a NULL watermark: the
-row also says that the table of that name is ours to replace.
+row also says that the table of that name is ours to replace. So does the name that a renamed table had: its row stays
+under table id 0, which no relation has.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from etl_core.batch import WatermarkMove
+from etl_core.batch import StreamMove, StreamPosition, WatermarkMove, WriteBatch
 from etl_core.destination.duckdb import statements
-from etl_core.destination.protocol import Positions
+from etl_core.destination.protocol import Positions, check_stream
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
@@ -34,7 +35,10 @@ _CREATE: tuple[LiteralString, ...] = (
     CREATE TABLE IF NOT EXISTS {streams} (
         pipeline VARCHAR NOT NULL, lsn UBIGINT NOT NULL, updated_at TIMESTAMPTZ NOT NULL)
     """,
+    # A column that came later: a file of before has none until then.
+    "ALTER TABLE {streams} ADD COLUMN IF NOT EXISTS incarnation VARCHAR",
 )
+_NO_TABLE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +89,34 @@ class Bookkeeping:
 
     def tables(self) -> dict[TableId, StoredTable]:
         """Of this pipeline, forgotten ones too."""
-        return {stored.table_id: stored for stored in self.all_tables() if stored.pipeline == self._pipeline}
+        return {
+            stored.table_id: stored
+            for stored in self.all_tables()
+            if stored.pipeline == self._pipeline and stored.table_id != _NO_TABLE
+        }
 
     def positions(self) -> Positions:
         if not self.exists():
             return Positions({}, None)
-        stream = self._run("SELECT lsn FROM {streams} WHERE pipeline = ?", [self._pipeline]).fetchall()
         return Positions(
-            {stored.table_id: stored.lsn for stored in self.tables().values() if stored.lsn is not None},
-            Lsn(stream[0][0]) if stream else None,
+            {stored.table_id: stored.lsn for stored in self.tables().values() if stored.lsn is not None}, self._stream()
         )
 
-    def check_fence(self, watermarks: Mapping[TableId, WatermarkMove]) -> dict[TableId, StoredTable]:
-        """This pipeline's tables. Raises WatermarkConflict unless each has the watermark that is expected of it."""
-        tables = self.tables()
-        for table_id, move in watermarks.items():
+    def _stream(self) -> StreamPosition | None:
+        found = self._run("SELECT * FROM {streams} WHERE pipeline = ?", [self._pipeline])
+        names = [column[0] for column in found.description or ()]
+        rows = found.fetchall()
+        if not rows:
+            return None
+        row = dict(zip(names, rows[0], strict=True))
+        return StreamPosition(Lsn(row["lsn"]), row.get("incarnation"))
+
+    def check_fence(self, batch: WriteBatch) -> dict[TableId, StoredTable]:
+        """This pipeline's tables. Raises WatermarkConflict unless all is where the batch expects it."""
+        exists = self.exists()
+        check_stream(self._stream() if exists else None, batch.stream)
+        tables = self.tables() if exists else {}
+        for table_id, move in batch.watermarks.items():
             stored = tables.get(table_id)
             found = None if stored is None else stored.lsn
             if found != move.expected:
@@ -118,20 +135,30 @@ class Bookkeeping:
         query = statements.move_watermarks(self.database, self._pipeline)
         statements.execute_with(self._connection, query, moves)
 
-    def move_stream(self, lsn: Lsn) -> None:
-        """Never back."""
-        updated = self._run(
-            "UPDATE {streams} SET lsn = greatest(lsn, ?::UBIGINT), updated_at = now() WHERE pipeline = ?",
-            [int(lsn), self._pipeline],
-        ).fetchall()
-        if not updated[0][0]:
-            self._run("INSERT INTO {streams} VALUES (?, ?, now())", [self._pipeline, int(lsn)])
+    def move_stream(self, move: StreamMove) -> None:
+        """After `check_fence`."""
+        if move.expected is None:
+            self._run(
+                "INSERT INTO {streams} BY NAME SELECT ? AS pipeline, ?::UBIGINT AS lsn, now() AS updated_at,"
+                " ?::VARCHAR AS incarnation",
+                [self._pipeline, int(move.new.lsn), move.new.incarnation],
+            )
+        else:
+            self._run(
+                "UPDATE {streams} SET lsn = ?::UBIGINT, incarnation = ?, updated_at = now() WHERE pipeline = ?",
+                [int(move.new.lsn), move.new.incarnation, self._pipeline],
+            )
 
     def put_table(self, schema: TableSchema, lsn: Lsn) -> None:
-        """Sets the table's row, replacing one of the same id or the same name."""
+        """Sets the table's row, replacing one of the same id or the same name.
+
+        The name that the table had before stays ours: another table may come under it, as when two swap names.
+        """
+        name = [schema.name.namespace, schema.name.name]
+        self._run("DELETE FROM {watermarks} WHERE namespace = ? AND name = ?", name)
         self._run(
-            "DELETE FROM {watermarks} WHERE (pipeline = ? AND table_id = ?) OR (namespace = ? AND name = ?)",
-            [self._pipeline, int(schema.table_id), schema.name.namespace, schema.name.name],
+            "UPDATE {watermarks} SET table_id = ?, lsn = NULL, updated_at = now() WHERE pipeline = ? AND table_id = ?",
+            [_NO_TABLE, self._pipeline, int(schema.table_id)],
         )
         self._run(
             "INSERT INTO {watermarks} VALUES (?, ?, ?, ?, ?, ?, now())",

@@ -2,7 +2,7 @@
 
 **Exactly once.** Data, watermarks and the stream's position of a batch are one DuckDB transaction, made durable by its
 COMMIT (WAL or table, fsynced). A process killed before leaves the state before; one killed after has committed, which
-`positions` tells the next. `write` reads the watermarks in the transaction that moves them.
+`positions` tells the next. `write` reads the watermarks, and the stream's position, in the transaction that moves them.
 
 **Sharing the file.** It is opened for each operation and closed; between two, other processes may read it. While `read`
 is being consumed the file is open: other processes must wait, this one need not.
@@ -52,8 +52,12 @@ class DuckDBDestination:
         self._wrote = False
         self._known: set[TableName] = set()
 
-    def prepare(self) -> None:
+    def discard_staging(self) -> None:
+        """See StagingDestination. A copy that runs keeps its own."""
         discard_abandoned(staging_root(self._file.path, self._pipeline))
+
+    def prepare(self) -> None:
+        self.discard_staging()
         with self._file.transaction() as connection:
             book = Bookkeeping(connection, self._pipeline)
             book.create()
@@ -90,11 +94,11 @@ class DuckDBDestination:
         try:
             with self._file.transaction(tables=len(batch.watermarks)) as connection:
                 book = Bookkeeping(connection, self._pipeline)
-                stored = book.check_fence(batch.watermarks)
+                stored = book.check_fence(batch)
                 changed = self._apply(connection, book, stored, batch)
                 book.move_watermarks(batch.watermarks)
-                if batch.stream_lsn is not None:
-                    book.move_stream(batch.stream_lsn)
+                if batch.stream is not None:
+                    book.move_stream(batch.stream)
         except DiskFull as error:
             raise DiskFull(f"{error}; {self._outcome(batch.watermarks)}", hint=error.hint) from None
         self._changed += changed
@@ -143,6 +147,7 @@ class DuckDBDestination:
             book = Bookkeeping(connection, self._pipeline)
             if book.exists():
                 book.forget(table_id)
+        self._wrote = True
 
     def backup(self, target: Path) -> int:
         """See BackupDestination. The file is held meanwhile."""

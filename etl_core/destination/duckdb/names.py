@@ -61,7 +61,8 @@ def check_name(
                 table=str(name),
                 hint="give each pipeline a file of its own",
             )
-        if other.lsn is not None and other.name != name:
+        is_itself = other.pipeline == pipeline and other.table_id == schema.table_id  # renamed, and the same to DuckDB
+        if other.lsn is not None and other.name != name and not is_itself:
             raise TableError(
                 f"{name} and {other.name} differ only by case, and DuckDB folds case",
                 table=str(name),

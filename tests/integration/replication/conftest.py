@@ -211,6 +211,13 @@ class Lab:
         return pipeline
 
     @contextlib.contextmanager
+    def unprepared(self) -> Iterator[Pipeline]:
+        """A process that decides something and replicates nothing."""
+        with Pipeline(self.config) as pipeline:
+            pipeline.store.migrate()
+            yield pipeline
+
+    @contextlib.contextmanager
     def running(self, pipeline: Pipeline, call: Callable[[], Any] | None = None) -> Iterator[Running]:
         """`pipeline.run()`, or `call`, beside the block; stopped at its end, and what it raised is raised."""
         running = Running(pipeline, call or pipeline.run)

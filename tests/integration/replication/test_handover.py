@@ -15,6 +15,7 @@ from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints, handover, source
 from etl_core.source import slot
+from etl_core.state.store import TableUpdate
 from etl_core.state.table_state import TableState
 from tests.integration.replication.conftest import PATIENCE, Running, poll
 
@@ -267,8 +268,10 @@ def test_a_slot_that_was_made_again_is_not_forgotten(lab: Lab, monkeypatch: pyte
     lab.synced()
     one, two = lab.pipeline(), lab.pipeline()
     one.resync(T)
-    dead = one.store.transition(one.find(T), TableState.DATA_SYNC)  # as a process that died left it
-    one.store.record_slot(one.source.sync_slot(dead.table_id), dead.table_id)
+    name = one.source.new_sync_slot(one.find(T).table_id)
+    # As a process that died left it.
+    dead = one.store.transition(one.find(T), TableState.DATA_SYNC, TableUpdate(sync_slot=name))
+    one.store.record_slot(name, dead.table_id)
     staged, go_on = threading.Event(), threading.Event()
     copying: list[Running] = []
     real = slot.drop_slot
@@ -289,7 +292,7 @@ def test_a_slot_that_was_made_again_is_not_forgotten(lab: Lab, monkeypatch: pyte
         second = threading.Thread(target=two._preparation.reset_dead_copies, name="second")
         second.start()
         second.join()
-        assert one.source.sync_slot(dead.table_id) in {slot.name for slot in one.store.owned_slots()}
+        assert one.find(T).sync_slot in {owned.name for owned in one.store.owned_slots()}
         go_on.set()
         copying[0].join()
     monkeypatch.undo()

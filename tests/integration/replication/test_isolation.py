@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from etl_core.batch import WriteBatch
+from etl_core.batch import WatermarkMove, WriteBatch
 from etl_core.destination.duckdb.destination import DuckDBDestination
-from etl_core.errors import ConfigError, CopyNeeded, EtlError, SourceChanged, TableError
+from etl_core.errors import ConfigError, CopyNeeded, DestinationUnavailable, EtlError, SourceChanged, TableError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.pipeline import Pipeline
@@ -110,7 +110,12 @@ def store(tmp_path: Path) -> StateStore:
 
 
 def stopped_in(
-    store: StateStore, *, confirmed: int = 90, kept_wal: int | None = 0, dropped: list[str] | None = None
+    store: StateStore,
+    *,
+    confirmed: int = 90,
+    kept_wal: int | None = 0,
+    dropped: list[str] | None = None,
+    complete_up_to: Callable[[TableId, WatermarkMove], None] = lambda *_: None,
 ) -> tuple[StoppedTables, TableStatus]:
     """A READY table with the watermark 95, and what decides when it fails."""
     active = ActiveTables()
@@ -119,7 +124,11 @@ def stopped_in(
         status = store.transition(status, state)
     active._watermarks[TableId(7)] = Lsn(95)
     keeping = Keeping(
-        lambda _: KeptChanges("kept", Lsn(confirmed)), (dropped or []).append, lambda _: kept_wal, 1 << 20
+        lambda _: KeptChanges("kept", Lsn(confirmed)),
+        complete_up_to,
+        (dropped if dropped is not None else []).append,
+        lambda _: kept_wal,
+        1 << 20,
     )
     return StoppedTables(store, active, keeping), status
 
@@ -134,6 +143,24 @@ def test_a_slot_beyond_the_budget_is_dropped_and_the_table_copied_again(
     assert (status.sync_slot, status.snapshot_lsn) == ("kept", 95)
     assert [(to, update.sync_slot) for _, to, update in stopped.due([status])] == [(TableState.INIT, None)]
     assert dropped == ["before", "kept"]
+
+
+def test_a_table_without_changes_for_long_is_complete_up_to_where_its_slot_begins(store: StateStore) -> None:
+    moves: list[WatermarkMove] = []
+    stopped, status = stopped_in(store, confirmed=98, complete_up_to=lambda _, move: moves.append(move))
+    update = stopped.stop(status, TableError("no", table=str(NAME)))
+    assert (update.sync_slot, update.snapshot_lsn) == ("kept", 98)
+    assert moves == [WatermarkMove(Lsn(95), Lsn(98))]
+
+
+def test_nothing_is_kept_if_the_destination_cannot_be_told(store: StateStore) -> None:
+    def refuse(_: TableId, move: WatermarkMove) -> None:
+        raise DestinationUnavailable(f"not {move.new}")
+
+    dropped: list[str] = []
+    stopped, status = stopped_in(store, confirmed=98, dropped=dropped, complete_up_to=refuse)
+    update = stopped.stop(status, TableError("no", table=str(NAME)))
+    assert (update.sync_slot, dropped) == (None, ["kept"])
 
 
 def test_within_the_budget_it_is_tried_at_a_start_and_then_when_its_time_comes(store: StateStore) -> None:

@@ -79,6 +79,7 @@ def test_a_call_that_fails_is_tried_again_and_not_applied_twice(
     churned("a")
     lab.execute("CREATE TABLE log (line int)")  # without a key, a row applied twice stays twice
     lab.publish()
+    lab.pipeline().close()  # a new pipeline tells the destination so, by a write
     faults = [Fault(method, call, **fault) for call in (1, 2, 4, 5, 6, 8)]
     pipeline = lab.pipeline(destination=scripted(lab, *faults))
     while any(status.state is TableState.INIT for status in pipeline.store.tables()):
@@ -270,7 +271,7 @@ def test_a_copy_that_ends_while_another_process_looks_for_dead_ones_keeps_its_sl
         assert published.wait(PATIENCE)
         monkeypatch.setattr(Preparation, "_running_copies", look_after_the_end)
         other.prepare()
-        slot = copying.source.sync_slot(other.find(TableName("public", "a")).table_id)
+        slot = other.find(TableName("public", "a")).sync_slot
         assert slot in lab.slots()
         end.set()
         [copied] = copy.join()

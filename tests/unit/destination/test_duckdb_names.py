@@ -28,6 +28,14 @@ def test_tables_that_differ_by_case_are_refused(destination: DuckDBDestination) 
     assert sum(contents(destination, orders()).values()) == 1
 
 
+def test_a_table_may_change_its_case(destination: DuckDBDestination) -> None:
+    publish(destination, orders(), [(1, "a", "b", 1)])
+    renamed = orders(name="Orders")
+    publish(destination, renamed, [(2, "a", "b", 1)], watermark=200)
+    destination.write(batch(changes(renamed, deletes=[(2,)], inserts=[(3, "a", "b", 1)]), expected=200, new=300))
+    assert contents(destination, renamed) == {(3, "a", "b", 1): 1}
+
+
 def test_columns_that_differ_by_case_are_refused(destination: DuckDBDestination) -> None:
     with pytest.raises(TableError, match="differ only by case"):
         destination.copy(table("t", Column("id", INT8), Column("Id", TEXT)))

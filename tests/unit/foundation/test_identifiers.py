@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -45,7 +47,11 @@ def test_refuses_what_is_not_a_name(text: str) -> None:
 def test_slot_names_of_a_pipeline_fit(name: str) -> None:
     assert check_pipeline_name(name) == name
     assert main_slot_name(name) == f"etl_{name}"
-    assert len(sync_slot_name(name, TableId(2**32 - 1))) <= 63
+    longest, other = (sync_slot_name(name, TableId(2**32 - 1), copy) for copy in ("4f09ac", "4f09ad"))
+    assert len(longest) <= 63
+    assert re.fullmatch("[a-z0-9_]+", longest)
+    assert longest != other
+    assert longest != sync_slot_name(name, TableId(2**32 - 2), "4f09ac")
 
 
 @pytest.mark.parametrize("name", ["", "Shop", "2shop", "shop-2", "shöp", "a" * 44, "shop;drop"])

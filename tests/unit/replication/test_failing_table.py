@@ -19,6 +19,7 @@ from etl_core.replication.applier import Applier, Reactions
 from etl_core.replication.assembler import Assembled, Assembler
 from etl_core.replication.observer import Observer
 from etl_core.replication.retry import Backoff
+from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.table import TableSchema
 from etl_core.state.sql_store import open_store
 from etl_core.testing.source_model import SourceModel, SourceTable
@@ -90,7 +91,7 @@ def test_one_table_fails_and_the_others_go_on(tmp_path: Path, error: Exception |
         Observer(),
         write_lock=threading.Lock(),
         stop=threading.Event(),
-        is_main=True,
+        fence=StreamFence("1/1/0/1", None),
         unknown_types_to_bytes=True,
         backoff=Backoff(first=0.001, tries=2),
     )
@@ -99,7 +100,9 @@ def test_one_table_fails_and_the_others_go_on(tmp_path: Path, error: Exception |
     assert active.watermarks() == {table.table_id: batch.end_lsn for table in others}
     for table in others:
         assert [rows.num_rows for rows in destination.read(table.schema)] == [1]
-    assert destination.positions().stream == batch.end_lsn
+    stream = destination.positions().stream
+    assert stream is not None
+    assert stream.lsn == batch.end_lsn
     progress = store.progress()
     assert progress is not None
     assert (progress.flushed_lsn, progress.rows) == (batch.end_lsn, 2)
@@ -133,7 +136,7 @@ def test_a_destination_that_fails_as_a_whole_stops_no_table(tmp_path: Path, kind
         Observer(),
         write_lock=threading.Lock(),
         stop=threading.Event(),
-        is_main=True,
+        fence=StreamFence("1/1/0/1", None),
         unknown_types_to_bytes=True,
         backoff=Backoff(first=0.001, tries=2),
     )

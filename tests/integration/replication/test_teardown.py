@@ -1,0 +1,109 @@
+"""A teardown drops what the pipeline made, where it made it: a name proves nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from etl_core.errors import SourceUnavailable
+from etl_core.identifiers import TableName
+from etl_core.testing.postgres import Database, Postgres, create_database
+from tests.integration.replication.conftest import Lab
+
+if TYPE_CHECKING:
+    from etl_core.pipeline import Pipeline
+
+A = TableName("public", "a")
+
+
+@pytest.fixture
+def pipeline(lab: Lab) -> Pipeline:
+    """One table; the pipeline has created its publication, and has nothing open."""
+    lab.execute("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)")
+    lab.config = replace(lab.config, source=replace(lab.config.source, tables=(A,)))
+    pipeline = lab.synced()
+    pipeline.close()
+    return pipeline
+
+
+@pytest.fixture
+def elsewhere(postgres: Postgres) -> Iterator[Database]:
+    """Another database, where somebody else has a publication of the same name."""
+    other = create_database(postgres)
+    other.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION lab_pub FOR TABLE a")
+    yield other
+    other.drop()
+
+
+def publications(database: Database) -> list[str]:
+    return [name for (name,) in database.execute("SELECT pubname FROM pg_publication")]
+
+
+def test_on_another_cluster_nothing_is_dropped(lab: Lab, pipeline: Pipeline) -> None:
+    """The same server stands for it: what the store remembers is another."""
+    store = pipeline.store
+    identity = store.source_identity()
+    assert identity is not None
+    store.save_source_identity(replace(identity, system_identifier="7000000000000000001"))
+    [slot] = store.owned_slots()
+    store.record_slot(slot.name, None, "7000000000000000001")
+    [left] = pipeline.plan_teardown().left
+    for said in (slot.name, "lab_pub", "7000000000000000001", str(identity.address), "pg_drop_replication_slot"):
+        assert said in left
+    assert pipeline.teardown() == []
+    assert lab.slots() == {slot.name}
+    assert publications(lab.database) == ["lab_pub"]
+    assert store.source_identity() is None
+
+
+def test_a_source_out_of_reach_keeps_everything_and_it_is_said(lab: Lab, pipeline: Pipeline) -> None:
+    lab.config = replace(lab.config, source=replace(lab.config.source, dsn="postgresql://nobody@127.0.0.1:1/nowhere"))
+    with lab.unprepared() as moved, pytest.raises(SourceUnavailable, match=pipeline.source.main_slot) as refused:
+        moved.teardown()
+    assert lab.database.name in str(refused.value)
+    assert pipeline.store.source_identity() is not None
+
+
+def test_on_another_database_its_publication_stays(lab: Lab, pipeline: Pipeline, elsewhere: Database) -> None:
+    lab.config = replace(lab.config, source=replace(lab.config.source, dsn=elsewhere.dsn))
+    with lab.unprepared() as moved:
+        plan = moved.plan_teardown()
+        assert [slot.name for slot in plan.slots] == [pipeline.source.main_slot]  # slots are the cluster's
+        assert not plan.drops_publication
+        assert lab.database.name in plan.left[0]
+        moved.teardown()
+    assert publications(elsewhere) == publications(lab.database) == ["lab_pub"]
+    assert lab.slots() == set()
+
+
+def test_a_publication_that_a_person_made_again_stays(lab: Lab, pipeline: Pipeline) -> None:
+    lab.execute("DROP PUBLICATION lab_pub; CREATE PUBLICATION lab_pub FOR TABLE a")
+    pipeline.teardown()
+    assert publications(lab.database) == ["lab_pub"]
+    assert lab.slots() == set()
+
+
+def test_what_a_killed_copy_has_staged_goes_too(lab: Lab, pipeline: Pipeline) -> None:
+    staging = lab.path.with_name(lab.path.name + ".staging") / lab.config.pipeline / "16400"
+    staging.mkdir(parents=True)
+    (staging / "0.arrow").write_bytes(b"rows")
+    pipeline.teardown()
+    pipeline.close()
+    assert [file.name for file in lab.path.parent.iterdir() if file.name.startswith("lab.duckdb")] == ["lab.duckdb"]
+
+
+def test_the_slot_of_a_renamed_pipeline_is_told_of(
+    lab: Lab, pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.config = replace(lab.config, pipeline="renamed_" + lab.config.pipeline, destination=lab.config.destination)
+    with caplog.at_level(logging.WARNING, "etl_core"), lab.unprepared() as renamed:
+        renamed.prepare()
+        renamed.prepare()
+        renamed.teardown()
+    [told] = [record.getMessage() for record in caplog.records if pipeline.source.main_slot in record.getMessage()]
+    assert f"SELECT pg_drop_replication_slot('{pipeline.source.main_slot}')" in told
+    assert lab.slots() == {pipeline.source.main_slot}

@@ -1,0 +1,148 @@
+"""The answer of the state store is lost, or the stream was replaced: what is decided then rests on what is stored."""
+# ruff: noqa: S608 the tests write their own SQL
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from etl_core.errors import OutcomeUnknown, SlotInUse, StateConflict, StateStoreUnavailable, TableError
+from etl_core.identifiers import TableName
+from etl_core.replication import failpoints
+from etl_core.replication.copy import Copied
+from etl_core.state.sql_store import open_store
+from etl_core.state.table_state import TableState
+from etl_core.testing.scripted_destination import Fault
+from tests.integration.replication.conftest import PATIENCE, Lab, Running, scripted
+
+if TYPE_CHECKING:
+    from etl_core.pipeline import Pipeline
+    from tests.integration.replication.conftest import Churn
+
+T = TableName("public", "t")
+
+
+class LosesAnAnswer:
+    """The lab's store; once armed, it stores the next move to `state`, and its answer is lost."""
+
+    def __init__(self, lab: Lab, state: TableState) -> None:
+        self._inner = open_store(lab.config.state.url, lab.config.pipeline)
+        self._state = state
+        self.is_armed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def transition(self, current: Any, to: TableState, *rest: Any, **keywords: Any) -> Any:
+        moved = self._inner.transition(current, to, *rest, **keywords)
+        if self.is_armed and to is self._state:
+            self.is_armed = False
+            raise StateStoreUnavailable("the answer was lost")
+        return moved
+
+
+def copied_beside(lab: Lab, pipeline: Pipeline) -> None:
+    """Copies T again while `pipeline` streams, and past the copy's snapshot, so that it needs a catch-up."""
+    staged, go_on = threading.Event(), threading.Event()
+
+    def hold_the_copy_back() -> None:
+        staged.set()
+        assert go_on.wait(PATIENCE)
+
+    copying = lab.pipeline()
+    with failpoints.activated(failpoints.COPY_STAGED, hold_the_copy_back):
+        copy = Running(copying, lambda: copying.sync([T]))
+        assert staged.wait(PATIENCE)
+        lab.execute("UPDATE t SET n = n + 1 WHERE id < 9")
+        lab.until_stored(pipeline, pipeline.current_lsn())
+        go_on.set()
+        copy.join()
+
+
+@pytest.mark.parametrize("state", [TableState.SYNC_DONE, TableState.READY, TableState.ERRORED])
+def test_a_lost_answer_ends_the_stream_and_no_change_is_passed_over(
+    lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], state: TableState
+) -> None:
+    churned("t", "a")
+    lab.publish()
+    lab.synced().close()
+    refuses = [Fault("write", call=4, before=TableError("refused", table="public.t"))]
+    store = LosesAnAnswer(lab, state)
+    pipeline = lab.pipeline(store=store, destination=scripted(lab, *refuses if state is TableState.ERRORED else ()))
+    store.is_armed = True
+    with churn("t", "a"):
+        streaming = Running(pipeline, pipeline.stream)
+        if state is not TableState.ERRORED:
+            copied_beside(lab, pipeline)
+        with pytest.raises(OutcomeUnknown):
+            streaming.join()
+    assert not store.is_armed
+    pipeline.close()
+    again = lab.pipeline()  # a new process, which knows what is stored and nothing else
+    if state is TableState.ERRORED:
+        assert again.find(T).state is TableState.ERRORED
+        again.sync([T])
+    lab.assert_equal(again)
+
+
+def test_a_stream_that_was_replaced_takes_no_table_in(lab: Lab) -> None:
+    """Its successor has read the states before, and would pass the table's changes over."""
+    for table in ("a", "t"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1)")
+    lab.publish()
+    first, other = lab.synced(), lab.pipeline()
+    began = threading.Event()
+    with failpoints.activated(failpoints.CONFIRMED, began.set):
+        streaming = Running(first, first.stream)
+        lab.execute("INSERT INTO a VALUES (2)")
+        assert began.wait(PATIENCE)
+    other.resync(T)
+    claimed = None
+    while claimed is None:
+        with contextlib.suppress(StateConflict):  # the first one stores at this moment
+            progress = other.store.progress()
+            assert progress is not None
+            claimed = other.store.claim_progress(progress, progress.flushed_lsn)
+    [copied] = other.sync()
+    assert isinstance(copied, Copied)
+    with pytest.raises(SlotInUse):
+        streaming.join()
+    assert other.find(T).state is TableState.FINISHED_COPY
+    lab.assert_equal(other)
+
+
+@pytest.mark.parametrize("change", ["dropped", "advanced"])
+def test_a_sync_slot_that_lost_changes_leads_to_a_new_copy(
+    lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], change: str
+) -> None:
+    churned("t", "a")
+    lab.publish()
+    lab.synced().close()
+    pipeline = lab.pipeline()
+    lost = threading.Event()
+
+    def lose() -> None:
+        if lost.is_set():
+            return
+        lost.set()
+        lab.execute("UPDATE t SET n = n + 1")
+        lab.until_stored(pipeline, pipeline.current_lsn())  # past the snapshot, and a change of the table
+        slot = pipeline.find(T).sync_slot
+        statement = (
+            "SELECT pg_drop_replication_slot(%s)"
+            if change == "dropped"
+            else "SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())"
+        )
+        lab.execute(statement, [slot])
+
+    before = pipeline.observer.states.count(("t", TableState.READY))
+    with churn("a"), failpoints.activated(failpoints.COPY_PUBLISHED, lose), lab.running(pipeline):
+        pipeline.resync(T)
+        pipeline.observer.until_state("t", TableState.READY, times=before + 1)
+    assert pipeline.observer.states.count(("t", TableState.DATA_SYNC)) == 2
+    assert "t" not in pipeline.observer.errors
+    lab.assert_equal(pipeline)
