@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
@@ -19,7 +19,7 @@ from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
-from etl_core.source.publication import check_publication, ensure_publication
+from etl_core.source.publication import check_publication, ensure_publication, told_plan
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
@@ -28,6 +28,7 @@ from etl_core.state.table_state import TableState
 _NEED_A_SLOT = (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
 
 _LOCK_SECONDS = 10
+_SHOWN_NOTICES = 10
 _TURN_EVERY = 0.05
 _TELL_AFTER = 2.0
 
@@ -57,17 +58,40 @@ class Preparation:
             # The publication's tables are opened to be listed: one that somebody alters must not hold up all others.
             limit_lock_waits(connection, _LOCK_SECONDS)
             server_info(connection)  # refuses what cannot be replicated
-            check_publication(connection, self._source.publication, self._config.source.tables)
+            check_publication(
+                connection,
+                self._source.publication,
+                self._config.source.tables,
+                allow_append_only=self._config.allow_append_only,
+            )
             self._store.migrate()
             self._wait_for_turn(connection)
             is_known = self._check_known_source(connection)
             self._destination.prepare()
-            if ensure_publication(connection, self._source.publication, self._config.source.tables):
+            if ensure_publication(
+                connection,
+                self._source.publication,
+                self._config.source.tables,
+                allow_append_only=self._config.allow_append_only,
+            ):
                 self._store.set_publication_owned(True)
             if not is_known:
                 self._begin(connection)
-            self._register(published_tables(connection, self._source.publication))
+            published = published_tables(connection, self._source.publication)
+            self._tell_plan(connection, published)
+            self._register(published)
             self._drop_leaked_slots()
+
+    def _tell_plan(self, connection: Connection, published: Sequence[PublishedTable]) -> None:
+        """Says what will not arrive, and what the publication does to the source, before anything is copied."""
+        names = {table.name for table in published}.intersection(
+            self._config.source.tables or (table.name for table in published)
+        )
+        sentences = told_plan(connection, self._source.publication, sorted(names))
+        for sentence in sentences[:_SHOWN_NOTICES]:
+            self._observer.on_notice(sentence)
+        if len(sentences) > _SHOWN_NOTICES:
+            self._observer.on_notice(f"and {len(sentences) - _SHOWN_NOTICES} more: etl doctor lists them")
 
     def _wait_for_turn(self, connection: Connection) -> None:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""

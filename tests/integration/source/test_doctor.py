@@ -102,11 +102,11 @@ def test_what_cannot_be_replicated(database: Database, table: str) -> None:
 @pytest.mark.parametrize(
     ("statements", "severity", "mendable"),
     [
-        ([], Severity.WARNING, False),
-        (["ALTER TABLE t ADD UNIQUE (a)"], Severity.WARNING, True),
+        ([], Severity.UNSAFE, True),
+        (["ALTER TABLE t ADD UNIQUE (a)"], Severity.UNSAFE, True),
         (["ALTER TABLE t REPLICA IDENTITY FULL"], Severity.WARNING, False),
         (["ALTER TABLE t ADD PRIMARY KEY (a)", "ALTER TABLE t REPLICA IDENTITY NOTHING"], Severity.UNSAFE, True),
-        (["ALTER TABLE t REPLICA IDENTITY NOTHING"], Severity.UNSAFE, False),
+        (["ALTER TABLE t REPLICA IDENTITY NOTHING"], Severity.UNSAFE, True),
     ],
 )
 def test_tables_without_an_identity(
@@ -120,7 +120,8 @@ def test_tables_without_an_identity(
     assert (finding.severity, finding.check, finding.sql is not None) == (severity, "replica_identity", mendable)
     if mendable:
         mend(database, [finding])
-        assert found(database) == []
+        assert [left for left in found(database) if left.severity is Severity.UNSAFE] == []
+        database.execute("INSERT INTO t VALUES (1, 1); UPDATE t SET b = 2; DELETE FROM t")
 
 
 def test_a_partition_with_another_identity(database: Database) -> None:
