@@ -238,8 +238,8 @@ class TableCopier:
                 f"{'a foreign table' if lost[0].kind == 'f' else 'unlogged'}, whose changes PostgreSQL does not send:"
                 " the destination would silently lack them",
                 table=str(status.name),
-                hint="detach the partition; or set publish_via_partition_root = false for the publication, and replicate"
-                " the other partitions as tables of their own",
+                hint="detach the partition; or set publish_via_partition_root = false for the publication, and"
+                " replicate the other partitions as tables of their own",
             )
         if not self._unknown_types_to_bytes:
             refuse_unsupported(table.schema)

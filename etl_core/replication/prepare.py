@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
 from etl_core.errors import SourceChanged, StateConflict, Stopped
-from etl_core.identifiers import TableId
+from etl_core.identifiers import TableId, TableName
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
@@ -58,6 +58,8 @@ class Preparation:
             # The publication's tables are opened to be listed: one that somebody alters must not hold up all others.
             limit_lock_waits(connection, _LOCK_SECONDS)
             server_info(connection)  # refuses what cannot be replicated
+            if self._config.source.tables is not None:
+                self._tell_plan(connection, self._config.source.tables)
             check_publication(
                 connection,
                 self._source.publication,
@@ -78,16 +80,14 @@ class Preparation:
             if not is_known:
                 self._begin(connection)
             published = published_tables(connection, self._source.publication)
-            self._tell_plan(connection, published)
+            if self._config.source.tables is None:
+                self._tell_plan(connection, [table.name for table in published])
             self._register(published)
             self._drop_leaked_slots()
 
-    def _tell_plan(self, connection: Connection, published: Sequence[PublishedTable]) -> None:
+    def _tell_plan(self, connection: Connection, tables: Sequence[TableName]) -> None:
         """Says what will not arrive, and what the publication does to the source, before anything is copied."""
-        names = {table.name for table in published}.intersection(
-            self._config.source.tables or (table.name for table in published)
-        )
-        sentences = told_plan(connection, self._source.publication, sorted(names))
+        sentences = told_plan(connection, self._source.publication, tables)
         for sentence in sentences[:_SHOWN_NOTICES]:
             self._observer.on_notice(sentence)
         if len(sentences) > _SHOWN_NOTICES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -96,7 +96,9 @@ def examine_tables(
     # The source refuses updates of every table that is published, replicated or not.
     plan = read_plan(conn, {*(fact.name for fact in existing), *(table.name for table in published)})
     findings = [finding for fact in existing for finding in _check_table(conn, info, fact)]
-    findings += _check_identity(conn, plan, publication, allow_append_only=allow_append_only)
+    findings += _check_identity(
+        conn, plan, publication, {table.name for table in published}, allow_append_only=allow_append_only
+    )
     findings += _check_left_out(conn, [table for table in plan if table.name in set(wanted)], publication)
     yield from _shortened(findings)
     yield from _check_types([table for table in published if table.name in set(wanted)])
@@ -241,7 +243,12 @@ def _check_table(conn: Connection, info: ServerInfo, table: _Facts) -> Iterator[
 
 
 def _check_identity(
-    conn: Connection, plan: Sequence[TablePlan], publication: Publication | None, *, allow_append_only: bool
+    conn: Connection,
+    plan: Sequence[TablePlan],
+    publication: Publication | None,
+    published: Collection[TableName],
+    *,
+    allow_append_only: bool,
 ) -> Iterator[Finding]:
     """Where the source would refuse UPDATE and DELETE, or the destination could not follow them."""
     generated = publishes_generated_by_default(conn) if publication is None else publication.generated
@@ -249,7 +256,8 @@ def _check_identity(
     for table in plan:
         harms = table.harms(conn, publishes_generated=generated)
         for harm in harms:
-            yield _harm_finding(harm, publication, changes_published=changes_published)
+            publishes_it = publication if table.name in published else None
+            yield _harm_finding(harm, publishes_it, changes_published=changes_published)
         if harms:
             continue
         if len({one.identity for one in table.relations if not one.is_child and one.kind in ("r", "p")}) > 1:

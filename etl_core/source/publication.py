@@ -188,11 +188,14 @@ def _check_all_append_only(conn: Connection, tables: Sequence[TableName]) -> Non
 def told_plan(conn: Connection, name: str, tables: Sequence[TableName]) -> list[str]:
     """What of these tables the publication, if it exists, does harm to and leaves out: a sentence each."""
     publication = find_publication(conn, name)
-    if publication is None:
-        return []
     plan = read_plan(conn, tables)
+    if publication is None:
+        return left_out(conn, plan, publishes_generated=publishes_generated_by_default(conn))
+    published = set(tables) - set(unpublished(conn, name, tables))
     sentences = []
     for table in plan:
+        if table.name not in published:
+            continue
         for harm in table.harms(conn, publishes_generated=publication.generated):
             if not (publication.update or publication.delete):
                 sentences.append(f"{harm.relation} {harm.why}: only its inserts are replicated")

@@ -17,7 +17,8 @@ from etl_core.state.sql_errors import translated
 _RIGHTS = text("""
 SELECT pg_catalog.pg_is_in_recovery(),
        EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'etl'),
-       COALESCE((SELECT pg_catalog.has_schema_privilege(oid, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = 'etl'),
+       COALESCE((SELECT pg_catalog.has_schema_privilege(oid, 'USAGE')
+                 FROM pg_catalog.pg_namespace WHERE nspname = 'etl'),
                 pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')),
        CURRENT_USER::text, pg_catalog.current_database()::text
 """)
