@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from etl_core.identifiers import TableName
-from etl_core.pipeline import Pipeline
-from etl_core.replication.observer import Observer
 from etl_core.state.table_state import TableState
-
-from .conftest import Lab
-
-
-class Notices(Observer):
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def on_notice(self, sentence: str) -> None:
-        self.sentences.append(sentence)
+from tests.integration.replication.conftest import Lab
 
 
-@pytest.fixture
-def noticed(lab: Lab) -> Iterator[tuple[Pipeline, list[str]]]:
-    """A pipeline that is not prepared yet, and what it will say."""
-    pipeline = lab.pipeline()
-    observer = Notices()
-    pipeline._preparation._observer = observer
-    yield pipeline, observer.sentences
-
-
-def test_children_by_inheritance(lab: Lab, noticed: tuple[Pipeline, list[str]]) -> None:
-    pipeline, sentences = noticed
+def test_children_by_inheritance(lab: Lab) -> None:
     lab.execute("CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1)")
     lab.execute("CREATE TABLE child () INHERITS (parent)")
     lab.publish("TABLE ONLY parent")
-    pipeline.prepare()
-    assert any("public.child" in sentence for sentence in sentences)
-    pipeline.sync()
+    pipeline = lab.synced()
+    assert any("public.child" in sentence for sentence in pipeline.observer.notices)
     (comparison,) = pipeline.verify()
     assert comparison.is_equal, "a child without rows leaves nothing out"
     lab.execute("INSERT INTO child VALUES (2)")
