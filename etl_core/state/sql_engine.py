@@ -52,9 +52,6 @@ _SQLITE = frozenset({"sqlite", "sqlite+pysqlite"})
 _ADVISORY_WRITE = 0x65746C  # "etl"
 _ADVISORY_MIGRATE = 0x65746D
 
-# Whatever default_transaction_read_only says. It cannot be set by a query: it must come before the first one.
-_READ_WRITE = "SET TRANSACTION READ WRITE"
-
 
 def open_engine(url: str, pipeline: str) -> tuple[Engine, str]:
     """An engine that has not connected yet, and the store's location for messages (no user, no password).
@@ -165,7 +162,6 @@ def begin_read(connection: Connection) -> None:
 def begin_write(connection: Connection, pipeline: str) -> None:
     """Before a writing transaction: waits until no other writes for the pipeline."""
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(_READ_WRITE)
         second_key = zlib.crc32(pipeline.encode()) - 0x8000_0000
         connection.execute(select(*_settings(), _advisory_lock(_ADVISORY_WRITE, second_key)))
     else:
@@ -175,7 +171,6 @@ def begin_write(connection: Connection, pipeline: str) -> None:
 def begin_migration(connection: Connection) -> None:
     """Before the migrations' transaction: waits until no other process migrates."""
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(_READ_WRITE)
         connection.execute(select(*_settings(), _advisory_lock(_ADVISORY_MIGRATE, 0)))
     else:
         _switch_to_wal(connection)
