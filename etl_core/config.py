@@ -275,7 +275,10 @@ def _parse_url(url: str) -> URL | None:
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
-    """One pipeline. With `unknown_types_to_bytes` values of unknown types are raw text, else their table is refused."""
+    """One pipeline. With `unknown_types_to_bytes` values of unknown types are raw text, else their table is refused.
+
+    With `allow_append_only` tables without a replica identity may be published, with their inserts alone.
+    """
 
     pipeline: str
     source: SourceConfig
@@ -284,6 +287,7 @@ class PipelineConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     copy: CopyConfig = field(default_factory=CopyConfig)
     unknown_types_to_bytes: bool = True
+    allow_append_only: bool = False
 
     def __post_init__(self) -> None:
         check_pipeline_name(self.pipeline)

@@ -303,6 +303,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     source, destination = root.section("source"), root.section("destination")
     state, batch, copy = root.section("state"), root.section("batch"), root.section("copy")
     unknown_types_to_bytes = root.flag("unknown_types_to_bytes", True)
+    allow_append_only = root.flag("allow_append_only", False)
     root.finish()
     return PipelineConfig(
         pipeline=pipeline,
@@ -312,6 +313,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
         batch=_batch(batch) if batch else BatchConfig(),
         copy=_copy(copy) if copy else CopyConfig(),
         unknown_types_to_bytes=unknown_types_to_bytes,
+        allow_append_only=allow_append_only,
     )
 
 

@@ -111,6 +111,9 @@ class Reporter:
             def on_retry(self, error: EtlError, wait: float) -> None:
                 reporter._log.warning(f"{error}; next try in {wait:.1f} s")
 
+            def on_notice(self, sentence: str) -> None:
+                reporter._log.warning(sentence)
+
             def on_waiting(self, reason: str) -> None:
                 if reporter._waits.is_news(reason):
                     reporter._log.info(reason)

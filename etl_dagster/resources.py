@@ -202,6 +202,9 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     unknown_types_to_bytes: bool = Field(
         default=True, description="Columns of unknown types as raw text in bytes; off: their tables are refused."
     )
+    allow_append_only: bool = Field(
+        default=False, description="Whether tables without a replica identity may be replicated, their inserts alone."
+    )
     state: dg.ResourceDependency[StateStoreResource]
     destination: dg.ResourceDependency[DestinationResource]
 
@@ -252,6 +255,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             BatchConfig(self.batch_max_rows, parse_size(self.batch_max_bytes), parse_duration(self.batch_max_age)),
             CopyConfig(connections_per_table=self.copy_connections),
             unknown_types_to_bytes=self.unknown_types_to_bytes,
+            allow_append_only=self.allow_append_only,
         )
 
     def table_names(self) -> "tuple[TableName, ...] | None":

@@ -46,6 +46,9 @@ class Display(Observer):
         with self._lock:
             self.rows += flush.rows
 
+    def on_notice(self, sentence: str) -> None:
+        self.say(sentence)
+
     def on_table_error(self, table: TableName, error: EtlError) -> None:
         self.say(table_error(table, error))
 

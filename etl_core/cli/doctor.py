@@ -12,9 +12,11 @@ from sqlalchemy import make_url
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.texts import plural, put
+from etl_core.destination.doctor import examine_destination
 from etl_core.errors import EtlError
 from etl_core.pipeline import Pipeline
 from etl_core.source.doctor import Finding, Severity, examine
+from etl_core.state.doctor import examine_state
 
 _ORDER = (Severity.UNSAFE, Severity.WARNING, Severity.NOTE, Severity.OK)
 
@@ -22,9 +24,15 @@ _ORDER = (Severity.UNSAFE, Severity.WARNING, Severity.NOTE, Severity.OK)
 def doctor(pipeline: Pipeline, _: Arguments) -> int:
     source = pipeline.config.source
     findings = examine(
-        source.conninfo(), pipeline=pipeline.config.pipeline, publication=source.publication, tables=source.tables
+        source.conninfo(),
+        pipeline=pipeline.config.pipeline,
+        publication=source.publication,
+        tables=source.tables,
+        allow_append_only=pipeline.config.allow_append_only,
     )
     findings += _stream_findings(pipeline)
+    findings += examine_destination(pipeline.destination, pipeline.config.destination.type)
+    findings += examine_state(pipeline.config.state.url, pipeline.config.pipeline)
     for line in finding_lines(findings):
         put(line)
     return FAILED if any(finding.severity is Severity.UNSAFE for finding in findings) else DONE

@@ -37,12 +37,18 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
     if _was_compared(comparison):
         return (
             str(comparison.table),
-            "equal" if comparison.is_equal else "differs",
+            _verdict(comparison),
             plural(comparison.source_rows, "row"),
             f"content {comparison.content}",
             f"at {comparison.lsn}",
         )
     return (str(comparison.table), "not compared", "", "", "")
+
+
+def _verdict(comparison: Comparison) -> str:
+    if comparison.is_incomplete:
+        return "incomplete"
+    return "equal" if comparison.is_equal else "differs"
 
 
 def _was_compared(comparison: Comparison) -> bool:
@@ -51,7 +57,7 @@ def _was_compared(comparison: Comparison) -> bool:
 
 def _details(comparison: Comparison) -> list[str]:
     details = []
-    if _was_compared(comparison) and not comparison.is_equal:
+    if _was_compared(comparison) and not comparison.is_equal and not comparison.is_incomplete:
         details.append(
             f"{number(comparison.source_rows)} rows in the source, {number(comparison.destination_rows)} in the "
             f"destination: {number(comparison.missing)} missing, {number(comparison.extra)} extra, "
@@ -71,8 +77,11 @@ def _summary(comparisons: Sequence[Comparison]) -> str:
     equal = sum(comparison.is_equal for comparison in comparisons)
     if equal == len(comparisons):
         return f"equal: {plural(equal, 'table')}, {plural(sum(c.source_rows for c in comparisons), 'row')}"
-    different = sum(_was_compared(comparison) and not comparison.is_equal for comparison in comparisons)
+    incomplete = sum(comparison.is_incomplete for comparison in comparisons)
+    different = sum(_was_compared(comparison) and not comparison.is_equal for comparison in comparisons) - incomplete
     parts = [f"{plural(different, 'table')} differ" + ("s" if different == 1 else "")] if different else []
-    if len(comparisons) - equal - different:
-        parts.append(f"{plural(len(comparisons) - equal - different, 'table')} not compared")
+    if incomplete:
+        parts.append(f"{plural(incomplete, 'table')} incomplete")
+    if others := len(comparisons) - equal - different - incomplete:
+        parts.append(f"{plural(others, 'table')} not compared")
     return f"{', '.join(parts)}, {number(equal)} equal"

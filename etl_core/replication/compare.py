@@ -52,6 +52,8 @@ class Comparison:
     changed: int = 0
     ranges: tuple[KeyRange, ...] = ()
     problem: str | None = None
+    is_incomplete: bool = False
+    """What is replicated is equal, but SELECT on the source's table gives more rows: `problem` says which."""
     lsn: Lsn = ZERO
     """The position both sides were read at."""
 

@@ -48,6 +48,7 @@ from etl_core.schema.arrow import refuse_unsupported
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
+from etl_core.source.plan import read_plan
 from etl_core.source.slot import Blocker
 from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
@@ -224,11 +225,21 @@ class TableCopier:
     def _describe(self, status: TableStatus) -> PublishedTable:
         with self._source.connect("catalog") as connection:
             table = published_table(connection, status.table_id, self._source.publication)
-        if table is None:
-            raise TableAbsent(
-                f"{status.name} is no longer in publication {self._source.publication}",
+            if table is None:
+                raise TableAbsent(
+                    f"{status.name} is no longer in publication {self._source.publication}",
+                    table=str(status.name),
+                    hint="add it again, or take it out of the configuration",
+                )
+            lost = [one for plan in read_plan(connection, [table.name]) for one in plan.lost_partitions]
+        if lost:
+            raise TableError(
+                f"partition {lost[0].name} of {status.name} is "
+                f"{'a foreign table' if lost[0].kind == 'f' else 'unlogged'}, whose changes PostgreSQL does not send:"
+                " the destination would silently lack them",
                 table=str(status.name),
-                hint="add it again, or take it out of the configuration",
+                hint="detach the partition; or set publish_via_partition_root = false for the publication, and"
+                " replicate the other partitions as tables of their own",
             )
         if not self._unknown_types_to_bytes:
             refuse_unsupported(table.schema)

@@ -56,5 +56,8 @@ class Observer:
     def on_retry(self, error: EtlError, wait: float) -> None:
         """Something failed that may pass; it is tried again after `wait` seconds."""
 
+    def on_notice(self, sentence: str) -> None:
+        """What will not arrive, or is unsafe, as found when the pipeline was prepared."""
+
     def on_waiting(self, reason: str) -> None:
         """Nothing can be done until something outside ends, such as a transaction that a slot must wait for."""

@@ -24,7 +24,7 @@ from etl_core.replication.table_errors import absent_update, is_absent
 from etl_core.source.absence import find_absent
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
-from etl_core.source.publication import check_publication, ensure_publication, publication_oid
+from etl_core.source.publication import check_publication, ensure_publication, publication_oid, told_plan
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, slot_status, unread_slots
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 _NEED_A_SLOT = (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
 
 _LOCK_SECONDS = 10
+_SHOWN_NOTICES = 10
 _TURN_EVERY = 0.05
 _TELL_AFTER = 2.0
 _ABSENT_EVERY = 60.0
@@ -68,30 +69,45 @@ class Preparation:
             # The publication's tables are opened to be listed: one that somebody alters must not hold up all others.
             limit_lock_waits(connection, _LOCK_SECONDS)
             server_info(connection)  # refuses what cannot be replicated
+            if self._config.source.tables is not None:
+                self._tell_plan(connection, self._config.source.tables)
             self._check_tables(connection)
             self._store.migrate()
             self._wait_for_turn(connection)
             is_known = self._check_known_source(connection)
             self._destination.prepare()
             absent = self._find_absent(connection) if is_known else {}
-            if ensure_publication(connection, self._source.publication, self._wanted_but(absent)):
+            if ensure_publication(
+                connection,
+                self._source.publication,
+                self._wanted_but(absent),
+                allow_append_only=self._config.allow_append_only,
+            ):
                 self._store.set_publication_owned(True, publication_oid(connection, self._source.publication))
             if not is_known:
                 self._begin(connection)
-            self._register(published_tables(connection, self._source.publication), absent)
+            published = published_tables(connection, self._source.publication)
+            if self._config.source.tables is None:
+                self._tell_plan(connection, [table.name for table in published])
+            self._register(published, absent)
             self._drop_leaked_slots()
             self._tell_of_other_slots(connection)
 
     def _check_tables(self, connection: Connection) -> None:
         """Refuses a first start with a table that the source does not have or publish; a later one goes on without."""
         try:
-            check_publication(connection, self._source.publication, self._config.source.tables)
+            self._check_publication(connection, self._config.source.tables)
         except (ConfigError, SourceRefused):
             self._store.migrate()
             if self._store.source_identity() is None:
                 raise
             absent = self._find_absent(connection)
-            check_publication(connection, self._source.publication, self._wanted_but(absent))
+            self._check_publication(connection, self._wanted_but(absent))
+
+    def _check_publication(self, connection: Connection, tables: Sequence[TableName] | None) -> None:
+        check_publication(
+            connection, self._source.publication, tables, allow_append_only=self._config.allow_append_only
+        )
 
     def _find_absent(self, connection: Connection) -> dict[TableName, TableAbsent]:
         wanted = self._config.source.tables
@@ -101,6 +117,14 @@ class Preparation:
     def _wanted_but(self, absent: Collection[TableName]) -> Sequence[TableName] | None:
         wanted = self._config.source.tables
         return None if wanted is None else [name for name in wanted if name not in absent]
+
+    def _tell_plan(self, connection: Connection, tables: Sequence[TableName]) -> None:
+        """Says what will not arrive, and what the publication does to the source, before anything is copied."""
+        sentences = told_plan(connection, self._source.publication, tables)
+        for sentence in sentences[:_SHOWN_NOTICES]:
+            self._observer.on_notice(sentence)
+        if len(sentences) > _SHOWN_NOTICES:
+            self._observer.on_notice(f"and {len(sentences) - _SHOWN_NOTICES} more: etl doctor lists them")
 
     def _wait_for_turn(self, connection: Connection) -> None:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""

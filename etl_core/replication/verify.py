@@ -24,7 +24,9 @@ from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.copy_ranges import all_into
+from etl_core.source.plan import TablePlan, is_known_empty, read_plan, rows_left_out
 from etl_core.source.slot import Blocker
+from etl_core.source.snapshot import import_snapshot
 from etl_core.source.table_copy import copy_table
 from etl_core.state.store import StateStore, TableStatus
 from etl_core.state.table_state import TableState
@@ -125,9 +127,27 @@ class Verifier:
         if table is None or stored is None or table.schema.column_names != stored[1].column_names:
             return not_compared(status, lsn, "the source's columns have changed since the last row change")
         schema = table.schema
-        return compare(
+        left_out = self._rows_left_out(table, snapshot)
+        compared = compare(
             status.name, schema.key, self._scan_source(table, snapshot), scan_of(lambda: self._destination.read(schema))
         )
+        if not left_out:
+            return compared
+        # What is replicated may be equal; what a person's SELECT at the source gives is not in the destination.
+        problem = "; ".join(filter(None, [compared.problem, *left_out]))
+        return replace(compared, is_equal=False, is_incomplete=compared.is_equal, problem=problem)
+
+    def _rows_left_out(self, table: PublishedTable, snapshot: str) -> list[str]:
+        """Which rows of SELECT on the table are not replicated with it; nothing where its children hold none."""
+        with self._source.connect("verify") as connection:
+            import_snapshot(connection, snapshot)
+            sentences = []
+            for plan in read_plan(connection, [table.name]):
+                with_rows = [
+                    one for one in plan.relations if not one.is_child or not is_known_empty(connection, one.name)
+                ]
+                sentences += rows_left_out(TablePlan(tuple(with_rows)))
+            return sentences
 
     def _scan_source(self, table: PublishedTable, snapshot: str) -> Scan:
         def scan(sink: Sink) -> None:

@@ -35,6 +35,8 @@ SESSION_SETTINGS: dict[str, str] = {
     "standard_conforming_strings": "on",
     "search_path": "",
     "row_security": "off",
+    # A role or database that is read-only by default could not create what replication needs.
+    "default_transaction_read_only": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",

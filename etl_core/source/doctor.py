@@ -65,7 +65,12 @@ class _Server:
 
 
 def examine(
-    conninfo: str, *, pipeline: str, publication: str, tables: Sequence[TableName] | None = None
+    conninfo: str,
+    *,
+    pipeline: str,
+    publication: str,
+    tables: Sequence[TableName] | None = None,
+    allow_append_only: bool = False,
 ) -> list[Finding]:
     """All findings, server first, then publication and tables; a source that cannot be reached is one `unsafe` finding.
 
@@ -86,7 +91,7 @@ def examine(
             findings += _check_pooler(conn)
             findings += _check_slot(conn, server)
             findings += _check_transactions(conn)
-            findings += examine_tables(conn, server.info, publication, tables)
+            findings += examine_tables(conn, server.info, publication, tables, allow_append_only=allow_append_only)
         except EtlError as error:
             findings.append(Finding(Severity.UNSAFE, "connection", _sentence(error)))
         return findings

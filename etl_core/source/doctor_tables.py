@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -11,15 +11,17 @@ from psycopg import sql
 from etl_core.identifiers import TableName
 from etl_core.schema.arrow import is_supported
 from etl_core.schema.pg_types import format_type
-from etl_core.schema.table import ReplicaIdentity
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
 from etl_core.source.finding import Finding, Severity
+from etl_core.source.plan import Harm, TablePlan, left_out, read_plan, rows_left_out
 from etl_core.source.publication import (
     Publication,
     add_tables_statement,
     create_statement,
     find_publication,
+    harms_of_publishing,
+    publishes_generated_by_default,
     unpublished,
 )
 from etl_core.source.server import ServerInfo
@@ -28,31 +30,26 @@ from etl_core.source.sqlstate import translate
 _SHOWN = 10
 """Findings of one kind are listed for so many tables; the rest is counted."""
 
-# A unique index that can serve as replica identity: whole, immediate, of columns that are never NULL.
 # `unnest` takes several arrays only under its bare name; search_path is empty, so that is pg_catalog's.
 _FACTS = """
 SELECT w.namespace, w.name,
        c.relkind::text,
        c.relpersistence::text,
-       c.relreplident::text,
-       EXISTS (SELECT FROM pg_catalog.pg_index i
-               WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate),
-       (SELECT ic.relname::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
-        WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
-          AND i.indexprs IS NULL
-          AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                          WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
-        ORDER BY i.indnatts, ic.relname LIMIT 1),
        pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        pg_catalog.has_table_privilege(c.oid, 'SELECT'),
        pg_catalog.row_security_active(c.oid),
-       pg_catalog.pg_has_role(c.relowner, 'USAGE'),
-       EXISTS (SELECT FROM pg_catalog.pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid END) t
-               JOIN pg_catalog.pg_class l ON l.oid = t.relid
-               WHERE t.isleaf AND l.relreplident <> c.relreplident)
+       pg_catalog.pg_has_role(c.relowner, 'USAGE')
 FROM unnest(%s::text[], %s::text[]) AS w(namespace, name)
 LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.namespace
 LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+"""
+
+_ALL_TABLES = """
+SELECT n.nspname::text, c.relname::text
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
+  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+ORDER BY 1, 2
 """
 
 
@@ -63,27 +60,23 @@ class _Facts:
     name: TableName
     kind: str | None
     persistence: str
-    identity: str
-    has_primary_key: bool
-    unique_index: str | None
     may_use_namespace: bool
     may_select: bool
     hides_rows: bool
     is_owner: bool
-    leaves_differ: bool
 
     @property
     def is_table(self) -> bool:
         return self.kind in ("r", "p")
 
-    @property
-    def is_identified(self) -> bool:
-        identity = ReplicaIdentity(self.identity)
-        return identity is ReplicaIdentity.INDEX or (identity is not ReplicaIdentity.NOTHING and self.has_primary_key)
-
 
 def examine_tables(
-    conn: Connection, info: ServerInfo, name: str, tables: Sequence[TableName] | None
+    conn: Connection,
+    info: ServerInfo,
+    name: str,
+    tables: Sequence[TableName] | None,
+    *,
+    allow_append_only: bool = False,
 ) -> Iterator[Finding]:
     """Findings about the publication called `name` and about `tables`, by default those it publishes."""
     publication = find_publication(conn, name)
@@ -92,16 +85,24 @@ def examine_tables(
     facts = _read_facts(conn, wanted)
     existing = [fact for fact in facts if fact.is_table]
     if publication is None:
-        yield from _check_creation(conn, info, name, existing if tables is not None else None)
+        yield from _check_creation(
+            conn, info, name, existing if tables is not None else None, allow_append_only=allow_append_only
+        )
     else:
         yield from _check_publication(conn, publication, published)
         yield from _check_coverage(conn, publication, [fact.name for fact in existing])
     for fact in facts:
         yield from _check_kind(conn, fact)
-    findings = [finding for fact in existing for finding in _check_table(conn, info, fact, publication)]
+    # The source refuses updates of every table that is published, replicated or not.
+    plan = read_plan(conn, {*(fact.name for fact in existing), *(table.name for table in published)})
+    findings = [finding for fact in existing for finding in _check_table(conn, info, fact)]
+    findings += _check_identity(
+        conn, plan, publication, {table.name for table in published}, allow_append_only=allow_append_only
+    )
+    findings += _check_left_out(conn, [table for table in plan if table.name in set(wanted)], publication)
     yield from _shortened(findings)
     yield from _check_types([table for table in published if table.name in set(wanted)])
-    if existing and not findings:
+    if existing and all(finding.severity is Severity.NOTE for finding in findings):
         yield Finding(Severity.OK, "tables", f"{len(existing)} tables can be read and identified by a key")
 
 
@@ -115,13 +116,29 @@ def _read_facts(conn: Connection, tables: Sequence[TableName]) -> list[_Facts]:
 
 
 def _check_creation(
-    conn: Connection, info: ServerInfo, name: str, tables: Sequence[_Facts] | None
+    conn: Connection,
+    info: ServerInfo,
+    name: str,
+    tables: Sequence[_Facts] | None,
+    *,
+    allow_append_only: bool,
 ) -> Iterator[Finding]:
     if tables is None:
-        message = f"publication {name} does not exist, and no tables are configured to create it for"
-        yield Finding(Severity.UNSAFE, "publication", message, create_statement(conn, name, None))
+        safe = _safe_tables(conn, _all_tables(conn))
+        message = (
+            f"publication {name} does not exist, and no tables are configured to create it for;"
+            f" {len(safe)} tables of the database can be published without harm"
+        )
+        yield Finding(Severity.UNSAFE, "publication", message, create_statement(conn, name, safe) if safe else None)
         return
-    statement = create_statement(conn, name, [table.name for table in tables])
+    harms = harms_of_publishing(conn, [table.name for table in tables])
+    if harms and not allow_append_only:
+        # In the suggested SQL there is only what leaves the source working.
+        harmless = _safe_tables(conn, [table.name for table in tables])
+        tables = [table for table in tables if table.name in set(harmless)]
+    statement = create_statement(
+        conn, name, [table.name for table in tables], append_only=bool(harms) and allow_append_only
+    )
     foreign = [table.name for table in tables if not table.is_owner]
     row = conn.execute("SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')").fetchone()
     if tables and not foreign and row is not None and row[0]:
@@ -130,6 +147,24 @@ def _check_creation(
     lacking = f"does not own {foreign[0]}" if foreign else f"lacks CREATE on database {info.database}"
     message = f"publication {name} does not exist and {info.user} may not create it: it {lacking}"
     yield Finding(Severity.UNSAFE, "publication", message, statement if tables else None)
+
+
+def _all_tables(conn: Connection) -> list[TableName]:
+    return [TableName(*row) for row in conn.execute(_ALL_TABLES).fetchall()]
+
+
+def _safe_tables(conn: Connection, tables: Sequence[TableName]) -> list[TableName]:
+    generated = publishes_generated_by_default(conn)
+    return [table.name for table in read_plan(conn, tables) if not table.harms(conn, publishes_generated=generated)]
+
+
+def _check_left_out(conn: Connection, plan: Sequence[TablePlan], publication: Publication | None) -> Iterator[Finding]:
+    """What of the tables does not arrive. A partition that is lost stops its table's copy."""
+    generated = publishes_generated_by_default(conn) if publication is None else publication.generated
+    lost = [table for table in plan if table.lost_partitions]
+    unsafe = {sentence for table in lost for sentence in rows_left_out(table)}
+    for sentence in left_out(conn, plan, publishes_generated=generated):
+        yield Finding(Severity.UNSAFE if sentence in unsafe else Severity.NOTE, "left_out", sentence)
 
 
 def _check_publication(
@@ -169,13 +204,14 @@ def _has_partitions(conn: Connection, published: Sequence[PublishedTable]) -> bo
 
 def _check_coverage(conn: Connection, publication: Publication, tables: Sequence[TableName]) -> Iterator[Finding]:
     missing = unpublished(conn, publication.name, tables)
+    safe = _safe_tables(conn, missing)
     if missing:
         yield Finding(
             Severity.UNSAFE,
             "publication",
             f"publication {publication.name} does not publish {', '.join(map(str, missing[:_SHOWN]))}"
             + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""),
-            add_tables_statement(conn, publication.name, missing),
+            add_tables_statement(conn, publication.name, safe) if safe else None,
         )
 
 
@@ -190,9 +226,7 @@ def _check_kind(conn: Connection, table: _Facts) -> Iterator[Finding]:
         yield Finding(Severity.UNSAFE, "tables", message, statement.as_string(conn))
 
 
-def _check_table(
-    conn: Connection, info: ServerInfo, table: _Facts, publication: Publication | None
-) -> Iterator[Finding]:
+def _check_table(conn: Connection, info: ServerInfo, table: _Facts) -> Iterator[Finding]:
     user = sql.Identifier(info.user)
     if not table.may_use_namespace:
         grant = sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(table.name.namespace), user)
@@ -206,47 +240,66 @@ def _check_table(
         bypass = sql.SQL("ALTER ROLE {} BYPASSRLS").format(user)
         message = f"row-level security of table {table.name} would hide rows from {info.user}, so the copy is refused"
         yield Finding(Severity.UNSAFE, "row_security", message, bypass.as_string(conn))
-    yield from _check_identity(conn, table, publication)
 
 
-def _check_identity(conn: Connection, table: _Facts, publication: Publication | None) -> Iterator[Finding]:
-    if table.leaves_differ:
-        yield Finding(
-            Severity.WARNING,
-            "replica_identity",
-            f"partitions of table {table.name} have another replica identity than the table; give them the same",
-        )
-    if table.is_identified:
-        return
-    changes_published = publication is None or publication.update or publication.delete
-    if ReplicaIdentity(table.identity) is ReplicaIdentity.FULL:
-        consequence = "inserts are appended, and an update or delete stops the table"
-    elif changes_published:
-        consequence = "the source refuses every UPDATE and DELETE of it as soon as it is published"
+def _check_identity(
+    conn: Connection,
+    plan: Sequence[TablePlan],
+    publication: Publication | None,
+    published: Collection[TableName],
+    *,
+    allow_append_only: bool,
+) -> Iterator[Finding]:
+    """Where the source would refuse UPDATE and DELETE, or the destination could not follow them."""
+    generated = publishes_generated_by_default(conn) if publication is None else publication.generated
+    changes_published = (not allow_append_only) if publication is None else publication.update or publication.delete
+    for table in plan:
+        harms = table.harms(conn, publishes_generated=generated)
+        for harm in harms:
+            publishes_it = publication if table.name in published else None
+            yield _harm_finding(harm, publishes_it, changes_published=changes_published)
+        if harms:
+            continue
+        if len({one.identity for one in table.relations if not one.is_child and one.kind in ("r", "p")}) > 1:
+            yield Finding(
+                Severity.WARNING,
+                "replica_identity",
+                f"partitions of table {table.name} have another replica identity than the table; give them the same",
+            )
+        if not table.has_key:
+            yield Finding(
+                Severity.WARNING,
+                "replica_identity",
+                f"table {table.name} has no primary key or replica identity index: inserts are appended, and an update"
+                " or delete stops the table",
+            )
+
+
+def _harm_finding(harm: Harm, publication: Publication | None, *, changes_published: bool) -> Finding:
+    if not changes_published:
+        message = f"table {harm.relation} {harm.why}: only inserts are replicated"
+        return Finding(Severity.WARNING, "replica_identity", message, harm.sql)
+    if not harm.breaks_source:
+        consequence = "its updates and deletes cannot be replicated"
+    elif publication is None:
+        consequence = "the source would refuse every UPDATE and DELETE of it as soon as it is published"
     else:
-        consequence = "only inserts are replicated"
-    nothing = ReplicaIdentity(table.identity) is ReplicaIdentity.NOTHING
-    what = "has replica identity NOTHING" if nothing else "has no primary key or replica identity index"
-    statement = _identity_statement(conn, table)
-    advice = "" if statement else "; add a primary key, or take the table out of the publication"
-    yield Finding(
-        Severity.UNSAFE if nothing and changes_published else Severity.WARNING,
-        "replica_identity",
-        f"table {table.name} {what}: {consequence}{advice}",
-        statement,
-    )
-
-
-def _identity_statement(conn: Connection, table: _Facts) -> str | None:
-    if table.has_primary_key:
-        statement = sql.SQL("ALTER TABLE {} REPLICA IDENTITY DEFAULT").format(_identifier(table.name))
-    elif table.unique_index is not None:
-        statement = sql.SQL("ALTER TABLE {} REPLICA IDENTITY USING INDEX {}").format(
-            _identifier(table.name), sql.Identifier(table.unique_index)
+        consequence = f"the source refuses every UPDATE and DELETE of it while {publication.name} publishes it"
+    ways = ["add a primary key"] if "primary key" in harm.why else []
+    if harm.sql is None:
+        ways.append("give it a replica identity index over published columns that are NOT NULL")
+        if "generated" in harm.why and publication is not None:
+            ways.append("from PostgreSQL 18 on set publish_generated_columns = stored for the publication")
+    elif harm.sql.endswith("FULL"):
+        ways.append(
+            "set replica identity FULL as below: the source accepts all changes, writes whole old rows to the WAL, and"
+            " an update or delete stops the table in the destination"
         )
     else:
-        return None  # only a person knows what identifies a row
-    return statement.as_string(conn)
+        ways.append("run the statement below")
+    ways += ["take it out of the publication", "have the publication publish inserts only (allow_append_only: true)"]
+    message = f"table {harm.relation} {harm.why}: {consequence}; {', or '.join(ways)}"
+    return Finding(Severity.UNSAFE, "replica_identity", message, harm.sql)
 
 
 def _check_types(tables: Sequence[PublishedTable]) -> Iterator[Finding]:

@@ -14,11 +14,14 @@ from psycopg import errors, sql
 from etl_core.errors import ConfigError, SourceRefused
 from etl_core.identifiers import TableName
 from etl_core.source.connection import Connection
+from etl_core.source.plan import Harm, left_out, read_plan
 from etl_core.source.sqlstate import translate
 
 _PUBLICATION = """
-SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, puballtables
-FROM pg_catalog.pg_publication WHERE pubname = %s
+SELECT p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot, p.puballtables,
+       -- A column of PostgreSQL 18.
+       COALESCE(pg_catalog.to_jsonb(p) ->> 'pubgencols' = 's', false)
+FROM pg_catalog.pg_publication p WHERE p.pubname = %s
 """
 
 # `unnest` takes several arrays only under its bare name; search_path is empty, so that is pg_catalog's.
@@ -41,7 +44,7 @@ _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S"
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A row of `pg_publication`: which operations it publishes, and how it names partitions."""
+    """A row of `pg_publication`: operations, how it names partitions, whether it has the stored generated columns."""
 
     name: str
     insert: bool
@@ -50,6 +53,7 @@ class Publication:
     truncate: bool
     via_partition_root: bool
     all_tables: bool
+    generated: bool = False
 
 
 def find_publication(conn: Connection, name: str) -> Publication | None:
@@ -70,15 +74,19 @@ def publication_oid(conn: Connection, name: str) -> int | None:
     return row[0] if row else None
 
 
-def ensure_publication(conn: Connection, name: str, tables: Sequence[TableName] | None) -> bool:
+def ensure_publication(
+    conn: Connection, name: str, tables: Sequence[TableName] | None, *, allow_append_only: bool = False
+) -> bool:
     """Creates the publication for `tables` unless it exists; True if this call created it.
 
     One that exists is never altered. Raises ConfigError for a table that does not exist or cannot be published, and
-    SourceRefused, whose hint is the SQL that mends it, when the publication misses a table or may not be created.
+    SourceRefused, whose hint is the SQL that mends it, when the publication misses a table or may not be created, or
+    if it would make the source refuse UPDATE and DELETE. With `allow_append_only` it publishes only inserts then.
     """
-    if check_publication(conn, name, tables) or tables is None:
+    if check_publication(conn, name, tables, allow_append_only=allow_append_only) or tables is None:
         return False
-    statement = create_statement(conn, name, tables)
+    append_only = bool(harms_of_publishing(conn, tables))
+    statement = create_statement(conn, name, tables, append_only=append_only)
     try:
         conn.execute(sql.SQL(statement))  # composed below, of quoted names
     except errors.DuplicateObject:
@@ -94,7 +102,9 @@ def ensure_publication(conn: Connection, name: str, tables: Sequence[TableName] 
     return True
 
 
-def check_publication(conn: Connection, name: str, tables: Sequence[TableName] | None) -> bool:
+def check_publication(
+    conn: Connection, name: str, tables: Sequence[TableName] | None, *, allow_append_only: bool = False
+) -> bool:
     """Whether the publication exists. Raises what `ensure_publication` raises, but for the right to create it."""
     if tables is not None:
         _check_tables_exist(conn, tables)
@@ -105,8 +115,13 @@ def check_publication(conn: Connection, name: str, tables: Sequence[TableName] |
         raise ConfigError(
             f"publication {name} does not exist, and no tables are configured to create it for",
             field="source.tables",
-            hint=f"list the tables, or create it: {create_statement(conn, name, None)}",
+            hint="list the tables, or create it: etl doctor prints the SQL",
         )
+    harms = harms_of_publishing(conn, tables)
+    if harms and not allow_append_only:
+        raise _harmful(name, harms)
+    if harms:
+        _check_all_append_only(conn, tables)
     return False
 
 
@@ -121,14 +136,86 @@ def drop_publication(conn: Connection, name: str) -> bool:
     return True
 
 
-def create_statement(conn: Connection, name: str, tables: Iterable[TableName] | None) -> str:
-    """The SQL that creates the publication, for all tables if `tables` is None."""
-    if tables is None:
-        target: sql.Composable = sql.SQL("ALL TABLES")
-    else:
-        target = sql.SQL("TABLE {}").format(_table_list(tables))
-    statement = sql.SQL("CREATE PUBLICATION {} FOR {} WITH (publish_via_partition_root = true)")
-    return statement.format(sql.Identifier(name), target).as_string(conn)
+def create_statement(conn: Connection, name: str, tables: Iterable[TableName], *, append_only: bool = False) -> str:
+    """The SQL that creates the publication for exactly these tables, without children by inheritance.
+
+    With `append_only` it publishes inserts alone. From PostgreSQL 18 on it publishes stored generated columns.
+    """
+    options = [sql.SQL("publish_via_partition_root = true")]
+    if append_only:
+        options.append(sql.SQL("publish = 'insert'"))
+    if publishes_generated_by_default(conn):
+        options.append(sql.SQL("publish_generated_columns = stored"))
+    statement = sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH ({})")
+    return statement.format(sql.Identifier(name), _table_list(tables), sql.SQL(", ").join(options)).as_string(conn)
+
+
+def publishes_generated_by_default(conn: Connection) -> bool:
+    """Whether a publication of ours would publish stored generated columns: the server can do that since 18."""
+    return conn.info.server_version >= 180000
+
+
+def harms_of_publishing(conn: Connection, tables: Iterable[TableName]) -> list[Harm]:
+    """What a publication of ours for `tables` would do harm to, if it published updates and deletes."""
+    generated = publishes_generated_by_default(conn)
+    return [harm for table in read_plan(conn, tables) for harm in table.harms(conn, publishes_generated=generated)]
+
+
+def _harmful(name: str, harms: Sequence[Harm]) -> SourceRefused:
+    first = harms[0]
+    more = f" (and {len(harms) - 1} more tables)" if len(harms) > 1 else ""
+    consequence = (
+        "the source would refuse every UPDATE and DELETE of it"
+        if first.breaks_source
+        else "its updates and deletes could not be replicated"
+    )
+    ways = [f"run: {first.sql}"] if first.sql else ["give it a replica identity of published columns"]
+    if "primary key" in first.why:
+        ways.insert(0, "add a primary key")
+    return SourceRefused(
+        f"publication {name} is not created: table {first.relation} {first.why}, and {consequence}{more}",
+        hint=f"{', or '.join(ways)}; or take the table out of source.tables; or set allow_append_only: true, which"
+        " publishes only inserts (etl doctor lists every table)",
+    )
+
+
+def _check_all_append_only(conn: Connection, tables: Sequence[TableName]) -> None:
+    """A publication has one list of operations: tables with a key would silently lose their updates."""
+    keyed = [
+        table.name
+        for table in read_plan(conn, tables)
+        if table.has_key and not table.harms(conn, publishes_generated=publishes_generated_by_default(conn))
+    ]
+    if keyed:
+        raise SourceRefused(
+            "allow_append_only publishes only inserts, so updates and deletes of the tables that have a key would be"
+            f" missing: {_listed(keyed)}",
+            hint="replicate the tables without a key in a pipeline and publication of their own",
+        )
+
+
+def told_plan(conn: Connection, name: str, tables: Sequence[TableName]) -> list[str]:
+    """What of these tables the publication, if it exists, does harm to and leaves out: a sentence each."""
+    publication = find_publication(conn, name)
+    plan = read_plan(conn, tables)
+    if publication is None:
+        return left_out(conn, plan, publishes_generated=publishes_generated_by_default(conn))
+    published = set(tables) - set(unpublished(conn, name, tables))
+    sentences = []
+    for table in plan:
+        if table.name not in published:
+            continue
+        for harm in table.harms(conn, publishes_generated=publication.generated):
+            if not (publication.update or publication.delete):
+                sentences.append(f"{harm.relation} {harm.why}: only its inserts are replicated")
+            elif harm.breaks_source:
+                sentences.append(
+                    f"UNSAFE: table {harm.relation} {harm.why}, so the source refuses its UPDATE and DELETE while"
+                    f" publication {name} publishes it (etl doctor prints the SQL)"
+                )
+            else:
+                sentences.append(f"table {harm.relation} {harm.why}: its first update or delete stops it")
+    return [*sentences, *left_out(conn, plan, publishes_generated=publication.generated)]
 
 
 def add_tables_statement(conn: Connection, name: str, tables: Iterable[TableName]) -> str:
@@ -150,9 +237,13 @@ def unpublished(conn: Connection, name: str, tables: Iterable[TableName]) -> lis
 def _check_coverage(conn: Connection, name: str, tables: Sequence[TableName]) -> None:
     missing = unpublished(conn, name, tables)
     if missing:
+        harmed = {harm.relation for harm in harms_of_publishing(conn, missing)}
         raise SourceRefused(
             f"publication {name} does not publish {_listed(missing)}",
-            hint=f"let its owner run: {add_tables_statement(conn, name, missing)}"
+            hint="some of them have no usable replica identity, so adding them can make the source refuse UPDATE and"
+            " DELETE: etl doctor prints the SQL"
+            if harmed
+            else f"let its owner run: {add_tables_statement(conn, name, missing)}"
             " (a partition is published under its root: configure the root)",
         )
 
@@ -187,7 +278,9 @@ def _check_tables_exist(conn: Connection, tables: Sequence[TableName]) -> None:
 
 
 def _table_list(tables: Iterable[TableName]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(table.namespace, table.name) for table in tables)
+    return sql.SQL(", ").join(
+        sql.SQL("ONLY {}").format(sql.Identifier(table.namespace, table.name)) for table in tables
+    )
 
 
 def _listed(tables: Sequence[TableName]) -> str:

@@ -10,6 +10,7 @@ is being consumed the file is open: other processes must wait, this one need not
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from etl_core.batch import WatermarkMove, WriteBatch
+from etl_core.destination.doctor import check_writable
 from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.apply import TableWriter
 from etl_core.destination.duckdb.backup import back_up
@@ -30,7 +32,7 @@ from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
 from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
-from etl_core.errors import EtlError
+from etl_core.errors import DestinationError, EtlError
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
@@ -40,6 +42,8 @@ _CHANGES_PER_MERGE = 2_000_000
 _READ_ROWS = 10_000
 _READ_LARGE = 100
 """Where rows were too large for the usual memory."""
+_EXAMINE_WAIT = 2.0
+"""Seconds to wait for another process to let go of the file, where only its state is asked for."""
 
 
 class DuckDBDestination:
@@ -62,6 +66,24 @@ class DuckDBDestination:
             book = Bookkeeping(connection, self._pipeline)
             book.create()
             self._known |= {stored.name for stored in book.all_tables()}
+
+    def examine(self) -> str:
+        """See ExaminableDestination."""
+        path = self._file.path
+        if path.parent.is_dir():
+            try:
+                check_writable(path.parent)
+                is_writable = not path.exists() or os.access(path, os.W_OK)
+            except OSError as error:
+                raise DestinationError(
+                    f"{path.parent} cannot be written: {error.strerror}", hint="give this user the right to write there"
+                ) from None
+            if not is_writable:
+                raise DestinationError(f"{path} cannot be written", hint="give this user the right to write the file")
+            if not path.exists():
+                return f"{path} does not exist yet; it is created at the first start"
+        with self._file.open(wait_seconds=_EXAMINE_WAIT):
+            return f"{path} can be written"
 
     def positions(self) -> Positions:
         return self.glance(None)

@@ -57,6 +57,7 @@ class Watch(Observer):
         self.errors: dict[str, EtlError] = {}
         self.retries: list[EtlError] = []
         self.waiting: list[str] = []
+        self.notices: list[str] = []
         self.stored: Callable[[], Lsn] = lambda: ZERO
 
     def on_state(self, table: TableName, state: TableState) -> None:
@@ -85,6 +86,11 @@ class Watch(Observer):
     def on_retry(self, error: EtlError, wait: float) -> None:  # noqa: ARG002
         with self.told:
             self.retries.append(error)
+            self.told.notify_all()
+
+    def on_notice(self, sentence: str) -> None:
+        with self.told:
+            self.notices.append(sentence)
             self.told.notify_all()
 
     def on_waiting(self, reason: str) -> None:

@@ -102,11 +102,11 @@ def test_what_cannot_be_replicated(database: Database, table: str) -> None:
 @pytest.mark.parametrize(
     ("statements", "severity", "mendable"),
     [
-        ([], Severity.WARNING, False),
-        (["ALTER TABLE t ADD UNIQUE (a)"], Severity.WARNING, True),
+        ([], Severity.UNSAFE, True),
+        (["ALTER TABLE t ADD UNIQUE (a)"], Severity.UNSAFE, True),
         (["ALTER TABLE t REPLICA IDENTITY FULL"], Severity.WARNING, False),
         (["ALTER TABLE t ADD PRIMARY KEY (a)", "ALTER TABLE t REPLICA IDENTITY NOTHING"], Severity.UNSAFE, True),
-        (["ALTER TABLE t REPLICA IDENTITY NOTHING"], Severity.UNSAFE, False),
+        (["ALTER TABLE t REPLICA IDENTITY NOTHING"], Severity.UNSAFE, True),
     ],
 )
 def test_tables_without_an_identity(
@@ -120,7 +120,8 @@ def test_tables_without_an_identity(
     assert (finding.severity, finding.check, finding.sql is not None) == (severity, "replica_identity", mendable)
     if mendable:
         mend(database, [finding])
-        assert found(database) == []
+        assert [left for left in found(database) if left.severity is Severity.UNSAFE] == []
+        database.execute("INSERT INTO t VALUES (1, 1); UPDATE t SET b = 2; DELETE FROM t")
 
 
 def test_a_partition_with_another_identity(database: Database) -> None:
@@ -203,3 +204,56 @@ def test_it_does_not_depend_on_the_environment(database: Database, monkeypatch: 
     database.execute("CREATE TABLE t (id int PRIMARY KEY)")
     monkeypatch.setenv("PGOPTIONS", "-c search_path=public -c default_transaction_read_only=on")
     assert found(database) == []
+
+
+def test_its_sql_leaves_the_source_working(database: Database) -> None:
+    database.execute("CREATE TABLE log (v text)")
+    database.execute("CREATE TABLE good (id int PRIMARY KEY, v text)")
+    database.execute("CREATE TABLE child () INHERITS (good)")
+    (creation,) = found(database, check="publication")
+    assert creation.sql is not None
+    database.execute(creation.sql)
+    database.execute("INSERT INTO log VALUES ('a'); INSERT INTO child VALUES (1, 'a')")
+    database.execute("UPDATE log SET v = 'b'; UPDATE good SET v = 'b'; DELETE FROM log")
+    coverage, identity = found(database, "log", "good")
+    assert (coverage.check, coverage.sql) == ("publication", None), "log is not added by our SQL"
+    assert (identity.severity, "would refuse" in identity.message) == (Severity.UNSAFE, True)
+    mend(database, [identity])
+    (coverage,) = found(database, "log", "good", check="publication")
+    mend(database, [coverage])
+    database.execute("INSERT INTO log VALUES ('a'); UPDATE log SET v = 'b'")
+
+
+def test_a_key_dropped_later_is_found(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int, CONSTRAINT k PRIMARY KEY (id))")
+    database.execute("CREATE UNIQUE INDEX u ON t (id)")
+    database.execute("ALTER TABLE t REPLICA IDENTITY USING INDEX u")
+    database.execute("CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root = true)")
+    assert found(database) == []
+    database.execute("DROP INDEX u")
+    (finding,) = found(database)
+    assert (finding.severity, "lost the index" in finding.message) == (Severity.UNSAFE, True)
+    mend(database, [finding])
+    assert found(database) == []
+
+
+def test_a_generated_column_beside_identity_full(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id * 2) STORED)")
+    database.execute("ALTER TABLE t REPLICA IDENTITY FULL")
+    database.execute("CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root = true)")
+    database.execute("INSERT INTO t (id) VALUES (1)")
+    findings = found(database, check="replica_identity")
+    if database.execute("SELECT current_setting('server_version_num')::int") < [(180000,)]:
+        assert findings == []
+    else:
+        assert [finding.severity for finding in findings] == [Severity.UNSAFE]
+        mend(database, findings)
+    database.execute("UPDATE t SET id = 2")
+
+
+def test_what_is_left_out_is_noted(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id * 2) STORED)")
+    database.execute("CREATE TABLE child () INHERITS (t)")
+    database.execute("CREATE PUBLICATION p FOR TABLE ONLY t")
+    notes = [one.message for one in examine(database.dsn, pipeline="shop", publication="p") if one.check == "left_out"]
+    assert ["public.t" in note and ("g" in note or "public.child" in note) for note in notes] == [True, True]

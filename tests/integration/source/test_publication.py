@@ -41,10 +41,53 @@ def test_created_once_then_found_then_dropped(conn: Connection, tables: list[Tab
     assert not drop_publication(conn, "Shop pub")
 
 
+UNSAFE = {
+    "no key": "CREATE TABLE x (v text)",
+    "nothing": "CREATE TABLE x (v text PRIMARY KEY); ALTER TABLE x REPLICA IDENTITY NOTHING",
+    "deferrable": "CREATE TABLE x (v text PRIMARY KEY DEFERRABLE)",
+    "leaf": "CREATE TABLE x (v text PRIMARY KEY) PARTITION BY LIST (v); CREATE TABLE leaf PARTITION OF x DEFAULT;"
+    " ALTER TABLE leaf REPLICA IDENTITY NOTHING",
+}
+
+
+@pytest.mark.parametrize("create", UNSAFE.values(), ids=list(UNSAFE))
+def test_the_source_goes_on_accepting_updates(database: Database, conn: Connection, create: str) -> None:
+    for statement in create.split(";"):
+        database.execute(statement)
+    database.execute("INSERT INTO x VALUES ('a')")
+    wanted = [TableName("public", "x")]
+    with pytest.raises(SourceRefused, match="is not created"):
+        ensure_publication(conn, "p", wanted)
+    assert find_publication(conn, "p") is None
+    assert ensure_publication(conn, "p", wanted, allow_append_only=True)
+    publication = find_publication(conn, "p")
+    assert publication is not None
+    assert (publication.insert, publication.update, publication.delete) == (True, False, False)
+    database.execute("UPDATE x SET v = 'b'")
+    database.execute("DELETE FROM x")
+
+
+def test_append_only_is_never_for_tables_with_a_key(database: Database, conn: Connection) -> None:
+    database.execute("CREATE TABLE log (v text)")
+    database.execute("CREATE TABLE good (id int PRIMARY KEY)")
+    wanted = [TableName("public", "log"), TableName("public", "good")]
+    with pytest.raises(SourceRefused, match=r"would be missing: public\.good"):
+        ensure_publication(conn, "p", wanted, allow_append_only=True)
+    assert find_publication(conn, "p") is None
+
+
+def test_children_by_inheritance_are_not_published(database: Database, conn: Connection) -> None:
+    database.execute("CREATE TABLE parent (id int PRIMARY KEY)")
+    database.execute("CREATE TABLE child () INHERITS (parent)")
+    assert ensure_publication(conn, "p", [TableName("public", "parent")])
+    database.execute("INSERT INTO child VALUES (1)")
+    database.execute("UPDATE parent SET id = 2")
+
+
 def test_without_tables_there_is_nothing_to_create(conn: Connection) -> None:
     with pytest.raises(ConfigError) as caught:
         ensure_publication(conn, "p", None)
-    assert 'CREATE PUBLICATION "p" FOR ALL TABLES' in (caught.value.hint or "")
+    assert "list the tables" in (caught.value.hint or "")
 
 
 def test_a_table_that_is_not_published_comes_with_the_sql(
@@ -54,7 +97,7 @@ def test_a_table_that_is_not_published_comes_with_the_sql(
     with pytest.raises(SourceRefused, match="does not publish") as caught:
         ensure_publication(conn, "p", tables)
     statement = (caught.value.hint or "").partition(": ")[2].partition(" (")[0]
-    assert statement == 'ALTER PUBLICATION "p" ADD TABLE "odd schema"."Odd ""Table"""'
+    assert statement == 'ALTER PUBLICATION "p" ADD TABLE ONLY "odd schema"."Odd ""Table"""'
     database.execute(statement)
     assert not ensure_publication(conn, "p", tables)
 
