@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -21,17 +21,19 @@ from etl_core.errors import (
     EtlError,
     PermanentError,
     SlotInUse,
+    SourceUnavailable,
     StateConflict,
     StreamBlocked,
     TableError,
     TransientError,
 )
 from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import Lsn
+from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.applier import Applier, Reactions
 from etl_core.replication.assembler import Assembler
 from etl_core.replication.background import BackgroundCopies
+from etl_core.replication.catalog_watch import CatalogWatch, WatchedBoundary
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
@@ -51,6 +53,8 @@ from etl_core.source.table_copy import CopyResult
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+
+_NEEDS_NO_WAL = frozenset({TableState.INIT, TableState.ERRORED, TableState.PAUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,16 @@ class Pipeline:
             self.store,
             config.source.silence_timeout,
         )
-        self._preparation = Preparation(config, self.source, self.store, self.destination, self.observer, self.stop)
+        self.watch = CatalogWatch(
+            lambda: self.source.connect("watch"),
+            config.source.publication,
+            self.store,
+            self.observer,
+            lambda connection: self._preparation.register_new(connection),
+        )
+        self._preparation = Preparation(
+            config, self.source, self.store, self.destination, self.observer, self.stop, self.watch
+        )
         self._write_lock = threading.Lock()
         self._copies = BackgroundCopies(lambda stop: self._copy(self._to_copy(), stop), self.observer)
 
@@ -211,10 +224,11 @@ class Pipeline:
         identity = self.store.source_identity()
         if identity is None:
             raise PermanentError("the pipeline was not prepared")
-        progress = self.store.progress()
+        self._look_at_the_catalog()
+        progress = self._move_on(self.store.progress())
         start = progress.flushed_lsn if progress else identity.slot_lsn
         active = ActiveTables()
-        describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
+        describer = self._describer(active)
         stream = self._open_main_stream(start)
         try:
             progress = self.store.claim_progress(progress, start)
@@ -238,21 +252,25 @@ class Pipeline:
             handover.start(start, progress.written_lsn if progress else None)
             reactions = Reactions(handover.table_failed, handover.reload)
             applier = self._applier(active, reactions, is_main=True, resumes=progress)
-            assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
+            assembler = self._assembler(describer, self.config.batch.max_bytes, start)
             worker = StreamWorker(
                 stream,
                 assembler,
                 applier,
-                handover,
+                WatchedBoundary(handover, self.watch),
                 self.config.batch,
                 name=f"write-{self.config.pipeline}",
                 stop=self.stop,
             )
-            return worker.run(until=until, seconds=seconds)
+            self.watch.start(active.schema)
+            streamed = worker.run(until=until, seconds=seconds)
+            self.watch.passed(streamed.lsn)
+            return streamed
         except (StreamBlocked, PermanentError) as error:
             self._note_stream_error(error)
             raise
         finally:
+            self.watch.close()
             handover.close()
             describer.close()
             stream.close()
@@ -261,6 +279,50 @@ class Pipeline:
         """For `etl status` and `etl doctor`: a run that tries again may be elsewhere, and says it in its log only."""
         with contextlib.suppress(EtlError):
             self.store.save_stream_error(str(error), error.hint)
+
+    def _look_at_the_catalog(self) -> None:
+        """Before any table is taken in: what the WAL does not say is found here or by the watch while it runs."""
+        with contextlib.closing(self.watch.connect()) as connection:
+            found = self.watch.look_now(connection)
+        if found.publishing is None:
+            raise SourceUnavailable(
+                f"publication {self.source.publication} does not exist, so nothing is sent",
+                hint="start again, which creates a publication for source.tables, or create it: "
+                "every table is then copied again by itself",
+            )
+
+    def _move_on(self, progress: ReplicationProgress | None) -> ReplicationProgress | None:
+        """Moves the stored position up to the first change that any table still needs, if it is before that.
+
+        Tables that are to be copied need none of what is there now. Without it the stream could not get past WAL that
+        the server cannot decode, as it was written while there was no publication.
+        """
+        if progress is None:
+            return None
+        needed = self._needed_from()
+        slot = self.source.slot_status(self.source.main_slot)
+        if needed <= progress.flushed_lsn or slot is None or slot.active:
+            return progress
+        try:
+            return self.store.save_progress(replace(progress, flushed_lsn=needed, lag_seconds=None), progress)
+        except StateConflict:
+            return self.store.progress()
+
+    def _needed_from(self) -> Lsn:
+        """The oldest snapshot of a copied table, the end of the WAL if there is none; 0 if it cannot be said."""
+        end = self.current_lsn()  # first: a table that is copied meanwhile is copied from there on
+        statuses = [status for status in self.store.tables() if status.state not in _NEEDS_NO_WAL]
+        if any(status.state is not TableState.FINISHED_COPY for status in statuses):
+            return ZERO
+        return min((status.snapshot_lsn or ZERO for status in statuses), default=end)
+
+    def _describer(self, active: ActiveTables) -> Describer:
+        return Describer(
+            lambda: self.source.connect("describe"), self.source.publication, active.schema, self.watch.copied_from
+        )
+
+    def _assembler(self, describer: Describer, memory_limit: int, start: Lsn) -> Assembler:
+        return Assembler(describer, memory_limit=memory_limit, start_lsn=start, on_truncate=self.watch.truncated)
 
     def _open_main_stream(self, start: Lsn) -> ReplicationStream:
         return self.source.open_stream(self.source.main_slot, start, "stream")
@@ -298,7 +360,7 @@ class Pipeline:
             )
         active = ActiveTables()
         active.activate(table_id, mark, stored[1])
-        describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
+        describer = self._describer(active)
 
         def table_failed(_: TableId, error: EtlError) -> None:
             raise error
@@ -311,7 +373,7 @@ class Pipeline:
             table_id,
             snapshot_lsn,
             lambda: self.source.open_stream(slot, Lsn(0), f"catchup_{table_id}"),
-            lambda start: Assembler(describer, memory_limit=self.config.batch.max_bytes // 4, start_lsn=start),
+            lambda start: self._assembler(describer, self.config.batch.max_bytes // 4, start),
             self._applier(active, Reactions(table_failed, reload), is_main=False),
             self.config.batch,
             describer.close,

@@ -44,10 +44,12 @@ from etl_core.schema.arrow import refuse_unsupported
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
+from etl_core.source.fingerprint import look
 from etl_core.source.slot import Blocker
+from etl_core.source.snapshot import import_snapshot
 from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
-from etl_core.state.store import StateStore, TableStatus, TableUpdate
+from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
 _log = logging.getLogger(__name__)
@@ -137,12 +139,14 @@ class TableCopier:
             reach(COPY_STARTED)
             self._source.drop_if_owned(slot)  # of a copy that died
             try:
-                rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot, exporter)
+                rows, remembered, table = self._copy_under_snapshot(status, slot, exporter)
+                snapshot_lsn = remembered.lsn
             except BaseException:
                 self._source.drop_if_owned(slot)
                 raise
             reach(COPY_PUBLISHED)
             self._store.save_schema(table.schema, snapshot_lsn)
+            self._store.save_fingerprint(status.table_id, remembered)
             status = self._move(
                 status,
                 TableState.FINISHED_COPY,
@@ -156,7 +160,7 @@ class TableCopier:
 
     def _copy_under_snapshot(
         self, status: TableStatus, slot: str, exporter: Connection
-    ) -> tuple[int, Lsn, PublishedTable]:
+    ) -> tuple[int, Remembered, PublishedTable]:
         created = self._source.create_slot(
             exporter,
             slot,
@@ -168,6 +172,7 @@ class TableCopier:
         reach(SLOT_CREATED)
         if created.snapshot_name is None:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
+        remembered = self._remember(status, created.snapshot_name, created.consistent_point)
         table = self._describe(status)
         with self._destination.copy(table.schema) as staging:
             staged = self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
@@ -178,7 +183,19 @@ class TableCopier:
                 f"the destination has {rows:,} rows of {status.name}, and {staged:,} were copied to it",
                 hint="the table is copied again; if it stays so, rows are lost or doubled on the way: report it",
             )
-        return rows, created.consistent_point, table
+        return rows, remembered, table
+
+    def _remember(self, status: TableStatus, snapshot_name: str, snapshot_lsn: Lsn) -> Remembered:
+        """What the catalog says of the table in the copy's own snapshot: everything later is a change."""
+        with self._source.connect("catalog") as connection:
+            import_snapshot(connection, snapshot_name)
+            found = look(connection, self._source.publication, [status.table_id]).tables.get(status.table_id)
+        if found is None:
+            raise TransientError(
+                f"{status.name} was created or dropped while its copy was starting",
+                hint="the copy starts again with a new snapshot",
+            )
+        return Remembered(found, snapshot_lsn)
 
     def _stage(
         self, status: TableStatus, table: PublishedTable, snapshot_name: str, snapshot_lsn: Lsn, staging: TableCopy

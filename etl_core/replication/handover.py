@@ -16,7 +16,15 @@ from datetime import UTC, datetime, timedelta
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.protocol import Destination
-from etl_core.errors import EtlError, SlotInUse, StateConflict, TableError, TransientError, WatermarkConflict
+from etl_core.errors import (
+    CopyNeeded,
+    EtlError,
+    SlotInUse,
+    StateConflict,
+    TableError,
+    TransientError,
+    WatermarkConflict,
+)
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
@@ -333,6 +341,12 @@ class Handover:
     # --- states -----------------------------------------------------------------------------------------------
 
     def _fail(self, status: TableStatus, error: EtlError) -> None:
+        if isinstance(error, CopyNeeded):
+            # Nothing a person could add: the table is copied again, and says why until that begins.
+            with contextlib.suppress(StateConflict):  # someone moved it on; their decision stands
+                self._move(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
+                self._observer.on_table_error(status.name, error)
+            return
         retry_at = datetime.now(UTC) + RETRY_AFTER if isinstance(error, TransientError) else None
         update = TableUpdate(error=str(error), hint=error.hint, attempts=status.attempts + 1, retry_at=retry_at)
         try:

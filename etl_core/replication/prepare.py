@@ -12,12 +12,13 @@ from collections.abc import Iterable
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
-from etl_core.errors import SourceChanged, StateConflict, Stopped
+from etl_core.errors import EtlError, SourceChanged, StateConflict, Stopped
 from etl_core.identifiers import TableId
+from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
-from etl_core.source.catalog import PublishedTable, published_tables
+from etl_core.source.catalog import PublishedTable, published_tables, table_schema
 from etl_core.source.connection import Connection
 from etl_core.source.publication import check_publication, ensure_publication
 from etl_core.source.server import Turn, application_names, limit_lock_waits, server_info, try_turn
@@ -43,6 +44,7 @@ class Preparation:
         destination: Destination,
         observer: Observer,
         stop: threading.Event,
+        watch: CatalogWatch,
     ) -> None:
         self._config = config
         self._source = source
@@ -50,6 +52,7 @@ class Preparation:
         self._destination = destination
         self._observer = observer
         self._stop = stop
+        self._watch = watch
 
     def prepare(self) -> None:
         """See `Pipeline.prepare`. What the source can refuse is asked before anything is made."""
@@ -57,17 +60,34 @@ class Preparation:
             # The publication's tables are opened to be listed: one that somebody alters must not hold up all others.
             limit_lock_waits(connection, _LOCK_SECONDS)
             server_info(connection)  # refuses what cannot be replicated
-            check_publication(connection, self._source.publication, self._config.source.tables)
+            exists = self._check_publication(connection)
             self._store.migrate()
             self._wait_for_turn(connection)
             is_known = self._check_known_source(connection)
             self._destination.prepare()
+            if is_known and not exists:
+                # In this order: what was written without a publication was not sent, whatever is created now.
+                self._watch.set_back_all(
+                    f"publication {self._source.publication} did not exist, and changes of that time were not sent"
+                )
             if ensure_publication(connection, self._source.publication, self._config.source.tables):
                 self._store.set_publication_owned(True)
             if not is_known:
                 self._begin(connection)
+            else:
+                self._watch.look_now(connection)
             self._register(published_tables(connection, self._source.publication))
             self._drop_leaked_slots()
+
+    def _check_publication(self, connection: Connection) -> bool:
+        """Whether the publication exists. What is refused for it, the tables must be copied again for."""
+        try:
+            return check_publication(connection, self._source.publication, self._config.source.tables)
+        except EtlError:
+            with contextlib.suppress(EtlError):  # a pipeline that is new, or whose store is away
+                if self._store.source_identity() is not None:
+                    self._watch.look_now(connection)
+            raise
 
     def _wait_for_turn(self, connection: Connection) -> None:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""
@@ -133,6 +153,21 @@ class Preparation:
         for table_id, name in by_id.items():
             if known.get(table_id) != name:
                 self._store.add_table(table_id, name)
+
+    def register_new(self, connection: Connection) -> None:
+        """Adds tables that are published and wanted since the last look; one that has a lost one's name replaces it."""
+        wanted = self._config.source.tables
+        statuses = self._store.tables()
+        known = {status.table_id for status in statuses}
+        for table in published_tables(connection, self._source.publication):
+            table_id, name = table.schema.table_id, table.name
+            if table_id in known or (wanted is not None and name not in wanted):
+                continue
+            for status in statuses:
+                if status.name == name and table_schema(connection, status.table_id) is None:
+                    self._forget(status)
+            self._store.add_table(table_id, name)
+            self._observer.on_state(name, TableState.INIT)
 
     def _forget(self, status: TableStatus) -> None:
         """A table that is no longer published or wanted, or was dropped. Its data stays for readers."""

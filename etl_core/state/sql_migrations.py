@@ -150,6 +150,18 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
         """,
     ),
+    (
+        """
+        CREATE TABLE %(etl)sfingerprints (
+            pipeline TEXT NOT NULL,
+            table_id BIGINT NOT NULL,
+            lsn %(lsn)s NOT NULL,
+            fingerprint_json TEXT NOT NULL,
+            has_gap BOOLEAN NOT NULL,
+            PRIMARY KEY (pipeline, table_id)
+        )
+        """,
+    ),
 )
 
 _WORDS = {
