@@ -96,10 +96,10 @@ class SchemaChangeRefused(TableError):
 
 
 COPIED_AGAIN = "etl run and Dagster's sensor copy it by themselves, etl sync does at once; readers keep the old copy"
-"""The hint of every CopyNeeded."""
+"""The hint of every CopiedAgain."""
 
 
-class CopyNeeded(SchemaChangeRefused):
+class CopiedAgain(SchemaChangeRefused):
     """What the source's rows hold now is known to a new copy alone. The table is copied again by itself."""
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from etl_core.batch import PartialRows, TableChanges, WriteBatch
 from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
-from etl_core.errors import CopyNeeded, DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
+from etl_core.errors import CopiedAgain, DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.schema.arrow import arrow_schema
@@ -87,7 +87,7 @@ class MemoryDestination:
             for changes in batch.parts:
                 schema = changes.schema
                 if marks[schema.table_id].name != schema.name:
-                    raise CopyNeeded(
+                    raise CopiedAgain(
                         f"{marks[schema.table_id].name} was renamed to {schema.name}", table=str(schema.name)
                     )
                 tables[schema.name] = apply_changes(tables[schema.name], changes)

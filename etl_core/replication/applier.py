@@ -17,7 +17,7 @@ from etl_core.decode.decoder import decode_segment
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
     COPIED_AGAIN,
-    CopyNeeded,
+    CopiedAgain,
     PermanentError,
     SlotInUse,
     StateConflict,
@@ -259,10 +259,10 @@ def _names(batch: Assembled) -> set[str]:
 
 
 def _check_forward(old: TableSchema, new: TableSchema) -> None:
-    """Raises CopyNeeded unless columns were only added, with known values for old rows, or dropped."""
+    """Raises CopiedAgain unless columns were only added, with known values for old rows, or dropped."""
     for column in diff(old, new).added:
         if not column.fill_known:
-            raise CopyNeeded(
+            raise CopiedAgain(
                 f"{new.name}: column {column.name} came, and the WAL does not hold what older rows have in it (a "
                 "default computed per row, a column that was not published, or one dropped and added again)",
                 table=str(new.name),

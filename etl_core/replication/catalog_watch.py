@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from etl_core.errors import COPIED_AGAIN, CopyNeeded, EtlError, StateConflict, TableError, where
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableError, where
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.observer import Observer
@@ -276,7 +276,7 @@ class CatalogWatch:
     # --- what follows -----------------------------------------------------------------------------------------
 
     def _copy_again(self, status: TableStatus, why: str) -> None:
-        error = CopyNeeded(f"{status.name} is copied again: {why}", table=str(status.name), hint=COPIED_AGAIN)
+        error = CopiedAgain(f"{status.name} is copied again: {why}", table=str(status.name), hint=COPIED_AGAIN)
         self._store.transition(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
         self._open.pop(status.table_id, None)
         self._observer.on_state(status.name, TableState.INIT)

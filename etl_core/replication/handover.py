@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from etl_core.batch import WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.errors import (
-    CopyNeeded,
+    CopiedAgain,
     EtlError,
     SlotInUse,
     StateConflict,
@@ -341,7 +341,7 @@ class Handover:
     # --- states -----------------------------------------------------------------------------------------------
 
     def _fail(self, status: TableStatus, error: EtlError) -> None:
-        if isinstance(error, CopyNeeded):
+        if isinstance(error, CopiedAgain):
             # Nothing a person could add: the table is copied again, and says why until that begins.
             with contextlib.suppress(StateConflict):  # someone moved it on; their decision stands
                 self._move(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))

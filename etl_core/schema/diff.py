@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from etl_core.errors import COPIED_AGAIN, CopyNeeded
+from etl_core.errors import COPIED_AGAIN, CopiedAgain
 from etl_core.schema.pg_types import format_type, modifiers
 from etl_core.schema.table import Column, TableSchema
 
@@ -26,7 +26,7 @@ class SchemaDiff:
 def diff(old: TableSchema, new: TableSchema) -> SchemaDiff:
     """The columns to add (in the order of `new`) and to drop (in the order of `old`) to get from `old` to `new`.
 
-    Raises CopyNeeded for a renamed column, a changed type or type modifier, and a changed key.
+    Raises CopiedAgain for a renamed column, a changed type or type modifier, and a changed key.
     Not looked at, as no row's values depend on it: nullability, replica identity, the table's own name.
     """
     _refuse_renamed(old, new)
@@ -94,8 +94,8 @@ def _format_key(schema: TableSchema) -> str:
     return f"({', '.join(schema.key)})" if schema.key else "none"
 
 
-def _refused(schema: TableSchema, what: str) -> CopyNeeded:
-    return CopyNeeded(
+def _refused(schema: TableSchema, what: str) -> CopiedAgain:
+    return CopiedAgain(
         f"table {schema.name}: {what}, which cannot be applied to the rows already copied",
         table=str(schema.name),
         hint=COPIED_AGAIN,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from etl_core.errors import COPIED_AGAIN, CopyNeeded, UnsupportedType
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, UnsupportedType
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints
 from etl_core.state.table_state import TableState
@@ -147,7 +147,7 @@ def test_altered_tables(lab: Lab, streaming: bool) -> None:
         alter(lab, cases, None)
     lab.assert_equal(pipeline, errored=sorted(REFUSED))
     for table in REFUSED:
-        assert isinstance(pipeline.observer.errors[table], CopyNeeded)
+        assert isinstance(pipeline.observer.errors[table], CopiedAgain)
         status = pipeline.find(TableName("public", table))
         assert status.state is TableState.INIT
         assert table in (status.error or "")
@@ -214,7 +214,7 @@ def test_a_renamed_table_is_copied_under_its_new_name(lab: Lab) -> None:
         lab.execute("INSERT INTO after VALUES (9, 9, 'nine'); UPDATE other SET a = 5")
         pipeline.observer.until_flushed(pipeline.current_lsn())
     [error] = pipeline.observer.errors.values()
-    assert isinstance(error, CopyNeeded)
+    assert isinstance(error, CopiedAgain)
     assert {"before", "after"} <= set(re.findall("before|after", str(error)))
     [name] = [status.name for status in lab.pipeline().store.tables() if status.state is TableState.INIT]
     assert name == TableName("public", "after")

@@ -70,7 +70,8 @@ def fill(conn: Connection, database: Database, table: str, alterations: Sequence
     assert added_column_fill(conn, TableId(oid), attnum, None) == UNKNOWN
     is_filled = any(alteration.startswith("UPDATE") for alteration in alterations)
     if found.kind is not FillKind.UNKNOWN and not is_filled:
-        held = conn.execute(f"SELECT DISTINCT {column}::text FROM public.{table}").fetchall()  # ours prints intervals as we do
+        # On our connection, which prints intervals as the catalog is read.
+        held = conn.execute(f"SELECT DISTINCT {column}::text FROM public.{table}").fetchall()
         assert held == [(found.text,)]
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etl_core.errors import COPIED_AGAIN, CopyNeeded
+from etl_core.errors import COPIED_AGAIN, CopiedAgain
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.diff import SchemaDiff, diff
 from etl_core.schema.pg_types import builtin
@@ -54,9 +54,9 @@ def test_without_attribute_numbers_only_a_clear_case_is_carried() -> None:
     unnumbered = replace(A, attnum=0)
     assert not diff(table(ID, A), table(ID, unnumbered))
     assert diff(table(ID), table(ID, unnumbered)) == SchemaDiff(added=(unnumbered,))
-    with pytest.raises(CopyNeeded, match=r"column a \(text\) is gone and z \(text\) is new"):
+    with pytest.raises(CopiedAgain, match=r"column a \(text\) is gone and z \(text\) is new"):
         diff(table(ID, unnumbered), table(ID, replace(unnumbered, name="z")))
-    with pytest.raises(CopyNeeded, match=r"column a \(text\) is gone and z \(int8\) is new"):
+    with pytest.raises(CopiedAgain, match=r"column a \(text\) is gone and z \(int8\) is new"):
         diff(table(ID, unnumbered), table(ID, Column("z", BIGINT)))  # renamed, and its type changed
 
 
@@ -75,7 +75,7 @@ def test_without_attribute_numbers_only_a_clear_case_is_carried() -> None:
     ],
 )
 def test_refused(new: TableSchema, message: str) -> None:
-    with pytest.raises(CopyNeeded, match=message) as raised:
+    with pytest.raises(CopiedAgain, match=message) as raised:
         diff(table(ID, A, B), new)
     assert raised.value.table == "public.t"
     assert "public.t" in str(raised.value)
