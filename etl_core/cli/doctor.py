@@ -14,6 +14,7 @@ from etl_core.cli.failures import DONE, FAILED
 from etl_core.cli.texts import plural, put
 from etl_core.errors import EtlError
 from etl_core.pipeline import Pipeline
+from etl_core.replication.catalog_findings import examine_known
 from etl_core.source.doctor import Finding, Severity, examine
 
 _ORDER = (Severity.UNSAFE, Severity.WARNING, Severity.NOTE, Severity.OK)
@@ -25,6 +26,7 @@ def doctor(pipeline: Pipeline, _: Arguments) -> int:
         source.conninfo(), pipeline=pipeline.config.pipeline, publication=source.publication, tables=source.tables
     )
     findings += _stream_findings(pipeline)
+    findings += examine_known(pipeline.config, pipeline.source, pipeline.store)
     for line in finding_lines(findings):
         put(line)
     return FAILED if any(finding.severity is Severity.UNSAFE for finding in findings) else DONE

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ATTACH = "ALTER TABLE {t} ATTACH PARTITION {t}_3 FOR VALUES IN (3)"
 FILLED = "CREATE TABLE {t}_3 (LIKE {t} INCLUDING ALL); INSERT INTO {t}_3 VALUES (9, 3)"
 PER_ROW = "ALTER TABLE {t} ADD c uuid NOT NULL DEFAULT gen_random_uuid()"
+UNLOGGED = ["ALTER TABLE {t} SET UNLOGGED", "UPDATE {t} SET n = 9", "ALTER TABLE {t} SET LOGGED"]
 HARMLESS = {
     "vacuumed": ["VACUUM FULL {t}"],
     "clustered": ["CLUSTER {t} USING {t}_pkey", "REINDEX TABLE {t}", "ANALYZE {t}"],
@@ -40,7 +41,7 @@ HARMLESS = {
 }
 COPIED = {
     "rewritten": ["ALTER TABLE {t} ALTER n TYPE int USING n * 10"],
-    "unlogged": ["ALTER TABLE {t} SET UNLOGGED", "UPDATE {t} SET n = 9", "ALTER TABLE {t} SET LOGGED"],
+    "unlogged": UNLOGGED,
     "renamed_column": ["ALTER TABLE {t} RENAME n TO m"],
     "per_row": [PER_ROW, "ALTER TABLE {t} ALTER c DROP DEFAULT"],
     "came_twice": [
@@ -223,19 +224,37 @@ def test_what_cannot_be_seen(lab: Lab) -> None:
     """The lines of docs/delivery.md, each with a table that stays wrong until somebody verifies it."""
     for table in ("truncated_too", "column_unused"):
         lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int); INSERT INTO {table} VALUES (1, 1)")
+    lab.execute("CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    lab.execute("CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10); INSERT INTO parted VALUES (1)")
     lab.publish()
     lab.synced()
     lab.execute("ALTER TABLE column_unused ADD c int DEFAULT 5")
     # Both leave another file, and the truncation explains it.
     lab.execute("TRUNCATE truncated_too; INSERT INTO truncated_too VALUES (1, 1)")
-    for statement in ("ALTER TABLE {t} SET UNLOGGED", "UPDATE {t} SET n = 2", "ALTER TABLE {t} SET LOGGED"):
-        lab.execute(statement.format(t="truncated_too"))
+    alter(lab, "truncated_too", UNLOGGED)
+    for statement in ("TRUNCATE parted", "INSERT INTO parted VALUES (2)", "TRUNCATE part"):
+        lab.execute(statement)
     pipeline = lab.pipeline()
     assert until_copied(lab, pipeline) == set()
     different = {comparison.table.name for comparison in pipeline.verify() if not comparison.is_equal}
-    assert different == {"truncated_too", "column_unused"}
+    assert different == {"truncated_too", "column_unused", "parted"}
     assert [name for name, *_ in lab.rows("DESCRIBE public.column_unused")] == ["id", "n"]
-    pipeline.resync(TableName("public", "truncated_too"))
+    for table in ("truncated_too", "parted"):
+        pipeline.resync(TableName("public", table))
     lab.execute("INSERT INTO column_unused VALUES (2, 2)")
-    assert until_copied(lab, pipeline) == {"truncated_too"}
+    assert until_copied(lab, pipeline) == {"truncated_too", "parted"}
     lab.assert_equal(pipeline)
+
+
+def test_rows_that_are_to_outlive_a_truncation_are_not_copied_anew(lab: Lab) -> None:
+    """A publication without `truncate` keeps an archive, so that another file means nothing: see docs/delivery.md."""
+    for table in ("archive", "unlogged"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int); INSERT INTO {table} VALUES (1, 1)")
+    lab.execute("CREATE PUBLICATION lab_pub FOR ALL TABLES WITH (publish = 'insert, update')")
+    lab.synced()
+    lab.execute("TRUNCATE archive; INSERT INTO archive VALUES (2, 2)")
+    alter(lab, "unlogged", UNLOGGED)
+    pipeline = lab.pipeline()
+    assert until_copied(lab, pipeline) == set()
+    assert lab.rows("SELECT id FROM public.archive ORDER BY id") == [(1,), (2,)]
+    assert not pipeline.verify([TableName("public", "unlogged")])[0].is_equal
