@@ -264,7 +264,7 @@ class Pipeline:
             )
             self.watch.start(active.schema)
             streamed = worker.run(until=until, seconds=seconds)
-            self.watch.passed(streamed.lsn)
+            self.watch.finish(streamed.lsn)
             return streamed
         except (StreamBlocked, PermanentError) as error:
             self._note_stream_error(error)

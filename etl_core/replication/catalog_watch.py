@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableError, where
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableError, TransientError, where
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.observer import Observer
@@ -111,7 +111,7 @@ class CatalogWatch:
 
     def _examine(self, connection: Connection, status: TableStatus, remembered: Remembered | None, found: Look) -> None:
         now = found.tables.get(status.table_id)
-        if now is not None and now.name != status.name:
+        if now is not None and now.name != status.name and status.state is not TableState.DATA_SYNC:
             status = self._store.add_table(status.table_id, now.name)
         if now is not None and now.is_published:
             if remembered is not None and remembered.has_gap:
@@ -140,7 +140,12 @@ class CatalogWatch:
         change = what_changed(before, now)
         if change is not None:
             self._copy_again(status, change)
-        elif self._is_same_rows(connection, table_id, remembered, now):
+            return
+        try:
+            is_same = self._is_same_rows(connection, table_id, remembered, now)
+        except TransientError:
+            return  # somebody has locked the table: judged at the next look
+        if is_same:
             self._keep(table_id, remembered, now, lsn)
         elif is_altered(before, now):
             self._copy_again(status, _REWRITTEN)
@@ -153,13 +158,19 @@ class CatalogWatch:
     ) -> bool:
         """Whether the files hold the rows of before, or those that the stream has carried since."""
         before = remembered.fingerprint
-        if self._truncated.get(table_id, remembered.lsn) > remembered.lsn:
+        if self._is_truncated(table_id, remembered):
             return True
         if before.publishing is not None and not before.publishing.says("pubtruncate"):
             return True  # a truncated table is to stay as it is: see docs/delivery.md
         checked = self._harmless.get(table_id, before.files)
         files = new_files(before, now)
         return all(checked.get(oid) == now.files[oid] or has_old_row(connection, oid, before.horizon) for oid in files)
+
+    def _is_truncated(self, table_id: TableId, remembered: Remembered) -> bool:
+        """Whether the stream has read a truncation that the remembered files do not show yet."""
+        truncated = self._truncated.get(table_id)
+        # A commit record that begins where the look was belongs to what came after it.
+        return truncated is not None and truncated >= remembered.lsn
 
     def _keep(self, table_id: TableId, remembered: Remembered, now: Fingerprint, lsn: Lsn) -> None:
         """What changed is harmless. It replaces what is remembered, unless a column came that the stream has still to
@@ -181,9 +192,11 @@ class CatalogWatch:
         """Begins to look from time to time, beside a stream; `applied` gives the schema it has for a table."""
         with self._lock:
             self._applied, self._position = applied, None
-        self._stop.clear()
-        self._wake.clear()
-        self._thread = threading.Thread(target=self._run, name="catalog-watch", daemon=True)
+        # Its own: the thread of an earlier stream may still wait for an answer.
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stop, self._wake), name="catalog-watch", daemon=True
+        )
         self._thread.start()
 
     def passed(self, position: Lsn) -> None:
@@ -200,6 +213,13 @@ class CatalogWatch:
         """Has the thread look soon."""
         self._wake.set()
 
+    def finish(self, position: Lsn) -> None:
+        """The stream has ended at `position`. What it read of truncations is not read again, so it is made use of."""
+        self._position = position
+        if self._truncated:
+            with contextlib.suppress(EtlError), contextlib.closing(self.connect()) as connection:
+                self.look_now(connection)
+
     def close(self) -> None:
         """Ends the thread. What waited for the stream is judged as far as it came. Idempotent."""
         self._stop.set()
@@ -213,13 +233,13 @@ class CatalogWatch:
         with self._lock, contextlib.suppress(EtlError):
             self._judge_open()
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event, wake: threading.Event) -> None:
         connection: Connection | None = None
         wait = self.every
         while True:
-            self._wake.wait(wait)
-            self._wake.clear()
-            if self._stop.is_set():
+            wake.wait(wait)
+            wake.clear()
+            if stop.is_set():
                 break
             began = time.monotonic()
             try:
@@ -268,7 +288,7 @@ class CatalogWatch:
             if status is None or remembered is None or status.state not in _WATCHED or remembered.lsn > waiting.lsn:
                 continue
             with contextlib.suppress(StateConflict):
-                if self._truncated.get(table_id, remembered.lsn) > remembered.lsn:
+                if self._is_truncated(table_id, remembered):
                     self._keep(table_id, remembered, waiting.seen, waiting.lsn)
                 else:
                     self._copy_again(status, _REWRITTEN)
@@ -279,6 +299,7 @@ class CatalogWatch:
         error = CopiedAgain(f"{status.name} is copied again: {why}", table=str(status.name), hint=COPIED_AGAIN)
         self._store.transition(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
         self._open.pop(status.table_id, None)
+        self._harmless.pop(status.table_id, None)
         self._observer.on_state(status.name, TableState.INIT)
         self._observer.on_table_error(status.name, error)
 

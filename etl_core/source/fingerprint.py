@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from etl_core.errors import SourceUnavailable
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.fingerprint import Attribute, Fingerprint, Node, Publishing, TypeForm, read_way
@@ -223,7 +224,7 @@ def candidates(conn: Connection, publishing: Publishing) -> set[TableId]:
 def has_old_row(conn: Connection, oid: int, horizon: int) -> bool:
     """Whether one of the first rows of the relation is of a transaction that had ended before `horizon`.
 
-    Opens the relation. False also if it is empty, or if `horizon` is too long ago to be compared.
+    Opens the relation. False also if it is empty, may not be read, or if `horizon` is too long ago to be compared.
     """
     try:
         row = conn.execute(sql.SQL(_RELATION).format(oid=sql.Literal(oid))).fetchone()
@@ -235,6 +236,10 @@ def has_old_row(conn: Connection, oid: int, horizon: int) -> bool:
             horizon=sql.Literal(str(horizon % 2**32)),
         )
         found = conn.execute(statement).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return False  # a partition of which only the root may be read
+    except psycopg.errors.UndefinedTable:
+        raise SourceUnavailable("a table was renamed or dropped while it was looked at") from None
     except psycopg.Error as error:
         raise translate(error) from None
     return found is not None and bool(found[0])

@@ -157,8 +157,12 @@ def test_changed_while_it_runs(lab: Lab) -> None:
         pipeline.watch.wake()
         watch.until_state("again", TableState.READY, times=ready + 1)
         lab.execute("UPDATE left_alone SET n = 2; INSERT INTO later VALUES (2); INSERT INTO again VALUES (3, 3)")
+        lab.execute("TRUNCATE b; INSERT INTO b VALUES (5, 5)")
+        watch.until_flushed(pipeline.current_lsn())
     assert {table for table, state in watch.states if state is TableState.INIT} == {"later", "again"}
-    lab.assert_equal()
+    following = lab.pipeline()
+    lab.assert_equal(following)
+    assert not following.observer.errors  # the truncation was read before, and is remembered
 
 
 def test_taken_out_of_the_publication_and_back_while_it_runs(lab: Lab) -> None:
