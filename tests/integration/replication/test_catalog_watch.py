@@ -15,8 +15,7 @@ from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
 
 if TYPE_CHECKING:
-    from etl_core.pipeline import Pipeline
-    from tests.integration.replication.conftest import Lab
+    from tests.integration.replication.conftest import Lab, Watched
 
 ATTACH = "ALTER TABLE {t} ATTACH PARTITION {t}_3 FOR VALUES IN (3)"
 FILLED = "CREATE TABLE {t}_3 (LIKE {t} INCLUDING ALL); INSERT INTO {t}_3 VALUES (9, 3)"
@@ -97,7 +96,7 @@ def alter(lab: Lab, table: str, statements: Sequence[str]) -> None:
             lab.execute(part.format(t=table))
 
 
-def until_copied(lab: Lab, pipeline: Pipeline) -> set[str]:
+def until_copied(lab: Lab, pipeline: Watched) -> set[str]:
     """Copies and streams until no table is set back any more; the names of the tables that were copied."""
     while True:
         for outcome in pipeline.sync():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ TABLE = Fingerprint(
 ROOT = replace(TABLE, kind="p", nodes=(Node(100, 0), Node(101, 101, 31, True), Node(102, 102, 32, False)))
 
 
-def published(*ways: Way, **changes: object) -> Fingerprint:
+def published(*ways: Way, **changes: Any) -> Fingerprint:
     return replace(TABLE, publishing=replace(PUBLICATION, ways=ways or (LISTED,), **changes))
 
 
