@@ -10,7 +10,7 @@ from etl_core.errors import COPIED_AGAIN, CopiedAgain
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.diff import SchemaDiff, diff
 from etl_core.schema.pg_types import builtin
-from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema
+from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 
 
 def known(oid: int) -> PgType:
@@ -81,3 +81,9 @@ def test_refused(new: TableSchema, message: str) -> None:
     assert "public.t" in str(raised.value)
     assert raised.value.hint is not None
     assert raised.value.hint == COPIED_AGAIN
+
+
+def test_a_type_that_was_replaced_under_its_name_is_not_said_to_be_itself() -> None:
+    mood, other = (PgType(oid, "mood", "public", TypeKind.ENUM) for oid in (50_001, 50_002))
+    with pytest.raises(CopiedAgain, match=r"from the type public\.mood to another type of that name"):
+        diff(table(ID, Column("m", mood, attnum=2)), table(ID, Column("m", other, attnum=2)))
