@@ -175,6 +175,7 @@ class CatalogWatch:
     def _keep(self, table_id: TableId, remembered: Remembered, now: Fingerprint, lsn: Lsn) -> None:
         """What changed is harmless. It replaces what is remembered, unless a column came that the stream has still to
         announce: what older rows hold in that is told by what was before it."""
+        self._open.pop(table_id, None)
         self._harmless[table_id] = now.files
         if now.last_attnum != remembered.fingerprint.last_attnum:
             applied = self._applied(table_id)
@@ -285,7 +286,7 @@ class CatalogWatch:
                 continue
             del self._open[table_id]
             status, remembered = self._store.table(table_id), self._store.fingerprint(table_id)
-            if status is None or remembered is None or status.state not in _WATCHED or remembered.lsn > waiting.lsn:
+            if status is None or remembered is None or status.state not in _WATCHED or remembered.lsn >= waiting.lsn:
                 continue
             with contextlib.suppress(StateConflict):
                 if self._is_truncated(table_id, remembered):
