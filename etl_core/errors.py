@@ -107,6 +107,14 @@ class SchemaChangeRefused(CopyNeeded):
     """A schema change that cannot be applied forward in place (anything but adding or dropping columns)."""
 
 
+COPIED_AGAIN = "etl run and Dagster's sensor copy it by themselves, etl sync does at once; readers keep the old copy"
+"""The hint of every CopiedAgain."""
+
+
+class CopiedAgain(SchemaChangeRefused):
+    """What the source's rows hold now is known to a new copy alone. The table is copied again by itself."""
+
+
 class DestinationUnavailable(TransientError):
     """The destination cannot be reached or is held by someone else for the moment."""
 

@@ -24,16 +24,18 @@ from etl_core.errors import (
     EtlError,
     PermanentError,
     SlotInUse,
+    SourceUnavailable,
     StateConflict,
     StreamBlocked,
     TransientError,
 )
 from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import Lsn
+from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.applier import Applier, Reactions
 from etl_core.replication.assembler import Assembler
 from etl_core.replication.background import BackgroundCopies
+from etl_core.replication.catalog_watch import CatalogWatch, WatchedBoundary
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
@@ -67,6 +69,7 @@ _HELD_PATIENCE = 2.0
 """Seconds for which `etl status` waits for a destination that another process holds."""
 _PROMOTION_PATIENCE = 10.0
 """Seconds, after the time given is over, for tables that were just copied; the next start promotes them, too."""
+_NEEDS_NO_WAL = frozenset({TableState.INIT, TableState.ERRORED, TableState.PAUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,16 @@ class Pipeline:
             self.store,
             config.source.silence_timeout,
         )
-        self._preparation = Preparation(config, self.source, self.store, self.destination, self.observer, self.stop)
+        self.watch = CatalogWatch(
+            lambda: self.source.connect("catalog_watch"),
+            config.source.publication,
+            self.store,
+            self.observer,
+            lambda connection: self._preparation.register_new(connection),
+        )
+        self._preparation = Preparation(
+            config, self.source, self.store, self.destination, self.observer, self.stop, self.watch
+        )
         if isinstance(self.destination, WaitingDestination):
             self.destination.stop_on(self.stop)
         self._stream_hold = StreamHold(self.source, self.store, self.observer)
@@ -273,10 +285,11 @@ class Pipeline:
         identity = self.store.source_identity()
         if identity is None:
             raise PermanentError("the pipeline was not prepared")
-        progress = self.store.progress()
+        self._look_at_the_catalog()
+        progress = self._move_on(self.store.progress())
         start = progress.flushed_lsn if progress else identity.slot_lsn
         active = ActiveTables()
-        describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
+        describer = self._describer(active)
         stream = self._open_main_stream(start)
         try:
             progress = self.store.claim_progress(progress, start)
@@ -288,7 +301,7 @@ class Pipeline:
         except BaseException:
             stream.close()
             raise
-        watch = ShutdownWatch(lambda: self.source.connect("watch"))
+        shutdown = ShutdownWatch(lambda: self.source.connect("watch"))
         fence = StreamFence(identity.incarnation, progress.written_lsn)
         keeping = Keeping(
             self.source.keep_changes,
@@ -315,26 +328,30 @@ class Pipeline:
             handover.start(start)
             reactions = Reactions(handover.table_failed, handover.reload)
             applier = self._applier(active, reactions, fence=fence, resumes=progress, server_now=stream.server_now)
-            assembler = Assembler(describer, memory_limit=self.config.batch.max_bytes, start_lsn=start)
-            watch.begin()
+            assembler = self._assembler(describer, self.config.batch.max_bytes, start)
+            shutdown.begin()
             worker = StreamWorker(
                 stream,
                 assembler,
                 applier,
-                handover,
+                WatchedBoundary(handover, self.watch),
                 self.config.batch,
                 name=f"write-{self.config.pipeline}",
                 stop=self.stop,
-                watch=watch,
+                watch=shutdown,
             )
-            return worker.run(until=until, seconds=seconds, finishes=finishes)
+            self.watch.start(active.schema)
+            streamed = worker.run(until=until, seconds=seconds, finishes=finishes)
+            self.watch.finish(streamed.lsn)
+            return streamed
         except (StreamBlocked, PermanentError) as error:
             self._note_stream_error(error)
             raise
         finally:
+            self.watch.close()
             handover.close()
             describer.close()
-            watch.close()
+            shutdown.close()
             stream.close()
 
     def _note_stream_error(self, error: EtlError) -> None:
@@ -345,6 +362,50 @@ class Pipeline:
     def _complete_up_to(self, table_id: TableId, move: WatermarkMove) -> None:
         with self._write_lock:
             self.destination.write(WriteBatch((), {table_id: move}, None))
+
+    def _look_at_the_catalog(self) -> None:
+        """Before any table is taken in: what the WAL does not say is found here or by the watch while it runs."""
+        with contextlib.closing(self.watch.connect()) as connection:
+            found = self.watch.look_now(connection)
+        if found.publishing is None:
+            raise SourceUnavailable(
+                f"publication {self.source.publication} does not exist, so nothing is sent",
+                hint="start again, which creates a publication for source.tables, or create it: "
+                "every table is then copied again by itself",
+            )
+
+    def _move_on(self, progress: ReplicationProgress | None) -> ReplicationProgress | None:
+        """Moves the stored position up to the first change that any table still needs, if it is before that.
+
+        Tables that are to be copied need none of what is there now. Without it the stream could not get past WAL that
+        the server cannot decode, as it was written while there was no publication.
+        """
+        if progress is None:
+            return None
+        needed = self._needed_from()
+        slot = self.source.slot_status(self.source.main_slot)
+        if needed <= progress.flushed_lsn or slot is None or slot.active:
+            return progress
+        try:
+            return self.store.save_progress(replace(progress, flushed_lsn=needed, lag_seconds=None), progress)
+        except StateConflict:
+            return self.store.progress()
+
+    def _needed_from(self) -> Lsn:
+        """The oldest snapshot of a copied table, the end of the WAL if there is none; 0 if it cannot be said."""
+        end = self.current_lsn()  # first: a table that is copied meanwhile is copied from there on
+        statuses = [status for status in self.store.tables() if status.state not in _NEEDS_NO_WAL]
+        if any(status.state is not TableState.FINISHED_COPY for status in statuses):
+            return ZERO
+        return min((status.snapshot_lsn or ZERO for status in statuses), default=end)
+
+    def _describer(self, active: ActiveTables) -> Describer:
+        return Describer(
+            lambda: self.source.connect("describe"), self.source.publication, active.schema, self.watch.copied_from
+        )
+
+    def _assembler(self, describer: Describer, memory_limit: int, start: Lsn) -> Assembler:
+        return Assembler(describer, memory_limit=memory_limit, start_lsn=start, on_truncate=self.watch.truncated)
 
     def _open_main_stream(self, start: Lsn) -> ReplicationStream:
         return self.source.open_stream(self.source.main_slot, start, "stream")
@@ -390,7 +451,7 @@ class Pipeline:
             return None
         active = ActiveTables()
         active.activate(table_id, mark, stored[1])
-        describer = Describer(lambda: self.source.connect("describe"), self.source.publication, active.schema)
+        describer = self._describer(active)
 
         def table_failed(_: TableId, error: EtlError) -> None:
             raise error
@@ -409,7 +470,7 @@ class Pipeline:
             table_id,
             snapshot_lsn,
             lambda: self.source.open_stream(slot.name, Lsn(0), f"catchup_{table_id}"),
-            lambda start: Assembler(describer, memory_limit=self.config.batch.max_bytes // 4, start_lsn=start),
+            lambda start: self._assembler(describer, self.config.batch.max_bytes // 4, start),
             self._applier(active, Reactions(table_failed, reload), fence=None),
             self.config.batch,
             describer.close,

@@ -15,6 +15,7 @@ from etl_core.cli.texts import plural, put
 from etl_core.destination.doctor import examine_destination
 from etl_core.errors import EtlError
 from etl_core.pipeline import Pipeline
+from etl_core.replication.catalog_findings import examine_known
 from etl_core.source.doctor import Finding, Severity, examine
 from etl_core.state.doctor import examine_state
 
@@ -33,6 +34,7 @@ def doctor(pipeline: Pipeline, _: Arguments) -> int:
     findings += _stream_findings(pipeline)
     findings += examine_destination(pipeline.destination, pipeline.config.destination.type)
     findings += examine_state(pipeline.config.state.url, pipeline.config.pipeline)
+    findings += examine_known(pipeline.config, pipeline.source, pipeline.store)
     for line in finding_lines(findings):
         put(line)
     return FAILED if any(finding.severity is Severity.UNSAFE for finding in findings) else DONE

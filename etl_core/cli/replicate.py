@@ -9,7 +9,7 @@ from etl_core.cli.exit_status import DONE, FAILED, NOT_FINISHED
 from etl_core.cli.follow import follow
 from etl_core.cli.session import Session
 from etl_core.cli.texts import columns, duration, plural, rate
-from etl_core.errors import EtlError
+from etl_core.errors import EtlError, TableError
 from etl_core.replication.copy import Copied
 from etl_core.replication.stream import Ended, Streamed
 from etl_core.state.store import TableStatus
@@ -61,10 +61,14 @@ def run(session: Session) -> int:
     results: list[Copied | EtlError] = []
 
     def attempt_until_caught_up() -> Streamed:
-        began = time.monotonic()
-        results.extend(session.pipeline.sync())
-        _show_copies(session, results, time.monotonic() - began)
-        return session.pipeline.stream(until=session.pipeline.current_lsn())
+        while True:
+            began = time.monotonic()
+            results[:] = session.pipeline.sync()
+            _show_copies(session, results, time.monotonic() - began)
+            streamed = session.pipeline.stream(until=session.pipeline.current_lsn())
+            # The stream may have found that only a new copy has what a table holds now.
+            if streamed.ended is not Ended.REACHED or not _to_copy_again(session, results):
+                return streamed
 
     return _follow(session, attempt_until_caught_up if session.arguments.until_caught_up else attempt, results)
 
@@ -112,6 +116,13 @@ def _show_unfinished(session: Session) -> bool:
 def _some(names: Sequence[str], most: int = 5) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _to_copy_again(session: Session, results: Sequence[Copied | EtlError]) -> bool:
+    """Whether a table was set back since its copy; not if that copy failed, which would fail again."""
+    failed = {result.table for result in results if isinstance(result, TableError)}
+    again = [status for status in session.pipeline.store.tables() if status.state is TableState.INIT]
+    return any(str(status.name) not in failed for status in again)
 
 
 def _show_copies(session: Session, results: Sequence[Copied | EtlError], seconds: float) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
 from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions, check_count, check_stream
-from etl_core.errors import DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
+from etl_core.errors import CopiedAgain, DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.arrow import arrow_schema
@@ -87,10 +87,8 @@ class MemoryDestination:
             for changes in batch.parts:
                 schema = changes.schema
                 if marks[schema.table_id].name != schema.name:
-                    raise SchemaChangeRefused(
-                        f"{marks[schema.table_id].name} was renamed to {schema.name}",
-                        table=str(schema.name),
-                        hint=f"copy it under its new name: etl resync {schema.name}",
+                    raise CopiedAgain(
+                        f"{marks[schema.table_id].name} was renamed to {schema.name}", table=str(schema.name)
                     )
                 tables[schema.name] = apply_changes(tables[schema.name], changes)
             moved = {

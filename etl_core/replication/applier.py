@@ -18,12 +18,13 @@ from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove
 from etl_core.decode.decoder import decode_segment
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
+    COPIED_AGAIN,
+    CopiedAgain,
     DestinationError,
     DestinationUnavailable,
     DestinationUnusable,
     EtlError,
     PermanentError,
-    SchemaChangeRefused,
     SlotInUse,
     StateConflict,
     TableError,
@@ -416,14 +417,14 @@ def _names(batch: Assembled) -> set[str]:
 
 
 def _check_forward(old: TableSchema, new: TableSchema) -> None:
-    """Raises SchemaChangeRefused unless columns were only added, with known values for old rows, or dropped."""
+    """Raises CopiedAgain unless columns were only added, with known values for old rows, or dropped."""
     for column in diff(old, new).added:
         if not column.fill_known:
-            raise SchemaChangeRefused(
-                f"{new.name}: column {column.name} was added, and the WAL does not hold what older rows have in it "
-                "(a default computed per row, or a column dropped and added again under its name)",
+            raise CopiedAgain(
+                f"{new.name}: column {column.name} came, and the WAL does not hold what older rows have in it (a "
+                "default computed per row, a column that was not published, or one dropped and added again)",
                 table=str(new.name),
-                hint=f"copy the table again: etl resync {new.name}",
+                hint=COPIED_AGAIN,
             )
 
 

@@ -80,12 +80,21 @@ class Assembler:
     """Collects the frames and messages of one stream.
 
     `describe` gives the schema of a relation that the server announces in the transaction with that commit LSN.
+    `on_truncate` is told which tables are truncated by the transaction with that commit LSN.
     `memory_limit` bounds the bytes of frames held in memory: beyond it, finished segments of the open transaction go
     to the spool.
     """
 
-    def __init__(self, describe: Callable[[Relation, Lsn], TableSchema], *, memory_limit: int, start_lsn: Lsn) -> None:
+    def __init__(
+        self,
+        describe: Callable[[Relation, Lsn], TableSchema],
+        *,
+        memory_limit: int,
+        start_lsn: Lsn,
+        on_truncate: Callable[[frozenset[TableId], Lsn], None] = lambda *_: None,
+    ) -> None:
         self._describe = describe
+        self._on_truncation = on_truncate
         self._memory_limit = memory_limit
         self._schemas: dict[TableId, TableSchema] = {}
         self._pieces: list[Piece] = []
@@ -163,6 +172,7 @@ class Assembler:
         if not self.segment.is_empty:
             self.finish_segment()
         self.segment.truncated = tables
+        self._on_truncation(tables, self._commit_lsn)
 
     def finish_segment(self) -> None:
         """Closes the segment and begins the next; spools it if a transaction outgrows the memory."""

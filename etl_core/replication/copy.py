@@ -48,11 +48,13 @@ from etl_core.schema.arrow import refuse_unsupported
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
+from etl_core.source.fingerprint import look
 from etl_core.source.plan import read_plan
 from etl_core.source.slot import Blocker
+from etl_core.source.snapshot import import_snapshot
 from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
-from etl_core.state.store import StateStore, TableStatus, TableUpdate
+from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
 _log = logging.getLogger(__name__)
@@ -154,12 +156,14 @@ class TableCopier:
             reach(COPY_STARTED)
             self._drop_slots_of_other_copies(status)
             try:
-                rows, snapshot_lsn, table = self._copy_under_snapshot(status, slot, exporter)
+                rows, remembered, table = self._copy_under_snapshot(status, slot, exporter)
+                snapshot_lsn = remembered.lsn
             except BaseException:
                 self._source.drop_if_owned(slot)
                 raise
             reach(COPY_PUBLISHED)
             self._store.save_schema(table.schema, snapshot_lsn)
+            self._store.save_fingerprint(status.table_id, remembered)
             status = self._move(
                 replace(status, name=table.name),  # the source's, if it was renamed
                 TableState.FINISHED_COPY,
@@ -173,7 +177,7 @@ class TableCopier:
 
     def _copy_under_snapshot(
         self, status: TableStatus, slot: str, exporter: Connection
-    ) -> tuple[int, Lsn, PublishedTable]:
+    ) -> tuple[int, Remembered, PublishedTable]:
         created = self._source.create_slot(
             exporter,
             slot,
@@ -185,13 +189,26 @@ class TableCopier:
         reach(SLOT_CREATED)
         if created.snapshot_name is None:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
+        remembered = self._remember(status, created.snapshot_name, created.consistent_point)
         table = self._describe(status)
         with self._destination.copy(table.schema) as staging:
             staged = self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED)
             rows = staging.publish(created.consistent_point, staged)
         check_count(status.name, rows, staged)
-        return rows, created.consistent_point, table
+        return rows, remembered, table
+
+    def _remember(self, status: TableStatus, snapshot_name: str, snapshot_lsn: Lsn) -> Remembered:
+        """What the catalog says of the table in the copy's own snapshot: everything later is a change."""
+        with self._source.connect("catalog") as connection:
+            import_snapshot(connection, snapshot_name)
+            found = look(connection, self._source.publication, [status.table_id]).tables.get(status.table_id)
+        if found is None:
+            raise TransientError(
+                f"{status.name} was created or dropped while its copy was starting",
+                hint="the copy starts again with a new snapshot",
+            )
+        return Remembered(found, snapshot_lsn)
 
     def _stage(
         self, status: TableStatus, table: PublishedTable, snapshot_name: str, snapshot_lsn: Lsn, staging: TableCopy

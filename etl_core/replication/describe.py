@@ -2,7 +2,8 @@
 
 A Relation message has names, types and key flags as of the WAL, but no attribute numbers, no missing values and
 nothing about types that are not built in. The catalog has them as of today, which may be ahead; it is
-asked again for every Relation message after the first, because the server sends one after each change.
+asked again for every Relation message after the first, because the server sends one after each change. What it was when
+the table was copied is in the table's fingerprint: by it a column that came since is told from one that was there.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from etl_core.errors import SourceChanged, SourceLocked
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import Relation, RelationColumn
+from etl_core.schema.fingerprint import Fingerprint
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
-from etl_core.source.catalog import FillKind, PublishedTable, added_column_fill, published_tables, table_schema
+from etl_core.source.catalog import PublishedTable, published_tables, table_schema
 from etl_core.source.connection import Connection
+from etl_core.source.fill import FillKind, added_column_fill, dropped_attnums
 from etl_core.source.server import current_lsn
 from etl_core.source.sqlstate import translate
 
@@ -27,7 +30,8 @@ from etl_core.source.sqlstate import translate
 class Describer:
     """Describes relations on one connection, which it opens when first asked and closes with `close`.
 
-    `applied` gives the schema a table has in the destination, None for a table that is not replicated.
+    `applied` gives the schema a table has in the destination, None for a table that is not replicated; `remembered` its
+    fingerprint, of a moment that the stream has passed.
     """
 
     def __init__(
@@ -35,10 +39,12 @@ class Describer:
         connect: Callable[[], Connection],
         publication: str,
         applied: Callable[[TableId], TableSchema | None],
+        remembered: Callable[[TableId], Fingerprint | None],
     ) -> None:
         self._connect = connect
         self._publication = publication
         self._applied = applied
+        self._remembered = remembered
         self._connection: Connection | None = None
         self._first_look: dict[TableId, TableSchema] | None = None
         self._looked_at = ZERO
@@ -48,6 +54,8 @@ class Describer:
         catalog = self._catalog(relation.table_id, commit_lsn)
         applied = self._applied(relation.table_id)
         columns = tuple(_column(described, catalog, applied) for described in relation.columns)
+        if applied is not None and any(column.attnum == 0 for column in columns):
+            columns = self._with_old_numbers(relation.table_id, columns, applied)
         schema = TableSchema(
             relation.table_id,
             TableName(relation.namespace or "pg_catalog", relation.name),
@@ -92,35 +100,64 @@ class Describer:
         except SourceLocked:
             return []
 
+    def _with_old_numbers(
+        self, table_id: TableId, columns: tuple[Column, ...], applied: TableSchema
+    ) -> tuple[Column, ...]:
+        """Columns that the catalog no longer has under that name and type are those the destination has.
+
+        Unless a column came and went since the copy: it may be that one.
+        """
+        remembered = self._remembered(table_id)
+        if remembered is None or max(dropped_attnums(self._open(), table_id), default=0) > remembered.last_attnum:
+            return columns
+        known = {column.name: column for column in applied.columns}
+        return tuple(
+            replace(column, attnum=known[column.name].attnum)
+            if column.attnum == 0 and column.name in known and _is_alike(known[column.name], column)
+            else column
+            for column in columns
+        )
+
     def _with_fills(self, schema: TableSchema, catalog: TableSchema | None) -> TableSchema:
         applied = self._applied(schema.table_id)
         if applied is None:
             return schema
         known = {column.name: column for column in applied.columns}
         today = set() if catalog is None else set(catalog.column_names)
-        columns = tuple(
-            # Added, and of another type by now: what older rows held in it nobody can tell any more.
-            replace(column, fill_known=False)
-            if column.attnum == 0 and column.name not in known and column.name in today
-            else self._with_fill(schema, column, known.get(column.name))
-            for column in schema.columns
-        )
-        return replace(schema, columns=columns)
+        columns: list[Column] = []
+        before = 0
+        for column in schema.columns:
+            if column.attnum == 0 and column.name not in known and column.name in today:
+                # Added, and of another type by now: what older rows held in it nobody can tell any more.
+                columns.append(replace(column, fill_known=False))
+            else:
+                columns.append(self._with_fill(schema, column, known.get(column.name), before))
+            # One that is not known any more has a number of its own, too.
+            before = column.attnum or before + 1
+        return replace(schema, columns=tuple(columns))
 
-    def _with_fill(self, schema: TableSchema, column: Column, applied: Column | None) -> Column:
+    def _with_fill(self, schema: TableSchema, column: Column, applied: Column | None, before: int) -> Column:
         if column.attnum == 0 or (applied is not None and applied.attnum == column.attnum):
             return column
         if applied is not None and applied.attnum and _is_alike(applied, column):
             # Dropped and added again, or another one renamed to it. The catalog is as of now, and a Relation message
             # does not tell whether the rows behind it are from before: what they hold would go to the wrong column.
             return replace(column, fill_known=False)
-        return self._fill(schema, column)
+        return self._fill(schema, column, before)
 
-    def _fill(self, schema: TableSchema, column: Column) -> Column:
+    def _fill(self, schema: TableSchema, column: Column, before: int) -> Column:
+        """`before` is the number of the column that comes before this one in the WAL, or a lower one."""
+        remembered = self._remembered(schema.table_id)
         try:
-            fill = added_column_fill(self._open(), schema.table_id, column.attnum)
+            fill = added_column_fill(self._open(), schema.table_id, column.attnum, remembered)
         except SourceChanged:
             return column  # dropped since; a later Relation message says so
+        if fill.kind is not FillKind.UNKNOWN and remembered is not None:
+            # A column of this name and type may have come and gone before this one came, and be what the WAL means.
+            at_least = max(before, remembered.last_attnum)
+            dropped = dropped_attnums(self._open(), schema.table_id)
+            if any(at_least < attnum < column.attnum for attnum in dropped):
+                return replace(column, fill_known=False)
         return replace(column, missing_value=fill.text, fill_known=fill.kind is not FillKind.UNKNOWN)
 
 

@@ -22,6 +22,7 @@ from etl_core.batch import StreamPosition, WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.errors import (
     ClaimLost,
+    CopiedAgain,
     CopyNeeded,
     EtlError,
     OutcomeUnknown,
@@ -383,6 +384,13 @@ class Handover:
     # --- states -----------------------------------------------------------------------------------------------
 
     def _fail(self, status: TableStatus, error: EtlError) -> None:
+        if isinstance(error, CopiedAgain):
+            # Nothing a person could add: the table is copied again, and says why until that begins.
+            with contextlib.suppress(StateConflict):  # someone moved it on; their decision stands
+                self._move(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
+                self._slots.drop(status)
+                self._observer.on_table_error(status.name, error)
+            return
         update = self._stopped.stop(status, error)
         try:
             self._move(status, TableState.ERRORED, update)

@@ -16,13 +16,14 @@ from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
 from etl_core.errors import ConfigError, EtlError, SourceChanged, SourceRefused, StateConflict, Stopped, TableAbsent
 from etl_core.identifiers import TableId, TableName
+from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream_fence import begin_stream
 from etl_core.replication.table_errors import absent_update, is_absent
 from etl_core.source.absence import find_absent
-from etl_core.source.catalog import PublishedTable, published_tables
+from etl_core.source.catalog import PublishedTable, published_tables, table_schema
 from etl_core.source.connection import Connection
 from etl_core.source.publication import check_publication, ensure_publication, publication_oid, told_plan
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
@@ -53,6 +54,7 @@ class Preparation:
         destination: Destination,
         observer: Observer,
         stop: threading.Event,
+        watch: CatalogWatch,
     ) -> None:
         self._config = config
         self._source = source
@@ -60,6 +62,7 @@ class Preparation:
         self._destination = destination
         self._observer = observer
         self._stop = stop
+        self._watch = watch
         self._next_absent_look = 0.0
         self._told_slots: set[str] = set()
 
@@ -71,12 +74,19 @@ class Preparation:
             server_info(connection)  # refuses what cannot be replicated
             if self._config.source.tables is not None:
                 self._tell_plan(connection, self._config.source.tables)
-            self._check_tables(connection)
+            exists = self._check_tables(connection)
             self._store.migrate()
             self._wait_for_turn(connection)
             is_known = self._check_known_source(connection)
             self._destination.prepare()
-            absent = self._find_absent(connection) if is_known else {}
+            # Before a look at the catalog brings the names up to date: the configuration may have the old ones.
+            names = {status.table_id: status.name for status in self._store.tables()}
+            absent = self._find_absent(connection, names) if is_known else {}
+            if is_known and not exists:
+                # In this order: what was written without a publication was not sent, whatever is created now.
+                self._watch.set_back_all(
+                    f"publication {self._source.publication} did not exist, and changes of that time were not sent"
+                )
             if ensure_publication(
                 connection,
                 self._source.publication,
@@ -84,34 +94,47 @@ class Preparation:
                 allow_append_only=self._config.allow_append_only,
             ):
                 self._store.set_publication_owned(True, publication_oid(connection, self._source.publication))
-            if not is_known:
+            if is_known:
+                self._watch.look_now(connection)
+            else:
                 self._begin(connection)
             published = published_tables(connection, self._source.publication)
             if self._config.source.tables is None:
                 self._tell_plan(connection, [table.name for table in published])
-            self._register(published, absent)
+            self._register(published, absent, names)
             self._drop_leaked_slots()
             self._tell_of_other_slots(connection)
 
-    def _check_tables(self, connection: Connection) -> None:
-        """Refuses a first start with a table that the source does not have or publish; a later one goes on without."""
+    def _check_tables(self, connection: Connection) -> bool:
+        """Whether the publication exists. Refuses a first start with a table that the source does not have or publish.
+
+        A later one goes on without it.
+        """
         try:
-            self._check_publication(connection, self._config.source.tables)
+            return self._check_publication(connection, self._config.source.tables)
         except (ConfigError, SourceRefused):
             self._store.migrate()
             if self._store.source_identity() is None:
                 raise
-            absent = self._find_absent(connection)
-            self._check_publication(connection, self._wanted_but(absent))
+            names = {status.table_id: status.name for status in self._store.tables()}
+            absent = self._find_absent(connection, names)
+            try:
+                return self._check_publication(connection, self._wanted_but(absent))
+            except EtlError:
+                # What is not published meanwhile is to be copied again, whenever the next start is not refused.
+                with contextlib.suppress(EtlError):
+                    self._check_known_source(connection)
+                    self._watch.look_now(connection)
+                raise
 
-    def _check_publication(self, connection: Connection, tables: Sequence[TableName] | None) -> None:
-        check_publication(
+    def _check_publication(self, connection: Connection, tables: Sequence[TableName] | None) -> bool:
+        return check_publication(
             connection, self._source.publication, tables, allow_append_only=self._config.allow_append_only
         )
 
-    def _find_absent(self, connection: Connection) -> dict[TableName, TableAbsent]:
+    def _find_absent(self, connection: Connection, names: Mapping[TableId, TableName]) -> dict[TableName, TableAbsent]:
         wanted = self._config.source.tables
-        known = {status.name: status.table_id for status in self._store.tables()}
+        known = {name: table_id for table_id, name in names.items()}
         return find_absent(connection, self._source.publication, wanted, known) if wanted else {}
 
     def _wanted_but(self, absent: Collection[TableName]) -> Sequence[TableName] | None:
@@ -190,17 +213,24 @@ class Preparation:
             )
         self._source.drop_owned_slot(slot.name)
 
-    def _register(self, tables: Iterable[PublishedTable], absent: Mapping[TableName, TableAbsent]) -> None:
+    def _register(
+        self,
+        tables: Iterable[PublishedTable],
+        absent: Mapping[TableName, TableAbsent],
+        names: Mapping[TableId, TableName],
+    ) -> None:
+        """`names` are those by which the tables were known before this start."""
         published = {table.name: table.schema.table_id for table in tables}
         wanted = self._config.source.tables or sorted(published)
         by_id = {published[name]: name for name in wanted if name in published and name not in absent}
         for status in self._store.tables():
-            if status.table_id not in by_id and status.name in absent:
-                self._stop_absent(status, absent[status.name])
+            name = names.get(status.table_id, status.name)
+            if status.table_id not in by_id and name in absent:
+                self._stop_absent(status, absent[name])
             elif status.table_id not in by_id:
                 self._forget(status)
         known = {status.table_id: status for status in self._store.tables()}
-        for name in absent.keys() - {status.name for status in known.values()}:
+        for name in absent.keys() - set(names.values()):
             self._observer.on_table_error(name, absent[name])  # it was never copied, so that it has no state
         for table_id, name in by_id.items():
             found = known.get(table_id)
@@ -244,8 +274,24 @@ class Preparation:
             self._observer.on_retry(error, _ABSENT_EVERY)
             return
         for status in statuses:
-            if status.table_id in published and status.name not in absent:
+            is_wanted = self._config.source.tables is None or status.name in self._config.source.tables
+            if is_wanted and status.table_id in published and status.name not in absent:
                 self._bring_back(status)
+
+    def register_new(self, connection: Connection) -> None:
+        """Adds tables that are published and wanted since the last look; one that has a lost one's name replaces it."""
+        wanted = self._config.source.tables
+        statuses = self._store.tables()
+        known = {status.table_id for status in statuses}
+        for table in published_tables(connection, self._source.publication):
+            table_id, name = table.schema.table_id, table.name
+            if table_id in known or (wanted is not None and name not in wanted):
+                continue
+            for status in statuses:
+                if status.name == name and table_schema(connection, status.table_id) is None:
+                    self._forget(status)
+            self._store.add_table(table_id, name)
+            self._observer.on_state(name, TableState.INIT)
 
     def _forget(self, status: TableStatus) -> None:
         """A table that is no longer published or wanted, or was dropped. Its data stays for readers."""

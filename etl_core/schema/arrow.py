@@ -88,13 +88,23 @@ def key_schema(schema: TableSchema) -> pa.Schema:
 
 def base_type(pg_type: PgType) -> PgType:
     """The type under a domain (of a domain …), or the type itself."""
+    return under_domains(pg_type, -1)[0]
+
+
+def under_domains(pg_type: PgType, type_modifier: int) -> tuple[PgType, int]:
+    """The type under a domain (of a domain …) and the modifier it has there; `pg_type` and `type_modifier` if none.
+
+    A column of a domain has no modifier of its own, and a domain over a domain does not change it.
+    """
     while pg_type.kind is TypeKind.DOMAIN and pg_type.element is not None:
+        if pg_type.type_modifier >= 0:
+            type_modifier = pg_type.type_modifier
         pg_type = pg_type.element
-    return pg_type
+    return pg_type, type_modifier
 
 
 def _known_type(pg_type: PgType, type_modifier: int) -> pa.DataType | None:
-    base = base_type(pg_type)
+    base, type_modifier = under_domains(pg_type, type_modifier)
     if base.kind is TypeKind.ARRAY and base.element is not None:
         element = _known_type(base.element, type_modifier)
         return None if element is None else pa.list_(element)

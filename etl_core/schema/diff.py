@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from etl_core.errors import SchemaChangeRefused
-from etl_core.schema.pg_types import format_type
+from etl_core.errors import COPIED_AGAIN, CopiedAgain
+from etl_core.schema.pg_types import format_type, modifiers
 from etl_core.schema.table import Column, TableSchema
 
 
@@ -26,7 +26,7 @@ class SchemaDiff:
 def diff(old: TableSchema, new: TableSchema) -> SchemaDiff:
     """The columns to add (in the order of `new`) and to drop (in the order of `old`) to get from `old` to `new`.
 
-    Raises SchemaChangeRefused for a renamed column, a changed type or type modifier, and a changed key.
+    Raises CopiedAgain for a renamed column, a changed type or type modifier, and a changed key.
     Not looked at, as no row's values depend on it: nullability, replica identity, the table's own name.
     """
     _refuse_renamed(old, new)
@@ -40,8 +40,8 @@ def diff(old: TableSchema, new: TableSchema) -> SchemaDiff:
         elif _is_another(earlier, column):
             added.append(column)
             replaced.add(column.name)
-        elif (earlier.type.oid, earlier.type_modifier) != (column.type.oid, column.type_modifier):
-            raise _refused(new, f"column {column.name} changed from {format_type(earlier)} to {format_type(column)}")
+        elif (earlier.type.oid, modifiers(earlier)) != (column.type.oid, modifiers(column)):
+            raise _refused(new, f"column {column.name} changed from {_from_to(earlier, column)}")
     after = set(new.column_names)
     dropped = tuple(column for column in old.columns if column.name not in after or column.name in replaced)
     _refuse_changed_key(old, new, replaced)
@@ -51,6 +51,11 @@ def diff(old: TableSchema, new: TableSchema) -> SchemaDiff:
 
 def _is_another(earlier: Column, column: Column) -> bool:
     return earlier.attnum != column.attnum and earlier.attnum != 0 and column.attnum != 0
+
+
+def _from_to(earlier: Column, column: Column) -> str:
+    was, now = format_type(earlier), format_type(column)
+    return f"{was} to {now}" if was != now else f"the type {was} to another type of that name, which was created since"
 
 
 def _refuse_renamed(old: TableSchema, new: TableSchema) -> None:
@@ -89,9 +94,9 @@ def _format_key(schema: TableSchema) -> str:
     return f"({', '.join(schema.key)})" if schema.key else "none"
 
 
-def _refused(schema: TableSchema, what: str) -> SchemaChangeRefused:
-    return SchemaChangeRefused(
+def _refused(schema: TableSchema, what: str) -> CopiedAgain:
+    return CopiedAgain(
         f"table {schema.name}: {what}, which cannot be applied to the rows already copied",
         table=str(schema.name),
-        hint=f"copy the table again with its new columns: etl resync {schema.name}",
+        hint=COPIED_AGAIN,
     )

@@ -142,6 +142,17 @@ def numeric_precision(type_modifier: int) -> tuple[int, int] | None:
     return (packed >> 16) & 0xFFFF, ((packed & 0x7FF) ^ 0x400) - 0x400
 
 
+def modifiers(column: Column) -> tuple[int, ...]:
+    """A column's type modifier, then those of the domains that its type is made of."""
+    found = [column.type_modifier]
+    pg_type: PgType | None = column.type
+    while pg_type is not None:
+        if pg_type.kind is TypeKind.DOMAIN:
+            found.append(pg_type.type_modifier)
+        pg_type = pg_type.element
+    return tuple(found)
+
+
 def format_type(column: Column) -> str:
     """A column's type for messages: `numeric(12,2)`, `varchar(20)[]`, `sales.mood`."""
     return _format(column.type, column.type_modifier)

@@ -32,13 +32,17 @@ class TypeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PgType:
-    """A row of `pg_type`. `element` is an array's element type or a domain's base type, else None."""
+    """A row of `pg_type`. `element` is an array's element type or a domain's base type, else None.
+
+    `type_modifier` is what a domain says of its base type (`typtypmod`): -1 for none, and for every other type.
+    """
 
     oid: int
     name: str
     namespace: str = "pg_catalog"
     kind: TypeKind = TypeKind.BASE
     element: PgType | None = None
+    type_modifier: int = -1
 
 
 @dataclass(frozen=True, slots=True)

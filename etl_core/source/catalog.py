@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from etl_core.errors import SourceChanged
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 from etl_core.source.connection import Connection
@@ -103,32 +101,11 @@ WITH RECURSIVE needed(oid) AS (
 )
 SELECT t.oid::bigint, t.typname::text, n.nspname::text, t.typtype::text,
        CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN e.oid IS NOT NULL THEN e.oid END::bigint,
-       e.oid IS NOT NULL
+       e.oid IS NOT NULL, t.typtypmod
 FROM needed
 JOIN pg_catalog.pg_type t USING (oid)
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
-"""
-
-# A partitioned table holds no rows; its partitions remember what theirs hold, under numbers of their own.
-_COLUMN_FILL = """
-SELECT min(held.value), count(DISTINCT held.value),
-       bool_or(a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> '' OR t.typdefault IS NOT NULL)
-FROM pg_catalog.pg_attribute a
-JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-LEFT JOIN LATERAL (
-    SELECT pg_catalog.array_to_string(p.attmissingval::text::text[], ',') AS value
-    FROM pg_catalog.pg_attribute p
-    WHERE p.attname = a.attname AND p.atthasmissing AND p.attrelid IN (
-        SELECT c.oid
-        UNION ALL
-        SELECT tree.relid::oid
-        FROM pg_catalog.pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid END) tree
-        WHERE tree.isleaf)
-) held ON true
-WHERE a.attrelid = {table_id} AND a.attnum = {attnum} AND NOT a.attisdropped
-GROUP BY a.attrelid
 """
 
 
@@ -151,26 +128,6 @@ class PublishedTable:
     @property
     def name(self) -> TableName:
         return self.schema.name
-
-
-class FillKind(StrEnum):
-    """What rows older than a column hold in it."""
-
-    NULL = "null"
-    CONSTANT = "constant"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """`text` is the constant's text representation, None for the other kinds.
-
-    UNKNOWN: PostgreSQL computed a value per row and rewrote the table, without writing that to the WAL as row changes;
-    the table must be copied again.
-    """
-
-    kind: FillKind
-    text: str | None = None
 
 
 def published_tables(conn: Connection, publication: str) -> list[PublishedTable]:
@@ -209,26 +166,6 @@ def table_schema(conn: Connection, table_id: TableId) -> TableSchema | None:
     only = sql.SQL(_ANY).format(oid=sql.Literal(int(table_id)))
     tables = _read_tables(conn, only, sql.SQL(_NO_LEAVES), sql.SQL(""))
     return tables[0].schema if tables else None
-
-
-def added_column_fill(conn: Connection, table_id: TableId, attnum: int) -> Fill:
-    """What the rows hold that were there before column `attnum` was added.
-
-    Decided from today's catalog: UNKNOWN is also the answer when a constant is no longer recorded, because the table
-    was rewritten since (VACUUM FULL, CLUSTER), or when a default was set after the column was added. One case is
-    beyond the catalog: a default that was dropped before such a rewrite reads as NULL.
-    Raises SourceChanged if the column is gone.
-    """
-    statement = sql.SQL(_COLUMN_FILL).format(table_id=sql.Literal(int(table_id)), attnum=sql.Literal(attnum))
-    rows = _rows(conn, statement)
-    if not rows:
-        raise SourceChanged(
-            f"column number {attnum} of the table with OID {table_id} no longer exists", hint="copy the table again"
-        )
-    text, values, is_computed = rows[0]
-    if values == 1:
-        return Fill(FillKind.CONSTANT, text)
-    return Fill(FillKind.UNKNOWN if values or is_computed else FillKind.NULL)
 
 
 def _published(conn: Connection, publication: str) -> sql.Composed:
@@ -289,13 +226,14 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
 
     def build(oid: int) -> PgType:
         if oid not in types:
-            _, name, namespace, kind, element, is_array = rows[oid]
+            _, name, namespace, kind, element, is_array, type_modifier = rows[oid]
             types[oid] = PgType(
                 oid=oid,
                 name=name,
                 namespace=namespace,
                 kind=TypeKind.ARRAY if is_array else TypeKind(kind),
                 element=build(element) if element is not None and element in rows else None,
+                type_modifier=type_modifier,
             )
         return types[oid]
 

@@ -80,6 +80,7 @@ def _type_to_object(type_: PgType) -> dict[str, Any]:
         "namespace": type_.namespace,
         "kind": type_.kind,
         "element": None if type_.element is None else _type_to_object(type_.element),
+        "type_modifier": type_.type_modifier,
     }
 
 
@@ -91,4 +92,5 @@ def _type_from_object(stored: dict[str, Any]) -> PgType:
         namespace=stored["namespace"],
         kind=TypeKind(stored["kind"]),
         element=None if element is None else _type_from_object(element),
+        type_modifier=stored.get("type_modifier", -1),
     )

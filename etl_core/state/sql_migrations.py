@@ -159,6 +159,18 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE %(etl)spublications ADD COLUMN oid BIGINT",
         "ALTER TABLE %(etl)sprogress ADD COLUMN claim TEXT",
     ),
+    (
+        """
+        CREATE TABLE %(etl)sfingerprints (
+            pipeline TEXT NOT NULL,
+            table_id BIGINT NOT NULL,
+            lsn %(lsn)s NOT NULL,
+            fingerprint_json TEXT NOT NULL,
+            has_gap BOOLEAN NOT NULL,
+            PRIMARY KEY (pipeline, table_id)
+        )
+        """,
+    ),
 )
 
 _WORDS = {

@@ -7,7 +7,7 @@ transitions are guarded by its version besides, because their callers decided on
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from etl_core.errors import ClaimLost, StateConflict
 from etl_core.identifiers import TableId, TableName, check_pipeline_name
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
+from etl_core.state.fingerprint_json import fingerprint_from_json, fingerprint_to_json
 from etl_core.state.schema_json import schema_from_json, schema_to_json
 from etl_core.state.sql_engine import begin_migration, begin_read, begin_write, open_engine
 from etl_core.state.sql_errors import translated
@@ -29,6 +30,7 @@ from etl_core.state.sql_tables import build_tables
 from etl_core.state.store import (
     Hold,
     OwnedSlot,
+    Remembered,
     ReplicationProgress,
     SourceIdentity,
     StateStore,
@@ -120,7 +122,7 @@ class SqlStateStore:
     def remove_table(self, table_id: TableId) -> None:
         with self._write() as connection:
             sql = self._sql
-            for table in (sql.tables, sql.history, sql.schemas, sql.copy_offers, sql.copy_ranges):
+            for table in (sql.tables, sql.history, sql.schemas, sql.fingerprints, sql.copy_offers, sql.copy_ranges):
                 connection.execute(sa.delete(table).where(*self._mine(table, table_id)))
 
     def transition(
@@ -239,6 +241,26 @@ class SqlStateStore:
                 )
             )
             return version
+
+    def fingerprints(self) -> Mapping[TableId, Remembered]:
+        return {TableId(row.table_id): _remembered(row) for row in self._rows(self._sql.fingerprints)}
+
+    def fingerprint(self, table_id: TableId) -> Remembered | None:
+        row = self._row(self._sql.fingerprints, table_id)
+        return None if row is None else _remembered(row)
+
+    def save_fingerprint(self, table_id: TableId, remembered: Remembered) -> None:
+        fingerprints = self._sql.fingerprints
+        values = {
+            "pipeline": self._pipeline,
+            "table_id": table_id,
+            "lsn": remembered.lsn,
+            "fingerprint_json": fingerprint_to_json(remembered.fingerprint),
+            "has_gap": remembered.has_gap,
+        }
+        with self._write() as connection:
+            connection.execute(sa.delete(fingerprints).where(*self._mine(fingerprints, table_id)))
+            connection.execute(sa.insert(fingerprints).values(values))
 
     def record_slot(self, name: str, table_id: TableId | None, system_identifier: str | None = None) -> None:
         slots = self._sql.slots
@@ -395,6 +417,10 @@ def _values(record: DataclassInstance) -> dict[str, Any]:
 def _fields(row: Row[Any]) -> dict[str, Any]:
     """A row by column name, without the pipeline."""
     return {name: value for name, value in row._mapping.items() if name != "pipeline"}
+
+
+def _remembered(row: Row[Any]) -> Remembered:
+    return Remembered(fingerprint_from_json(row.fingerprint_json), row.lsn, bool(row.has_gap))
 
 
 def _table_status(row: Row[Any]) -> TableStatus:

@@ -93,6 +93,7 @@ class Tables:
     copy_offers: TableClause
     copy_ranges: TableClause
     stream_errors: TableClause
+    fingerprints: TableClause
 
     def of_pipeline(self) -> Iterator[TableClause]:
         """The tables whose rows belong to one pipeline."""
@@ -205,4 +206,12 @@ def build_tables(dialect: str) -> Tables:
             receipt=Text(),
         ),
         stream_errors=build("stream_errors", pipeline=Text(), error=Sentence(), hint=Sentence(), at=UtcTime()),
+        fingerprints=build(
+            "fingerprints",
+            pipeline=Text(),
+            table_id=BigInteger(),
+            lsn=LsnText(),
+            fingerprint_json=Text(),
+            has_gap=Boolean(),
+        ),
     )

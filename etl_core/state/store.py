@@ -6,13 +6,14 @@ several threads and several processes at once. Nothing in it is a secret or a ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.schema.fingerprint import Fingerprint
 from etl_core.schema.table import TableSchema
 from etl_core.state.shared_copy import SharedCopyStore
 from etl_core.state.table_state import TableState
@@ -144,6 +145,19 @@ class Hold:
     reached: Lsn | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the catalog said of a table when its copy was taken, brought up to date by every harmless change.
+
+    `lsn` is of when it said so: no transaction that the catalog showed ends beyond it. `has_gap`: the table was seen
+    unpublished since, so that only a new copy brings it back.
+    """
+
+    fingerprint: Fingerprint
+    lsn: Lsn
+    has_gap: bool = False
+
+
 class StateStore(Protocol):
     """The store of one pipeline. Every method is one transaction."""
 
@@ -167,7 +181,7 @@ class StateStore(Protocol):
         """Adds a table in state INIT, or returns the one that is there (its name brought up to date)."""
 
     def remove_table(self, table_id: TableId) -> None:
-        """Forgets a table, its history, its schemas and its shared copy."""
+        """Forgets a table, its history, its schemas, its fingerprint and its shared copy."""
 
     def transition(
         self, current: TableStatus, to: TableState, update: TableUpdate | None = None, *, claim: str | None = None
@@ -210,6 +224,14 @@ class StateStore(Protocol):
 
     def save_schema(self, schema: TableSchema, lsn: Lsn) -> int:
         """Stores `schema` as the next version unless it is the newest, comments and all; returns its version."""
+
+    def fingerprints(self) -> Mapping[TableId, Remembered]:
+        """Of all tables that have one."""
+
+    def fingerprint(self, table_id: TableId) -> Remembered | None: ...
+
+    def save_fingerprint(self, table_id: TableId, remembered: Remembered) -> None:
+        """Replaces the table's fingerprint."""
 
     def record_slot(self, name: str, table_id: TableId | None, system_identifier: str | None = None) -> None:
         """Called before the slot is created, so that a crash in between leaves a name, never a slot, behind."""

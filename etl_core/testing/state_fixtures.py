@@ -14,8 +14,9 @@ import pytest
 from etl_core.errors import StateConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.schema.fingerprint import Attribute, Fingerprint, Node, Publishing, TypeForm, Way
 from etl_core.schema.table import Column, PgType, TableSchema
-from etl_core.state.store import Hold, ReplicationProgress, SourceIdentity, StateStore, TableUpdate
+from etl_core.state.store import Hold, Remembered, ReplicationProgress, SourceIdentity, StateStore, TableUpdate
 from etl_core.state.table_state import TableState
 
 T = TypeVar("T")
@@ -25,6 +26,27 @@ CUSTOMERS = TableId((1 << 32) - 1)
 ORDERS_NAME = TableName("public", "orders")
 TEXT = PgType(25, "text")
 SCHEMA = TableSchema(ORDERS, ORDERS_NAME, (Column("id", PgType(23, "int4"), nullable=False, attnum=1),), ("id",))
+REMEMBERED = Remembered(
+    Fingerprint(
+        ORDERS,
+        ORDERS_NAME,
+        "r",
+        "p",
+        (Attribute(1, "id", 23, xmin=740), Attribute(2, ""), Attribute(3, 'a "b"\0', 16500, 8, "s", 741)),
+        (Node(ORDERS, 16412), Node(16450, 16451, 742, born_attached=True)),
+        (TypeForm(16500, True, ((16501, "open"), (16503, "größer"))), TypeForm(16600, False, ())),
+        Publishing(
+            16700,
+            743,
+            10,
+            (("pubinsert", True),),
+            (Way(ORDERS, 16701, condition="1f", columns=(1, 3)), Way(2200, 9, True)),
+        ),
+        is_published=True,
+        horizon=1 << 40,
+    ),
+    Lsn(7),
+)
 SIGN = Lsn(1 << 63)
 """Where a signed 64-bit number would turn negative."""
 LAST = Lsn((1 << 64) - 1)
@@ -87,6 +109,7 @@ def fill(store: StateStore) -> None:
     store.set_publication_owned(True)
     store.request_hold(Hold("verify", FAR))
     store.shared_copies.end(ORDERS, "run 1")
+    store.save_fingerprint(ORDERS, REMEMBERED)
 
 
 def everything(store: StateStore) -> list[object]:
@@ -101,6 +124,7 @@ def everything(store: StateStore) -> list[object]:
         store.publication_owned(),
         store.hold(),
         store.shared_copies.find(ORDERS),
+        store.fingerprints(),
     ]
 
 

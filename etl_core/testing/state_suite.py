@@ -28,6 +28,7 @@ from etl_core.testing.state_fixtures import (
     LAST,
     ORDERS,
     ORDERS_NAME,
+    REMEMBERED,
     SCHEMA,
     SIGN,
     TEXT,
@@ -216,10 +217,12 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         status = store.add_table(ORDERS, ORDERS_NAME)
         kept = store.add_table(CUSTOMERS, TableName("public", "customers"))
         store.save_schema(SCHEMA, Lsn(1))
+        store.save_fingerprint(ORDERS, REMEMBERED)
         store.remove_table(ORDERS)
         store.remove_table(ORDERS)
         assert store.table(ORDERS) is None
         assert store.schema(ORDERS) is None
+        assert store.fingerprint(ORDERS) is None
         assert list(store.history(ORDERS)) == []
         assert list(store.tables()) == [kept]
         with pytest.raises(StateConflict):
@@ -347,6 +350,15 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         assert store.schema(ORDERS) == (1, schema)
 
     # Holds
+
+    def test_a_fingerprint_comes_back_as_it_was_and_is_replaced(self, store: StateStore) -> None:
+        assert store.fingerprint(ORDERS) is None
+        store.save_fingerprint(ORDERS, REMEMBERED)
+        found = store.fingerprint(ORDERS)
+        assert found == REMEMBERED
+        assert found.fingerprint.horizon == REMEMBERED.fingerprint.horizon
+        store.save_fingerprint(ORDERS, replace(REMEMBERED, lsn=LAST, has_gap=True))
+        assert store.fingerprints() == {ORDERS: replace(REMEMBERED, lsn=LAST, has_gap=True)}
 
     def test_a_hold_is_answered_and_released(self, store: StateStore, clock: Clock) -> None:
         hold = Hold("verify", clock() + timedelta(seconds=30), LAST)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from etl_core.identifiers import TableName
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_type, base_type, is_supported
+from etl_core.schema.arrow import arrow_type, base_type, is_supported, under_domains
 from etl_core.schema.table import Column, TypeKind
 from etl_core.values.arrays import split_arrays
 from etl_core.values.bytea import load_bytea
@@ -83,9 +83,10 @@ def _loader(column: Column) -> _Loader:
 
 
 def _load_array(text: Array, column: Column, table: TableName) -> Array:
-    element = base_type(column.type).element
+    base, type_modifier = under_domains(column.type, column.type_modifier)
+    element = base.element
     assert element is not None  # noqa: S101 - is_supported says so
     offsets, elements, valid = split_arrays(text, column, table)
-    values = load(elements, replace(column, type=element), table)
+    values = load(elements, replace(column, type=element, type_modifier=type_modifier), table)
     buffers = [bitmap(valid), buffer_of(offsets.astype(np.int32))]
     return pa.Array.from_buffers(arrow_type(column), len(offsets) - 1, buffers, children=[values])

@@ -23,7 +23,7 @@ from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging_tables import StagingTables
 from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
-from etl_core.errors import SchemaChangeRefused, TableError
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.arrow import arrow_field, key_schema
 from etl_core.schema.table import Column, TableSchema
@@ -93,11 +93,7 @@ class Stager:
         schema = changes.schema
         table = self._tables[schema.table_id]
         if schema.name != table.name:
-            raise SchemaChangeRefused(
-                f"{table.name} was renamed to {schema.name}",
-                table=str(schema.name),
-                hint=f"if etl.yaml lists it in tables, write {schema.name} there; then: etl resync {schema.name}",
-            )
+            raise CopiedAgain(f"{table.name} was renamed to {schema.name}", table=str(schema.name), hint=COPIED_AGAIN)
         moved = self.moves.move(schema)
         if table.method == STREAMED:
             self._stream(changes, table, moved)

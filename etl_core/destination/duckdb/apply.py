@@ -25,7 +25,7 @@ from etl_core.destination.duckdb.additions import AddedColumn, Additions, check_
 from etl_core.destination.duckdb.names import check_columns
 from etl_core.destination.duckdb.statements import fold
 from etl_core.destination.duckdb.types import duckdb_type, tag_json, tagged_field
-from etl_core.errors import SchemaChangeRefused, TableError
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, SchemaChangeRefused, TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.arrow import key_schema
 from etl_core.schema.table import Column, TableSchema
@@ -56,11 +56,7 @@ class TableWriter:
         """Returns the number of rows deleted and inserted. Raises TableError, or duckdb.Error."""
         schema = changes.schema
         if schema.name != self._name:
-            raise SchemaChangeRefused(
-                f"{self._name} was renamed to {schema.name}",
-                table=str(schema.name),
-                hint=f"if etl.yaml lists it in tables, write {schema.name} there; then: etl resync {schema.name}",
-            )
+            raise CopiedAgain(f"{self._name} was renamed to {schema.name}", table=str(schema.name), hint=COPIED_AGAIN)
         self._bring_to(schema)
         changed = 0
         if changes.truncate:

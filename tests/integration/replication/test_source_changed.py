@@ -80,6 +80,7 @@ def restored_to_an_earlier_point(_: Lab, pipeline: Pipeline) -> None:
 def test_another_source_is_refused(
     lab: Lab, pipeline: Pipeline, change: Callable[[Lab, Pipeline], None], said: str
 ) -> None:
+    lab._until_released(pipeline)  # the server may take a moment to see that the stream has ended
     change(lab, pipeline)
     before = (pipeline.store.tables(), pipeline.store.progress(), pipeline.destination.positions(), lab.slots())
     with pytest.raises(SourceChanged, match=said) as refused:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from etl_core.errors import SourceChanged, SourceRefused
+from etl_core.errors import SourceRefused
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TypeKind
 from etl_core.source.catalog import (
-    Fill,
-    FillKind,
     PublishedTable,
-    added_column_fill,
     published_table,
     published_tables,
     table_schema,
@@ -209,76 +206,6 @@ def test_a_table_without_columns(database: Database, conn: Connection) -> None:
 def test_a_publication_that_does_not_exist(conn: Connection) -> None:
     with pytest.raises(SourceRefused, match='publication "nope" does not exist'):
         published_tables(conn, "nope")
-
-
-@pytest.mark.parametrize(
-    ("column", "fill"),
-    [
-        ("c text", Fill(FillKind.NULL)),
-        ("c text DEFAULT 'it''s, {ok} \\ \"q\" NULL'", Fill(FillKind.CONSTANT, 'it\'s, {ok} \\ "q" NULL')),
-        ("c text DEFAULT ''", Fill(FillKind.CONSTANT, "")),
-        ("c text DEFAULT 'NULL'", Fill(FillKind.CONSTANT, "NULL")),
-        ("c int NOT NULL DEFAULT 1 + 1", Fill(FillKind.CONSTANT, "2")),
-        ("c timestamptz DEFAULT '2024-03-01 12:00+02'", Fill(FillKind.CONSTANT, "2024-03-01 10:00:00+00")),
-        ("c interval DEFAULT '1 year 2 days'", Fill(FillKind.CONSTANT, "P1Y2D")),
-        ("c bytea DEFAULT '\\x00ff'", Fill(FillKind.CONSTANT, "\\x00ff")),
-        ('c jsonb DEFAULT \'{"a": "b,\\"c"}\'', Fill(FillKind.CONSTANT, '{"a": "b,\\"c"}')),
-        ('c text[] DEFAULT \'{"x,y",NULL,"q\\"z"}\'', Fill(FillKind.CONSTANT, '{"x,y",NULL,"q\\"z"}')),
-        ("c int[] DEFAULT '{{1,2},{3,4}}'", Fill(FillKind.CONSTANT, "{{1,2},{3,4}}")),
-        ("c box DEFAULT '(3,4),(1,2)'", Fill(FillKind.CONSTANT, "(3,4),(1,2)")),
-        ("c numeric(10,3) DEFAULT 1.5", Fill(FillKind.CONSTANT, "1.500")),
-        ("c float8 DEFAULT 0.1", Fill(FillKind.CONSTANT, "0.1")),
-        ("c uuid DEFAULT gen_random_uuid()", Fill(FillKind.UNKNOWN)),
-        ("c int GENERATED ALWAYS AS IDENTITY", Fill(FillKind.UNKNOWN)),
-        ("c bigserial", Fill(FillKind.UNKNOWN)),
-    ],
-)
-def test_what_old_rows_hold_in_an_added_column(database: Database, conn: Connection, column: str, fill: Fill) -> None:
-    publish(
-        database,
-        "CREATE TABLE t (id int PRIMARY KEY)",
-        "INSERT INTO t VALUES (1)",
-        f"ALTER TABLE t ADD COLUMN {column}",
-    )
-    schema = one(conn).schema
-    added = schema.column("c")
-    found = added_column_fill(conn, schema.table_id, added.attnum)
-    assert found == fill
-    assert added.missing_value == fill.text
-
-
-@pytest.mark.parametrize("definition", ["AS int DEFAULT 3", "AS int CHECK (VALUE > 0)", "AS int DEFAULT 3 NOT NULL"])
-def test_a_domain_can_bring_a_default(database: Database, conn: Connection, definition: str) -> None:
-    """Versions differ in whether they rewrite the table for it; saying NULL where there is a 3 is what must not be."""
-    publish(
-        database,
-        f"CREATE DOMAIN d {definition}",
-        "CREATE TABLE t (id int PRIMARY KEY)",
-        "INSERT INTO t VALUES (1)",
-        "ALTER TABLE t ADD COLUMN c d",
-    )
-    schema = one(conn).schema
-    fill = added_column_fill(conn, schema.table_id, schema.column("c").attnum)
-    held = database.execute("SELECT c::text FROM t")[0][0]
-    assert fill.kind is FillKind.UNKNOWN or fill.text == held
-
-
-def test_a_constant_is_known_until_the_table_is_rewritten(database: Database, conn: Connection) -> None:
-    publish(
-        database,
-        "CREATE TABLE t (id int PRIMARY KEY)",
-        "INSERT INTO t VALUES (1)",
-        "ALTER TABLE t ADD COLUMN c int DEFAULT 5",
-    )
-    schema = one(conn).schema
-    attnum = schema.column("c").attnum
-    database.execute("ALTER TABLE t ALTER COLUMN c SET DEFAULT 6")
-    assert added_column_fill(conn, schema.table_id, attnum) == Fill(FillKind.CONSTANT, "5")
-    database.execute("VACUUM FULL t")
-    assert added_column_fill(conn, schema.table_id, attnum) == Fill(FillKind.UNKNOWN)
-    database.execute("ALTER TABLE t DROP COLUMN c")
-    with pytest.raises(SourceChanged):
-        added_column_fill(conn, schema.table_id, attnum)
 
 
 def test_a_thousand_tables(database: Database, conn: Connection) -> None:

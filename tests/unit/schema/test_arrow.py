@@ -8,7 +8,7 @@ import pytest
 from etl_core.errors import UnsupportedType
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.arrow import arrow_schema, arrow_type, is_supported, key_schema, refuse_unsupported
-from etl_core.schema.pg_types import builtin, format_type
+from etl_core.schema.pg_types import builtin, format_type, modifiers
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
 
 
@@ -127,3 +127,15 @@ def test_refusal_names_table_column_and_type() -> None:
     assert raised.value.table == 'sales."Order"'
     assert raised.value.hint is not None
     assert "unknown_types_to_bytes" in raised.value.hint
+
+
+def test_a_domain_says_the_precision_of_its_base() -> None:
+    """Alone, over another domain, over an array, and as the element of one; a column of it has no modifier itself."""
+    amount = PgType(50_001, "amount", "public", TypeKind.DOMAIN, known(1700), modifier(10, 2))
+    price = PgType(50_002, "price", "public", TypeKind.DOMAIN, amount)
+    amounts = PgType(50_003, "_amount", "public", TypeKind.ARRAY, amount)
+    list_of = PgType(50_004, "amounts", "public", TypeKind.DOMAIN, known(1231), modifier(10, 2))
+    decimal = pa.decimal128(10, 2)
+    found = [arrow_type(Column("c", pg_type)) for pg_type in (amount, price, amounts, list_of)]
+    assert found == [decimal, decimal, pa.list_(decimal), pa.list_(decimal)]
+    assert modifiers(Column("c", price)) == (-1, -1, modifier(10, 2))

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from etl_core.errors import SchemaChangeRefused
+from etl_core.errors import COPIED_AGAIN, CopiedAgain
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.diff import SchemaDiff, diff
 from etl_core.schema.pg_types import builtin
-from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema
+from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 
 
 def known(oid: int) -> PgType:
@@ -54,9 +54,9 @@ def test_without_attribute_numbers_only_a_clear_case_is_carried() -> None:
     unnumbered = replace(A, attnum=0)
     assert not diff(table(ID, A), table(ID, unnumbered))
     assert diff(table(ID), table(ID, unnumbered)) == SchemaDiff(added=(unnumbered,))
-    with pytest.raises(SchemaChangeRefused, match=r"column a \(text\) is gone and z \(text\) is new"):
+    with pytest.raises(CopiedAgain, match=r"column a \(text\) is gone and z \(text\) is new"):
         diff(table(ID, unnumbered), table(ID, replace(unnumbered, name="z")))
-    with pytest.raises(SchemaChangeRefused, match=r"column a \(text\) is gone and z \(int8\) is new"):
+    with pytest.raises(CopiedAgain, match=r"column a \(text\) is gone and z \(int8\) is new"):
         diff(table(ID, unnumbered), table(ID, Column("z", BIGINT)))  # renamed, and its type changed
 
 
@@ -75,9 +75,15 @@ def test_without_attribute_numbers_only_a_clear_case_is_carried() -> None:
     ],
 )
 def test_refused(new: TableSchema, message: str) -> None:
-    with pytest.raises(SchemaChangeRefused, match=message) as raised:
+    with pytest.raises(CopiedAgain, match=message) as raised:
         diff(table(ID, A, B), new)
     assert raised.value.table == "public.t"
     assert "public.t" in str(raised.value)
     assert raised.value.hint is not None
-    assert "etl resync public.t" in raised.value.hint
+    assert raised.value.hint == COPIED_AGAIN
+
+
+def test_a_type_that_was_replaced_under_its_name_is_not_said_to_be_itself() -> None:
+    mood, other = (PgType(oid, "mood", "public", TypeKind.ENUM) for oid in (50_001, 50_002))
+    with pytest.raises(CopiedAgain, match=r"from the type public\.mood to another type of that name"):
+        diff(table(ID, Column("m", mood, attnum=2)), table(ID, Column("m", other, attnum=2)))

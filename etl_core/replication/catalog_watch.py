@@ -1,0 +1,370 @@
+"""The watch over what the WAL does not say: compares the catalog with what each table was copied from.
+
+It looks when a pipeline is prepared, when a stream begins, and every so often while it runs, in a thread and on a
+connection of its own, so the stream never waits for it. What it finds is a table's state: copied again (INIT), or
+stopped (ERRORED) for as long as the table is not published.
+
+A file that was replaced without any other trace is what TRUNCATE leaves, which the stream carries, and what SET
+UNLOGGED and SET LOGGED leave, which nobody carries. So the verdict waits until the stream has passed the look: then
+it has read the truncation, or there was none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import psycopg
+
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableError, TransientError, where
+from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
+from etl_core.replication.observer import Observer
+from etl_core.replication.stream import Boundary
+from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed
+from etl_core.schema.table import TableSchema
+from etl_core.source.connection import Connection
+from etl_core.source.fingerprint import Look, candidates, has_old_row, look
+from etl_core.source.publication import add_tables_statement
+from etl_core.source.sqlstate import translate
+from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
+from etl_core.state.table_state import TableState
+
+_log = logging.getLogger(__name__)
+
+LOOK_EVERY = 15.0
+"""Seconds between two looks while a stream runs, or more for so many tables that a look takes long."""
+_SHARE = 50
+"""A look may take this part of the time: 10,000 tables take 0.7 s, so they are looked at every 35 s."""
+_TIMEOUTS = (
+    "SELECT pg_catalog.set_config('lock_timeout', '1s', false), pg_catalog.set_config('statement_timeout', '8s', false)"
+)
+_PATIENCE = 5.0
+"""Seconds that the end of a stream waits for a look."""
+_WATCHED = frozenset({TableState.FINISHED_COPY, TableState.SYNC_DONE, TableState.READY})
+_WAS_NOT_PUBLISHED = "it was not published for a while, and its changes of that time were not sent"
+_REWRITTEN = "its rows were computed anew or it was unlogged for a while, and neither was sent"
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A table whose file is another one, to be judged when the stream has passed the look that saw it."""
+
+    seen: Fingerprint
+    lsn: Lsn
+
+
+class CatalogWatch:
+    """Watches the tables of one pipeline in one process. `look_now` may be called from any thread.
+
+    `register` is called with the connection when there may be tables that are published and not known.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        publication: str,
+        store: StateStore,
+        observer: Observer,
+        register: Callable[[Connection], None],
+    ) -> None:
+        self._connect = connect
+        self._publication = publication
+        self._store = store
+        self._observer = observer
+        self._register = register
+        self._lock = threading.RLock()
+        self._open: dict[TableId, _Open] = {}
+        self._truncated: dict[TableId, Lsn] = {}
+        self._harmless: dict[TableId, Mapping[int, int]] = {}
+        self._candidates: set[TableId] = set()
+        self._position: Lsn | None = None
+        self._applied: Callable[[TableId], TableSchema | None] = lambda _: None
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.every = LOOK_EVERY
+        """Seconds between two looks."""
+
+    # --- looking ----------------------------------------------------------------------------------------------
+
+    def look_now(self, connection: Connection) -> Look:
+        """One look, and what follows from it. Raises what the source or the store has against it."""
+        with self._lock:
+            statuses = {status.table_id: status for status in self._store.tables()}
+            remembered = self._store.fingerprints()
+            found = look(connection, self._publication, statuses.keys() | remembered.keys())
+            for status in statuses.values():
+                # Copied again or moved by somebody else meanwhile: the next look sees it.
+                with contextlib.suppress(StateConflict):
+                    self._examine(connection, status, remembered.get(status.table_id), found)
+            return found
+
+    def copied_from(self, table_id: TableId) -> Fingerprint | None:
+        """The table's fingerprint, of a moment that the stream has passed."""
+        remembered = self._store.fingerprint(table_id)
+        return None if remembered is None else remembered.fingerprint
+
+    def _examine(self, connection: Connection, status: TableStatus, remembered: Remembered | None, found: Look) -> None:
+        now = found.tables.get(status.table_id)
+        if now is not None and now.name != status.name and status.state is not TableState.DATA_SYNC:
+            status = self._store.add_table(status.table_id, now.name)
+        if now is not None and now.is_published:
+            if remembered is not None and remembered.has_gap:
+                if status.state in _WATCHED or status.state is TableState.ERRORED:
+                    self._copy_again(status, _WAS_NOT_PUBLISHED)
+            elif status.state in _WATCHED:
+                self._compare(connection, status, remembered, now, found.lsn)
+            return
+        if remembered is not None and not remembered.has_gap:
+            # First: a table that is stopped must also be known to come back by itself.
+            self._store.save_fingerprint(status.table_id, replace(remembered, has_gap=True))
+        if status.state in _WATCHED:
+            self._stop_table(status, *self._not_published(connection, status, now, found))
+
+    def _compare(
+        self, connection: Connection, status: TableStatus, remembered: Remembered | None, now: Fingerprint, lsn: Lsn
+    ) -> None:
+        table_id = status.table_id
+        if remembered is None:
+            # Copied by a version that remembered nothing: what came before cannot be told.
+            self._store.save_fingerprint(table_id, Remembered(now, lsn))
+            return
+        before = remembered.fingerprint
+        if lsn < remembered.lsn or now == before:
+            return
+        change = what_changed(before, now)
+        if change is not None:
+            self._copy_again(status, change)
+            return
+        try:
+            is_same = self._is_same_rows(connection, table_id, remembered, now)
+        except TransientError:
+            return  # somebody has locked the table: judged at the next look
+        if is_same:
+            self._keep(table_id, remembered, now, lsn)
+        elif is_altered(before, now):
+            self._copy_again(status, _REWRITTEN)
+        elif table_id not in self._open or self._open[table_id].seen.files != now.files:
+            self._open[table_id] = _Open(now, lsn)
+            self._judge_open()
+
+    def _is_same_rows(
+        self, connection: Connection, table_id: TableId, remembered: Remembered, now: Fingerprint
+    ) -> bool:
+        """Whether the files hold the rows of before, or those that the stream has carried since."""
+        before = remembered.fingerprint
+        if self._is_truncated(table_id, remembered):
+            return True
+        if before.publishing is not None and not before.publishing.says("pubtruncate"):
+            return True  # a truncated table is to stay as it is: see docs/delivery.md
+        checked = self._harmless.get(table_id, before.files)
+        files = new_files(before, now)
+        return all(checked.get(oid) == now.files[oid] or has_old_row(connection, oid, before.horizon) for oid in files)
+
+    def _is_truncated(self, table_id: TableId, remembered: Remembered) -> bool:
+        """Whether the stream has read a truncation that the remembered files do not show yet."""
+        truncated = self._truncated.get(table_id)
+        # A commit record that begins where the look was belongs to what came after it.
+        return truncated is not None and truncated >= remembered.lsn
+
+    def _keep(self, table_id: TableId, remembered: Remembered, now: Fingerprint, lsn: Lsn) -> None:
+        """What changed is harmless. It replaces what is remembered, unless a column came that the stream has still to
+        announce: what older rows hold in that is told by what was before it."""
+        self._open.pop(table_id, None)
+        self._harmless[table_id] = now.files
+        if now.last_attnum != remembered.fingerprint.last_attnum:
+            applied = self._applied(table_id)
+            if applied is None or self._position is None or self._position < lsn:
+                return
+            known = {column.attnum for column in applied.columns}
+            if any(attribute.name and attribute.attnum not in known for attribute in now.attributes):
+                return
+        self._store.save_fingerprint(table_id, Remembered(now, lsn))
+        self._harmless.pop(table_id, None)
+
+    # --- while it streams -------------------------------------------------------------------------------------
+
+    def start(self, applied: Callable[[TableId], TableSchema | None]) -> None:
+        """Begins to look from time to time, beside a stream; `applied` gives the schema it has for a table."""
+        with self._lock:
+            self._applied, self._position = applied, None
+        # Its own: the thread of an earlier stream may still wait for an answer.
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stop, self._wake), name="catalog-watch", daemon=True
+        )
+        self._thread.start()
+
+    def passed(self, position: Lsn) -> None:
+        """The stream has cut its last batch at `position`: every truncation before was told."""
+        self._position = position
+        if self._open and any(waiting.lsn <= position for waiting in list(self._open.values())):
+            self._wake.set()
+
+    def truncated(self, tables: Iterable[TableId], lsn: Lsn) -> None:
+        """The stream has read a truncation of `tables`, committed at `lsn`."""
+        self._truncated.update(dict.fromkeys(tables, lsn))
+
+    def wake(self) -> None:
+        """Has the thread look soon."""
+        self._wake.set()
+
+    def finish(self, position: Lsn) -> None:
+        """The stream has ended at `position`. What it read of truncations is not read again, so it is made use of."""
+        self._position = position
+        if self._truncated:
+            with contextlib.suppress(EtlError), contextlib.closing(self.connect()) as connection:
+                self.look_now(connection)
+
+    def close(self) -> None:
+        """Ends the thread. What waited for the stream is judged as far as it came. Idempotent."""
+        self._stop.set()
+        self._wake.set()
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        thread.join(_PATIENCE)
+        if thread.is_alive():
+            return  # it waits for the source or the store, and ends when they answer
+        with self._lock, contextlib.suppress(EtlError):
+            self._judge_open()
+
+    def _run(self, stop: threading.Event, wake: threading.Event) -> None:
+        connection: Connection | None = None
+        wait = self.every
+        while True:
+            wake.wait(wait)
+            wake.clear()
+            if stop.is_set():
+                break
+            began = time.monotonic()
+            try:
+                with self._lock:
+                    self._judge_open()
+                if connection is None or connection.closed:
+                    connection = self.connect()
+                found = self.look_now(connection)
+                self._find_new_tables(connection, found)
+            except EtlError as error:
+                self._observer.on_retry(error, wait)
+                _close(connection)
+            except Exception as error:
+                _log.error("the watch over the catalog ended with %s\n%s", type(error).__name__, where(error))
+                _close(connection)
+            wait = max(self.every, _SHARE * (time.monotonic() - began))
+        _close(connection)
+
+    def connect(self) -> Connection:
+        """A connection whose statements give up before anybody waits for them."""
+        connection = self._connect()
+        try:
+            connection.execute(_TIMEOUTS)
+        except psycopg.Error as error:
+            connection.close()
+            raise translate(error) from None
+        return connection
+
+    def _find_new_tables(self, connection: Connection, found: Look) -> None:
+        if found.publishing is None:
+            return
+        published = candidates(connection, found.publishing)
+        if not published <= self._candidates | found.tables.keys():
+            self._register(connection)
+            self._candidates = published  # what is not wanted is not asked for again
+
+    def _judge_open(self) -> None:
+        position = self._position
+        if position is None:
+            return
+        for table_id, waiting in list(self._open.items()):
+            if waiting.lsn > position:
+                continue
+            del self._open[table_id]
+            status, remembered = self._store.table(table_id), self._store.fingerprint(table_id)
+            if status is None or remembered is None or status.state not in _WATCHED or remembered.lsn >= waiting.lsn:
+                continue
+            with contextlib.suppress(StateConflict):
+                if self._is_truncated(table_id, remembered):
+                    self._keep(table_id, remembered, waiting.seen, waiting.lsn)
+                else:
+                    self._copy_again(status, _REWRITTEN)
+
+    # --- what follows -----------------------------------------------------------------------------------------
+
+    def _copy_again(self, status: TableStatus, why: str) -> None:
+        error = CopiedAgain(f"{status.name} is copied again: {why}", table=str(status.name), hint=COPIED_AGAIN)
+        self._store.transition(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
+        self._open.pop(status.table_id, None)
+        self._harmless.pop(status.table_id, None)
+        self._observer.on_state(status.name, TableState.INIT)
+        self._observer.on_table_error(status.name, error)
+
+    def set_back_all(self, why: str) -> None:
+        """Has every table copied again that was copied, before its publication is created again."""
+        with self._lock:
+            for status in self._store.tables():
+                if status.state in _WATCHED:
+                    self._copy_again(status, why)
+
+    def _stop_table(self, status: TableStatus, what: str, hint: str) -> None:
+        self._open.pop(status.table_id, None)
+        error = TableError(what, table=str(status.name), hint=hint)
+        self._store.transition(status, TableState.ERRORED, TableUpdate(error=what, hint=hint))
+        self._observer.on_state(status.name, TableState.ERRORED)
+        self._observer.on_table_error(status.name, error)
+
+    def _not_published(
+        self, connection: Connection, status: TableStatus, now: Fingerprint | None, found: Look
+    ) -> tuple[str, str]:
+        """What happened and what to do."""
+        if now is None:
+            return (
+                f"{status.name} no longer exists at the source; its rows stay in the destination as they are",
+                "take it out of the configuration; a table created under its name is copied as a new one",
+            )
+        missed = "its changes no longer arrive, and those made meanwhile are not kept"
+        back = "it is copied again by itself as soon as it is published again"
+        if found.publishing is None:
+            return (
+                f"{status.name}: publication {self._publication} does not exist, so {missed}",
+                f"start etl run again, which creates a publication for source.tables, or create it yourself; {back}",
+            )
+        if now.persistence != "p":
+            return f"{status.name} is unlogged, so {missed}", f"ALTER TABLE {now.name} SET LOGGED; {back}"
+        add = add_tables_statement(connection, self._publication, [now.name])
+        return f"{status.name} is no longer published by {self._publication}, so {missed}", f"{add}; {back}"
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.close()
+
+
+class WatchedBoundary:
+    """A stream's boundary that also tells the watch how far the stream has come. Implements `stream.Boundary`."""
+
+    def __init__(self, boundary: Boundary, watch: CatalogWatch) -> None:
+        self._boundary = boundary
+        self._watch = watch
+
+    def look_around(self, position: Lsn, busy_wait: Callable[[], bool]) -> Lsn | None:
+        self._watch.passed(position)
+        return self._boundary.look_around(position, busy_wait)
+
+    def passed(self, tables: Collection[TableId], end_lsn: Lsn) -> None:
+        self._boundary.passed(tables, end_lsn)
+
+    def held_at(self, lsn: Lsn) -> None:
+        self._watch.passed(lsn)
+        self._boundary.held_at(lsn)
+
+    def is_settled(self) -> bool:
+        return self._boundary.is_settled()
+
+    def leave(self) -> None:
+        self._boundary.leave()
