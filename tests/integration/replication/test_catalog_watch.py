@@ -179,7 +179,7 @@ def test_taken_out_of_the_publication_and_back_while_it_runs(lab: Lab) -> None:
         watch.until_state("b", TableState.ERRORED)
         status = pipeline.find(TableName("public", "b"))
         assert "no longer published" in (status.error or "")
-        assert 'ALTER PUBLICATION "lab_pub" ADD TABLE "public"."b"' in (status.hint or "")
+        assert 'ALTER PUBLICATION "lab_pub" ADD TABLE ONLY "public"."b"' in (status.hint or "")
         lab.execute("INSERT INTO b VALUES (2); INSERT INTO a VALUES (2)")
         lab.execute("ALTER PUBLICATION lab_pub ADD TABLE b")
         pipeline.watch.wake()
