@@ -5,100 +5,48 @@ One object per process and pipeline. Everything a command or an orchestrator doe
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from etl_core.batch import WatermarkMove, WriteBatch
 from etl_core.config import PipelineConfig
-from etl_core.destination.protocol import Destination, Positions, SharingDestination, WaitingDestination
+from etl_core.destination.protocol import Destination, SharingDestination, WaitingDestination
 from etl_core.destination.registry import build_destination
 from etl_core.errors import (
     ConfigError,
-    CopyNeeded,
     EtlError,
-    PermanentError,
-    SlotInUse,
-    SourceUnavailable,
     StateConflict,
-    StreamBlocked,
     TransientError,
 )
-from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import ZERO, Lsn
-from etl_core.replication.active import ActiveTables
-from etl_core.replication.applier import Applier, Reactions
-from etl_core.replication.assembler import Assembler
+from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
 from etl_core.replication.background import BackgroundCopies
-from etl_core.replication.catalog_watch import CatalogWatch, WatchedBoundary
-from etl_core.replication.catchup import CatchUp
+from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
-from etl_core.replication.describe import Describer
-from etl_core.replication.handover import Handover
 from etl_core.replication.hold import StreamHold
-from etl_core.replication.look import Look
 from etl_core.replication.naming import tables_named
 from etl_core.replication.observer import Observer
 from etl_core.replication.prepare import Preparation
 from etl_core.replication.shared_copy import help_copy
 from etl_core.replication.source import Source
-from etl_core.replication.stopped_tables import Keeping, StoppedTables
-from etl_core.replication.stream import Streamed, StreamWorker
-from etl_core.replication.stream_fence import StreamFence
-from etl_core.replication.sync_slots import SyncSlots
+from etl_core.replication.status import PipelineStatus as PipelineStatus
+from etl_core.replication.status import read_status, stream_error
+from etl_core.replication.stream import Streamed
+from etl_core.replication.streaming import Streaming
 from etl_core.replication.teardown import Teardown, TeardownPlan
 from etl_core.replication.verify import Verifier
-from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import current_lsn
-from etl_core.source.shutdown_watch import ShutdownWatch
-from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.source.table_copy import CopyResult
 from etl_core.state.sql_store import open_store
-from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus, TableUpdate
+from etl_core.state.store import StateStore, StreamError, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
-_LOOK_PATIENCE = 8.0
-"""Seconds in which the source and the destination are to answer for `etl status`; they are asked at once."""
-_HELD_PATIENCE = 2.0
-"""Seconds for which `etl status` waits for a destination that another process holds."""
 _PROMOTION_PATIENCE = 10.0
 """Seconds, after the time given is over, for tables that were just copied; the next start promotes them, too."""
-_NEEDS_NO_WAL = frozenset({TableState.INIT, TableState.ERRORED, TableState.PAUSED})
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineStatus:
-    """What `etl status` shows.
-
-    `slot` is None if it does not exist, or `source_error` says why it is not known; `destination_error` says why the
-    watermarks are not.
-    """
-
-    tables: Sequence[TableStatus]
-    watermarks: dict[TableId, Lsn]
-    progress: ReplicationProgress | None
-    slot: SlotStatus | None
-    source_error: str | None
-    destination_error: str | None = None
-    stream_error: StreamError | None = None
-    """What ended the stream, if it has not gone on since."""
-    held_by: str | None = None
-    """Who holds the stream at a position, and since when: a comparison that runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class _SourceSeen:
-    """What the source said for the status. `copies` are the tables that a process somewhere is copying."""
-
-    slot: SlotStatus | None
-    holder: str | None
-    copies: frozenset[TableId]
 
 
 class Pipeline:
@@ -144,7 +92,9 @@ class Pipeline:
         if isinstance(self.destination, WaitingDestination):
             self.destination.stop_on(self.stop)
         self._stream_hold = StreamHold(self.source, self.store, self.observer)
-        self._write_lock = threading.Lock()
+        self._streaming = Streaming(
+            config, self.source, self.store, self.destination, self.observer, self.stop, self.watch, self._stream_hold
+        )
         self._copies = BackgroundCopies(
             self._to_copy,
             lambda status, stop, drain: self._copier(stop, drain=drain).copy_or_fail(status),
@@ -269,212 +219,13 @@ class Pipeline:
         with self.source.connect("prepare") as connection:
             return current_lsn(connection)
 
-    def stream(
-        self,
-        *,
-        until: Lsn | None = None,
-        seconds: float | None = None,
-        finishes: Callable[[], bool] | None = None,
-    ) -> Streamed:
+    def stream(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
         """Streams from the stored position until `until` is reached exactly, for `seconds`, or until stopped.
 
-        After `seconds` it goes on as long as `finishes` says that something under way is still being finished.
-        At `until` it waits for the tables that catch up.
-        Raises SlotInUse while another consumer has the slot. After `prepare`.
+        At `until` it waits for the tables that catch up. Raises SlotInUse while another consumer has the slot. After
+        `prepare`.
         """
-        identity = self.store.source_identity()
-        if identity is None:
-            raise PermanentError("the pipeline was not prepared")
-        self._look_at_the_catalog()
-        progress = self._move_on(self.store.progress())
-        start = progress.flushed_lsn if progress else identity.slot_lsn
-        active = ActiveTables()
-        describer = self._describer(active)
-        stream = self._open_main_stream(start)
-        try:
-            progress = self.store.claim_progress(progress, start)
-        except StateConflict:
-            # Somebody streamed between our look and our hold of the slot: tables copied meanwhile must not be judged
-            # by a position that the slot has already left.
-            stream.close()
-            raise SlotInUse(f"another process has just streamed {self.config.pipeline}", hint="start again") from None
-        except BaseException:
-            stream.close()
-            raise
-        shutdown = ShutdownWatch(lambda: self.source.connect("watch"))
-        fence = StreamFence(identity.incarnation, progress.written_lsn)
-        keeping = Keeping(
-            self.source.keep_changes,
-            self._complete_up_to,
-            self.source.drop_if_owned,
-            self.source.wal_kept_by,
-            self.config.batch.kept_wal,
-        )
-        handover = Handover(
-            self.store,
-            self.destination,
-            active,
-            SyncSlots(self.source, self.store, self.observer),
-            lambda status, snapshot_lsn, slot: self._begin_catch_up(status, snapshot_lsn, slot, identity.incarnation),
-            self.observer,
-            StoppedTables(self.store, active, keeping),
-            fence,
-            hold=self._stream_hold.look,
-            stop=self.stop,
-            claim=progress.claim,
-            write_lock=self._write_lock,
-        )
-        try:
-            handover.start(start)
-            reactions = Reactions(handover.table_failed, handover.reload)
-            applier = self._applier(active, reactions, fence=fence, resumes=progress, server_now=stream.server_now)
-            assembler = self._assembler(describer, self.config.batch.max_bytes, start)
-            shutdown.begin()
-            worker = StreamWorker(
-                stream,
-                assembler,
-                applier,
-                WatchedBoundary(handover, self.watch),
-                self.config.batch,
-                name=f"write-{self.config.pipeline}",
-                stop=self.stop,
-                watch=shutdown,
-            )
-            self.watch.start(active.schema)
-            streamed = worker.run(until=until, seconds=seconds, finishes=finishes)
-            self.watch.finish(streamed.lsn)
-            return streamed
-        except (StreamBlocked, PermanentError) as error:
-            self._note_stream_error(error)
-            raise
-        finally:
-            self.watch.close()
-            handover.close()
-            describer.close()
-            shutdown.close()
-            stream.close()
-
-    def _note_stream_error(self, error: EtlError) -> None:
-        """For `etl status` and `etl doctor`: a run that tries again may be elsewhere, and says it in its log only."""
-        with contextlib.suppress(EtlError):
-            self.store.save_stream_error(str(error), error.hint)
-
-    def _complete_up_to(self, table_id: TableId, move: WatermarkMove) -> None:
-        with self._write_lock:
-            self.destination.write(WriteBatch((), {table_id: move}, None))
-
-    def _look_at_the_catalog(self) -> None:
-        """Before any table is taken in: what the WAL does not say is found here or by the watch while it runs."""
-        with contextlib.closing(self.watch.connect()) as connection:
-            found = self.watch.look_now(connection)
-        if found.publishing is None:
-            raise SourceUnavailable(
-                f"publication {self.source.publication} does not exist, so nothing is sent",
-                hint="start again, which creates a publication for source.tables, or create it: "
-                "every table is then copied again by itself",
-            )
-
-    def _move_on(self, progress: ReplicationProgress | None) -> ReplicationProgress | None:
-        """Moves the stored position up to the first change that any table still needs, if it is before that.
-
-        Tables that are to be copied need none of what is there now. Without it the stream could not get past WAL that
-        the server cannot decode, as it was written while there was no publication.
-        """
-        if progress is None:
-            return None
-        needed = self._needed_from()
-        slot = self.source.slot_status(self.source.main_slot)
-        if needed <= progress.flushed_lsn or slot is None or slot.active:
-            return progress
-        try:
-            return self.store.save_progress(replace(progress, flushed_lsn=needed, lag_seconds=None), progress)
-        except StateConflict:
-            return self.store.progress()
-
-    def _needed_from(self) -> Lsn:
-        """The oldest snapshot of a copied table, the end of the WAL if there is none; 0 if it cannot be said."""
-        end = self.current_lsn()  # first: a table that is copied meanwhile is copied from there on
-        statuses = [status for status in self.store.tables() if status.state not in _NEEDS_NO_WAL]
-        if any(status.state is not TableState.FINISHED_COPY for status in statuses):
-            return ZERO
-        return min((status.snapshot_lsn or ZERO for status in statuses), default=end)
-
-    def _describer(self, active: ActiveTables) -> Describer:
-        return Describer(
-            lambda: self.source.connect("describe"), self.source.publication, active.schema, self.watch.copied_from
-        )
-
-    def _assembler(self, describer: Describer, memory_limit: int, start: Lsn) -> Assembler:
-        return Assembler(describer, memory_limit=memory_limit, start_lsn=start, on_truncate=self.watch.truncated)
-
-    def _open_main_stream(self, start: Lsn) -> ReplicationStream:
-        return self.source.open_stream(self.source.main_slot, start, "stream")
-
-    def _applier(
-        self,
-        active: ActiveTables,
-        reactions: Reactions,
-        *,
-        fence: StreamFence | None,
-        resumes: ReplicationProgress | None = None,
-        server_now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> Applier:
-        return Applier(
-            self.destination,
-            self.store,
-            active,
-            reactions,
-            self.observer,
-            write_lock=self._write_lock,
-            stop=self.stop,
-            fence=fence,
-            unknown_types_to_bytes=self.config.unknown_types_to_bytes,
-            resumes=resumes,
-            server_now=server_now,
-        )
-
-    def _begin_catch_up(
-        self, status: TableStatus, snapshot_lsn: Lsn, slot: SlotStatus, incarnation: str
-    ) -> CatchUp | None:
-        table_id = status.table_id
-        stored = self.store.schema(table_id)
-        positions = self.destination.positions()
-        mark = positions.tables.get(table_id)
-        is_ours = positions.stream is None or positions.stream.incarnation in (incarnation, None)
-        if stored is None or mark is None or mark < snapshot_lsn or not is_ours:
-            raise CopyNeeded(
-                f"{status.name} cannot catch up: its copy is not in the destination",
-                table=str(status.name),
-                hint=f"was the destination restored or replaced? etl resync {status.name}",
-            )
-        if slot.confirmed_flush_lsn is None or slot.confirmed_flush_lsn > mark:
-            return None
-        active = ActiveTables()
-        active.activate(table_id, mark, stored[1])
-        describer = self._describer(active)
-
-        def table_failed(_: TableId, error: EtlError) -> None:
-            raise error
-
-        def reload() -> None:
-            found = self.destination.positions().tables.get(table_id)
-            if found is None or found < active.watermarks()[table_id]:
-                raise CopyNeeded(
-                    f"{status.name}: the destination's watermark went back to {found} while it caught up",
-                    table=str(status.name),
-                    hint=f"was the destination restored or replaced? etl resync {status.name}",
-                )
-            active.activate(table_id, found, active.schema(table_id) or stored[1])
-
-        return CatchUp(
-            table_id,
-            snapshot_lsn,
-            lambda: self.source.open_stream(slot.name, Lsn(0), f"catchup_{table_id}"),
-            lambda start: self._assembler(describer, self.config.batch.max_bytes // 4, start),
-            self._applier(active, Reactions(table_failed, reload), fence=None),
-            self.config.batch,
-            describer.close,
-        )
+        return self._streaming.stream(until=until, seconds=seconds)
 
     def run(self, *, seconds: float | None = None) -> Streamed:
         """Copies what needs it and streams, for `seconds` or until stopped; tables stream while others are copied.
@@ -486,7 +237,7 @@ class Pipeline:
         """
         self._copies.start()
         try:
-            streamed = self.stream(seconds=seconds, finishes=self._finishes_copies)
+            streamed = self._streaming.stream(seconds=seconds, finishes=self._finishes_copies)
         except TransientError:
             raise  # the caller streams again; what is being copied goes on meanwhile
         except BaseException:
@@ -574,61 +325,11 @@ class Pipeline:
 
     def status(self) -> PipelineStatus:
         """What is known, without changing anything; a source or destination out of reach is told, not raised."""
-        self.store.migrate()
-        source = Look("the source", self._look_at_source)
-        destination = Look("the destination", self._look_at_destination)
-        tables, progress = self.store.tables(), self.store.progress()
-        seen = _SourceSeen(None, None, frozenset())
-        watermarks: dict[TableId, Lsn] = {}
-        source_error = destination_error = None
-        try:
-            seen = source.answer(_LOOK_PATIENCE)
-        except EtlError as error:
-            source_error = str(error)
-        else:
-            # A copy's session is there as long as its state; seen before the states, so that none just begun is missed.
-            copied = {t.table_id for t in tables if t.state is TableState.DATA_SYNC} - seen.copies
-            if copied:
-                tables = [self._if_copy_died(table) if table.table_id in copied else table for table in tables]
-        try:
-            watermarks = dict(destination.answer(_LOOK_PATIENCE).tables)
-        except EtlError as error:
-            destination_error = str(error)
-        return PipelineStatus(
-            tables,
-            watermarks,
-            progress,
-            seen.slot,
-            source_error,
-            destination_error,
-            self.stream_error(),
-            seen.holder,
-        )
-
-    def _look_at_source(self) -> _SourceSeen:
-        with self.source.connect("status") as connection:
-            return _SourceSeen(
-                slot_status(connection, self.source.main_slot),
-                self._stream_hold.describe(connection),
-                self.source.running_copies(connection),
-            )
-
-    def _look_at_destination(self) -> Positions:
-        if isinstance(self.destination, WaitingDestination):
-            return self.destination.glance(_HELD_PATIENCE)
-        return self.destination.positions()
-
-    def _if_copy_died(self, table: TableStatus) -> TableStatus:
-        """As the next start will set it back: nobody copies the table any more, unless its state has just moved."""
-        now = self.store.table(table.table_id) or table
-        return replace(now, state=TableState.INIT) if now == table else now
+        return read_status(self.source, self.store, self.destination, self._stream_hold)
 
     def stream_error(self) -> StreamError | None:
         """What ended the main stream and needs a person, None if it has gone on since."""
-        error, progress = self.store.stream_error(), self.store.progress()
-        if error is None or progress is None or progress.updated_at is None:
-            return error
-        return error if error.at >= progress.updated_at else None
+        return stream_error(self.store)
 
     def plan_teardown(self) -> TeardownPlan:
         """What `teardown` would drop on the source, and what it would leave behind."""

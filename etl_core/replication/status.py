@@ -1,0 +1,114 @@
+"""What is known of a pipeline, for `etl status` and Dagster: read without changing or waiting for anything long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from etl_core.destination.protocol import Destination, Positions, WaitingDestination
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
+from etl_core.replication.hold import StreamHold
+from etl_core.replication.look import Look
+from etl_core.replication.source import Source
+from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus
+from etl_core.state.table_state import TableState
+
+_LOOK_PATIENCE = 8.0
+"""Seconds in which the source and the destination are to answer for `etl status`; they are asked at once."""
+_HELD_PATIENCE = 2.0
+"""Seconds for which `etl status` waits for a destination that another process holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatus:
+    """What `etl status` shows.
+
+    `slot` is None if it does not exist, or `source_error` says why it is not known; `destination_error` says why the
+    watermarks are not.
+    """
+
+    tables: Sequence[TableStatus]
+    watermarks: dict[TableId, Lsn]
+    progress: ReplicationProgress | None
+    slot: SlotStatus | None
+    source_error: str | None
+    destination_error: str | None = None
+    stream_error: StreamError | None = None
+    """What ended the stream, if it has not gone on since."""
+    held_by: str | None = None
+    """Who holds the stream at a position, and since when: a comparison that runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SourceSeen:
+    """What the source said for the status. `copies` are the tables that a process somewhere is copying."""
+
+    slot: SlotStatus | None
+    holder: str | None
+    copies: frozenset[TableId]
+
+
+def read_status(source: Source, store: StateStore, destination: Destination, hold: StreamHold) -> PipelineStatus:
+    """What is known, without changing anything; a source or destination out of reach is told, not raised."""
+    store.migrate()
+    asked_source = Look("the source", lambda: _look_at_source(source, hold))
+    asked_destination = Look("the destination", lambda: _look_at_destination(destination))
+    tables, progress = store.tables(), store.progress()
+    seen = _SourceSeen(None, None, frozenset())
+    watermarks: dict[TableId, Lsn] = {}
+    source_error = destination_error = None
+    try:
+        seen = asked_source.answer(_LOOK_PATIENCE)
+    except EtlError as error:
+        source_error = str(error)
+    else:
+        # A copy's session is there as long as its state; seen before the states, so that none just begun is missed.
+        copied = {t.table_id for t in tables if t.state is TableState.DATA_SYNC} - seen.copies
+        if copied:
+            tables = [_if_copy_died(store, table) if table.table_id in copied else table for table in tables]
+    try:
+        watermarks = dict(asked_destination.answer(_LOOK_PATIENCE).tables)
+    except EtlError as error:
+        destination_error = str(error)
+    return PipelineStatus(
+        tables,
+        watermarks,
+        progress,
+        seen.slot,
+        source_error,
+        destination_error,
+        stream_error(store),
+        seen.holder,
+    )
+
+
+def _look_at_source(source: Source, hold: StreamHold) -> _SourceSeen:
+    with source.connect("status") as connection:
+        return _SourceSeen(
+            slot_status(connection, source.main_slot),
+            hold.describe(connection),
+            source.running_copies(connection),
+        )
+
+
+def _look_at_destination(destination: Destination) -> Positions:
+    if isinstance(destination, WaitingDestination):
+        return destination.glance(_HELD_PATIENCE)
+    return destination.positions()
+
+
+def _if_copy_died(store: StateStore, table: TableStatus) -> TableStatus:
+    """As the next start will set it back: nobody copies the table any more, unless its state has just moved."""
+    now = store.table(table.table_id) or table
+    return replace(now, state=TableState.INIT) if now == table else now
+
+
+def stream_error(store: StateStore) -> StreamError | None:
+    """What ended the main stream and needs a person, None if it has gone on since."""
+    error, progress = store.stream_error(), store.progress()
+    if error is None or progress is None or progress.updated_at is None:
+        return error
+    return error if error.at >= progress.updated_at else None
