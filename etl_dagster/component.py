@@ -133,6 +133,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     unknown_types_to_bytes: bool = Field(
         default=True, description="Columns of unknown types as raw text in bytes; off: their tables are refused."
     )
+    allow_append_only: bool = Field(
+        default=False, description="Whether tables without a replica identity may be replicated, their inserts alone."
+    )
     translation: Annotated[
         Translate | None, dg.Resolver(_resolve_translation, model_field_type=Translation.model())
     ] = None
@@ -220,6 +223,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             state=StateStoreResource(url=_literal_or_variable("state.url", self.state.url, self.state.url_env) or ""),
             destination=self.destination,
             unknown_types_to_bytes=self.unknown_types_to_bytes,
+            allow_append_only=self.allow_append_only,
             **self.batch.options(),
             **self.initial_sync.options(),
             **source,

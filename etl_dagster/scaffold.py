@@ -57,6 +57,7 @@ attributes:
   #   connections: 4 # that copy one table at a time
   #   processes: {{public.customers: 2}} # big tables that several processes copy together
   # unknown_types_to_bytes: true # off: tables with columns of unknown types are refused
+  # allow_append_only: false # true: tables without a replica identity, their inserts alone
   # pools: {{sync: {name}_sync, stream: {name}_stream}} # concurrency pools; the stream's needs room for two
 
   # max_lag: 60 # seconds, for the check replication_lag

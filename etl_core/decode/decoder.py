@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
 from etl_core.decode.split import DELETE, INSERT, UPDATE, Cells, Indices, RowChanges, gather, split
-from etl_core.errors import EtlError, MalformedMessage, TableError, where
+from etl_core.errors import CopyNeeded, EtlError, MalformedMessage, TableError, where
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.segment import Frames, Segment
@@ -144,10 +144,11 @@ def decode_table(frames: Frames, selected: Indices, schema: TableSchema, *, trun
 def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChanges:
     if counts.updated or counts.deleted:
         name = table.schema.name
-        raise TableError(
-            f"{name} has no key, so an update or delete cannot be applied to it",
+        raise CopyNeeded(
+            f"{name} is published without a key, so an update or delete cannot be applied to it",
             table=str(name),
-            hint=f"ALTER TABLE {name} ADD PRIMARY KEY (…); then: etl resync {name}",
+            hint=f"if it has no primary key: ALTER TABLE {name} ADD PRIMARY KEY (…); if a generated column is in it:"
+            f" publish_generated_columns = stored (PostgreSQL 18); then: etl resync {name}",
         )
     if table.has_unchanged:
         raise table.inserted_without_value()

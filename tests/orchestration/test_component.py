@@ -135,6 +135,7 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
         batch={"max_rows": 10, "max_bytes": "1MiB", "max_age": "2s"},
         initial_sync={"connections": 2, "processes": {"public.customers": 3}},
         unknown_types_to_bytes=False,
+        allow_append_only=True,
         pools={"sync": "copies", "stream": "streams"},
         max_lag=7,
         freshness={"fail_after_seconds": 7200, "warn_after_seconds": 3600},
@@ -159,6 +160,7 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
     config = replication.batch_max_rows, replication.batch_max_bytes, replication.batch_max_age
     assert config == (10, "1MiB", "2s")
     assert (replication.copy_connections, replication.unknown_types_to_bytes) == (2, False)
+    assert replication.allow_append_only
     assert isinstance(replication.state.url, dg.EnvVar)
     assert replication.state.url.env_var_name == "SHOP_STATE"
 

@@ -150,7 +150,7 @@ def test_rows_without_identity_are_appended(lab: Lab) -> None:
     lab.execute("DELETE FROM full_deferrable; INSERT INTO full_deferrable VALUES (6, 6); INSERT INTO other VALUES (2)")
     lab.assert_equal(pipeline, errored=["full_deferrable", "full_without_key"])
     for table in ("full_without_key", "full_deferrable"):
-        assert "has no key" in str(pipeline.observer.errors[table])
+        assert "is published without a key" in str(pipeline.observer.errors[table])
         assert f"ALTER TABLE public.{table} ADD PRIMARY KEY" in (pipeline.observer.errors[table].hint or "")
     assert lab.rows("SELECT id, n FROM public.full_without_key") == [(5, 5)], "nothing was half applied"
     lab.execute("ALTER TABLE full_without_key ADD PRIMARY KEY (id)")

@@ -135,7 +135,7 @@ def test_an_update_without_a_key_stops_that_table_only(lab: Lab) -> None:
     for table in ("updated", "deleted"):
         status = pipeline.find(TableName("public", table))
         assert status.state is TableState.ERRORED
-        assert f"public.{table} has no key" in str(status.error)
+        assert f"public.{table} is published without a key" in str(status.error)
         assert "ADD PRIMARY KEY" in str(status.hint)
     lab.execute("INSERT INTO other VALUES (2)")
     lab.assert_equal(pipeline, errored=["updated", "deleted"])

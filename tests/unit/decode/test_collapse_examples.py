@@ -339,7 +339,7 @@ def test_a_table_without_a_key_takes_only_inserts(kind: str) -> None:
     else:
         source.delete(table, ("0",))
     source.commit()
-    with pytest.raises(TableError, match=r"public.log has no key") as caught:
+    with pytest.raises(TableError, match=r"public.log is published without a key") as caught:
         decode(source)
     assert caught.value.table == "public.log"
 
