@@ -9,7 +9,7 @@ WORKERS := 3
 PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-matrix lint demo ui bench constraints clean
+.PHONY: help venv test test-fast coverage test-matrix lint demo ui bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,6 +21,12 @@ $(VENV)/installed: pyproject.toml constraints.txt scripts/make-venv
 
 test: venv ## the whole test suite; TESTS=… for a part, WORKERS=1 for one at a time, ETL_PG_SOURCE and ETL_PG_VERSION for another PostgreSQL
 	$(PYTEST) $(TESTS)
+
+test-fast: venv ## the inner loop: what needs no server, with few random examples
+	ETL_HYPOTHESIS=dev $(PYTEST) -q tests/unit $(TESTS)
+
+coverage: venv ## the whole test suite with its branch coverage, that of the processes it starts included; TESTS=… for a part
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:coverage $(TESTS)
 
 test-matrix: venv ## the tests that need PostgreSQL, on 14 to 18 (needs npm to fetch them once); MATRIX="14 15" for some
 	@for version in $(MATRIX); do \
@@ -51,6 +57,6 @@ constraints: ## renew constraints.txt with the newest versions that work togethe
 	touch $(VENV)/installed
 
 clean: ## remove .venv, caches and what the demo and the benchmarks wrote
-	rm -rf $(VENV) build dist *.egg-info benchmarks/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info benchmarks/out coverage .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find etl_core etl_dagster tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	find demo -mindepth 1 ! -name README.md -delete 2>/dev/null || true

@@ -111,9 +111,7 @@ def _stream(
     runs = dev.runs(job)
     events = dev.materializations("duckdb", "public", "ticks")
     growth = _growth(before, storage.sizes(), time.monotonic() - started, len(events) - 1, len(runs))
-    for run in dev.runs(job, in_flight=True):
-        dev.terminate(run["runId"])
-        dev.wait_run(run["runId"], 60)
+    dev.end_runs(job, _PATIENCE)
     at = np.array([seen for _, seen in looks])
     reached = np.array([lsn for lsn, _ in looks], np.uint64)
     visible = at[np.searchsorted(reached, np.array([lsn for lsn, _ in commits], np.uint64))]

@@ -10,13 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from etl_core.config_secrets import read_password, run_password_command
 from etl_core.config_values import BatchConfig as BatchConfig
@@ -26,6 +24,9 @@ from etl_core.config_values import config_error as config_error
 from etl_core.config_values import parse_duration as parse_duration
 from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 from etl_core.silence import SILENCE
 
 _Conninfo: TypeAlias = dict[str, str]
@@ -267,6 +268,10 @@ class StateConfig:
 
 
 def _parse_url(url: str) -> URL | None:
+    # Imported here: half of what importing this module would take.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         return make_url(url)
     except (ArgumentError, ValueError):

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from sqlalchemy import URL
 
 from etl_core.config import DestinationConfig, PipelineConfig, SourceConfig, StateConfig
 from etl_core.config_paths import absolute_dsn, absolute_keyword, absolute_url
@@ -376,6 +375,8 @@ def _destination(section: _Section, folder: Path) -> DestinationConfig:
 
 def _state(section: _Section | None, pipeline: str, folder: Path) -> StateConfig:
     if section is None:
+        from sqlalchemy import URL  # slow to import: a mistake further up is told without it
+
         default = URL.create("sqlite", database=str(folder / f"{pipeline}.state.db"))
         return StateConfig(default.render_as_string(hide_password=False))
     url = section.required("url", section.text("url"))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 _PATHS = frozenset({"passfile", "servicefile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslrootcert"})
 """Connection keywords of libpq whose values are paths."""
@@ -31,6 +29,9 @@ def absolute_dsn(dsn: str, folder: Path) -> str:
 
 def absolute_url(text: str, folder: Path) -> str:
     """An SQLAlchemy URL with its relative paths, a SQLite file or certificates, made absolute; a wrong one as it is."""
+    from sqlalchemy import make_url  # slow to import, and not needed where no URL is written
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):

@@ -147,8 +147,21 @@ class DagsterDev:
         return results
 
     def terminate(self, run_id: str) -> None:
-        """As the button on the run's page does."""
+        """As the button on the run's page does. Dagster refuses, without an error, while the run is only starting."""
         self.ask(_TERMINATE, id=run_id)
+
+    def end_runs(self, job: str, seconds: float) -> None:
+        """Terminates the runs of a job that are in flight, and waits until none is. Raises TimeoutError.
+
+        It asks again and again: Dagster refuses to terminate a run that is only starting.
+        """
+        deadline = time.monotonic() + seconds
+        while runs := self.runs(job, in_flight=True):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(runs)} runs of {job} are still in flight after {seconds:.0f} s")
+            for run in runs:
+                self.terminate(run["runId"])
+            time.sleep(0.2)
 
     def start_sensor(self, name: str) -> None:
         answer = self.ask(_SENSOR, selector=self._sensor(name))["startSensor"]

@@ -27,8 +27,9 @@ from examples.shop import TABLES, Workload, create_shop
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
-COPY_SECONDS = 120
-CATCH_UP_SECONDS = 60
+COPY_SECONDS = 600
+CATCH_UP_SECONDS = 300
+END_SECONDS = 300
 
 
 def main() -> int:
@@ -53,7 +54,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--seconds", type=int, default=20, help="how long to stream under load (default 20)")
-    parser.add_argument("--scale", type=int, default=1, help="size of the shop: 1 is about 700,000 rows")
+    parser.add_argument("--scale", type=float, default=1, help="size of the shop: 1 is about 700,000 rows")
     parser.add_argument("--ui", action="store_true", help="keep all of it running, to be looked at, until Ctrl-C")
     parser.add_argument(
         "--port", type=int, default=None, help="of Dagster's pages (default: a free one; make ui: 3000)"
@@ -124,10 +125,7 @@ def _streaming(dev: DagsterDev) -> Iterator[None]:
         yield
     finally:
         dev.stop_sensor(sensor)
-        for run in dev.runs(job, in_flight=True):
-            dev.terminate(run["runId"])
-        for run in dev.runs(job, in_flight=True):
-            dev.wait_run(run["runId"], 30)
+        dev.end_runs(job, END_SECONDS)
 
 
 def _stream(dev: DagsterDev, workload: Workload, options: argparse.Namespace) -> None:

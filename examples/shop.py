@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -54,56 +55,57 @@ CREATE TABLE shipments_2026 PARTITION OF shipments FOR VALUES FROM ('2026-01-01'
 CREATE TABLE carts (customer_id bigint PRIMARY KEY, items int NOT NULL, updated_at timestamptz NOT NULL DEFAULT now());
 """
 
-# `%s` is the scale. Pages are random enough that PostgreSQL stores them out of line (TOAST) even after compression.
+# Pages are random enough that PostgreSQL stores them out of line (TOAST) even after compression.
 SEED = """
 INSERT INTO customers (name, email, country, birthday, newsletter)
-SELECT 'Customer ' || g, 'c' || g || '@example.com', (ARRAY['DE','FR','US','JP'])[1 + g %% 4],
-       CASE WHEN g %% 7 > 0 THEN date '1950-01-01' + g %% 20000 END, g %% 3 = 0
-FROM generate_series(1, 20000 * %(scale)s) g;
+SELECT 'Customer ' || g, 'c' || g || '@example.com', (ARRAY['DE','FR','US','JP'])[1 + g % 4],
+       CASE WHEN g % 7 > 0 THEN date '1950-01-01' + g % 20000 END, g % 3 = 0
+FROM generate_series(1, 20000 * scale) g;
 
 INSERT INTO products (sku, title, price, weight_kg, tags, description, picture)
-SELECT 'SKU-' || g, 'Product ' || g, (g %% 9000) / 100.0 + 1, CASE WHEN g %% 5 > 0 THEN g / 10.0 END,
-       ARRAY['tag' || g %% 10, 'shelf "' || g %% 7 || '"'], repeat('Fine thing. ', g %% 60), decode(md5(g::text), 'hex')
-FROM generate_series(1, 2000 * %(scale)s) g;
+SELECT 'SKU-' || g, 'Product ' || g, (g % 9000) / 100.0 + 1, CASE WHEN g % 5 > 0 THEN g / 10.0 END,
+       ARRAY['tag' || g % 10, 'shelf "' || g % 7 || '"'], repeat('Fine thing. ', g % 60), decode(md5(g::text), 'hex')
+FROM generate_series(1, 2000 * scale) g;
 
 INSERT INTO orders (customer_id, status, total, note, placed_at)
-SELECT 1 + g %% (20000 * %(scale)s), (ARRAY['new','paid','shipped','returned'])[1 + g %% 4]::order_status,
-       (g %% 100000) / 100.0,
-       CASE WHEN g %% 10 = 0 THEN 'please ring, ' || g END, timestamptz '2025-01-01' + g * interval '3 minutes'
-FROM generate_series(1, 120000 * %(scale)s) g;
+SELECT 1 + g % (20000 * scale), (ARRAY['new','paid','shipped','returned'])[1 + g % 4]::order_status,
+       (g % 100000) / 100.0,
+       CASE WHEN g % 10 = 0 THEN 'please ring, ' || g END, timestamptz '2025-01-01' + g * interval '3 minutes'
+FROM generate_series(1, 120000 * scale) g;
 
 INSERT INTO order_items (order_id, line, sku, quantity, price)
-SELECT g, l, 'SKU-' || 1 + (g * l) %% (2000 * %(scale)s), 1 + g %% 5, (g %% 9000) / 100.0
-FROM generate_series(1, 120000 * %(scale)s) g, generate_series(1, 3) l;
+SELECT g, l, 'SKU-' || 1 + (g * l) % (2000 * scale), 1 + g % 5, (g % 9000) / 100.0
+FROM generate_series(1, 120000 * scale) g, generate_series(1, 3) l;
 
 INSERT INTO payments (order_id, amount, method, took, paid_at)
-SELECT g, (g %% 100000) / 100.0, (ARRAY['card','transfer','cash'])[1 + g %% 3], g %% 90 * interval '1 second',
+SELECT g, (g % 100000) / 100.0, (ARRAY['card','transfer','cash'])[1 + g % 3], g % 90 * interval '1 second',
        timestamp '2025-01-01' + g * interval '3 minutes'
-FROM generate_series(1, 90000 * %(scale)s) g;
+FROM generate_series(1, 90000 * scale) g;
 
 INSERT INTO events (kind, payload, measures, page, local_time)
-SELECT (ARRAY['view','click','buy'])[1 + g %% 3],
-       jsonb_build_object('n', g, 'path', '/p/' || g, 'tags', jsonb_build_array(g %% 3, null)),
-       CASE WHEN g %% 4 > 0 THEN ARRAY[g / 7.0, NULL, -g] END,
-       CASE WHEN g %% 200 = 0 THEN (SELECT string_agg(md5((g * i)::text), '') FROM generate_series(1, 120) i)
+SELECT (ARRAY['view','click','buy'])[1 + g % 3],
+       jsonb_build_object('n', g, 'path', '/p/' || g, 'tags', jsonb_build_array(g % 3, null)),
+       CASE WHEN g % 4 > 0 THEN ARRAY[g / 7.0, NULL, -g] END,
+       CASE WHEN g % 200 = 0 THEN (SELECT string_agg(md5((g * i)::text), '') FROM generate_series(1, 120) i)
             ELSE 'page ' || g END,
        time '00:00' + g * interval '1 second'
-FROM generate_series(1, 60000 * %(scale)s) g;
+FROM generate_series(1, 60000 * scale) g;
 
 INSERT INTO shipments (shipped_on, order_id, carrier)
-SELECT date '2025-01-01' + g %% 700, g, (ARRAY['post','van','bike'])[1 + g %% 3]
-FROM generate_series(1, 40000 * %(scale)s) g;
+SELECT date '2025-01-01' + g % 700, g, (ARRAY['post','van','bike'])[1 + g % 3]
+FROM generate_series(1, 40000 * scale) g;
 
-INSERT INTO carts (customer_id, items) SELECT g, g %% 9 FROM generate_series(1, 3000 * %(scale)s) g;
+INSERT INTO carts (customer_id, items) SELECT g, g % 9 FROM generate_series(1, 3000 * scale) g;
 """
 
 
-def create_shop(dsn: str, scale: int = 1) -> int:
+def create_shop(dsn: str, scale: float = 1) -> int:
     """Creates and fills the tables; returns how many rows they hold. `scale` 1 is about 700,000."""
+    seed = re.sub(r"(\d+) \* scale", lambda rows: str(max(1, round(int(rows[1]) * scale))), SEED)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(SCHEMA)
         # No parameters are bound: several statements at once need the simple protocol.
-        connection.execute(SEED.replace("%(scale)s", str(int(scale))).replace("%%", "%"))
+        connection.execute(seed)
         connection.execute("ANALYZE")
         return sum(_count(connection, table) for table in TABLES)
 

@@ -15,8 +15,10 @@ from etl_core.testing.bigquery_emulator import BigQueryEmulator, running_emulato
 from etl_core.testing.postgres import Database, Postgres, create_database, postgres_from_environment
 
 # How long an example takes says something of the machine only: another process next to the tests must not fail one.
-settings.register_profile("etl", deadline=None)
-settings.load_profile("etl")
+settings.register_profile("ci", deadline=None)
+settings.register_profile("dev", deadline=None, max_examples=20)
+settings.register_profile("deep", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("ETL_HYPOTHESIS", "ci"))
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,12 @@ import sys
 from collections.abc import Callable
 from threading import Event
 
-from rich.console import Console
-
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.backup import backup
 from etl_core.cli.display import Display
 from etl_core.cli.doctor import doctor
 from etl_core.cli.interrupt import Interrupt
 from etl_core.cli.line_display import LineDisplay
-from etl_core.cli.live_display import LiveDisplay
 from etl_core.cli.replicate import run, stream, sync
 from etl_core.cli.session import Session
 from etl_core.cli.status import status
@@ -57,7 +54,12 @@ def run_command(arguments: Arguments, config: PipelineConfig, interrupt: Interru
 def _choose_display(arguments: Arguments, config: PipelineConfig) -> Display:
     if arguments.quiet:
         return Display()
-    console = Console(stderr=True)
-    if sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal:
-        return LiveDisplay(console, f"{config.pipeline} → {config.destination.type}")
+    if sys.stderr.isatty():
+        from rich.console import Console  # for a terminal alone: a service and a pipe never load it
+
+        from etl_core.cli.live_display import LiveDisplay
+
+        console = Console(stderr=True)
+        if console.is_terminal and not console.is_dumb_terminal:
+            return LiveDisplay(console, f"{config.pipeline} → {config.destination.type}")
     return LineDisplay()

@@ -47,13 +47,14 @@ def run(argv: Sequence[str] | None, interrupt: Interrupt) -> int:
 
 
 def _run(arguments: Arguments, interrupt: Interrupt) -> int:
-    # Imported here: they bring pyarrow and SQLAlchemy with them, which `etl --help` need not wait for.
-    from etl_core.cli.commands import run_command
+    # Imported here, one after the other: `etl --help` waits for none of it, a wrong configuration not for the engine.
     from etl_core.config_file import load_config, locate
+
+    config = load_config(arguments.config)
+    from etl_core.cli.commands import run_command
     from etl_core.replication.failpoints import activate_from_environment
 
     activate_from_environment()
-    config = load_config(arguments.config)
     _log.info("etl %s, Python %s, %r", __version__, sys.version.partition(" ")[0], config)
     try:
         return run_command(arguments, config, interrupt)
