@@ -146,8 +146,11 @@ def new_files(old: Fingerprint, new: Fingerprint) -> tuple[int, ...]:
 
 
 def is_altered(old: Fingerprint, new: Fingerprint) -> bool:
-    """Whether somebody wrote a column's row in the catalog since: an ALTER TABLE, not a TRUNCATE."""
-    now = {attribute.attnum: attribute for attribute in new.attributes}
+    """Whether somebody wrote the catalog's row of a column that is still there: an ALTER TABLE, not a TRUNCATE.
+
+    A column that was dropped since does not count: to drop one rewrites nothing.
+    """
+    now = {attribute.attnum: attribute for attribute in new.attributes if attribute.name}
     return any(
         attribute.name and now.get(attribute.attnum, attribute).xmin != attribute.xmin for attribute in old.attributes
     )

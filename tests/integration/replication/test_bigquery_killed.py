@@ -83,4 +83,5 @@ def test_killed_at_any_moment_while_columns_come_and_go(
             process.kill()
             process.wait()
             lab.caught_up(lab.pipeline())  # each change in a backlog of its own
+    lab.pipeline().sync()  # where a column came and went before the next one came, older rows are copied again
     proves_it(lab)

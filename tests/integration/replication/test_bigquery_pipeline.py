@@ -44,4 +44,5 @@ def test_a_pipeline_into_bigquery(lab: Lab, bigquery_options: dict[str, str]) ->
     lab.execute("TRUNCATE orders")
     lab.execute("INSERT INTO orders (id, note) VALUES (1, 'after')")
     pipeline.stream(until=pipeline.current_lsn())
-    assert all(comparison.is_equal for comparison in pipeline.verify())
+    comparisons = pipeline.verify()
+    assert all(comparison.is_equal for comparison in comparisons), comparisons

@@ -156,6 +156,7 @@ def test_files_of_relations_that_are_still_there() -> None:
         (lambda: attributes(Attribute(1, "id", 23, xmin=70)), True),
         (lambda: attributes(Attribute(2, "", xmin=70)), False),
         (lambda: attributes(Attribute(4, "new", 25, xmin=70)), False),
+        (lambda: attributes(Attribute(3, "", xmin=70)), False),
     ],
 )
 def test_a_column_s_row_was_written_since(change: Callable[[], Fingerprint], altered: bool) -> None:
