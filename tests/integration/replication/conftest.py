@@ -312,6 +312,10 @@ class Lab:
         self._open.callback(_end, process)
         return process
 
+    def callback(self, close: Callable[[], object]) -> None:
+        """Called when the lab is closed."""
+        self._open.callback(close)
+
     def close(self) -> None:
         self._open.close()
 
