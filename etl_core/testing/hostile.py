@@ -142,6 +142,9 @@ _READS = frozenset(
         "publication_owned",
         "hold",
         "find",
+        "fingerprint",
+        "fingerprints",
+        "publication_oid",
         "ranges",
     )
 )
@@ -150,6 +153,7 @@ _IDEMPOTENT = frozenset(
         "migrate",
         "save_source_identity",
         "save_stream_error",
+        "save_fingerprint",
         "add_table",
         "remove_table",
         "record_slot",
