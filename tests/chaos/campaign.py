@@ -301,6 +301,7 @@ class Campaign:
         for _ in range(_LAST_TRIES):
             if all(table.state is TableState.READY for table in tables):
                 break
+            stopped: list[str] = []
             for table in tables:
                 if table.state is TableState.READY:
                     continue
@@ -308,7 +309,9 @@ class Campaign:
                     raise Lost(f"{table.name} was stopped without an error")
                 if table.state in (TableState.ERRORED, TableState.PAUSED):
                     result.stopped.append(f"{table.name}: {table.error}")
-                    self._command("resync", str(table.name))
+                    stopped.append(str(table.name))
+            if stopped:
+                self._command("resync", *stopped)
             self._command("run", "--until-caught-up")
             tables = self.auditor.tables()
         stuck = [
