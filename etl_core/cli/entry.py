@@ -52,10 +52,10 @@ def _run(arguments: Arguments, interrupt: Interrupt) -> int:
     from etl_core.config_file import load_config, locate
     from etl_core.replication.failpoint_actions import activate_from_environment, describe_failpoints
 
-    activate_from_environment()
     if arguments.command == "failpoints":  # the one command without a configuration
         describe_failpoints(print)
         return DONE
+    activate_from_environment()
     config = load_config(arguments.config)
     _log.info("etl %s, Python %s, %r", __version__, sys.version.partition(" ")[0], config)
     try:
