@@ -9,7 +9,7 @@ WORKERS := 3
 PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-fast coverage test-matrix lint demo ui bench constraints clean
+.PHONY: help venv test test-fast coverage test-matrix lint demo ui bench chaos constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,13 @@ ui: venv ## the demo kept alive, to look at in Dagster's pages on port 3000, unt
 
 bench: venv ## measure against PostgreSQL's own tools; BENCH_ARGS=… for a part
 	@$(RUN) benchmarks $(BENCH_ARGS)
+
+SEEDS ?= 1-20
+MINUTES ?= 60
+ROUNDS ?= 8
+
+chaos: venv ## seeded faults on real processes and a server, then an audit; SEEDS=7 replays one, SEEDS=1-200 MINUTES=120 for more
+	@$(RUN) tests.chaos --seeds $(SEEDS) --minutes $(MINUTES) --rounds $(ROUNDS)
 
 constraints: ## renew constraints.txt with the newest versions that work together
 	rm -rf $(VENV) && : > constraints.txt

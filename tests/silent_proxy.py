@@ -66,7 +66,11 @@ class SilentProxy:
         if self._refuses:
             writer.transport.abort()
             return
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        except OSError:  # the server is down
+            writer.transport.abort()
+            return
         self._writers |= {writer, server_writer}
         for source, target in ((reader, server_writer), (server_reader, writer)):
             pump = self._loop.create_task(self._pump(source, target, self._age))

@@ -92,6 +92,7 @@ def _build_parser() -> argparse.ArgumentParser:
         add(name, text).add_argument("tables", nargs="+", type=_table, metavar="TABLE", help="namespace.name")
     backup = add("backup", "Copy the destination's file (DuckDB), consistently, also while a run writes it.")
     backup.add_argument("file", type=Path, metavar="FILE", help="the copy; must not exist yet")
+    add("failpoints", "List the places where ETL_FAILPOINTS can make a test process fail, and how.")
     teardown = add("teardown", "Drop the slots and the publication this pipeline created, and forget its state.")
     teardown.add_argument("--yes", action="store_true", default=argparse.SUPPRESS, help="do not ask")
     return parser

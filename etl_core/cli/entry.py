@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from etl_core import __version__
 from etl_core.cli.arguments import Arguments, parse_arguments
-from etl_core.cli.exit_status import FAILED
+from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.failures import report, reported_threads, say
 from etl_core.cli.interrupt import Interrupt
 from etl_core.cli.logs import show_logs
@@ -50,9 +50,14 @@ def _run(arguments: Arguments, interrupt: Interrupt) -> int:
     # Imported here, one after the other: `etl --help` waits for none of it, a wrong configuration not for the engine.
     from etl_core.config_file import load_config, locate
 
+    if arguments.command == "failpoints":  # the one command without a configuration
+        from etl_core.replication.failpoint_actions import describe_failpoints
+
+        describe_failpoints(print)
+        return DONE
     config = load_config(arguments.config)
     from etl_core.cli.commands import run_command
-    from etl_core.replication.failpoints import activate_from_environment
+    from etl_core.replication.failpoint_actions import activate_from_environment
 
     activate_from_environment()
     _log.info("etl %s, Python %s, %r", __version__, sys.version.partition(" ")[0], config)

@@ -160,7 +160,7 @@ class CatchUp:
             with contextlib.closing(assembler.take()) as batch:
                 self.applier.apply(batch)
             self._batch_since = None
-            reach(CATCHUP_WRITTEN)
+            reach(CATCHUP_WRITTEN, stream)
             with self._condition:
                 self._last_write = LastWrite(time.monotonic() - began, assembler.end_lsn - self._through)
         position = max(assembler.end_lsn, stream.server_lsn)

@@ -153,7 +153,7 @@ class TableCopier:
         # It also creates the slot, and keeps the slot's snapshot alive as long as it does nothing else.
         with self._source.connect(f"copy_{status.table_id}", replication=True) as exporter:
             status = self._move(status, TableState.DATA_SYNC, TableUpdate(sync_slot=slot, attempts=status.attempts))
-            reach(COPY_STARTED)
+            reach(COPY_STARTED, exporter)
             self._drop_slots_of_other_copies(status)
             try:
                 rows, remembered, table = self._copy_under_snapshot(status, slot, exporter)
@@ -161,7 +161,7 @@ class TableCopier:
             except BaseException:
                 self._source.drop_if_owned(slot)
                 raise
-            reach(COPY_PUBLISHED)
+            reach(COPY_PUBLISHED, exporter)
             self._store.save_schema(table.schema, snapshot_lsn)
             self._store.save_fingerprint(status.table_id, remembered)
             status = self._move(
@@ -186,14 +186,14 @@ class TableCopier:
             on_wait=lambda blockers: self._on_wait(status.name, blockers),
             stop=self._stop,
         )
-        reach(SLOT_CREATED)
+        reach(SLOT_CREATED, exporter)
         if created.snapshot_name is None:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
         remembered = self._remember(status, created.snapshot_name, created.consistent_point)
         table = self._describe(status)
         with self._destination.copy(table.schema) as staging:
             staged = self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
-            reach(COPY_STAGED)
+            reach(COPY_STAGED, exporter)
             rows = staging.publish(created.consistent_point, staged)
         check_count(status.name, rows, staged)
         return rows, remembered, table

@@ -1,17 +1,15 @@
-"""Named places where a test may crash, fail or stop the engine.
+"""Named places where a test may crash, fail, delay or cut the engine.
 
-`reach(name)` is called at each boundary between two things that must survive a crash in between. It does nothing
-unless a test activated the name. The environment variable `ETL_FAILPOINT=name` makes the process kill itself there with
-SIGKILL, for tests that need a real crash; `name:3` at the third time.
+`reach(name)` is called at each boundary between two things that must survive a fault in between. It does nothing
+unless a test activated the name, or the environment variable ETL_FAILPOINTS did (`failpoint_actions`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 SLOT_CREATED = "slot_created"
 COPY_STARTED = "copy_started"
@@ -43,15 +41,25 @@ ALL = (
     SYNC_SLOT_DROPPED,
 )
 
-_actions: dict[str, Callable[[], None]] = {}
+
+class HasSocket(Protocol):
+    """A connection to the source, as psycopg's: `fileno` is its socket's descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+Action = Callable[[HasSocket | None], None]
+"""Is given the connection that the engine has in use at that place, if any."""
+
+_actions: dict[str, Action] = {}
 _lock = threading.Lock()
 
 
-def reach(name: str) -> None:
-    """Runs what a test attached to this place, if anything."""
+def reach(name: str, connection: HasSocket | None = None) -> None:
+    """Runs what was attached to this place, if anything."""
     action = _actions.get(name)
     if action is not None:
-        action()
+        action(connection)
 
 
 @contextlib.contextmanager
@@ -61,7 +69,7 @@ def activated(name: str, action: Callable[[], None]) -> Iterator[None]:
         raise ValueError(f"there is no failpoint {name!r}")
     with _lock:
         before = _actions.get(name)
-        _actions[name] = action
+        _actions[name] = lambda _connection: action()
     try:
         yield
     finally:
@@ -71,27 +79,7 @@ def activated(name: str, action: Callable[[], None]) -> Iterator[None]:
                 _actions[name] = before
 
 
-def _kill_at(times: int) -> Callable[[], None]:
-    left = times
-
-    def action() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return action
-
-
-def activate_from_environment() -> None:
-    """Honours ETL_FAILPOINT. Called once, by the command line."""
-    text = os.environ.get("ETL_FAILPOINT")
-    if not text:
-        return
-    name, _, times = text.partition(":")
-    if name not in ALL:
-        raise ValueError(f"ETL_FAILPOINT: there is no failpoint {name!r}")
-    if times and not (times.isdecimal() and int(times) > 0):
-        raise ValueError(f"ETL_FAILPOINT: {times!r} does not say how many times {name} is reached")
+def attach(actions: dict[str, Action]) -> None:
+    """Attaches actions to their places until the process ends."""
     with _lock:
-        _actions[name] = _kill_at(int(times or 1))
+        _actions.update(actions)

@@ -347,7 +347,7 @@ class StreamWorker:
         flushed = self._writer.flushed
         if flushed > self._stream.flushed:
             self._stream.confirm(flushed)
-            reach(CONFIRMED)
+            reach(CONFIRMED, self._stream)
         self._stream.keep_alive()
 
     def _finish(self) -> Lsn:

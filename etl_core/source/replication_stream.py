@@ -123,6 +123,10 @@ class ReplicationStream:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
+    def fileno(self) -> int:
+        """The descriptor of the socket to the server, as a connection has it."""
+        return self._pgconn.socket
+
     def _start(self, slot: str, publication: str, start_lsn: Lsn) -> None:
         command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
             sql.Identifier(slot), sql.SQL(str(start_lsn)), sql.Literal(sql.Identifier(publication).as_string())

@@ -49,8 +49,8 @@ def _write_and_fail(copy: TableCopy) -> None:
     raise LookupError("the source is gone")
 
 
-class DestinationSuite(ValueSuite, SchemaSuite, WatermarkSuite):
-    """The whole contract."""
+class ChangesSuite(WatermarkSuite):
+    """Copies and changes: what a destination that keeps rows promises, whatever values and columns they have."""
 
     def test_a_restart_finds_what_was_written(
         self, destination: Destination, make_destination: MakeDestination
@@ -391,3 +391,7 @@ class DestinationSuite(ValueSuite, SchemaSuite, WatermarkSuite):
             assert looking.result() > 0
         assert len(destination.positions().tables) == 6
         assert contents(destination, orders()) == Counter((n, "s", None, n) for n in range(10))
+
+
+class DestinationSuite(ValueSuite, SchemaSuite, ChangesSuite):
+    """The whole contract."""

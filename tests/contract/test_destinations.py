@@ -15,8 +15,9 @@ from etl_core.destination.protocol import Destination
 from etl_core.schema.table import TableSchema
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
-from etl_core.testing.destination_suite import DestinationSuite
+from etl_core.testing.destination_suite import ChangesSuite, DestinationSuite
 from etl_core.testing.destination_watermark_suite import MakeDestination, WatermarkSuite
+from etl_core.testing.hostile import HostileDestination
 from etl_core.testing.scripted_destination import ScriptedDestination
 
 
@@ -55,6 +56,21 @@ class TestScripted(DestinationSuite):
     def make_destination(self) -> MakeDestination:
         database = MemoryDatabase()
         return lambda pipeline: ScriptedDestination(MemoryDestination(database, pipeline))
+
+
+class TestMemoryHostile(DestinationSuite):
+    """Answers are lost, requests arrive twice and late."""
+
+    @pytest.fixture
+    def make_destination(self) -> MakeDestination:
+        database = MemoryDatabase()
+        return lambda pipeline: HostileDestination(MemoryDestination(database, pipeline))
+
+
+class TestDuckDBHostile(ChangesSuite):
+    @pytest.fixture
+    def make_destination(self, tmp_path: Path) -> MakeDestination:
+        return lambda pipeline: HostileDestination(DuckDBDestination(tmp_path / "hostile.duckdb", pipeline))
 
 
 class TestNull(WatermarkSuite):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import sqlalchemy as sa
@@ -24,7 +25,9 @@ from etl_core.state.sql_engine import begin_migration, open_engine
 from etl_core.state.sql_migrations import MIGRATIONS, Migration, apply_migrations
 from etl_core.state.sql_store import open_store
 from etl_core.state.sql_tables import build_tables
+from etl_core.state.store import StateStore
 from etl_core.testing.database import Database
+from etl_core.testing.hostile import HostileStore
 from etl_core.testing.postgres import PostgresServer, create_database
 from etl_core.testing.state_suite import OpenStore, StateStoreSuite
 
@@ -61,6 +64,27 @@ class TestPostgresql(StateStoreSuite):
     @pytest.fixture
     def open_store(self, postgresql_url: str) -> OpenStore:
         return partial(open_store, postgresql_url)
+
+
+class TestSqliteHostile(StateStoreSuite):
+    """Answers are lost, requests arrive twice and late."""
+
+    @pytest.fixture
+    def open_store(self, sqlite_url: str) -> OpenStore:
+        return hostile(sqlite_url)
+
+
+class TestPostgresqlHostile(StateStoreSuite):
+    @pytest.fixture
+    def open_store(self, postgresql_url: str) -> OpenStore:
+        return hostile(postgresql_url)
+
+
+def hostile(url: str) -> OpenStore:
+    def open_hostile(pipeline: str, *, now: Callable[[], datetime]) -> StateStore:
+        return cast(StateStore, HostileStore(open_store(url, pipeline, now=now)))
+
+    return open_hostile
 
 
 @pytest.fixture(params=["sqlite_url", "postgresql_url"])

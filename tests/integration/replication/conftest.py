@@ -301,7 +301,7 @@ class Lab:
         file = self.write_config()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         if failpoint is not None:
-            environment["ETL_FAILPOINT"] = failpoint
+            environment["ETL_FAILPOINTS"] = failpoint
         with self.path.with_name("etl.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "etl_core.cli", arguments[0], "-c", str(file), *arguments[1:]],
@@ -311,6 +311,10 @@ class Lab:
             )
         self._open.callback(_end, process)
         return process
+
+    def callback(self, close: Callable[[], object]) -> None:
+        """Called when the lab is closed."""
+        self._open.callback(close)
 
     def close(self) -> None:
         self._open.close()

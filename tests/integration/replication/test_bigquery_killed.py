@@ -59,7 +59,7 @@ def test_killed_where_bigquery_has_it_and_nobody_knows(
     lab.publish()
     with churn("a", "b"):
         for _ in range(2):
-            assert lab.process("run", failpoint=failpoint).wait(PATIENCE) == -signal.SIGKILL
+            assert lab.process("run", failpoint=f"{failpoint}:kill").wait(PATIENCE) == -signal.SIGKILL
     lab.pipeline().sync()
     proves_it(lab)
 

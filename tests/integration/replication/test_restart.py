@@ -27,7 +27,7 @@ def test_killed_twice_at_a_boundary(
     lab.publish()
     with churn("a", "b"):
         for _ in range(2):  # the second process recovers from the first one's end, and dies in the same place
-            assert lab.process("run", failpoint=failpoint).wait(PATIENCE) == -signal.SIGKILL
+            assert lab.process("run", failpoint=f"{failpoint}:kill").wait(PATIENCE) == -signal.SIGKILL
     pipeline = lab.pipeline()
     pipeline.sync()
     lab.assert_equal(pipeline)
@@ -39,7 +39,7 @@ def test_killed_again_and_again(lab: Lab, churn: Callable[..., Churn], churned: 
     lab.publish()
     with churn("a", "b", "c"):
         for _ in range(5):
-            failpoint = f"{draw.choice(BOUNDARIES)}:{draw.randint(1, 3)}"
+            failpoint = f"{draw.choice(BOUNDARIES)}:kill:{draw.randint(1, 3)}"
             ended = lab.process("run", "--for", "2s", failpoint=failpoint).wait(PATIENCE)
             assert ended in (0, -signal.SIGKILL)
     pipeline = lab.pipeline()

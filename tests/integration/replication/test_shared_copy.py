@@ -182,8 +182,8 @@ import sys, threading
 from etl_core.config_file import load_config
 from etl_core.identifiers import TableName
 from etl_core.pipeline import Pipeline
-from etl_core.replication import failpoints
-failpoints.activate_from_environment()
+from etl_core.replication import failpoint_actions
+failpoint_actions.activate_from_environment()
 with Pipeline(load_config(sys.argv[1])) as pipeline:
     pipeline.help_sync(TableName("public", "events"), "t")
 """
@@ -201,7 +201,11 @@ def test_a_helper_is_killed(events: Lab) -> None:
 
 def help_in_a_process(lab: Lab, failpoint: str) -> int:
     file = lab.write_config()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "ETL_FAILPOINT": failpoint}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "ETL_FAILPOINTS": f"{failpoint}:kill",
+    }
     return subprocess.run([sys.executable, "-c", _HELPER, str(file)], env=environment, timeout=PATIENCE).returncode
 
 
