@@ -20,6 +20,8 @@ from tests.chaos.campaign import Campaign
 from tests.chaos.plan import Fault, plan_rounds
 from tests.chaos.workload import Workload, create_tables
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine needs minutes for a seed
+
 SEEDS = (1, 2, 3)
 ROUNDS = 2
 
