@@ -25,7 +25,7 @@ from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.observer import Observer
 from etl_core.replication.stream import Boundary
-from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed
+from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed, with_new_parts
 from etl_core.schema.table import TableSchema
 from etl_core.source.connection import Connection
 from etl_core.source.fingerprint import Look, candidates, has_old_row, look
@@ -81,6 +81,8 @@ class CatalogWatch:
         self._open: dict[TableId, _Open] = {}
         self._truncated: dict[TableId, Lsn] = {}
         self._harmless: dict[TableId, Mapping[int, int]] = {}
+        self._seen: dict[TableId, tuple[Fingerprint, Lsn]] = {}
+        self._deferred: set[TableId] = set()
         self._candidates: set[TableId] = set()
         self._position: Lsn | None = None
         self._applied: Callable[[TableId], TableSchema | None] = lambda _: None
@@ -177,15 +179,29 @@ class CatalogWatch:
         announce: what older rows hold in that is told by what was before it."""
         self._open.pop(table_id, None)
         self._harmless[table_id] = now.files
-        if now.last_attnum != remembered.fingerprint.last_attnum:
-            applied = self._applied(table_id)
-            if applied is None or self._position is None or self._position < lsn:
-                return
-            known = {column.attnum for column in applied.columns}
-            if any(attribute.name and attribute.attnum not in known for attribute in now.attributes):
-                return
+        before = remembered.fingerprint
+        if now.last_attnum != before.last_attnum and not self._is_announced(table_id, now, lsn):
+            merged = with_new_parts(before, now)
+            if merged != before:
+                self._store.save_fingerprint(table_id, replace(remembered, fingerprint=merged))
+            self._deferred.add(table_id)
+            return
         self._store.save_fingerprint(table_id, Remembered(now, lsn))
         self._harmless.pop(table_id, None)
+        self._deferred.discard(table_id)
+        self._seen.pop(table_id, None)
+
+    def _is_announced(self, table_id: TableId, now: Fingerprint, lsn: Lsn) -> bool:
+        """Whether the stream has passed the moment from which on the table is as it is now, and has all its columns."""
+        seen, first = self._seen.get(table_id, (now, lsn))
+        if seen != now:
+            first = lsn
+        self._seen[table_id] = (now, first)
+        applied = self._applied(table_id)
+        if applied is None or self._position is None or self._position < first:
+            return False
+        known = {column.attnum for column in applied.columns}
+        return all(attribute.attnum in known for attribute in now.attributes if attribute.name)
 
     # --- while it streams -------------------------------------------------------------------------------------
 
@@ -215,9 +231,9 @@ class CatalogWatch:
         self._wake.set()
 
     def finish(self, position: Lsn) -> None:
-        """The stream has ended at `position`. What it read of truncations is not read again, so it is made use of."""
+        """The stream has ended at `position`. What it read is not read again, so it is made use of."""
         self._position = position
-        if self._truncated:
+        if self._truncated or self._deferred:
             with contextlib.suppress(EtlError), contextlib.closing(self.connect()) as connection:
                 self.look_now(connection)
 
@@ -301,6 +317,8 @@ class CatalogWatch:
         self._store.transition(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
         self._open.pop(status.table_id, None)
         self._harmless.pop(status.table_id, None)
+        self._deferred.discard(status.table_id)
+        self._seen.pop(status.table_id, None)
         self._observer.on_state(status.name, TableState.INIT)
         self._observer.on_table_error(status.name, error)
 

@@ -7,7 +7,7 @@ of them: what was dropped and made again has others, so a gap that lay wholly be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from etl_core.identifiers import TableName
@@ -143,6 +143,20 @@ def new_files(old: Fingerprint, new: Fingerprint) -> tuple[int, ...]:
     """
     now = new.files
     return tuple(oid for oid, filenode in old.files.items() if oid in now and now[oid] != filenode)
+
+
+def with_new_parts(old: Fingerprint, new: Fingerprint) -> Fingerprint:
+    """`old` with the types and partitions that came since, so that what happens to those shows from now on.
+
+    For a table whose new columns the stream has still to announce: everything that tells what older rows hold in them
+    stays as it was. So the new partitions have no file in it.
+    """
+    types, nodes = {form.oid for form in old.types}, {node.oid for node in old.nodes}
+    return replace(
+        old,
+        types=(*old.types, *(form for form in new.types if form.oid not in types)),
+        nodes=(*old.nodes, *(replace(node, filenode=0) for node in new.nodes if node.oid not in nodes)),
+    )
 
 
 def is_altered(old: Fingerprint, new: Fingerprint) -> bool:

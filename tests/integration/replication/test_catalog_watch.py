@@ -261,3 +261,17 @@ def test_rows_that_are_to_outlive_a_truncation_are_not_copied_anew(lab: Lab) -> 
     assert until_copied(lab, pipeline) == set()
     assert lab.rows("SELECT id FROM public.archive ORDER BY id") == [(1,), (2,)]
     assert not pipeline.verify([TableName("public", "unlogged")])[0].is_equal
+
+
+def test_what_came_after_the_copy_is_watched_by_short_runs_too(lab: Lab) -> None:
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    lab.publish()
+    lab.synced()
+    lab.execute("CREATE TYPE later AS ENUM ('a', 'b'); ALTER TABLE t ADD m later DEFAULT 'a'; INSERT INTO t VALUES (2)")
+    lab.caught_up(lab.pipeline())
+    lab.execute("ALTER TYPE later RENAME VALUE 'a' TO 'z'")
+    pipeline = lab.caught_up(lab.pipeline())
+    status = pipeline.find(TableName("public", "t"))
+    assert (status.state, "label" in (status.error or "")) == (TableState.INIT, True)
+    pipeline.sync()
+    lab.assert_equal()
