@@ -73,5 +73,5 @@ def _summary(findings: Sequence[Finding]) -> str:
     warnings = sum(finding.severity is Severity.WARNING for finding in findings)
     told = f" ({plural(warnings, 'warning')})" if warnings else ""
     if unsafe:
-        return f"not safe to replicate: mend {plural(unsafe, 'finding')} marked UNSAFE first{told}"
+        return f"not safe to replicate: fix the {plural(unsafe, 'finding')} marked UNSAFE first{told}"
     return f"ready to replicate{told}"

@@ -80,8 +80,8 @@ class Preparation:
             is_known = self._check_known_source(connection)
             self._destination.prepare()
             # Before a look at the catalog brings the names up to date: the configuration may have the old ones.
-            names = {status.table_id: status.name for status in self._store.tables()}
-            absent = self._find_absent(connection, names) if is_known else {}
+            before = {status.table_id: status for status in self._store.tables()}
+            absent = self._find_absent(connection, before) if is_known else {}
             if is_known and not exists:
                 # In this order: what was written without a publication was not sent, whatever is created now.
                 self._watch.set_back_all(
@@ -101,7 +101,7 @@ class Preparation:
             published = published_tables(connection, self._source.publication)
             if self._config.source.tables is None:
                 self._tell_plan(connection, [table.name for table in published])
-            self._register(published, absent, names)
+            self._register(published, absent, before)
             self._drop_leaked_slots()
             self._tell_of_other_slots(connection)
 
@@ -116,8 +116,7 @@ class Preparation:
             self._store.migrate()
             if self._store.source_identity() is None:
                 raise
-            names = {status.table_id: status.name for status in self._store.tables()}
-            absent = self._find_absent(connection, names)
+            absent = self._find_absent(connection, {status.table_id: status for status in self._store.tables()})
             try:
                 return self._check_publication(connection, self._wanted_but(absent))
             except EtlError:
@@ -132,9 +131,11 @@ class Preparation:
             connection, self._source.publication, tables, allow_append_only=self._config.allow_append_only
         )
 
-    def _find_absent(self, connection: Connection, names: Mapping[TableId, TableName]) -> dict[TableName, TableAbsent]:
+    def _find_absent(
+        self, connection: Connection, before: Mapping[TableId, TableStatus]
+    ) -> dict[TableName, TableAbsent]:
         wanted = self._config.source.tables
-        known = {name: table_id for table_id, name in names.items()}
+        known = {status.name: table_id for table_id, status in before.items()}
         return find_absent(connection, self._source.publication, wanted, known) if wanted else {}
 
     def _wanted_but(self, absent: Collection[TableName]) -> Sequence[TableName] | None:
@@ -217,20 +218,22 @@ class Preparation:
         self,
         tables: Iterable[PublishedTable],
         absent: Mapping[TableName, TableAbsent],
-        names: Mapping[TableId, TableName],
+        before: Mapping[TableId, TableStatus],
     ) -> None:
-        """`names` are those by which the tables were known before this start."""
+        """`before` is what was known of the tables before this start's look at the catalog."""
         published = {table.name: table.schema.table_id for table in tables}
         wanted = self._config.source.tables or sorted(published)
         by_id = {published[name]: name for name in wanted if name in published and name not in absent}
         for status in self._store.tables():
-            name = names.get(status.table_id, status.name)
-            if status.table_id not in by_id and name in absent:
-                self._stop_absent(status, absent[name])
+            was = before.get(status.table_id, status)
+            if status.table_id not in by_id and was.name in absent:
+                if is_absent(status) and not is_absent(was):
+                    continue  # the look at the catalog has just stopped it, and said why
+                self._stop_absent(status, absent[was.name])
             elif status.table_id not in by_id:
                 self._forget(status)
         known = {status.table_id: status for status in self._store.tables()}
-        for name in absent.keys() - set(names.values()):
+        for name in absent.keys() - {status.name for status in before.values()}:
             self._observer.on_table_error(name, absent[name])  # it was never copied, so that it has no state
         for table_id, name in by_id.items():
             found = known.get(table_id)

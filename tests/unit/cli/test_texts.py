@@ -71,7 +71,7 @@ def test_findings_are_grouped_the_worst_first() -> None:
         ["ok", "version", "PostgreSQL", "18"],
         [],
     ]
-    assert lines[-1] == "not safe to replicate: mend 2 findings marked UNSAFE first (1 warning)"
+    assert lines[-1] == "not safe to replicate: fix the 2 findings marked UNSAFE first (1 warning)"
     assert finding_lines([])[-1] == "ready to replicate"
 
 
