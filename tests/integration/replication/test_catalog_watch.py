@@ -225,7 +225,7 @@ def test_a_publication_that_is_gone_is_created_again_with_new_copies(lab: Lab) -
 
 def test_what_cannot_be_seen(lab: Lab) -> None:
     """The lines of docs/delivery.md, each with a table that stays wrong until somebody verifies it."""
-    for table in ("truncated_too", "column_unused"):
+    for table in ("truncated_too", "column_unused", "labelled"):
         lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int); INSERT INTO {table} VALUES (1, 1)")
     lab.execute("CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id)")
     lab.execute("CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10); INSERT INTO parted VALUES (1)")
@@ -237,15 +237,19 @@ def test_what_cannot_be_seen(lab: Lab) -> None:
     alter(lab, "truncated_too", UNLOGGED)
     for statement in ("TRUNCATE parted", "INSERT INTO parted VALUES (2)", "TRUNCATE part"):
         lab.execute(statement)
+    lab.execute(
+        "CREATE TYPE soon AS ENUM ('a'); ALTER TABLE labelled ADD m soon; INSERT INTO labelled VALUES (2, 2, 'a')"
+    )
+    lab.execute("ALTER TYPE soon RENAME VALUE 'a' TO 'z'")
     pipeline = lab.pipeline()
     assert until_copied(lab, pipeline) == set()
     different = {comparison.table.name for comparison in pipeline.verify() if not comparison.is_equal}
-    assert different == {"truncated_too", "column_unused", "parted"}
+    assert different == {"truncated_too", "column_unused", "parted", "labelled"}
     assert [name for name, *_ in lab.rows("DESCRIBE public.column_unused")] == ["id", "n"]
-    for table in ("truncated_too", "parted"):
+    for table in ("truncated_too", "parted", "labelled"):
         pipeline.resync(TableName("public", table))
     lab.execute("INSERT INTO column_unused VALUES (2, 2)")
-    assert until_copied(lab, pipeline) == {"truncated_too", "parted"}
+    assert until_copied(lab, pipeline) == {"truncated_too", "parted", "labelled"}
     lab.assert_equal(pipeline)
 
 
