@@ -85,6 +85,7 @@ class Pipeline:
             self.store,
             self.observer,
             lambda connection: self._preparation.register_new(connection),
+            config.source.tables,
         )
         self._preparation = Preparation(
             config, self.source, self.store, self.destination, self.observer, self.stop, self.watch
@@ -208,6 +209,7 @@ class Pipeline:
             connections_per_table=self.config.copy.connections_per_table,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             share=share,
+            wanted=self.config.source.tables,
             stop=stop,
             drain=drain,
         )

@@ -210,6 +210,8 @@ class Applier:
         if not tables or self._stop.is_set() or not self._writes_elsewhere(tables):
             raise error
 
+        conflicts: list[WatermarkConflict] = []
+
         def write(group: tuple[TableId, ...]) -> EtlError | None:
             moves = {table_id: move for table_id, move in self._moves(batch).items() if table_id in group}
             attempt = _Attempt()
@@ -219,6 +221,12 @@ class Applier:
                 if len(group) > 1:
                     self._fail_table(found, batch)
                 return found
+            except WatermarkConflict as found:
+                conflicts.append(
+                    found
+                )  # a table was copied meanwhile, or an answer was lost: nothing of it is at fault
+                self._reactions.reload()
+                return found
             except (DestinationError, TransientError) as found:
                 if not self._was_applied(moves, attempt):
                     return found
@@ -227,13 +235,17 @@ class Applier:
             return None
 
         failing = find_failing(tables, write, self._stop.is_set)
-        if len(failing) == len(tables) > 1:
+        if conflicts:
+            return  # the batch is looked at anew, with the watermarks as they are
+        if len(failing) == len(tables) > 1 and not self._active.watermarks().keys() - set(tables):
             raise error
         for table_id, found in failing.items():
             schema = self._active.schema(table_id)
             if schema is not None:
-                what = str(found) if isinstance(found, TableError) else f"{schema.name} cannot be written: {found}"
-                self._stop_table(table_id, TableError(what, table=str(schema.name), hint=found.hint))
+                if not isinstance(found, TableError):
+                    what = f"{schema.name} cannot be written: {found}"
+                    found = TableError(what, table=str(schema.name), hint=found.hint)
+                self._stop_table(table_id, found)
 
     def _writes_elsewhere(self, tables: Sequence[TableId]) -> bool:
         """Whether the destination writes for another table, or could for one of several: then some table is at fault.
@@ -401,6 +413,9 @@ class Applier:
                 if found is not None and replace(found, updated_at=now) == progress:
                     self._stored = found  # by an earlier try, whose answer was lost
                     return
+                if found is not None and claim is not None and found.claim == claim and found != self._stored:
+                    self._stored = found  # of this stream: a lag whose answer was lost
+                    continue
                 raise SlotInUse(
                     "another process streams the same pipeline since this one lost its connection",
                     hint="nothing was lost: what it has not stored is read again",

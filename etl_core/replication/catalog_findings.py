@@ -19,10 +19,9 @@ from etl_core.source.finding import Finding, Severity
 from etl_core.source.fingerprint import Look, candidates, look
 from etl_core.source.publication import add_tables_statement
 from etl_core.state.store import StateStore, TableStatus
-from etl_core.state.table_state import TableState
+from etl_core.state.table_state import COPIED
 
 _SHOWN = 20
-_COPIED = frozenset({TableState.FINISHED_COPY, TableState.SYNC_DONE, TableState.READY})
 
 
 def examine_known(config: PipelineConfig, source: Source, store: StateStore) -> list[Finding]:
@@ -44,7 +43,7 @@ def examine_known(config: PipelineConfig, source: Source, store: StateStore) -> 
 def _examine(
     connection: Connection, publication: str, store: StateStore, statuses: dict[TableId, TableStatus], found: Look
 ) -> Iterator[Finding]:
-    copied = [status for status in statuses.values() if status.state in _COPIED]
+    copied = [status for status in statuses.values() if status.state in COPIED]
     if found.publishing is None:
         if copied:
             yield Finding(
@@ -57,7 +56,7 @@ def _examine(
     remembered = store.fingerprints()
     for status in statuses.values():
         now, before = found.tables.get(status.table_id), remembered.get(status.table_id)
-        if now is None or status.state not in _COPIED:
+        if now is None or status.state not in COPIED:
             continue
         if not now.is_published:
             yield Finding(

@@ -20,19 +20,21 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableError, TransientError, where
-from etl_core.identifiers import TableId
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableAbsent, TransientError, where
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.observer import Observer
 from etl_core.replication.stream import Boundary
+from etl_core.replication.table_errors import absent_update, is_absent
 from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed, with_new_parts
 from etl_core.schema.table import TableSchema
+from etl_core.source.absence import missing
 from etl_core.source.connection import Connection
 from etl_core.source.fingerprint import Look, candidates, has_old_row, look
 from etl_core.source.publication import add_tables_statement
 from etl_core.source.sqlstate import translate
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
-from etl_core.state.table_state import TableState
+from etl_core.state.table_state import COPIED, TableState
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +47,6 @@ _TIMEOUTS = (
 )
 _PATIENCE = 5.0
 """Seconds that the end of a stream waits for a look."""
-_WATCHED = frozenset({TableState.FINISHED_COPY, TableState.SYNC_DONE, TableState.READY})
 _WAS_NOT_PUBLISHED = "it was not published for a while, and its changes of that time were not sent"
 _REWRITTEN = "its rows were computed anew or it was unlogged for a while, and neither was sent"
 
@@ -71,12 +72,15 @@ class CatalogWatch:
         store: StateStore,
         observer: Observer,
         register: Callable[[Connection], None],
+        wanted: Collection[TableName] | None = None,
     ) -> None:
+        """`wanted` are the configured tables: one of them that has another name now is none of them any more."""
         self._connect = connect
         self._publication = publication
         self._store = store
         self._observer = observer
         self._register = register
+        self._wanted = wanted
         self._lock = threading.RLock()
         self._open: dict[TableId, _Open] = {}
         self._truncated: dict[TableId, Lsn] = {}
@@ -113,20 +117,21 @@ class CatalogWatch:
 
     def _examine(self, connection: Connection, status: TableStatus, remembered: Remembered | None, found: Look) -> None:
         now = found.tables.get(status.table_id)
-        if now is not None and now.name != status.name and status.state is not TableState.DATA_SYNC:
+        is_called_so = now is None or now.name == status.name or self._wanted is None or now.name in self._wanted
+        if now is not None and now.name != status.name and is_called_so and status.state is not TableState.DATA_SYNC:
             status = self._store.add_table(status.table_id, now.name)
-        if now is not None and now.is_published:
+        if now is not None and now.is_published and is_called_so:
             if remembered is not None and remembered.has_gap:
-                if status.state in _WATCHED or status.state is TableState.ERRORED:
+                if _is_continued(status) or is_absent(status):  # a copy that failed is tried again at its own time
                     self._copy_again(status, _WAS_NOT_PUBLISHED)
-            elif status.state in _WATCHED:
+            elif _is_continued(status):
                 self._compare(connection, status, remembered, now, found.lsn)
             return
         if remembered is not None and not remembered.has_gap:
             # First: a table that is stopped must also be known to come back by itself.
             self._store.save_fingerprint(status.table_id, replace(remembered, has_gap=True))
-        if status.state in _WATCHED:
-            self._stop_table(status, *self._not_published(connection, status, now, found))
+        if _is_continued(status):
+            self._stop_table(status, self._not_offered(connection, status, now, found))
 
     def _compare(
         self, connection: Connection, status: TableStatus, remembered: Remembered | None, now: Fingerprint, lsn: Lsn
@@ -207,8 +212,7 @@ class CatalogWatch:
 
     def start(self, applied: Callable[[TableId], TableSchema | None]) -> None:
         """Begins to look from time to time, beside a stream; `applied` gives the schema it has for a table."""
-        with self._lock:
-            self._applied, self._position = applied, None
+        self._applied, self._position = applied, None  # without the lock: a look of an earlier stream may have it
         # Its own: the thread of an earlier stream may still wait for an answer.
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(
@@ -302,7 +306,7 @@ class CatalogWatch:
                 continue
             del self._open[table_id]
             status, remembered = self._store.table(table_id), self._store.fingerprint(table_id)
-            if status is None or remembered is None or status.state not in _WATCHED or remembered.lsn >= waiting.lsn:
+            if status is None or remembered is None or not _is_continued(status) or remembered.lsn >= waiting.lsn:
                 continue
             with contextlib.suppress(StateConflict):
                 if self._is_truncated(table_id, remembered):
@@ -326,36 +330,37 @@ class CatalogWatch:
         """Has every table copied again that was copied, before its publication is created again."""
         with self._lock:
             for status in self._store.tables():
-                if status.state in _WATCHED:
+                if _is_continued(status):
                     self._copy_again(status, why)
 
-    def _stop_table(self, status: TableStatus, what: str, hint: str) -> None:
+    def _stop_table(self, status: TableStatus, error: TableAbsent) -> None:
         self._open.pop(status.table_id, None)
-        error = TableError(what, table=str(status.name), hint=hint)
-        self._store.transition(status, TableState.ERRORED, TableUpdate(error=what, hint=hint))
+        self._store.transition(status, TableState.ERRORED, absent_update(error))
         self._observer.on_state(status.name, TableState.ERRORED)
         self._observer.on_table_error(status.name, error)
 
-    def _not_published(
+    def _not_offered(
         self, connection: Connection, status: TableStatus, now: Fingerprint | None, found: Look
-    ) -> tuple[str, str]:
+    ) -> TableAbsent:
         """What happened and what to do."""
-        if now is None:
-            return (
-                f"{status.name} no longer exists at the source; its rows stay in the destination as they are",
-                "take it out of the configuration; a table created under its name is copied as a new one",
-            )
+        if now is None or (now.is_published and now.name != status.name):
+            return missing(status.name, None if now is None else now.name)
         missed = "its changes no longer arrive, and those made meanwhile are not kept"
         back = "it is copied again by itself as soon as it is published again"
         if found.publishing is None:
-            return (
-                f"{status.name}: publication {self._publication} does not exist, so {missed}",
-                f"start etl run again, which creates a publication for source.tables, or create it yourself; {back}",
-            )
-        if now.persistence != "p":
-            return f"{status.name} is unlogged, so {missed}", f"ALTER TABLE {now.name} SET LOGGED; {back}"
-        add = add_tables_statement(connection, self._publication, [now.name])
-        return f"{status.name} is no longer published by {self._publication}, so {missed}", f"{add}; {back}"
+            what = f"{status.name}: publication {self._publication} does not exist, so {missed}"
+            hint = "start etl run again, which creates a publication for source.tables, or create it yourself"
+        elif now.persistence != "p":
+            what, hint = f"{status.name} is unlogged, so {missed}", f"ALTER TABLE {now.name} SET LOGGED"
+        else:
+            what = f"{status.name} is no longer published by {self._publication}, so {missed}"
+            hint = add_tables_statement(connection, self._publication, [now.name])
+        return TableAbsent(what, table=str(status.name), hint=f"{hint}; {back}")
+
+
+def _is_continued(status: TableStatus) -> bool:
+    """Whether the table goes on from what the destination has: it is streamed, or its changes are kept for that."""
+    return status.state in COPIED or (status.state is TableState.ERRORED and status.sync_slot is not None)
 
 
 def _close(connection: Connection | None) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -45,6 +45,7 @@ from etl_core.replication.shared_copy import SharedRanges, fingerprint, live_hel
 from etl_core.replication.source import Source
 from etl_core.replication.table_errors import failed_update
 from etl_core.schema.arrow import refuse_unsupported
+from etl_core.source.absence import missing
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
@@ -89,6 +90,7 @@ class TableCopier:
         connections_per_table: int,
         unknown_types_to_bytes: bool,
         share: str | None,
+        wanted: Collection[TableName] | None = None,
         stop: threading.Event,
         drain: threading.Event | None = None,
     ) -> None:
@@ -103,6 +105,7 @@ class TableCopier:
         self._connections = connections_per_table
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._share = share
+        self._wanted = wanted
         self._stop = stop
         self._drain = drain or threading.Event()
 
@@ -248,6 +251,8 @@ class TableCopier:
                     table=str(status.name),
                     hint="add it again, or take it out of the configuration",
                 )
+            if self._wanted is not None and table.name not in self._wanted:
+                raise missing(status.name, table.name)
             lost = [one for plan in read_plan(connection, [table.name]) for one in plan.lost_partitions]
         if lost:
             raise TableError(

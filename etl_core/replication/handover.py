@@ -46,7 +46,7 @@ from etl_core.replication.sync_slots import SyncSlots
 from etl_core.schema.table import TableSchema
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import Hold, StateStore, TableStatus, TableUpdate
-from etl_core.state.table_state import TableState
+from etl_core.state.table_state import COPIED, TableState
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,6 @@ comes on by a batch: behind a slow destination it never comes closer."""
 _SHORT_STEP_SECONDS = 2.0
 """How long the main stream waits for last steps, all tables together, before it goes on and tries again later; or three
 times what the destination takes for a batch: one is under way, and the last one comes after it."""
-_STREAMED = frozenset({TableState.READY, TableState.SYNC_DONE, TableState.FINISHED_COPY})
 _CONFLICT_TRIES = 3
 
 
@@ -172,7 +171,7 @@ class Handover:
         The stream's position in the destination is the evidence. It is moved only when every table says it for itself.
         """
         what = self._fence.told(found)
-        while statuses := [status for status in self._store.tables() if status.state in _STREAMED]:
+        while statuses := [status for status in self._store.tables() if status.state in COPIED]:
             for status in statuses:  # until none is left: one that somebody moves meanwhile is looked at again
                 self._fail_replaced(status, what)
                 self._deactivate(status.table_id)

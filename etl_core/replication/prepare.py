@@ -25,7 +25,13 @@ from etl_core.replication.table_errors import absent_update, is_absent
 from etl_core.source.absence import find_absent
 from etl_core.source.catalog import PublishedTable, published_tables, table_schema
 from etl_core.source.connection import Connection
-from etl_core.source.publication import check_publication, ensure_publication, publication_oid, told_plan
+from etl_core.source.publication import (
+    check_publication,
+    ensure_publication,
+    find_publication,
+    publication_oid,
+    told_plan,
+)
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, slot_status, unread_slots
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
@@ -64,7 +70,7 @@ class Preparation:
         self._stop = stop
         self._watch = watch
         self._next_absent_look = 0.0
-        self._told_slots: set[str] = set()
+        self._told: set[str] = set()
 
     def prepare(self) -> None:
         """See `Pipeline.prepare`. What the source can refuse is asked before anything is made."""
@@ -74,9 +80,12 @@ class Preparation:
             server_info(connection)  # refuses what cannot be replicated
             if self._config.source.tables is not None:
                 self._tell_plan(connection, self._config.source.tables)
-            exists = self._check_tables(connection)
+            self._check_tables(connection)
             self._store.migrate()
             self._wait_for_turn(connection)
+            exists = (
+                find_publication(connection, self._source.publication) is not None
+            )  # now: others have had their turn
             is_known = self._check_known_source(connection)
             self._destination.prepare()
             # Before a look at the catalog brings the names up to date: the configuration may have the old ones.
@@ -105,20 +114,17 @@ class Preparation:
             self._drop_leaked_slots()
             self._tell_of_other_slots(connection)
 
-    def _check_tables(self, connection: Connection) -> bool:
-        """Whether the publication exists. Refuses a first start with a table that the source does not have or publish.
-
-        A later one goes on without it.
-        """
+    def _check_tables(self, connection: Connection) -> None:
+        """Refuses a first start with a table that the source does not have or publish; a later one goes on without."""
         try:
-            return self._check_publication(connection, self._config.source.tables)
+            self._check_publication(connection, self._config.source.tables)
         except (ConfigError, SourceRefused):
             self._store.migrate()
             if self._store.source_identity() is None:
                 raise
             absent = self._find_absent(connection, {status.table_id: status for status in self._store.tables()})
             try:
-                return self._check_publication(connection, self._wanted_but(absent))
+                self._check_publication(connection, self._wanted_but(absent))
             except EtlError:
                 # What is not published meanwhile is to be copied again, whenever the next start is not refused.
                 with contextlib.suppress(EtlError):
@@ -126,8 +132,8 @@ class Preparation:
                     self._watch.look_now(connection)
                 raise
 
-    def _check_publication(self, connection: Connection, tables: Sequence[TableName] | None) -> bool:
-        return check_publication(
+    def _check_publication(self, connection: Connection, tables: Sequence[TableName] | None) -> None:
+        check_publication(
             connection, self._source.publication, tables, allow_append_only=self._config.allow_append_only
         )
 
@@ -144,7 +150,8 @@ class Preparation:
 
     def _tell_plan(self, connection: Connection, tables: Sequence[TableName]) -> None:
         """Says what will not arrive, and what the publication does to the source, before anything is copied."""
-        sentences = told_plan(connection, self._source.publication, tables)
+        sentences = [one for one in told_plan(connection, self._source.publication, tables) if one not in self._told]
+        self._told.update(sentences)  # a run prepares again after each lost connection
         for sentence in sentences[:_SHOWN_NOTICES]:
             self._observer.on_notice(sentence)
         if len(sentences) > _SHOWN_NOTICES:
@@ -227,9 +234,10 @@ class Preparation:
         for status in self._store.tables():
             was = before.get(status.table_id, status)
             if status.table_id not in by_id and was.name in absent:
-                if is_absent(status) and not is_absent(was):
-                    continue  # the look at the catalog has just stopped it, and said why
-                self._stop_absent(status, absent[was.name])
+                if not is_absent(status):
+                    self._stop_absent(status, absent[was.name])
+                elif is_absent(was):  # else the look at the catalog has just stopped it, and said why
+                    self._observer.on_table_error(status.name, absent[was.name])
             elif status.table_id not in by_id:
                 self._forget(status)
         known = {status.table_id: status for status in self._store.tables()}
@@ -246,11 +254,10 @@ class Preparation:
         if status.state is TableState.PAUSED:
             return
         with contextlib.suppress(StateConflict):  # another process was faster
-            if not is_absent(status) or status.error != str(error):
-                self._store.transition(status, TableState.ERRORED, absent_update(error))
-                self._observer.on_state(status.name, TableState.ERRORED)
-                if status.sync_slot is not None:
-                    self._drop_unless_active(status.sync_slot)
+            self._store.transition(status, TableState.ERRORED, absent_update(error))
+            self._observer.on_state(status.name, TableState.ERRORED)
+            if status.sync_slot is not None:
+                self._drop_unless_active(status.sync_slot)
             self._observer.on_table_error(status.name, error)
 
     def _bring_back(self, status: TableStatus) -> None:
@@ -307,7 +314,9 @@ class Preparation:
     def _drop_leaked_slots(self) -> None:
         """Drops slots that a crash left behind, after setting back the copies that died."""
         self.reset_dead_copies()
-        slots = self._store.owned_slots()  # first: whoever creates one has moved its table before
+        # First: a copy has moved its table before it creates one. A slot in which another process is about to keep a
+        # failing table's changes may be taken for leaked; that table is copied again then.
+        slots = self._store.owned_slots()
         needed = {
             status.sync_slot
             for status in self._store.tables()
@@ -322,9 +331,9 @@ class Preparation:
         """The slot of a pipeline that was renamed fills the source's disk, and nobody else would say so."""
         owned = {slot.name for slot in self._store.owned_slots()}
         for slot in unread_slots(connection):
-            if slot.name in owned or slot.name in self._told_slots:
+            if slot.name in owned or slot.name in self._told:
                 continue
-            self._told_slots.add(slot.name)
+            self._told.add(slot.name)
             size = "WAL" if slot.bytes_behind is None else f"{slot.bytes_behind / (1 << 20):,.0f} MB of WAL"
             _log.warning(
                 "replication slot %s is not one of pipeline %s; it is not read at the moment and keeps %s on the "

@@ -130,8 +130,12 @@ class Source:
         name = self.new_sync_slot(table_id)
         try:
             with self.connect("slots") as connection:
-                self.store.record_slot(name, table_id, server_info(connection).system_identifier)
-                return KeptChanges(name, copy_slot(connection, self.main_slot, name))
+                cluster = server_info(connection).system_identifier
+                self.store.record_slot(name, table_id, cluster)
+                confirmed = copy_slot(connection, self.main_slot, name)
+                # Once more: another process that prepared meanwhile may have taken the record for one without a slot.
+                self.store.record_slot(name, table_id, cluster)
+                return KeptChanges(name, confirmed)
         except EtlError:
             with contextlib.suppress(EtlError):  # else at the next start, by its record
                 self.drop_if_owned(name)  # the answer may have been lost

@@ -74,8 +74,9 @@ class StoppedTables:
         At the first call, when a stream starts, all are tried. Raises TransientError.
         """
         kept = [status for status in statuses if _keeps(status)]
+        tried = [status for status in statuses if _is_tried(status)]
         at_start, self._is_start = self._is_start, False
-        is_weighed = bool(kept) and time.monotonic() >= self._next_weighing
+        is_weighed = bool(kept or tried) and time.monotonic() >= self._next_weighing
         if is_weighed:
             self._next_weighing = time.monotonic() + _WEIGH_EVERY
         now = datetime.now(UTC)
@@ -91,7 +92,9 @@ class StoppedTables:
                     attempts=status.attempts,
                 )
                 moves.append((status, TableState.FINISHED_COPY, update))
-        return moves
+        # Their slots are dropped by the hand-over, which reads them.
+        lost = [status for status in tried if is_weighed and self._weighs_too_much(status)]
+        return moves + [(status, TableState.INIT, TableUpdate(attempts=status.attempts)) for status in lost]
 
     def _keep(self, status: TableStatus, error: EtlError) -> tuple[str, Lsn] | None:
         """The slot that keeps the table's changes, and the position up to which the table is complete."""
@@ -129,18 +132,28 @@ class StoppedTables:
             self._keeping.complete_up_to(table_id, WatermarkMove(watermark, confirmed))
         return max(watermark, confirmed)
 
-    def _is_too_much(self, status: TableStatus) -> bool:
+    def _weighs_too_much(self, status: TableStatus) -> bool:
         size = None if status.sync_slot is None else self._keeping.kept_wal(status.sync_slot)
         if size is not None and size <= self._keeping.budget:
             return False
         what = "its slot is lost" if size is None else f"it keeps {size:,} bytes of WAL, more than batch.kept_wal"
         _log.warning("%s is copied again: %s", status.name, what)
+        return True
+
+    def _is_too_much(self, status: TableStatus) -> bool:
+        if not self._weighs_too_much(status):
+            return False
         if status.sync_slot is not None:
             try:
                 self._keeping.drop(status.sync_slot)
             except TransientError:
                 return False  # at the next look
         return True
+
+
+def _is_tried(status: TableStatus) -> bool:
+    """Whether the table goes on from what was kept for it, and has not caught up yet."""
+    return status.state is TableState.FINISHED_COPY and status.attempts > 0 and status.sync_slot is not None
 
 
 def _keeps(status: TableStatus) -> bool:

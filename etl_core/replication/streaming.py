@@ -40,7 +40,7 @@ from etl_core.replication.stream import Streamed, StreamWorker
 from etl_core.replication.stream_fence import StreamFence
 from etl_core.replication.sync_slots import SyncSlots
 from etl_core.source.replication_stream import ReplicationStream
-from etl_core.source.server import current_lsn
+from etl_core.source.server import current_lsn, limit_lock_waits
 from etl_core.source.shutdown_watch import ShutdownWatch
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import ReplicationProgress, StateStore, TableStatus
@@ -169,7 +169,8 @@ class Streaming:
 
     def _look_at_the_catalog(self) -> None:
         """Before any table is taken in: what the WAL does not say is found here or by the watch while it runs."""
-        with contextlib.closing(self._watch.connect()) as connection:
+        with contextlib.closing(self._source.connect("catalog_watch")) as connection:
+            limit_lock_waits(connection, 1)  # of a table that somebody alters; the look itself may take its time
             found = self._watch.look_now(connection)
         if found.publishing is None:
             raise SourceUnavailable(

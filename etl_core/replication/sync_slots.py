@@ -50,14 +50,19 @@ class SyncSlots:
             self._undropped[status.sync_slot] = status.table_id
 
     def drop_left(self, tables: Mapping[TableId, TableStatus]) -> None:
-        """Those of paused tables, which are copied anew when they are resumed, given up, or not dropped so far."""
-        paused = {status.table_id for status in tables.values() if status.state is TableState.PAUSED}
-        if paused:
+        """Those of tables that need none, given up, or not dropped so far."""
+        idle = {status.table_id for status in tables.values() if _needs_none(status)}
+        if idle:
             owned = {slot.name: slot.table_id for slot in self._store.owned_slots() if slot.table_id is not None}
-            self._undropped |= {name: of for name, of in owned.items() if of in paused}
+            self._undropped |= {name: of for name, of in owned.items() if of in idle}
         for name, table_id in list(self._undropped.items()):
             status = self._store.table(table_id)  # as of after its slots were read: a new copy has a new one
             if status is None or status.sync_slot != name:
                 with contextlib.suppress(SlotInUse):  # a copy that was paused waits for old transactions with it
                     self._source.drop_if_owned(name, 0.0)
                     del self._undropped[name]
+
+
+def _needs_none(status: TableStatus) -> bool:
+    """Whether the table is copied anew before it goes on: paused, set back, or stopped without its changes."""
+    return status.sync_slot is None and status.state in (TableState.PAUSED, TableState.INIT, TableState.ERRORED)

@@ -43,12 +43,12 @@ def find_absent(
     try:
         rows = conn.execute(_BY_NAME, ([t.namespace for t in names], [t.name for t in names])).fetchall()
         there = {TableName(*row) for row in rows}
-        missing = [table for table in names if table not in there]
-        ids = [int(known[table]) for table in missing if table in known]
+        gone = [table for table in names if table not in there]
+        ids = [int(known[table]) for table in gone if table in known]
         renamed = {row[0]: TableName(*row[1:]) for row in conn.execute(_BY_ID, (ids,)).fetchall()} if ids else {}
     except psycopg.Error as error:
         raise translate(error) from None
-    absent = {table: _missing(table, renamed.get(known.get(table))) for table in missing}
+    absent = {table: missing(table, renamed.get(known.get(table))) for table in gone}
     present = [table for table in names if table in there]
     if find_publication(conn, publication) is not None:
         for table in unpublished(conn, publication, present):
@@ -61,7 +61,8 @@ def find_absent(
     return absent
 
 
-def _missing(table: TableName, now_called: TableName | None) -> TableAbsent:
+def missing(table: TableName, now_called: TableName | None) -> TableAbsent:
+    """The error of a table that is not there under its name; `now_called` is what it is called, None if unknown."""
     if now_called is None or now_called == table:
         what = "was dropped or renamed" if now_called is None else "is no longer a permanent table"
         return TableAbsent(

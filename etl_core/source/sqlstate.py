@@ -137,6 +137,11 @@ def _refused(sqlstate: str, message: str) -> EtlError:
             return SourceChanged(
                 f"PostgreSQL refused: {message}", hint="without its slot changes are missing; copy the tables again"
             )
+        case "42704" if "publication" in message:
+            return SourceUnavailable(
+                f"PostgreSQL refused: {message}",
+                hint="start again, which creates a publication for source.tables: every table is then copied again",
+            )
         case "42501" if "row-level security" in message or "row security" in message:
             return SourceRefused(
                 f"PostgreSQL refused: {message}",

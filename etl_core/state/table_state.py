@@ -31,6 +31,9 @@ class IllegalTransition(PermanentError):
     """The table below has no such arrow."""
 
 
+COPIED = frozenset({TableState.FINISHED_COPY, TableState.SYNC_DONE, TableState.READY})
+"""The destination has a copy of the table that the stream continues, or is about to."""
+
 # Every state may go to INIT (a re-copy was asked for, or a crashed copy starts again), ERRORED and PAUSED.
 _ALWAYS = frozenset({TableState.INIT, TableState.ERRORED, TableState.PAUSED})
 
