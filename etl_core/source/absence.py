@@ -73,5 +73,5 @@ def missing(table: TableName, now_called: TableName | None) -> TableAbsent:
     return TableAbsent(
         f"{table} is called {now_called} at the source now; the destination keeps the rows it has as {table}",
         table=str(table),
-        hint=f"write {now_called} in source.tables in its place, and it is copied under that name",
+        hint=f"write {now_called} in source.tables in its place; then: etl resync {now_called}",
     )
