@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,7 @@ from etl_core.errors import (
     StateConflict,
     TransientError,
 )
-from etl_core.identifiers import TableName
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.background import BackgroundCopies
 from etl_core.replication.catalog_watch import CatalogWatch
@@ -145,11 +145,12 @@ class Pipeline:
             wanted = {self.find(name).table_id for name in tables}
         else:
             wanted = None
-        tables_to_copy = [status for status in self._to_copy() if wanted is None or status.table_id in wanted]
-        return self._copy(tables_to_copy, self.stop, share)
+        return self._copy(self._to_copy(wanted), self.stop, share)
 
-    def _to_copy(self) -> list[TableStatus]:
+    def _to_copy(self, wanted: Collection[TableId] | None = None) -> list[TableStatus]:
         """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first.
+
+        With `wanted`, of those alone: the others are the matter of whoever copies them.
 
         The first look of a process does not wait for the time that an earlier process set: its cause may be gone, and
         whoever starts a process wants to know.
@@ -160,12 +161,15 @@ class Pipeline:
         for status in self.store.tables():
             if status.state is not TableState.ERRORED or status.retry_at is None:
                 continue
+            if wanted is not None and status.table_id not in wanted:
+                continue
             if status.sync_slot is not None:
                 continue  # its changes are kept, and the stream tries it again
             if status.retry_at <= now or not self._has_looked:
                 self._transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
         self._has_looked = True
-        return [status for status in self.store.tables() if status.state is TableState.INIT]
+        to_copy = [status for status in self.store.tables() if status.state is TableState.INIT]
+        return to_copy if wanted is None else [status for status in to_copy if status.table_id in wanted]
 
     def help_sync(self, name: TableName, token: str) -> CopyResult | None:
         """Copies a share of what another process copies now under that token; returns how much.
