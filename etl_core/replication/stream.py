@@ -23,10 +23,11 @@ from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Begin
-from etl_core.replication.applier import Applier, Writer
+from etl_core.replication.applier import Applier
 from etl_core.replication.assembler import Assembler
 from etl_core.replication.batching import batch_is_due
 from etl_core.replication.failpoints import CONFIRMED, reach
+from etl_core.replication.writer import Writer
 from etl_core.source.replication_stream import Pause, ReplicationStream
 from etl_core.source.server_clock import age
 from etl_core.source.shutdown_watch import ShutdownWatch
