@@ -29,6 +29,7 @@ class SyncSlots:
 
     def kept(self, status: TableStatus) -> SlotStatus | None:
         """The table's sync slot, None if it is gone or no longer holds what it was made for."""
+        self._leave_earlier(status)
         if status.sync_slot is not None:
             self._read[status.table_id] = status.sync_slot
         slot = None if status.sync_slot is None else self._source.slot_status(status.sync_slot)
@@ -39,8 +40,15 @@ class SyncSlots:
         if table_id in self._read:
             self._undropped[self._read.pop(table_id)] = table_id
 
+    def _leave_earlier(self, status: TableStatus) -> None:
+        """The table may have been copied again before a look saw it: the slot of the earlier copy is left over."""
+        earlier = self._read.pop(status.table_id, None)
+        if earlier is not None and earlier != status.sync_slot:
+            self._undropped[earlier] = status.table_id
+
     def drop(self, status: TableStatus) -> None:
         """Drops the table's slot, if it has one; tried again by `drop_left` if that fails for the moment."""
+        self._leave_earlier(status)
         if status.sync_slot is None:
             return
         try:

@@ -23,7 +23,7 @@ from etl_core.source.sqlstate import from_sqlstate, stream_error
         ("55000", "logical decoding requires wal_level >= logical", SourceRefused, "wal_level"),
         ("55000", 'can no longer access replication slot "s"', SourceChanged, "copy"),
         ("42704", 'replication slot "s" does not exist', SourceChanged, "copy"),
-        ("42704", 'publication "p" does not exist', SourceRefused, ""),
+        ("42704", 'publication "p" does not exist', SourceUnavailable, "start again"),
         ("58P01", "requested WAL segment 000000010000000000000001 has already been removed", SourceChanged, "copy"),
         ("42501", "permission denied for table t", SourceRefused, "doctor"),
         ("42501", 'query would be affected by row-level security policy for table "t"', SourceRefused, "BYPASSRLS"),
