@@ -222,9 +222,8 @@ class Applier:
                     self._fail_table(found, batch)
                 return found
             except WatermarkConflict as found:
-                conflicts.append(
-                    found
-                )  # a table was copied meanwhile, or an answer was lost: nothing of it is at fault
+                # A table was copied meanwhile, or an answer was lost: none of the group is at fault.
+                conflicts.append(found)
                 self._reactions.reload()
                 return found
             except (DestinationError, TransientError) as found:
