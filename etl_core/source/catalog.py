@@ -133,7 +133,7 @@ class PublishedTable:
 def published_tables(conn: Connection, publication: str) -> list[PublishedTable]:
     """All tables the publication publishes, by name; partitions under their root if it says publish_via_partition_root.
 
-    Raises SourceRefused if there is no such publication.
+    Raises SourceUnavailable if there is no such publication: the next start creates it.
     """
     return _read_tables(conn, _published(conn, publication), sql.SQL(_LEAVES), sql.SQL(""))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etl_core.errors import SourceRefused
+from etl_core.errors import SourceUnavailable
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TypeKind
 from etl_core.source.catalog import (
@@ -204,8 +204,9 @@ def test_a_table_without_columns(database: Database, conn: Connection) -> None:
 
 
 def test_a_publication_that_does_not_exist(conn: Connection) -> None:
-    with pytest.raises(SourceRefused, match='publication "nope" does not exist'):
+    with pytest.raises(SourceUnavailable, match='publication "nope" does not exist') as caught:
         published_tables(conn, "nope")
+    assert "start again" in (caught.value.hint or "")
 
 
 def test_a_thousand_tables(database: Database, conn: Connection) -> None:
