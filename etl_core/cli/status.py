@@ -32,7 +32,8 @@ def status(pipeline: Pipeline, arguments: Arguments) -> int:
 
 def status_lines(known: PipelineStatus, now: datetime) -> list[str]:
     """The status as text, without the name of the pipeline."""
-    lines = [f"source       {known.source_error}"] if known.source_error else []
+    source = known.source_error or known.transport
+    lines = [f"source       {source}"] if source else []
     if known.destination_error:
         lines.append(f"destination  {known.destination_error}")
     if not known.tables and known.progress is None:

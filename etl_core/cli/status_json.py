@@ -12,6 +12,7 @@ from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.pipeline import PipelineStatus
 from etl_core.source.slot import SlotStatus
+from etl_core.source.transport import Transport
 from etl_core.state.store import TableStatus
 
 _FRESH = 8.0
@@ -22,7 +23,11 @@ def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) 
     """The object that is printed."""
     return {
         "pipeline": config.pipeline,
-        "source": {"reachable": known.source_error is None, "error": known.source_error},
+        "source": {
+            "reachable": known.source_error is None,
+            "error": known.source_error,
+            "transport": None if known.transport is None else _transport(known.transport),
+        },
         "destination": {"type": config.destination.type, "error": known.destination_error},
         "stream": _stream(known, now),
         "slot": None if known.slot is None else _slot(known.slot),
@@ -61,6 +66,15 @@ def _stream(known: PipelineStatus, now: datetime) -> dict[str, object] | None:
         "error": known.stream_error and known.stream_error.error,
         "hint": known.stream_error and known.stream_error.hint,
         "held_by": known.held_by,
+    }
+
+
+def _transport(transport: Transport) -> dict[str, object]:
+    return {
+        "kind": transport.kind,
+        "tls_version": transport.tls_version,
+        "cipher": transport.cipher,
+        "sslmode": transport.sslmode,
     }
 
 

@@ -13,6 +13,7 @@ from etl_core.replication.hold import StreamHold
 from etl_core.replication.look import Look
 from etl_core.replication.source import Source
 from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.source.transport import Transport, transport_of
 from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus
 from etl_core.state.table_state import TableState
 
@@ -40,6 +41,8 @@ class PipelineStatus:
     """What ended the stream, if it has not gone on since."""
     held_by: str | None = None
     """Who holds the stream at a position, and since when: a comparison that runs."""
+    transport: Transport | None = None
+    """How this process reached the source just now, by the configuration that the stream has too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class _SourceSeen:
     slot: SlotStatus | None
     holder: str | None
     copies: frozenset[TableId]
+    transport: Transport | None
 
 
 def read_status(source: Source, store: StateStore, destination: Destination, hold: StreamHold) -> PipelineStatus:
@@ -57,7 +61,7 @@ def read_status(source: Source, store: StateStore, destination: Destination, hol
     asked_source = Look("the source", lambda: _look_at_source(source, hold))
     asked_destination = Look("the destination", lambda: _look_at_destination(destination))
     tables, progress = store.tables(), store.progress()
-    seen = _SourceSeen(None, None, frozenset())
+    seen = _SourceSeen(None, None, frozenset(), None)
     watermarks: dict[TableId, Lsn] = {}
     source_error = destination_error = None
     try:
@@ -82,6 +86,7 @@ def read_status(source: Source, store: StateStore, destination: Destination, hol
         destination_error,
         stream_error(store),
         seen.holder,
+        seen.transport,
     )
 
 
@@ -91,6 +96,7 @@ def _look_at_source(source: Source, hold: StreamHold) -> _SourceSeen:
             slot_status(connection, source.main_slot),
             hold.describe(connection),
             source.running_copies(connection),
+            transport_of(connection),
         )
 
 

@@ -21,6 +21,7 @@ from etl_core.source.finding import Finding, Severity
 from etl_core.source.server import ServerInfo, server_info
 from etl_core.source.slot import SlotStatus, find_writers, slot_status
 from etl_core.source.sqlstate import translate
+from etl_core.source.transport import Transport, transport_of
 
 __all__ = ["Finding", "Severity", "examine"]
 
@@ -86,6 +87,7 @@ def examine(
         findings: list[Finding] = []
         try:
             server = _read_server(conn, pipeline)
+            findings.append(check_transport(transport_of(conn)))
             findings += _check_server(server)
             findings += _check_replication_connection(conninfo, pipeline, conn, server.info)
             findings += _check_pooler(conn)
@@ -116,6 +118,27 @@ def _check_server(server: _Server) -> Iterator[Finding]:
     )
     for check in checks:
         yield from check(server)
+
+
+def check_transport(transport: Transport) -> Finding:
+    """What `transport` lets others on the way to another machine do."""
+    if transport.is_local or transport.kind == "gssapi":
+        return Finding(Severity.OK, "transport", str(transport))
+    if transport.kind == "tcp":
+        return Finding(
+            Severity.WARNING,
+            "transport",
+            "TCP without TLS to another machine: whoever is on the way can read and change rows;"
+            " set source.sslmode to verify-full, and source.sslrootcert to the authority of the server's certificate",
+        )
+    if not transport.is_verified:
+        return Finding(
+            Severity.NOTE,
+            "transport",
+            f"{transport}: the server's certificate is not verified, so another server could take its place;"
+            " set source.sslmode to verify-full, and source.sslrootcert to the authority of the server's certificate",
+        )
+    return Finding(Severity.OK, "transport", str(transport))
 
 
 def _check_version(server: _Server) -> Iterator[Finding]:

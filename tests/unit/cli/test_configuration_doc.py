@@ -21,6 +21,7 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.pipeline import PipelineStatus
 from etl_core.source.slot import SlotStatus
+from etl_core.source.transport import Transport
 from etl_core.state.store import ReplicationProgress, TableStatus
 from etl_core.state.table_state import TableState
 
@@ -129,7 +130,13 @@ def test_the_json_of_status_is_as_documented(folder: Path) -> None:
         bytes_behind=0,
     )
     known = PipelineStatus(
-        [table], {TableId(1): Lsn(1)}, ReplicationProgress(Lsn(1), at, 10, 5.0, 0.4, at), slot, None, None
+        [table],
+        {TableId(1): Lsn(1)},
+        ReplicationProgress(Lsn(1), at, 10, 5.0, 0.4, at),
+        slot,
+        None,
+        None,
+        transport=Transport("tls", False, "TLSv1.3", "TLS_AES_256_GCM_SHA384", "verify-full"),
     )
     [documented] = [json.loads(text) for kind, text in BLOCKS if kind == "json"]
     assert shape(documented) == shape(json.loads(json.dumps(status_object(load_config("etl.yaml"), known, at))))
