@@ -1,4 +1,4 @@
-"""`python -m benchmarks [names…] [--rows N] [--runs N] [--seconds N] [--out FILE]`: beside PostgreSQL's own tools.
+"""`python -m benchmarks [names…] [--rows N] [--runs N] [--seconds N] …`: beside PostgreSQL's own tools.
 
 Each benchmark is printed and written (to out/latest.json) when it has ended; the table comes after the last.
 """
@@ -11,16 +11,19 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.copying import copy_arrow, copy_bigquery, copy_duckdb
+from benchmarks.copying import copy_arrow, copy_bigquery, copy_duckdb, verify
 from benchmarks.figures import OUT, Report
 from benchmarks.latency import latency
+from benchmarks.load import SHAPES
 from benchmarks.orchestration import orchestration
-from benchmarks.server import running_server
+from benchmarks.server import KINDS, running_server
 from benchmarks.session import Result, Session
-from benchmarks.streaming import cost, memory, stream_arrow, stream_arrow_unix, stream_duckdb
+from benchmarks.shapes import shapes
+from benchmarks.streaming import cost, memory, stream_arrow, stream_arrow_unix, stream_duckdb, transaction
 
 
 def bigquery_encode(session: Session) -> Result:
@@ -45,6 +48,9 @@ BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "copy_duckdb": copy_duckdb,
     "cost": cost,
     "memory": memory,
+    "shapes": shapes,
+    "transaction": transaction,
+    "verify": verify,
     "latency": latency,
     "orchestration": orchestration,
     "copy_bigquery": copy_bigquery,
@@ -56,8 +62,21 @@ BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
 def main() -> int:
     options = _options()
     report, failed = Report({}, {}), []
-    with running_server() as server, tempfile.TemporaryDirectory(prefix="etl-bench-") as directory:
-        session = Session(server, Path(directory), options.rows, options.runs, options.seconds)
+    with (
+        running_server() as server,
+        tempfile.TemporaryDirectory(prefix="etl-bench-") as directory,
+        ExitStack() as stack,
+    ):
+        session = Session(
+            server,
+            Path(directory),
+            options.rows,
+            options.runs,
+            options.seconds,
+            options.shapes,
+            options.kinds,
+            stack,
+        )
         environment = {
             "postgres": server.postgres.version_num,
             "rows": options.rows,
@@ -94,6 +113,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, help="how long a latency is measured (default: a minute, with Dagster 100 seconds)"
     )
+    parser.add_argument(
+        "--shapes",
+        type=lambda text: _chosen(text, SHAPES),
+        default=tuple(SHAPES),
+        metavar="A,B",
+        help=f"which shapes of load (default: all): {', '.join(SHAPES)}",
+    )
+    parser.add_argument(
+        "--kinds",
+        type=lambda text: _chosen(text, KINDS),
+        default=KINDS,
+        metavar="A,B",
+        help=f"over which kinds of connection shapes and latencies are measured (default: all): {', '.join(KINDS)}",
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="the file that is written after each benchmark")
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
@@ -101,6 +134,13 @@ def _options() -> argparse.Namespace:
     if options.rows < 1_000 or options.runs < 1 or (options.seconds is not None and options.seconds < 1):
         parser.error("--rows must be at least 1000, --runs and --seconds at least 1")
     return options
+
+
+def _chosen(text: str, known: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(known):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+    return names
 
 
 def _measure(name: str, session: Session, report: Report) -> None:

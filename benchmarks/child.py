@@ -71,17 +71,28 @@ class _Counter(Observer):
         self.rows += flush.rows
 
 
-def stream(spec: dict[str, Any]) -> dict[str, float]:
+def stream(spec: dict[str, Any]) -> dict[str, Any]:
     """The pipeline as it is, from opening the stream until everything up to `until` is durable and confirmed."""
     directory = Path(spec["directory"])
     counter = _Counter()
-    marks = spec["watermarks"]
-    destination = None if marks is None else null_destination(directory, marks)
+    destination = null_destination(directory, spec["watermarks"]) if spec["into"] == "null" else None
     with build_pipeline(spec["dsn"], directory, destination=destination, observer=counter) as pipeline:
         pipeline.prepare()
         meter = Meter()
         pipeline.stream(until=Lsn(spec["until"]))
-        return meter.read(counter.rows)
+        measured = meter.read(counter.rows)
+        compared = pipeline.verify() if spec["verify"] else []
+        return {**measured, "different": [str(one.table) for one in compared if not one.is_equal]}
+
+
+def verify(spec: dict[str, Any]) -> dict[str, float]:
+    """A comparison of all tables with DuckDB; nobody streams meanwhile."""
+    with build_pipeline(spec["dsn"], Path(spec["directory"])) as pipeline:
+        pipeline.prepare()
+        meter = Meter()
+        compared = pipeline.verify()
+        assert all(one.is_equal for one in compared)
+        return meter.read(sum(one.source_rows for one in compared))
 
 
 def halves(spec: dict[str, Any]) -> dict[str, float]:
@@ -227,7 +238,15 @@ def follow(spec: dict[str, Any]) -> dict[str, float]:
         return meter.read(0)
 
 
-TASKS = {"stream": stream, "halves": halves, "copy": copy_to_arrow, "drain": drain, "sync": sync, "follow": follow}
+TASKS = {
+    "stream": stream,
+    "verify": verify,
+    "halves": halves,
+    "copy": copy_to_arrow,
+    "drain": drain,
+    "sync": sync,
+    "follow": follow,
+}
 
 if __name__ == "__main__":
     print(json.dumps(TASKS[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from benchmarks.backlog import make_backlog
 from benchmarks.measuring import Run, cpu_per_million, details, in_turn, ratio, run_child
 from benchmarks.session import Result, Session
 from benchmarks.workload import create_workload
@@ -36,6 +37,20 @@ def copy_bigquery(session: Session) -> Result:
         runs = [_run(session, "sync", _FEW, rows, bigquery=options) for _ in range(session.runs)]
     figures = {"bigquery_copy_cpu_s_per_million_rows": cpu_per_million(runs)}
     return Result(figures, details(runs, runs)["ours"])
+
+
+def verify(session: Session) -> Result:
+    """The same table compared with DuckDB: rows a second over those of its copy into DuckDB."""
+    rows = 2 * session.rows
+    session.once(_DATABASE, lambda: create_workload(session.server, _DATABASE, base=rows))
+    backlog = session.once("verified", lambda: make_backlog(session.server, _DATABASE, session.directory, lambda: 0))
+    ours, reference = in_turn(backlog.verify, lambda: _run(session, "sync", _DATABASE, rows), session.runs)
+    assert all(run.rows == rows for run in ours), "rows are missing in the comparison"
+    figures = {
+        "verify_ratio": ratio(ours, reference),
+        "verify_peak_rss_mb": max(run.peak_rss_mb or 0.0 for run in ours),
+    }
+    return Result(figures, details(ours, reference))
 
 
 def _compare(session: Session, task: str) -> tuple[list[Run], list[Run]]:

@@ -1,4 +1,4 @@
-"""From a commit on the source to its visibility in DuckDB, while 50 transactions a second are made.
+"""From a commit on the source to its visibility in DuckDB, while 50 or 500 transactions a second are made.
 
 Each transaction inserts one row and updates another. Its time begins when COMMIT has returned to the client that made
 it, and ends when the stream says that the batch with it is durable: by then the DuckDB file is closed again, and the
@@ -16,6 +16,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +26,75 @@ import numpy as np
 from benchmarks.backlog import make_backlog
 from benchmarks.measuring import child_command
 from benchmarks.pipelines import PIPELINE, database_file
+from benchmarks.server import Kind, Server
 from benchmarks.session import Result, Session
 from benchmarks.workload import create_workload
 from etl_core.identifiers import main_slot_name
 
-_DATABASE = "latency"
 _BASE = 100_000
-_PER_SECOND = 50
+_RATES = (50, 500)
 _SECONDS = 60
 _READ_EVERY = 2.0
 _PATIENCE = 300.0
 
 
 def latency(session: Session) -> Result:
+    """At each rate over TCP and TLS; `latency_p50_ms` is at 50 a second over TCP."""
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    for kind in session.kinds:
+        if kind == "unix":
+            continue  # waits as TCP does
+        for rate in _RATES:
+            measured = _follow(session, kind, rate)
+            key = f"latency_{rate}" if kind == "tcp" else f"latency_{rate}_{kind}"
+            names = [key, "latency"] if (kind, rate) == ("tcp", 50) else [key]
+            percentiles = measured.pop("percentiles")
+            figures |= {f"{name}_p{p}_ms": value for name in names for p, value in percentiles.items()}
+            details[key] = measured
+    return Result(figures, details)
+
+
+def _follow(session: Session, kind: Kind, rate: int) -> dict[str, Any]:
+    """What was measured at one rate over one kind of connection; `percentiles` in milliseconds, by 50 and 99."""
     base = min(_BASE, session.rows)
-    create_workload(session.server, _DATABASE, base=base)
-    backlog = make_backlog(session.server, _DATABASE, session.directory, lambda: 0)
-    session.server.copy_slot(_DATABASE, backlog.master, main_slot_name(PIPELINE))
-    spec = {"dsn": session.server.dsn(_DATABASE), "directory": str(backlog.directory)}
+    server, database = session.server_for([kind]), f"latency_{rate}_{kind}"
+    create_workload(server, database, base=base)
+    backlog = make_backlog(server, database, session.directory, lambda: 0)
+    server.copy_slot(database, backlog.master, main_slot_name(PIPELINE))
+    spec = {"dsn": server.dsn(database, kind), "directory": str(backlog.directory)}
     command = child_command("follow", spec)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
         assert stream.stdin is not None
         flushes = _Flushes(stream)
-        committed = _commit_steadily(session, base, database_file(backlog.directory), flushes)
+        load = _Load(server, database, base, rate, int(rate * (session.seconds or _SECONDS)))
+        committed = _commit_steadily(load, database_file(backlog.directory), flushes)
         flushes.wait_for(len(committed))
         stream.stdin.close()
         flushes.thread.join()
+    server.drop_slot(database, main_slot_name(PIPELINE))
+    server.drop_slot(database, backlog.master)
     milliseconds = (flushes.visible_at(len(committed)) - np.array(committed)) * 1000
-    figures = {f"latency_p{p}_ms": float(np.percentile(milliseconds, p)) for p in (50, 99)}
-    return Result(
-        figures,
-        {
-            "transactions": len(committed),
-            "seconds": committed[-1] - committed[0],
-            "max_ms": float(milliseconds.max()),
-            "flushes": len(flushes.times),
-            "flush_ms_median": float(np.median(flushes.seconds)) * 1000,
-            "reads_that_proved_it": flushes.proofs,
-        },
-    )
+    return {
+        "percentiles": {p: float(np.percentile(milliseconds, p)) for p in (50, 99)},
+        "transactions": len(committed),
+        "seconds": committed[-1] - committed[0],
+        "max_ms": float(milliseconds.max()),
+        "flushes": len(flushes.times),
+        "flush_ms_median": float(np.median(flushes.seconds)) * 1000,
+        "reads_that_proved_it": flushes.proofs,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """`transactions`, `rate` a second, on a table that had `base` rows."""
+
+    server: Server
+    database: str
+    base: int
+    rate: int
+    transactions: int
 
 
 class _Flushes:
@@ -109,22 +140,20 @@ class _Flushes:
             self._ready.set()
 
 
-def _commit_steadily(session: Session, base: int, file: Path, flushes: _Flushes) -> list[float]:
+def _commit_steadily(load: _Load, file: Path, flushes: _Flushes) -> list[float]:
     """When the COMMIT of each transaction returned."""
     stop = threading.Event()
     pool = ThreadPoolExecutor(1)
-    proving = pool.submit(_prove, base, file, flushes, stop)
+    proving = pool.submit(_prove, load.base, file, flushes, stop)
     committed = []
-    transactions = int(_PER_SECOND * (session.seconds or _SECONDS))
-    with session.server.connect(_DATABASE) as connection:
+    with load.server.connect(load.database) as connection:
         started = time.monotonic()
-        for number in range(transactions):
-            time.sleep(max(0.0, started + number / _PER_SECOND - time.monotonic()))
+        for number in range(load.transactions):
+            time.sleep(max(0.0, started + number / load.rate - time.monotonic()))
             with connection.transaction():
-                connection.execute(
-                    "INSERT INTO orders SELECT * FROM make_orders(%(id)s, %(id)s)", {"id": base + number + 1}
-                )
-                connection.execute("UPDATE orders SET amount = amount + 1 WHERE id = %s", (number * 7919 % base + 1,))
+                new, old = load.base + number + 1, number * 7919 % load.base + 1
+                connection.execute("INSERT INTO orders SELECT * FROM make_orders(%(id)s, %(id)s)", {"id": new})
+                connection.execute("UPDATE orders SET amount = amount + 1 WHERE id = %s", (old,))
             committed.append(time.monotonic())
             if proving.done():
                 break  # it failed

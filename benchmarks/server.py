@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import psutil
 from psycopg import sql
@@ -21,7 +22,14 @@ from benchmarks.measuring import Run
 from etl_core.lsn import Lsn
 from etl_core.silence import WatchedConnection
 from etl_core.source.slot import drop_slot
-from etl_core.testing.postgres import Database, PostgresServer, create_database, find_binaries, temporary_postgres
+from etl_core.testing.postgres import (
+    Database,
+    PostgresServer,
+    create_database,
+    find_binaries,
+    find_tls_binaries,
+    temporary_postgres,
+)
 
 SETTINGS = {
     "shared_buffers": "512MB",
@@ -31,6 +39,8 @@ SETTINGS = {
     "jit": "off",
 }
 PUBLICATION = "bench"
+Kind: TypeAlias = Literal["tcp", "tls", "unix"]
+KINDS: tuple[Kind, ...] = ("tcp", "tls", "unix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +52,10 @@ class Server:
     def database(self, name: str) -> Database:
         return create_database(self.postgres, name)
 
-    def dsn(self, database: str, *, unix: bool = False) -> str:
-        """Over TCP to 127.0.0.1, or over the unix socket."""
-        return self.postgres.local_dsn(database) if unix else self.postgres.dsn(database)
+    def dsn(self, database: str, kind: Kind = "tcp") -> str:
+        """Over TCP to 127.0.0.1, the same with TLS, or over the unix socket."""
+        ways = {"tcp": self.postgres.dsn, "tls": self.postgres.tls_dsn, "unix": self.postgres.local_dsn}
+        return ways[kind](database)
 
     def connect(self, database: str) -> WatchedConnection:
         return WatchedConnection.connect(self.postgres.local_dsn(database), autocommit=True)
@@ -81,12 +92,12 @@ class Server:
                     return
                 time.sleep(0.01)
 
-    def receive(self, database: str, master: str, until: Lsn, rows: int, *, unix: bool = False) -> Run:
+    def receive(self, database: str, master: str, until: Lsn, rows: int, kind: Kind = "tcp") -> Run:
         """`pg_recvlogical -f /dev/null` over the backlog from `master` to `until`."""
         self.copy_slot(database, master, "reference")
         command = [
             str(self.postgres.binaries.path("pg_recvlogical")),
-            f"--dbname={self.dsn(database, unix=unix)}",
+            f"--dbname={self.dsn(database, kind)}",
             "--slot=reference",
             "--start",
             "--no-loop",
@@ -117,4 +128,12 @@ def running_server() -> Iterator[Server]:
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
     with temporary_postgres(find_binaries(), settings=SETTINGS, trust=True) as postgres:
+        yield Server(postgres)
+
+
+@contextmanager
+def running_tls_server() -> Iterator[Server]:
+    """One that takes TLS as well, from a PostgreSQL that was built with it: another version than the first, perhaps."""
+    binaries = find_tls_binaries(programs=["pg_recvlogical"])
+    with temporary_postgres(binaries, settings=SETTINGS, trust=True, tls="offered") as postgres:
         yield Server(postgres)

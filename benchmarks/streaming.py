@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.backlog import Backlog, make_backlog
+from benchmarks.backlog import Backlog, Into, make_backlog
 from benchmarks.measuring import details, in_turn, ratio
-from benchmarks.server import Server
+from benchmarks.server import Kind, Server
 from benchmarks.session import Result, Session
-from benchmarks.workload import create_workload, insert_rows, mix_changes
+from benchmarks.workload import create_workload, insert_rows, mix_changes, update_rows
 
 
 def inserted(session: Session) -> Backlog:
     """Inserts in transactions of 1,000, for a destination that stores nothing."""
-    return session.once("inserted", lambda: _make(session, "inserted", insert_rows, is_null=True))
+    return session.once("inserted", lambda: _make(session, "inserted", insert_rows))
 
 
 def mixed(session: Session) -> Backlog:
@@ -42,27 +42,26 @@ def _make(
     change: Callable[[Server, str, int], int],
     *,
     base: int = 0,
-    is_null: bool = False,
 ) -> Backlog:
     create_workload(session.server, database, base=base)
     make_changes = lambda: change(session.server, database, session.rows)  # noqa: E731
-    return make_backlog(session.server, database, session.directory, make_changes, is_null=is_null)
+    return make_backlog(session.server, database, session.directory, make_changes)
 
 
 def stream_arrow(session: Session) -> Result:
-    return _compare(session, inserted(session), "stream_arrow_ratio", unix=False)
+    return _compare(session, inserted(session), "stream_arrow_ratio", "null")
 
 
 def stream_arrow_unix(session: Session) -> Result:
-    return _compare(session, inserted(session), "stream_arrow_unix_ratio", unix=True)
+    return _compare(session, inserted(session), "stream_arrow_unix_ratio", "null", "unix")
 
 
 def stream_duckdb(session: Session) -> Result:
-    return _compare(session, mixed(session), "stream_duckdb_ratio", unix=False)
+    return _compare(session, mixed(session), "stream_duckdb_ratio", "duckdb")
 
 
-def _compare(session: Session, backlog: Backlog, key: str, *, unix: bool) -> Result:
-    ours, reference = in_turn(lambda: backlog.stream(unix=unix), lambda: backlog.receive(unix=unix), session.runs)
+def _compare(session: Session, backlog: Backlog, key: str, into: Into, kind: Kind = "tcp") -> Result:
+    ours, reference = in_turn(lambda: backlog.stream(into, kind), lambda: backlog.receive(kind), session.runs)
     return Result({key: ratio(ours, reference)}, details(ours, reference))
 
 
@@ -73,9 +72,22 @@ def cost(session: Session) -> Result:
     return Result({key: sorted(run[key] for run in runs)[len(runs) // 2] for key in keys}, {"runs": runs})
 
 
+def transaction(session: Session) -> Result:
+    """Every row of a table updated in one transaction, over the same in transactions of 1,000, both into DuckDB."""
+    rows = session.rows
+    whole = _make(session, "at_once", lambda server, database, _: update_rows(server, database, rows, rows), base=rows)
+    small = _make(session, "updated", update_rows, base=rows)
+    ours, reference = in_turn(lambda: whole.stream("duckdb"), lambda: small.stream("duckdb"), session.runs)
+    figures = {
+        "transaction_ratio": ratio(ours, reference),
+        "transaction_peak_rss_mb": max(run.peak_rss_mb or 0.0 for run in ours),
+    }
+    return Result(figures, details(ours, reference))
+
+
 def memory(session: Session) -> Result:
     """The larger of two peaks: a backlog of small transactions, and one transaction that does not fit into memory."""
-    backlog, transaction = mixed(session).stream(), one_transaction(session).stream()
+    backlog, transaction = mixed(session).stream("duckdb"), one_transaction(session).stream("duckdb")
     assert backlog.peak_rss_mb is not None
     assert transaction.peak_rss_mb is not None
     figures = {

@@ -37,6 +37,16 @@ BEGIN
     END LOOP;
 END $$
 """
+_UPDATES = """
+CREATE PROCEDURE update_backlog(changes bigint, chunk bigint) LANGUAGE plpgsql AS $$
+DECLARE first bigint;
+BEGIN
+    FOR first IN SELECT generate_series(1, changes, chunk) LOOP
+        UPDATE orders SET amount = amount + 1, note = 'changed' WHERE id BETWEEN first AND first + chunk - 1;
+        COMMIT;
+    END LOOP;
+END $$
+"""
 # Of `base` rows the even ids are updated and the odd ones deleted, scattered by a prime over the whole table. A quarter
 # of the updates goes to rows that the transaction before has inserted, so that changes of one key meet in a batch.
 _MIXED = """
@@ -62,7 +72,7 @@ def create_workload(server: Server, database: str, *, base: int = 0) -> None:
     """A new database with the table of `base` rows, its procedures and its publication."""
     server.database(database)
     with server.connect(database) as connection:
-        for statement in (_TABLE, _ROWS, _INSERTS, _MIXED):
+        for statement in (_TABLE, _ROWS, _INSERTS, _UPDATES, _MIXED):
             connection.execute(statement)
         insert_rows(server, database, base, base or 1)
         connection.execute("VACUUM ANALYZE orders")
@@ -73,6 +83,13 @@ def insert_rows(server: Server, database: str, rows: int, chunk: int = TRANSACTI
     """Inserts rows 1 to `rows` in transactions of `chunk`."""
     with server.connect(database) as connection:
         connection.execute("CALL insert_backlog(%s, %s)", (rows, chunk))
+    return rows
+
+
+def update_rows(server: Server, database: str, rows: int, chunk: int = TRANSACTION_ROWS) -> int:
+    """Updates rows 1 to `rows` in transactions of `chunk`."""
+    with server.connect(database) as connection:
+        connection.execute("CALL update_backlog(%s, %s)", (rows, chunk))
     return rows
 
 
