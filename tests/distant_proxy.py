@@ -50,11 +50,10 @@ class DistantProxy:
         self._loop.close()
 
     def wait_for_keepalives(self, count: int, patience: float) -> None:
-        """Waits until `count` more keepalives have gone through."""
+        """Waits until `count` keepalives have gone through."""
         with self._counted:
-            wanted = self.keepalives + count
-            if not self._counted.wait_for(lambda: self.keepalives >= wanted, patience):
-                raise AssertionError(f"{self.keepalives} of {wanted} keepalives went through")
+            if not self._counted.wait_for(lambda: self.keepalives >= count, patience):
+                raise AssertionError(f"{self.keepalives} of {count} keepalives went through")
 
     def _call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
