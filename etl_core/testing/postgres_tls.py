@@ -22,7 +22,7 @@ Tls: TypeAlias = Literal["off", "offered", "required"]
 With TLS, a client shows a certificate of the server's own authority.
 """
 
-_DAYS = 30
+_DAYS = 3650
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Certificates:
 def ensure_certificates(directory: Path, *, host: str, address: str, user: str) -> Certificates:
     """Makes what `directory` lacks: a server's certificate for `host` and `address`, a client's for the role `user`.
 
-    They are valid for 30 days. Raises ConfigError when the package cryptography is not installed.
+    They are valid for ten years. Raises ConfigError when the package cryptography is not installed.
     """
     certificates = Certificates(directory)
     if (directory / "client.crt").exists():  # written last

@@ -26,6 +26,7 @@ from etl_core.testing.postgres import (
     PostgresServer,
     create_database,
     find_binaries,
+    find_tls_binaries,
     temporary_postgres,
 )
 
@@ -368,3 +369,21 @@ except ConfigError as error:
     assert field == "ETL_PG_SOURCE"
     assert message.startswith("Docker does not run the image postgres:17")
     assert "ETL_PG_SOURCE=wheel" in hint
+
+
+def test_tls_next_to_connections_without(tls_postgres: PostgresServer) -> None:
+    with temporary_postgres(tls_postgres.binaries, tls="offered") as server:
+        for dsn, is_encrypted in ((server.dsn(), False), (server.tls_dsn(), True), (server.local_dsn(), False)):
+            with psycopg.connect(dsn) as connection:
+                assert connection.pgconn.ssl_in_use == is_encrypted
+        server.restart()
+        with psycopg.connect(server.tls_dsn()) as connection:
+            assert connection.pgconn.ssl_in_use, "the certificates outlive a restart"
+
+
+def test_who_has_tls(binaries: PostgresBinaries) -> None:
+    assert not binaries.has_tls
+    with pytest.raises(ConfigError, match="with TLS"):
+        find_tls_binaries(programs=["no_such_program"])
+    with temporary_postgres(binaries) as server, pytest.raises(PermanentError, match="without TLS"):
+        server.tls_dsn()
