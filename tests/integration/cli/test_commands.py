@@ -72,7 +72,8 @@ def test_status_as_json(project: Project) -> None:
     project.run("run", "--until-caught-up")
     known = json.loads(project.run("status", "--json").out)
     assert known["pipeline"] == project.pipeline
-    assert known["source"] == {"reachable": True, "error": None}
+    transport = {"kind": "tcp", "tls_version": None, "cipher": None, "sslmode": None}
+    assert known["source"] == {"reachable": True, "error": None, "transport": transport}
     assert known["destination"] == {"type": "duckdb", "error": None}
     assert known["stream"]["active"] is False
     assert known["stream"]["lag_seconds"] >= 0
