@@ -39,6 +39,8 @@ SETTINGS = {
     "jit": "off",
 }
 PUBLICATION = "bench"
+_PATIENCE = 3600.0
+"""Seconds that a backlog may take to be made."""
 Kind: TypeAlias = Literal["tcp", "tls", "unix"]
 KINDS: tuple[Kind, ...] = ("tcp", "tls", "unix")
 
@@ -58,7 +60,9 @@ class Server:
         return ways[kind](database)
 
     def connect(self, database: str) -> WatchedConnection:
-        return WatchedConnection.connect(self.postgres.local_dsn(database), autocommit=True)
+        connection = WatchedConnection.connect(self.postgres.local_dsn(database), autocommit=True)
+        connection.silence = connection.statement_silence = _PATIENCE
+        return connection
 
     def current_lsn(self) -> Lsn:
         with self.connect("postgres") as connection:
