@@ -48,7 +48,8 @@ _SHUTDOWN_PATIENCE = 3.0
 _NOTE_LAG = 2.0
 """Seconds between two notes of how long a change waits to be written."""
 _STORE_IDLE = 5.0
-"""Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database."""
+"""Seconds between two stored positions while nothing changes: how far WAL is kept on a quiet database, and how old what
+`etl status` knows of the lag may be. The server says unasked only twice a minute that nothing has changed."""
 
 
 class Ended(Enum):
@@ -124,6 +125,8 @@ class StreamWorker:
         self._next_status = 0.0
         self._next_lag = time.monotonic() + _NOTE_LAG
         self._next_store = time.monotonic() + _STORE_IDLE
+        self._next_question = self._next_store
+        self._stored_at = 0.0
         self._deadline: float | None = None
         self._finishes: Callable[[], bool] = lambda: False
         self._quiet = False
@@ -266,14 +269,20 @@ class StreamWorker:
             return
         position = self._received()
         self._position = max(self._position, position)
-        if position > self._writer.flushed and (now >= self._next_store or self._stream.reply_wanted):
+        is_old = now >= self._next_store
+        moved = position > self._writer.flushed and (is_old or self._stream.reply_wanted)
+        if moved or (is_old and self._stream.told_at > self._stored_at):
             self._store_idle(position)
             self._keep_alive()
             self._stream.send_status()
+        elif is_old and self._quiet and now >= self._next_question:
+            self._next_question = now + _STORE_IDLE
+            self._stream.send_status(reply_requested=True)
         self._stream.reply_wanted = False
 
     def _store_idle(self, position: Lsn) -> None:
-        self._next_store = time.monotonic() + _STORE_IDLE
+        self._stored_at = time.monotonic()
+        self._next_store = self._stored_at + _STORE_IDLE
         self._applier.store_progress(position)
         self._writer.moved(position)
 

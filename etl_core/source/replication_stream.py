@@ -110,6 +110,8 @@ class ReplicationStream:
         self._pgconn = connection.pgconn
         self.server_lsn = start_lsn
         """The end of WAL the server has sent us everything up to, as its last keepalive said."""
+        self.told_at = 0.0
+        """When it said so last, by `time.monotonic`; 0 if it has not yet."""
         self.reply_wanted = False
         """The server asked where we are, and maybe waits for an answer beyond what it was told, as when it shuts down.
         Whoever can answer more sets it back."""
@@ -310,6 +312,7 @@ class ReplicationStream:
         if not isinstance(message, PrimaryKeepalive):
             raise SourceUnavailable(f"the server sent an unexpected message {frame[:1]!r} in the replication stream")
         self._heard()
+        self.told_at = self._heard_at
         self.server_lsn = max(self.server_lsn, message.wal_end)
         self._clock.on_send_time(message.send_time)
         if message.reply_requested:

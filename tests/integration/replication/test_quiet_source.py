@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from etl_core.lsn import Lsn
+from etl_core.replication import stream
+from etl_core.state.store import ReplicationProgress
 from etl_core.testing.postgres import Postgres, create_database
 from etl_core.testing.scripted_destination import Fault
 from tests.integration.replication.conftest import Lab, poll, scripted
@@ -37,6 +39,30 @@ def test_the_server_may_recycle_what_others_write(
         assert progress.flushed_lsn >= written  # stored first
     assert pipeline.destination.positions() == before
     lab.assert_equal(pipeline)
+
+
+def test_a_stream_without_changes_says_again_and_again_that_it_is_in_step(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`etl status` takes a stream whose word is old for a late one, and the server says unasked only twice a minute."""
+    monkeypatch.setattr(stream, "_STORE_IDLE", 0.05)
+    churned("a")
+    lab.publish("TABLE a")
+    pipeline = lab.synced()
+    with lab.running(pipeline, pipeline.stream):
+        lab.execute("UPDATE a SET n = n + 1")
+        lab.until_stored(pipeline, pipeline.current_lsn())
+        words: list[ReplicationProgress] = []
+
+        def is_another() -> bool:
+            word = pipeline.store.progress()
+            assert word is not None
+            if not words or word.updated_at != words[-1].updated_at:
+                words.append(word)
+            return len(words) == 4
+
+        poll(is_another, "a newer word")
+        assert [word.lag_seconds for word in words[1:]] == [0.0] * 3
 
 
 def test_what_is_in_flight_is_not_confirmed(lab: Lab, churned: MakeTables) -> None:
