@@ -136,17 +136,19 @@ def _check_creation(
         # In the suggested SQL there is only what leaves the source working.
         harmless = _safe_tables(conn, [table.name for table in tables])
         tables = [table for table in tables if table.name in set(harmless)]
+    if not tables:
+        return  # why none can be published is said of each
     statement = create_statement(
         conn, name, [table.name for table in tables], append_only=bool(harms) and allow_append_only
     )
     foreign = [table.name for table in tables if not table.is_owner]
     row = conn.execute("SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')").fetchone()
-    if tables and not foreign and row is not None and row[0]:
+    if not foreign and row is not None and row[0]:
         yield Finding(Severity.OK, "publication", f"publication {name} does not exist yet; it is created when needed")
         return
     lacking = f"does not own {foreign[0]}" if foreign else f"lacks CREATE on database {info.database}"
     message = f"publication {name} does not exist and {info.user} may not create it: it {lacking}"
-    yield Finding(Severity.UNSAFE, "publication", message, statement if tables else None)
+    yield Finding(Severity.UNSAFE, "publication", message, statement)
 
 
 def _all_tables(conn: Connection) -> list[TableName]:

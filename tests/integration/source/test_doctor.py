@@ -155,6 +155,13 @@ def test_rights_are_found_missing_and_mended(database: Database, reader: str) ->
     assert found(database, dsn=reader) == []
 
 
+def test_a_table_that_is_not_there_is_all_that_is_said(database: Database) -> None:
+    """It was followed by "postgres may not create the publication: it lacks CREATE", which it did not."""
+    (finding,) = found(database, "nowhere")
+    assert (finding.check, finding.severity) == ("tables", Severity.UNSAFE)
+    assert "nowhere" in finding.message
+
+
 def test_a_publication_somebody_else_has_to_create(database: Database, reader: str) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY)")
     findings = found(database, "t", dsn=reader, check="publication")
