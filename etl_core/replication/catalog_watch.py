@@ -15,7 +15,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -23,15 +23,15 @@ import psycopg
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableAbsent, TransientError, where
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.replication.observer import Observer
-from etl_core.replication.stream import Boundary
+from etl_core.replication.failpoints import GAP_STORED, TABLE_SET_BACK, reach
+from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.table_errors import absent_update, is_absent
 from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed, with_new_parts
 from etl_core.schema.table import TableSchema
 from etl_core.source.absence import missing
 from etl_core.source.connection import Connection
 from etl_core.source.fingerprint import Look, candidates, has_old_row, look
-from etl_core.source.publication import add_tables_statement
+from etl_core.source.publication import add_tables_statement, told_harms
 from etl_core.source.sqlstate import translate
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import COPIED, TableState
@@ -88,6 +88,7 @@ class CatalogWatch:
         self._seen: dict[TableId, tuple[Fingerprint, Lsn]] = {}
         self._deferred: set[TableId] = set()
         self._candidates: set[TableId] = set()
+        self._told_harms: set[str] = set()
         self._position: Lsn | None = None
         self._applied: Callable[[TableId], TableSchema | None] = lambda _: None
         self._wake = threading.Event()
@@ -115,6 +116,17 @@ class CatalogWatch:
         remembered = self._store.fingerprint(table_id)
         return None if remembered is None else remembered.fingerprint
 
+    def tell_harms(self, connection: Connection, published: Sequence[TableName]) -> None:
+        """Says what the publication does to changes of these tables: a key may be dropped while they are streamed.
+
+        Each sentence once, and again if it came true again.
+        """
+        sentences = told_harms(connection, self._publication, published)
+        with self._lock:
+            new = [sentence for sentence in sentences if sentence not in self._told_harms]
+            self._told_harms = set(sentences)
+        tell_shortened(self._observer, new)
+
     def _examine(self, connection: Connection, status: TableStatus, remembered: Remembered | None, found: Look) -> None:
         now = found.tables.get(status.table_id)
         is_called_so = now is None or now.name == status.name or self._wanted is None or now.name in self._wanted
@@ -130,6 +142,7 @@ class CatalogWatch:
         if remembered is not None and not remembered.has_gap:
             # First: a table that is stopped must also be known to come back by itself.
             self._store.save_fingerprint(status.table_id, replace(remembered, has_gap=True))
+            reach(GAP_STORED)
         if _is_continued(status):
             self._stop_table(status, self._not_offered(connection, status, now, found))
 
@@ -269,6 +282,7 @@ class CatalogWatch:
                 if connection is None or connection.closed:
                     connection = self.connect()
                 found = self.look_now(connection)
+                self.tell_harms(connection, [now.name for now in found.tables.values() if now.is_published])
                 self._find_new_tables(connection, found)
             except EtlError as error:
                 self._observer.on_retry(error, wait)
@@ -319,6 +333,7 @@ class CatalogWatch:
     def _copy_again(self, status: TableStatus, why: str) -> None:
         error = CopiedAgain(f"{status.name} is copied again: {why}", table=str(status.name), hint=COPIED_AGAIN)
         self._store.transition(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
+        reach(TABLE_SET_BACK)
         self._open.pop(status.table_id, None)
         self._harmless.pop(status.table_id, None)
         self._deferred.discard(status.table_id)
@@ -366,28 +381,3 @@ def _is_continued(status: TableStatus) -> bool:
 def _close(connection: Connection | None) -> None:
     if connection is not None:
         connection.close()
-
-
-class WatchedBoundary:
-    """A stream's boundary that also tells the watch how far the stream has come. Implements `stream.Boundary`."""
-
-    def __init__(self, boundary: Boundary, watch: CatalogWatch) -> None:
-        self._boundary = boundary
-        self._watch = watch
-
-    def look_around(self, position: Lsn, busy_wait: Callable[[], bool]) -> Lsn | None:
-        self._watch.passed(position)
-        return self._boundary.look_around(position, busy_wait)
-
-    def passed(self, tables: Collection[TableId], end_lsn: Lsn) -> None:
-        self._boundary.passed(tables, end_lsn)
-
-    def held_at(self, lsn: Lsn) -> None:
-        self._watch.passed(lsn)
-        self._boundary.held_at(lsn)
-
-    def is_settled(self) -> bool:
-        return self._boundary.is_settled()
-
-    def leave(self) -> None:
-        self._boundary.leave()

@@ -18,7 +18,7 @@ from etl_core.errors import ConfigError, EtlError, SourceChanged, SourceRefused,
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.identity import check_source
-from etl_core.replication.observer import Observer
+from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.source import Source
 from etl_core.replication.stream_fence import begin_stream
 from etl_core.replication.table_errors import absent_update, is_absent
@@ -30,7 +30,8 @@ from etl_core.source.publication import (
     ensure_publication,
     find_publication,
     publication_oid,
-    told_plan,
+    told_left_out,
+    unpublished,
 )
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, slot_status, unread_slots
@@ -42,7 +43,6 @@ _log = logging.getLogger(__name__)
 _NEED_A_SLOT = (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
 
 _LOCK_SECONDS = 10
-_SHOWN_NOTICES = 10
 _TURN_EVERY = 0.05
 _TELL_AFTER = 2.0
 _ABSENT_EVERY = 60.0
@@ -150,12 +150,13 @@ class Preparation:
 
     def _tell_plan(self, connection: Connection, tables: Sequence[TableName]) -> None:
         """Says what will not arrive, and what the publication does to the source, before anything is copied."""
-        sentences = [one for one in told_plan(connection, self._source.publication, tables) if one not in self._told]
+        name = self._source.publication
+        if find_publication(connection, name) is not None:
+            missing = set(unpublished(connection, name, tables))
+            self._watch.tell_harms(connection, [table for table in tables if table not in missing])
+        sentences = [one for one in told_left_out(connection, name, tables) if one not in self._told]
         self._told.update(sentences)  # a run prepares again after each lost connection
-        for sentence in sentences[:_SHOWN_NOTICES]:
-            self._observer.on_notice(sentence)
-        if len(sentences) > _SHOWN_NOTICES:
-            self._observer.on_notice(f"and {len(sentences) - _SHOWN_NOTICES} more: etl doctor lists them")
+        tell_shortened(self._observer, sentences)
 
     def _wait_for_turn(self, connection: Connection) -> None:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""

@@ -9,7 +9,6 @@ or where no slot could be had, the table is copied again.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from etl_core.batch import WatermarkMove
-from etl_core.errors import CopyNeeded, EtlError, SourceChanged, TableAbsent, TableError, TransientError
+from etl_core.errors import CopyNeeded, EtlError, SourceChanged, TableAbsent, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
+from etl_core.replication.failpoints import COMPLETE_TOLD, reach
 from etl_core.replication.source import KeptChanges
 from etl_core.replication.table_errors import failed_update, kept_update
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
@@ -43,8 +43,6 @@ class Keeping:
     """Copies the main slot; None if the server refuses that."""
     complete_up_to: Callable[[TableId, WatermarkMove], None]
     """Says in the destination that the table is complete up to a later position."""
-    drop: Callable[[str], object]
-    """Drops a slot this pipeline owns, and forgets it."""
     kept_wal: Callable[[str], int | None]
     """Bytes of WAL that the slot keeps and the main slot does not; None if it is gone or lost."""
     budget: int
@@ -82,7 +80,7 @@ class StoppedTables:
         now = datetime.now(UTC)
         moves = []
         for status in kept:
-            if is_weighed and self._is_too_much(status):
+            if is_weighed and self._weighs_too_much(status):
                 moves.append((status, TableState.INIT, TableUpdate(attempts=status.attempts)))
             elif at_start or status.retry_at is None or status.retry_at <= now:
                 update = TableUpdate(
@@ -92,12 +90,15 @@ class StoppedTables:
                     attempts=status.attempts,
                 )
                 moves.append((status, TableState.FINISHED_COPY, update))
-        # Their slots are dropped by the hand-over, which reads them.
+        # Slots go after the state: a stream that was replaced decides nothing, and drops nothing.
         lost = [status for status in tried if is_weighed and self._weighs_too_much(status)]
         return moves + [(status, TableState.INIT, TableUpdate(attempts=status.attempts)) for status in lost]
 
     def _keep(self, status: TableStatus, error: EtlError) -> tuple[str, Lsn] | None:
-        """The slot that keeps the table's changes, and the position up to which the table is complete."""
+        """The slot that keeps the table's changes, and the position up to which the table is complete.
+
+        A slot that is made and then of no use is dropped by the hand-over, which finds it by its record.
+        """
         if isinstance(error, (CopyNeeded, TableAbsent, SourceChanged)) or not self._keeping.budget:
             return None
         if status.state is TableState.FINISHED_COPY and status.sync_slot is not None and status.snapshot_lsn:
@@ -114,13 +115,10 @@ class StoppedTables:
         progress = self._store.progress()
         if progress is None or kept.confirmed_lsn > progress.flushed_lsn:
             # Cannot be, as what is confirmed was stored before; were it so, changes could be missing in between.
-            self._keeping.drop(kept.slot)
             return None
         try:
             return kept.slot, self._complete(status.table_id, watermark, kept.confirmed_lsn)
         except EtlError:
-            with contextlib.suppress(TransientError):  # else at the next start, by its record
-                self._keeping.drop(kept.slot)
             return None
 
     def _complete(self, table_id: TableId, watermark: Lsn, confirmed: Lsn) -> Lsn:
@@ -130,6 +128,7 @@ class StoppedTables:
         """
         if watermark < confirmed:
             self._keeping.complete_up_to(table_id, WatermarkMove(watermark, confirmed))
+            reach(COMPLETE_TOLD)
         return max(watermark, confirmed)
 
     def _weighs_too_much(self, status: TableStatus) -> bool:
@@ -138,16 +137,6 @@ class StoppedTables:
             return False
         what = "its slot is lost" if size is None else f"it keeps {size:,} bytes of WAL, more than batch.kept_wal"
         _log.warning("%s is copied again: %s", status.name, what)
-        return True
-
-    def _is_too_much(self, status: TableStatus) -> bool:
-        if not self._weighs_too_much(status):
-            return False
-        if status.sync_slot is not None:
-            try:
-                self._keeping.drop(status.sync_slot)
-            except TransientError:
-                return False  # at the next look
         return True
 
 
