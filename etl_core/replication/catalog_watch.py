@@ -48,6 +48,7 @@ _TIMEOUTS = (
 _PATIENCE = 5.0
 """Seconds that the end of a stream waits for a look."""
 _WAS_NOT_PUBLISHED = "it was not published for a while, and its changes of that time were not sent"
+_WAS_AWAY = "the source did not offer it for a while"
 _REWRITTEN = "its rows were computed anew or it was unlogged for a while, and neither was sent"
 
 
@@ -133,10 +134,13 @@ class CatalogWatch:
         if now is not None and now.name != status.name and is_called_so and status.state is not TableState.DATA_SYNC:
             status = self._store.add_table(status.table_id, now.name)
         if now is not None and now.is_published and is_called_so:
-            if remembered is not None and remembered.has_gap:
-                if _is_continued(status) or is_absent(status):  # a copy that failed is tried again at its own time
-                    self._copy_again(status, _WAS_NOT_PUBLISHED)
-            elif _is_continued(status):
+            if is_absent(status):
+                self._copy_again(status, _WAS_AWAY)
+            elif not _is_continued(status):
+                return  # a copy that failed is tried again at its own time
+            elif remembered is not None and remembered.has_gap:
+                self._copy_again(status, _WAS_NOT_PUBLISHED)
+            else:
                 self._compare(connection, status, remembered, now, found.lsn)
             return
         if remembered is not None and not remembered.has_gap:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from etl_core.identifiers import TableId
+from etl_core.errors import EtlError, TableError, where
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.retry import Backoff
+
+_log = logging.getLogger(__name__)
 
 _MOST = 4
 """How many run at a time; each holds a walsender."""
@@ -101,3 +105,16 @@ class CatchUps:
     def close(self) -> None:
         for table_id in self:
             self.stop(table_id)
+
+
+def failure_of(table: TableName, error: BaseException) -> EtlError:
+    """What ended a catch-up, as the table's error; one that nobody expected is logged without its text. Raises what is
+    no failure, such as KeyboardInterrupt."""
+    if isinstance(error, EtlError):
+        return error
+    if not isinstance(error, Exception):
+        raise error
+    kind = type(error).__name__
+    _log.error("the catch-up of %s ended with %s\n%s", table, kind, where(error))
+    what = f"internal error while {table} caught up: {kind}"
+    return TableError(what, table=str(table), hint="the log says where; report it")

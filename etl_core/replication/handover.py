@@ -12,7 +12,6 @@ If it is not known whether a state was stored, the stream ends, and begins again
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,12 +31,11 @@ from etl_core.errors import (
     TableError,
     TransientError,
     WatermarkConflict,
-    where,
 )
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
-from etl_core.replication.catch_ups import CatchUps
+from etl_core.replication.catch_ups import CatchUps, failure_of
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.failpoints import READY_STORED, SYNC_DONE_STORED, TABLE_STOPPED, reach
 from etl_core.replication.observer import Observer
@@ -48,8 +46,6 @@ from etl_core.schema.table import TableSchema
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import Hold, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import COPIED, TableState
-
-_log = logging.getLogger(__name__)
 
 _CONFLICT_TRIES = 3
 
@@ -317,23 +313,16 @@ class Handover:
         self._take_in(status, through)
 
     def _catch_up_failed(self, status: TableStatus, catch_up: CatchUp, error: BaseException) -> None:
-        is_passing = isinstance(error, (TransientError, WatermarkConflict))
+        failure = failure_of(status.name, error)
+        is_passing = isinstance(failure, (TransientError, WatermarkConflict))
         wait = self._catch_ups.next_try(catch_up) if is_passing else None
-        if isinstance(error, EtlError) and wait is not None:
-            self._observer.on_retry(error, wait)
-        elif isinstance(error, EtlError):
-            if self._slots.kept(status) is None:
-                self._observer.on_retry(error, 0.0)
-                self._copy_again(status)
-            else:
-                self._fail(status, error)
-        elif isinstance(error, Exception):
-            kind = type(error).__name__
-            _log.error("the catch-up of %s ended with %s\n%s", status.name, kind, where(error))
-            what = f"internal error while {status.name} caught up: {kind}"
-            self._fail(status, TableError(what, table=str(status.name), hint="the log says where; report it"))
+        if wait is not None:
+            self._observer.on_retry(failure, wait)
+        elif self._slots.kept(status) is None:
+            self._observer.on_retry(failure, 0.0)
+            self._copy_again(status)
         else:
-            raise error
+            self._fail(status, failure)
 
     # --- what the writing thread finds out --------------------------------------------------------------------
 

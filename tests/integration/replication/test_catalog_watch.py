@@ -217,6 +217,24 @@ def test_taken_out_of_the_publication_and_back_while_it_runs(lab: Lab) -> None:
     lab.assert_equal()
 
 
+def test_a_table_that_was_away_before_its_first_copy_is_copied_when_it_is_back(lab: Lab) -> None:
+    """Nothing is remembered of it, so that there is nothing to compare."""
+    for table in ("a", "b"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1)")
+    lab.publish("TABLE a, b")
+    pipeline = lab.pipeline()
+    lab.execute("ALTER PUBLICATION lab_pub DROP TABLE b")
+    pipeline.sync()
+    assert "no longer in publication" in str(pipeline.observer.errors["b"])
+    with lab.running(pipeline):
+        lab.execute("INSERT INTO a VALUES (2)")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+        lab.execute("ALTER PUBLICATION lab_pub ADD TABLE b")
+        pipeline.watch.wake()
+        pipeline.observer.until_ready("b")
+    lab.assert_equal()
+
+
 def test_the_publication_was_altered_between_two_looks(lab: Lab) -> None:
     tables = ["dropped_added", "filtered", "listed", "untouched"]
     for table in tables:

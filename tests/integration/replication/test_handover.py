@@ -15,9 +15,10 @@ from etl_core.batch import WriteBatch
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.errors import EtlError, SlotInUse, SourceUnavailable
 from etl_core.identifiers import TableName
-from etl_core.lsn import ZERO
+from etl_core.lsn import ZERO, Lsn
 from etl_core.replication import catch_ups, failpoints, source, stopped_tables
 from etl_core.replication.catch_ups import CatchUps
+from etl_core.replication.catchup import CatchUp
 from etl_core.replication.retry import Backoff
 from etl_core.source import slot
 from etl_core.state.store import TableUpdate
@@ -115,16 +116,23 @@ def test_a_stop_is_heard_while_the_stream_waits_for_the_last_step_of_a_catch_up(
             super().write(batch)
 
     pipeline = lab.pipeline(destination=HeldUp(lab.path, lab.config.pipeline))
-    close = CatchUps.close
+    close, wait_through = CatchUps.close, CatchUp.wait_through
+    waiting = threading.Event()
+
+    def wait(catch_up: CatchUp, position: Lsn, seconds: float) -> bool:
+        if writing.is_set():
+            waiting.set()
+        return wait_through(catch_up, position, seconds)
 
     def leave(running: CatchUps) -> None:
         left.set()
         close(running)
 
     monkeypatch.setattr(CatchUps, "close", leave)
+    monkeypatch.setattr(CatchUp, "wait_through", wait)
     with lab.running(pipeline):
         behind(lab, pipeline, "t")
-        assert writing.wait(PATIENCE)
+        assert waiting.wait(PATIENCE)
         pipeline.stop.set()
         is_heard = left.wait(PATIENCE / 2)
         go_on.set()
