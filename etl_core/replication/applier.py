@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -164,7 +164,7 @@ class Applier:
                 attempt.add(alone)
                 return attempt
             except TableError as error:
-                self._fail_table(error, batch)
+                self._fail_table(error, batch, moves)
             except WatermarkConflict as error:
                 conflict = error
                 self._reactions.reload()
@@ -221,7 +221,7 @@ class Applier:
                 self._write(batch, moves, attempt, moves_stream=False)
             except TableError as found:
                 if len(group) > 1:
-                    self._fail_table(found, batch)
+                    self._fail_table(found, batch, moves)
                 return found
             except WatermarkConflict as found:
                 # A table was copied meanwhile, or an answer was lost: none of the group is at fault.
@@ -339,10 +339,11 @@ class Applier:
             positions.tables.get(table_id) == new for table_id, new in moving.items()
         )
 
-    def _fail_table(self, error: TableError, batch: Assembled) -> None:
+    def _fail_table(self, error: TableError, batch: Assembled, moves: Collection[TableId]) -> None:
+        """`moves` has the tables that were to be written: an error about another one would be met again and again."""
         table_id = self._named(error.table, batch)
         if table_id is None:
-            if error.table in _names(batch):
+            if error.table in _names(batch, moves):
                 return  # it was paused meanwhile, or is copied again
             raise PermanentError(f"{error} (a table that is not replicated)", hint=error.hint) from error
         self._stop_table(table_id, error)
@@ -381,8 +382,9 @@ class Applier:
         self._progress.note_lag(flushed, since)
 
 
-def _names(batch: Assembled) -> set[str]:
-    return {str(schema.name) for piece in batch.pieces for schema in piece.schemas.values()}
+def _names(batch: Assembled, tables: Collection[TableId]) -> set[str]:
+    schemas = (piece.schemas[table_id] for piece in batch.pieces for table_id in piece.schemas.keys() & tables)
+    return {str(schema.name) for schema in schemas}
 
 
 def _check_forward(old: TableSchema, new: TableSchema) -> None:

@@ -3,6 +3,7 @@
 It looks when a pipeline is prepared, when a stream begins, and every so often while it runs, in a thread and on a
 connection of its own, so the stream never waits for it. What it finds is a table's state: copied again (INIT), or
 stopped (ERRORED) for as long as the table is not published.
+It also says where the source has come to refuse UPDATE and DELETE because of the publication: that is no table's state.
 
 A file that was replaced without any other trace is what TRUNCATE leaves, which the stream carries, and what SET
 UNLOGGED and SET LOGGED leave, which nobody carries. So the verdict waits until the stream has passed the look: then
@@ -286,8 +287,8 @@ class CatalogWatch:
                 if connection is None or connection.closed:
                     connection = self.connect()
                 found = self.look_now(connection)
-                self.tell_harms(connection, [now.name for now in found.tables.values() if now.is_published])
                 self._find_new_tables(connection, found)
+                self.tell_harms(connection, [now.name for now in found.tables.values() if now.is_published])
             except EtlError as error:
                 self._observer.on_retry(error, wait)
                 _close(connection)

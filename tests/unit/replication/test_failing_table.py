@@ -15,6 +15,7 @@ from etl_core.errors import (
     DestinationUnavailable,
     DestinationUnusable,
     EtlError,
+    PermanentError,
     TableError,
     WatermarkConflict,
 )
@@ -186,4 +187,41 @@ def test_conflicts_without_an_end_end_the_stream(tmp_path: Path, is_isolating: b
     with pytest.raises(DestinationUnavailable, match="again and again"):
         applier.apply(assembled(source, tables))
     assert (told, store.progress()) == ([], None)
+    store.close()
+
+
+def test_an_error_about_a_table_that_is_not_written_is_not_met_for_ever(tmp_path: Path) -> None:
+    source = SourceModel()
+    tables = [source.create(name, {"id": "int8"}, key=("id",)) for name in ("one", "paused")]
+    for table in tables:
+        source.insert(table, id=1)
+    source.commit()
+    one, paused = tables
+
+    class Confused(MemoryDestination):
+        left = 50
+
+        def write(self, batch: WriteBatch) -> None:  # noqa: ARG002
+            assert self.left, "written again and again"
+            self.left -= 1
+            raise TableError("refused", table=str(paused.schema.name))
+
+    active = ActiveTables()
+    active.activate(one.table_id, ZERO, one.schema)
+    store = open_store(f"sqlite:///{tmp_path / 'state.db'}", "shop")
+    store.migrate()
+    applier = Applier(
+        Confused(MemoryDatabase(), "shop"),
+        store,
+        active,
+        Reactions(lambda *_: None, lambda: None),
+        Observer(),
+        write_lock=threading.Lock(),
+        stop=threading.Event(),
+        fence=StreamFence("1/1/0/1", None),
+        unknown_types_to_bytes=True,
+        backoff=Backoff(first=0.001, tries=2),
+    )
+    with pytest.raises(PermanentError, match="a table that is not replicated"):
+        applier.apply(assembled(source, tables))
     store.close()
