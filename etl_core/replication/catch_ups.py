@@ -17,7 +17,8 @@ _log = logging.getLogger(__name__)
 
 _MOST = 4
 """How many run at a time; each holds a walsender."""
-_BACKOFF = Backoff()
+_BACKOFF = Backoff(tries=20)
+"""Six minutes: until then the slot of a copy, which may have taken hours, may keep as much WAL as it needs."""
 _SHORT_STEP = 16 << 20
 """Bytes of WAL behind the main stream from which on the main stream waits for the last step; or twice what the catch-up
 comes on by a batch: behind a slow destination it never comes closer."""
