@@ -182,13 +182,13 @@ PLACES: Mapping[str, Place] = MappingProxyType(
             Place(
                 failpoints.COMPLETE_TOLD,
                 "the destination is told that a table that failed is complete up to where its slot begins",
-                "the table's state ERRORED is stored",
+                "the stream goes on without it",
                 DestinationUnavailable,
             ),
             Place(
                 failpoints.TABLE_STOPPED,
                 "the state ERRORED of a table that failed is stored",
-                "the stream goes on without it",
+                "the destination is told how far it is complete, and the stream goes on without it",
                 OutcomeUnknown,
             ),
             Place(

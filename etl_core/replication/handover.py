@@ -374,6 +374,7 @@ class Handover:
                 raise
             return
         reach(TABLE_STOPPED)
+        self._stopped.complete(status.table_id)
         if status.sync_slot != update.sync_slot:
             self._slots.drop(status)  # only a new copy brings the table back: the slot would hold WAL for nothing
         self._observer.on_table_error(status.name, error)

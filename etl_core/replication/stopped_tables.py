@@ -9,6 +9,7 @@ or where no slot could be had, the table is copied again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -56,15 +57,29 @@ class StoppedTables:
         self._store = store
         self._active = active
         self._keeping = keeping
+        self._to_complete: dict[TableId, WatermarkMove] = {}
         self._next_weighing = 0.0
         self._is_start = True
 
     def stop(self, status: TableStatus, error: EtlError) -> TableUpdate:
-        """What the store is told of a table that fails now; it is still active if it was."""
+        """What the store is told of a table that fails now; it is still active if it was. Then `complete` is called."""
         kept = self._keep(status, error)
         if kept is None:
             return failed_update(error, status.attempts + 1, FIRST_RETRY)
         return kept_update(status, error, *kept, self._keeping.budget, FIRST_RETRY)
+
+    def complete(self, table_id: TableId) -> None:
+        """Moves the watermark of a table that had no change for long up to where its slot begins.
+
+        Called when what `stop` gave is stored under the claim of the stream: what a successor has confirmed is complete
+        for the successor, not for this one. A slot that begins beyond the watermark is taken for one that somebody has
+        advanced, and the table is copied again.
+        """
+        move = self._to_complete.pop(table_id, None)
+        if move is not None:
+            with contextlib.suppress(EtlError):
+                self._keeping.complete_up_to(table_id, move)
+                reach(COMPLETE_TOLD)
 
     def due(self, statuses: Sequence[TableStatus]) -> list[tuple[TableStatus, TableState, TableUpdate]]:
         """The stopped tables whose changes were kept and that are tried again now, or copied again.
@@ -95,7 +110,7 @@ class StoppedTables:
         return moves + [(status, TableState.INIT, TableUpdate(attempts=status.attempts)) for status in lost]
 
     def _keep(self, status: TableStatus, error: EtlError) -> tuple[str, Lsn] | None:
-        """The slot that keeps the table's changes, and the position up to which the table is complete.
+        """The slot that keeps the table's changes, and the position up to which the table is known to be complete.
 
         A slot that is made and then of no use is dropped by the hand-over, which finds it by its record.
         """
@@ -116,20 +131,10 @@ class StoppedTables:
         if progress is None or kept.confirmed_lsn > progress.flushed_lsn:
             # Cannot be, as what is confirmed was stored before; were it so, changes could be missing in between.
             return None
-        try:
-            return kept.slot, self._complete(status.table_id, watermark, kept.confirmed_lsn)
-        except EtlError:
-            return None
-
-    def _complete(self, table_id: TableId, watermark: Lsn, confirmed: Lsn) -> Lsn:
-        """Moves the watermark of a table that had no change for long up to where its slot begins.
-
-        A slot that begins beyond the watermark is taken for one that somebody has advanced.
-        """
-        if watermark < confirmed:
-            self._keeping.complete_up_to(table_id, WatermarkMove(watermark, confirmed))
-            reach(COMPLETE_TOLD)
-        return max(watermark, confirmed)
+        self._to_complete.pop(status.table_id, None)
+        if watermark < kept.confirmed_lsn:
+            self._to_complete[status.table_id] = WatermarkMove(watermark, kept.confirmed_lsn)
+        return kept.slot, watermark
 
     def _weighs_too_much(self, status: TableStatus) -> bool:
         size = None if status.sync_slot is None else self._keeping.kept_wal(status.sync_slot)

@@ -143,16 +143,22 @@ def test_a_table_without_changes_for_long_is_complete_up_to_where_its_slot_begin
     moves: list[WatermarkMove] = []
     stopped, status = stopped_in(store, confirmed=98, complete_up_to=lambda _, move: moves.append(move))
     update = stopped.stop(status, TableError("no", table=str(NAME)))
-    assert (update.sync_slot, update.snapshot_lsn) == ("kept", 98)
+    assert (update.sync_slot, update.snapshot_lsn) == ("kept", 95)
+    assert moves == []  # not before that is stored
+    for _ in range(2):
+        stopped.complete(status.table_id)
     assert moves == [WatermarkMove(Lsn(95), Lsn(98))]
 
 
-def test_nothing_is_kept_if_the_destination_cannot_be_told(store: StateStore) -> None:
+def test_the_stream_goes_on_if_the_destination_cannot_be_told(store: StateStore) -> None:
+    """The table is copied again then: its slot begins beyond its watermark."""
+
     def refuse(_: TableId, move: WatermarkMove) -> None:
         raise DestinationUnavailable(f"not {move.new}")
 
     stopped, status = stopped_in(store, confirmed=98, complete_up_to=refuse)
-    assert stopped.stop(status, TableError("no", table=str(NAME))).sync_slot is None
+    assert stopped.stop(status, TableError("no", table=str(NAME))).sync_slot == "kept"
+    stopped.complete(status.table_id)
 
 
 def test_within_the_budget_it_is_tried_at_a_start_and_then_when_its_time_comes(store: StateStore) -> None:
