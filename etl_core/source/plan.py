@@ -256,7 +256,8 @@ def _restriction_harms(
     beside = [name for name in filtered or () if name not in relation.key and not is_full]
     if beside:
         why = f"has a row filter in the publication on column {beside[0]}, which is not in its replica identity"
-        if relation.has_plain_primary_key and listed is None:
+        has_generated = bool(relation.stored or relation.virtual)  # with FULL, PostgreSQL 18 refuses changes for them
+        if relation.has_plain_primary_key and listed is None and not has_generated:
             ways = ("set replica identity FULL as below: the source writes whole old rows to the WAL",)
             yield Harm(relation.name, why, True, _identity_statement(conn, relation, sql.SQL("FULL")), ways)
         elif not hidden:

@@ -268,6 +268,11 @@ RESTRICTED = {
     "a list with the key, and a filter beside it": ("", "(id, v) WHERE (v <> 'x')", "row filter"),
     "a list and identity FULL": ("ALTER TABLE t REPLICA IDENTITY FULL", "(id, v)", "FULL"),
     "a list without the key and identity FULL": ("ALTER TABLE t REPLICA IDENTITY FULL", "(v)", "FULL"),
+    "a filter beside the key, and a generated column": (
+        "ALTER TABLE t ADD g int GENERATED ALWAYS AS (u + 1) STORED",
+        "WHERE (v <> 'x')",
+        "row filter",
+    ),
     "a filter beside an identity index": ("ALTER TABLE t REPLICA IDENTITY USING INDEX u", "WHERE (id > 0)", "filter"),
 }
 
@@ -285,7 +290,10 @@ def test_a_filter_or_list_for_which_the_source_refuses_changes(database: Databas
     with pytest.raises(psycopg.errors.InvalidColumnReference):
         database.execute("UPDATE t SET u = u")
     assert any("UNSAFE" in sentence and why in sentence for sentence in told(database))
-    while findings := found(database):  # with both, one after the other
+    for _ in range(2):  # with both, one after the other
+        findings = found(database)
+        if not findings:
+            break
         assert {finding.severity for finding in findings} == {Severity.UNSAFE}
         assert "refuses every UPDATE and DELETE of it while p publishes it" in findings[0].message
         assert "public.t" in findings[0].message
