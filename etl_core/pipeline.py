@@ -156,7 +156,6 @@ class Pipeline:
         whoever starts a process wants to know.
         """
         self._preparation.reset_dead_copies()
-        self._preparation.bring_back_returned()
         now = datetime.now(UTC)
         for status in self.store.tables():
             if status.state is not TableState.ERRORED or status.retry_at is None:

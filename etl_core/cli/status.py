@@ -17,6 +17,8 @@ from etl_core.source.slot import SlotStatus
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
 
+_SHOWN = 5
+
 
 def status(pipeline: Pipeline, arguments: Arguments) -> int:
     known = pipeline.status()
@@ -49,6 +51,9 @@ def status_lines(known: PipelineStatus, now: datetime) -> list[str]:
         lines.append(f"slot         {_slot(known.slot)}")
     elif not known.source_error:
         lines.append("slot         does not exist: changes are not kept for this pipeline")
+    lines += [f"source       {sentence}" for sentence in known.unsafe[:_SHOWN]]
+    if len(known.unsafe) > _SHOWN:
+        lines.append(f"source       and {len(known.unsafe) - _SHOWN} more: etl doctor")
     return [*lines, "", *_tables(known.tables, known.watermarks, _ahead(known))]
 
 

@@ -27,6 +27,7 @@ def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) 
             "reachable": known.source_error is None,
             "error": known.source_error,
             "transport": None if known.transport is None else _transport(known.transport),
+            "unsafe": list(known.unsafe),
         },
         "destination": {"type": config.destination.type, "error": known.destination_error},
         "stream": _stream(known, now),

@@ -6,12 +6,11 @@ from the destination's watermarks, never guessed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove, WriteBatch
@@ -25,8 +24,6 @@ from etl_core.errors import (
     DestinationUnusable,
     EtlError,
     PermanentError,
-    SlotInUse,
-    StateConflict,
     TableError,
     TransientError,
     WatermarkConflict,
@@ -36,10 +33,11 @@ from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.assembler import Assembled
-from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, PROGRESS_STORED, reach
+from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, GROUP_WRITTEN, PROGRESS_STORED, reach
 from etl_core.replication.isolation import find_failing
 from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.retry import Backoff
+from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.schema.diff import diff
@@ -113,13 +111,10 @@ class Applier:
         self._fence = fence
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._backoff = backoff or Backoff()
-        self._rows = resumes.rows if resumes else 0
-        self._commit_time = resumes.commit_time if resumes else None
-        self._written_lsn = resumes.written_lsn if resumes else None
         self._server_now = server_now
-        self._store_lock = threading.Lock()
-        self._stored = resumes
-        self._stored_at = time.monotonic()
+        self._progress = StoredProgress(
+            store, observer, self._backoff, self._is_stopped_within, server_now, resumes=resumes
+        )
 
     def give_up(self) -> None:
         """What fails from now on is not tried again: whoever reads the stream has left it."""
@@ -145,8 +140,8 @@ class Applier:
         if self._fence is None:
             return
         rows = sum(counts.rows for counts in attempt.counts.values())
-        self._commit_time = batch.commit_time or self._commit_time
-        self.store_progress(batch.end_lsn, rows=rows, lag_since=batch.commit_time)
+        self._progress.commit_time = batch.commit_time or self._progress.commit_time
+        self._progress.store(batch.end_lsn, rows=rows, lag_since=batch.commit_time)
         reach(PROGRESS_STORED)
         if attempt.counts:
             tables = {attempt.schemas[table_id].name: counts for table_id, counts in attempt.counts.items()}
@@ -160,6 +155,7 @@ class Applier:
         moves, attempt, is_applied = self._moves(batch), _Attempt(), False
         alone = _Attempt()  # what was written table by table
         while True:
+            conflict: WatermarkConflict | None = None
             try:
                 if not is_applied:
                     self._write(batch, moves, attempt, moves_stream=True)
@@ -168,11 +164,9 @@ class Applier:
                 attempt.add(alone)
                 return attempt
             except TableError as error:
-                self._fail_table(error, batch)
-            except WatermarkConflict:
-                conflicts += 1
-                if conflicts > _CONFLICT_TRIES:
-                    raise
+                self._fail_table(error, batch, moves)
+            except WatermarkConflict as error:
+                conflict = error
                 self._reactions.reload()
             except TransientError as error:
                 wait = next(waits, None)
@@ -182,14 +176,21 @@ class Applier:
                 elif wait is not None or is_applied or not isinstance(error, DestinationUnavailable):
                     raise
                 else:
-                    self._isolate(error, batch, alone)
+                    conflict = self._isolate(error, batch, alone)
                     waits = self._backoff.waits()
             except DestinationUnusable:
                 raise
             except DestinationError as error:
                 is_applied = is_applied or self._was_applied(moves, attempt)
                 if not is_applied:
-                    self._isolate(error, batch, alone)
+                    conflict = self._isolate(error, batch, alone)
+            if conflict is not None:
+                conflicts += 1
+                if conflicts > _CONFLICT_TRIES:
+                    raise DestinationUnavailable(
+                        "somebody else moves positions in the destination again and again",
+                        hint="end what else writes to it; nothing is lost: the stream starts again from what is stored",
+                    ) from conflict
             if not is_applied:
                 moves, attempt = self._moves(batch), _Attempt()
 
@@ -201,10 +202,11 @@ class Applier:
             if table_id in marks
         }
 
-    def _isolate(self, error: EtlError, batch: Assembled, alone: _Attempt) -> None:
+    def _isolate(self, error: EtlError, batch: Assembled, alone: _Attempt) -> WatermarkConflict | None:
         """Writes what can be written without the tables at fault, and stops those. Raises `error` if none is at fault.
 
-        On return the batch is to be written once more: what is left of it, and the position of the stream.
+        On return the batch is to be written once more: what is left of it, and the position of the stream. A conflict
+        that was met is returned; then no table was stopped, and positions and states were read again.
         """
         tables = sorted(table_id for table_id in batch.tables if table_id in self._active)
         if not tables or self._stop.is_set() or not self._writes_elsewhere(tables):
@@ -219,7 +221,7 @@ class Applier:
                 self._write(batch, moves, attempt, moves_stream=False)
             except TableError as found:
                 if len(group) > 1:
-                    self._fail_table(found, batch)
+                    self._fail_table(found, batch, moves)
                 return found
             except WatermarkConflict as found:
                 # A table was copied meanwhile, or an answer was lost: none of the group is at fault.
@@ -231,11 +233,12 @@ class Applier:
                     return found
             self._note_tables(batch, moves, attempt)
             alone.add(attempt)
+            reach(GROUP_WRITTEN)
             return None
 
         failing = find_failing(tables, write, self._stop.is_set)
         if conflicts:
-            return  # the batch is looked at anew, with the watermarks as they are
+            return conflicts[-1]  # the batch is looked at anew, with the watermarks as they are
         if len(failing) == len(tables) > 1 and not self._active.watermarks().keys() - set(tables):
             raise error
         for table_id, found in failing.items():
@@ -245,6 +248,7 @@ class Applier:
                     what = f"{schema.name} cannot be written: {found}"
                     found = TableError(what, table=str(schema.name), hint=found.hint)
                 self._stop_table(table_id, found)
+        return None
 
     def _writes_elsewhere(self, tables: Sequence[TableId]) -> bool:
         """Whether the destination writes for another table, or could for one of several: then some table is at fault.
@@ -296,7 +300,7 @@ class Applier:
         """Takes note of what a write has made durable, though its answer was lost. May be repeated."""
         if attempt.stream is not None and self._fence is not None:
             self._fence.moved(attempt.stream)
-            self._written_lsn = batch.end_lsn
+            self._progress.written_lsn = batch.end_lsn
         self._note_tables(batch, moves, attempt)
 
     def _note_tables(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
@@ -335,10 +339,11 @@ class Applier:
             positions.tables.get(table_id) == new for table_id, new in moving.items()
         )
 
-    def _fail_table(self, error: TableError, batch: Assembled) -> None:
+    def _fail_table(self, error: TableError, batch: Assembled, moves: Collection[TableId]) -> None:
+        """`moves` has the tables that were to be written: an error about another one would be met again and again."""
         table_id = self._named(error.table, batch)
         if table_id is None:
-            if error.table in _names(batch):
+            if error.table in _names(batch, moves):
                 return  # it was paused meanwhile, or is copied again
             raise PermanentError(f"{error} (a table that is not replicated)", hint=error.hint) from error
         self._stop_table(table_id, error)
@@ -369,65 +374,17 @@ class Applier:
             self._active.advance({table_id: move})
 
     def store_progress(self, flushed: Lsn, *, rows: int = 0, lag_since: datetime | None = None) -> None:
-        """Stores how far everything is durable, `rows` more than before. Tried again while the store is away.
-
-        The lag is the age of the last commit, `lag_since`, by the server's clock; None says that nothing more is there,
-        so there is no lag.
-        """
-        with self._store_lock:
-            self._store_progress(flushed, rows, lag_since)
+        """See `StoredProgress.store`."""
+        self._progress.store(flushed, rows=rows, lag_since=lag_since)
 
     def note_lag(self, flushed: Lsn, since: datetime) -> None:
-        """Stores that a change which was committed at `since` waits to be written; not while progress is being stored.
-
-        Without it nobody could see how late a stream is that can write nothing.
-        """
-        if not self._store_lock.acquire(blocking=False):
-            return
-        try:
-            stored = self._stored
-            if stored is None or stored.flushed_lsn > flushed:
-                return
-            lag = age(since, self._server_now())
-            with contextlib.suppress(TransientError, StateConflict):  # whoever stores progress meets it, too
-                self._stored = self._store.save_progress(replace(stored, lag_seconds=lag), stored)
-        finally:
-            self._store_lock.release()
-
-    def _store_progress(self, flushed: Lsn, rows: int, lag_since: datetime | None) -> None:
-        self._rows += rows
-        now, clock = datetime.now(UTC), time.monotonic()
-        rate = rows / (clock - self._stored_at)
-        self._stored_at = clock
-        lag = age(lag_since, self._server_now()) if lag_since else 0.0
-        claim = None if self._stored is None else self._stored.claim
-        progress = ReplicationProgress(flushed, self._commit_time, self._rows, rate, lag, now, self._written_lsn, claim)
-        waits = self._backoff.waits()
-        while True:
-            try:
-                self._stored = self._store.save_progress(progress, self._stored)
-                return
-            except StateConflict:
-                found = self._store.progress()
-                if found is not None and replace(found, updated_at=now) == progress:
-                    self._stored = found  # by an earlier try, whose answer was lost
-                    return
-                if found is not None and claim is not None and found.claim == claim and found != self._stored:
-                    self._stored = found  # of this stream: a lag whose answer was lost
-                    continue
-                raise SlotInUse(
-                    "another process streams the same pipeline since this one lost its connection",
-                    hint="nothing was lost: what it has not stored is read again",
-                ) from None
-            except TransientError as error:
-                wait = next(waits, None)
-                if wait is None or self._is_stopped_within(wait):
-                    raise
-                self._observer.on_retry(error, wait)
+        """See `StoredProgress.note_lag`."""
+        self._progress.note_lag(flushed, since)
 
 
-def _names(batch: Assembled) -> set[str]:
-    return {str(schema.name) for piece in batch.pieces for schema in piece.schemas.values()}
+def _names(batch: Assembled, tables: Collection[TableId]) -> set[str]:
+    schemas = (piece.schemas[table_id] for piece in batch.pieces for table_id in piece.schemas.keys() & tables)
+    return {str(schema.name) for schema in schemas}
 
 
 def _check_forward(old: TableSchema, new: TableSchema) -> None:

@@ -3,6 +3,7 @@
 It looks when a pipeline is prepared, when a stream begins, and every so often while it runs, in a thread and on a
 connection of its own, so the stream never waits for it. What it finds is a table's state: copied again (INIT), or
 stopped (ERRORED) for as long as the table is not published.
+It also says where the source has come to refuse UPDATE and DELETE because of the publication: that is no table's state.
 
 A file that was replaced without any other trace is what TRUNCATE leaves, which the stream carries, and what SET
 UNLOGGED and SET LOGGED leave, which nobody carries. So the verdict waits until the stream has passed the look: then
@@ -15,7 +16,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -23,15 +24,15 @@ import psycopg
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableAbsent, TransientError, where
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.replication.observer import Observer
-from etl_core.replication.stream import Boundary
+from etl_core.replication.failpoints import GAP_STORED, TABLE_SET_BACK, reach
+from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.table_errors import absent_update, is_absent
 from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed, with_new_parts
 from etl_core.schema.table import TableSchema
 from etl_core.source.absence import missing
 from etl_core.source.connection import Connection
 from etl_core.source.fingerprint import Look, candidates, has_old_row, look
-from etl_core.source.publication import add_tables_statement
+from etl_core.source.publication import add_tables_statement, told_harms
 from etl_core.source.sqlstate import translate
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import COPIED, TableState
@@ -48,6 +49,7 @@ _TIMEOUTS = (
 _PATIENCE = 5.0
 """Seconds that the end of a stream waits for a look."""
 _WAS_NOT_PUBLISHED = "it was not published for a while, and its changes of that time were not sent"
+_WAS_AWAY = "the source did not offer it for a while"
 _REWRITTEN = "its rows were computed anew or it was unlogged for a while, and neither was sent"
 
 
@@ -88,6 +90,7 @@ class CatalogWatch:
         self._seen: dict[TableId, tuple[Fingerprint, Lsn]] = {}
         self._deferred: set[TableId] = set()
         self._candidates: set[TableId] = set()
+        self._told_harms: set[str] = set()
         self._position: Lsn | None = None
         self._applied: Callable[[TableId], TableSchema | None] = lambda _: None
         self._wake = threading.Event()
@@ -115,21 +118,36 @@ class CatalogWatch:
         remembered = self._store.fingerprint(table_id)
         return None if remembered is None else remembered.fingerprint
 
+    def tell_harms(self, connection: Connection, published: Sequence[TableName]) -> None:
+        """Says what the publication does to changes of these tables: a key may be dropped while they are streamed.
+
+        Each sentence once, and again if it came true again.
+        """
+        sentences = told_harms(connection, self._publication, published)
+        with self._lock:
+            new = [sentence for sentence in sentences if sentence not in self._told_harms]
+            self._told_harms = set(sentences)
+        tell_shortened(self._observer, new)
+
     def _examine(self, connection: Connection, status: TableStatus, remembered: Remembered | None, found: Look) -> None:
         now = found.tables.get(status.table_id)
         is_called_so = now is None or now.name == status.name or self._wanted is None or now.name in self._wanted
         if now is not None and now.name != status.name and is_called_so and status.state is not TableState.DATA_SYNC:
             status = self._store.add_table(status.table_id, now.name)
         if now is not None and now.is_published and is_called_so:
-            if remembered is not None and remembered.has_gap:
-                if _is_continued(status) or is_absent(status):  # a copy that failed is tried again at its own time
-                    self._copy_again(status, _WAS_NOT_PUBLISHED)
-            elif _is_continued(status):
+            if is_absent(status):
+                self._copy_again(status, _WAS_AWAY)
+            elif not _is_continued(status):
+                return  # a copy that failed is tried again at its own time
+            elif remembered is not None and remembered.has_gap:
+                self._copy_again(status, _WAS_NOT_PUBLISHED)
+            else:
                 self._compare(connection, status, remembered, now, found.lsn)
             return
         if remembered is not None and not remembered.has_gap:
             # First: a table that is stopped must also be known to come back by itself.
             self._store.save_fingerprint(status.table_id, replace(remembered, has_gap=True))
+            reach(GAP_STORED)
         if _is_continued(status):
             self._stop_table(status, self._not_offered(connection, status, now, found))
 
@@ -270,6 +288,7 @@ class CatalogWatch:
                     connection = self.connect()
                 found = self.look_now(connection)
                 self._find_new_tables(connection, found)
+                self.tell_harms(connection, [now.name for now in found.tables.values() if now.is_published])
             except EtlError as error:
                 self._observer.on_retry(error, wait)
                 _close(connection)
@@ -319,6 +338,7 @@ class CatalogWatch:
     def _copy_again(self, status: TableStatus, why: str) -> None:
         error = CopiedAgain(f"{status.name} is copied again: {why}", table=str(status.name), hint=COPIED_AGAIN)
         self._store.transition(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
+        reach(TABLE_SET_BACK)
         self._open.pop(status.table_id, None)
         self._harmless.pop(status.table_id, None)
         self._deferred.discard(status.table_id)
@@ -366,28 +386,3 @@ def _is_continued(status: TableStatus) -> bool:
 def _close(connection: Connection | None) -> None:
     if connection is not None:
         connection.close()
-
-
-class WatchedBoundary:
-    """A stream's boundary that also tells the watch how far the stream has come. Implements `stream.Boundary`."""
-
-    def __init__(self, boundary: Boundary, watch: CatalogWatch) -> None:
-        self._boundary = boundary
-        self._watch = watch
-
-    def look_around(self, position: Lsn, busy_wait: Callable[[], bool]) -> Lsn | None:
-        self._watch.passed(position)
-        return self._boundary.look_around(position, busy_wait)
-
-    def passed(self, tables: Collection[TableId], end_lsn: Lsn) -> None:
-        self._boundary.passed(tables, end_lsn)
-
-    def held_at(self, lsn: Lsn) -> None:
-        self._watch.passed(lsn)
-        self._boundary.held_at(lsn)
-
-    def is_settled(self) -> bool:
-        return self._boundary.is_settled()
-
-    def leave(self) -> None:
-        self._boundary.leave()

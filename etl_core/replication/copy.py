@@ -41,7 +41,7 @@ from etl_core.replication.failpoints import (
     reach,
 )
 from etl_core.replication.observer import Observer
-from etl_core.replication.shared_copy import SharedRanges, fingerprint, live_helpers
+from etl_core.replication.shared_copy import SharedRanges, layout_of, live_helpers
 from etl_core.replication.source import Source
 from etl_core.replication.table_errors import failed_update
 from etl_core.schema.arrow import refuse_unsupported
@@ -234,8 +234,8 @@ class TableCopier:
 
         if self._share is None or not isinstance(staging, SharedCopy):
             return copy(all_into(staging.write)).rows
-        what = fingerprint(table)
-        offer = CopyOffer(status.table_id, self._share, snapshot_name, snapshot_lsn, what, staging.address)
+        layout = layout_of(table)
+        offer = CopyOffer(status.table_id, self._share, snapshot_name, snapshot_lsn, layout, staging.address)
         shared = SharedRanges(self._store.shared_copies, offer, staging, on_progress)
         try:
             return shared.copy(copy, lambda: live_helpers(self._source, status.table_id), self._stop)

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from etl_core.errors import (
     ConfigError,
     DestinationUnavailable,
+    OutcomeUnknown,
     PermanentError,
     SourceUnavailable,
     StateStoreUnavailable,
@@ -86,6 +87,13 @@ PLACES: Mapping[str, Place] = MappingProxyType(
                 has_connection=True,
             ),
             Place(
+                failpoints.SLOT_RECORDED,
+                "a slot is recorded as this pipeline's",
+                "it is created",
+                StateStoreUnavailable,
+                has_connection=True,
+            ),
+            Place(
                 failpoints.SLOT_CREATED,
                 "the sync slot is created and its snapshot exported",
                 "rows are copied under the snapshot",
@@ -145,14 +153,61 @@ PLACES: Mapping[str, Place] = MappingProxyType(
             Place(
                 failpoints.SYNC_DONE_STORED,
                 "the state SYNC_DONE is stored",
-                "the sync slot is dropped",
+                "the state READY is stored",
+                OutcomeUnknown,
+            ),
+            Place(
+                failpoints.READY_STORED,
+                "the state READY is stored and the table's changes are applied",
+                "its sync slot is dropped",
+            ),
+            Place(
+                failpoints.SLOT_DROPPED,
+                "a slot is dropped on the server",
+                "its record is removed",
+                SourceUnavailable,
+            ),
+            Place(
+                failpoints.GROUP_WRITTEN,
+                "some tables of a batch that failed are durable in the destination, without the stream's position",
+                "the other tables of the batch are written",
+            ),
+            Place(
+                failpoints.SLOT_COPIED,
+                "the main slot is copied to keep the changes of a table that failed",
+                "the table's state ERRORED is stored",
+                SourceUnavailable,
+                has_connection=True,
+            ),
+            Place(
+                failpoints.COMPLETE_TOLD,
+                "the destination is told that a table that failed is complete up to where its slot begins",
+                "the stream goes on without it",
+                DestinationUnavailable,
+            ),
+            Place(
+                failpoints.TABLE_STOPPED,
+                "the state ERRORED of a table that failed is stored",
+                "the destination is told how far it is complete, and the stream goes on without it",
+                OutcomeUnknown,
+            ),
+            Place(
+                failpoints.GAP_STORED,
+                "it is stored that changes of a table are not sent for a while",
+                "the table's state ERRORED is stored",
                 StateStoreUnavailable,
             ),
             Place(
-                failpoints.SYNC_SLOT_DROPPED,
-                "the sync slot is dropped",
-                "the state READY is stored",
-                SourceUnavailable,
+                failpoints.TABLE_SET_BACK,
+                "the catalog shows that a table is to be copied again, and its state INIT is stored",
+                "the next table is compared",
+                StateStoreUnavailable,
+            ),
+            Place(
+                failpoints.POSITION_MOVED,
+                "the position of a stream is moved to the first change that any table needs",
+                "the stream begins there",
+                StateStoreUnavailable,
             ),
         )
     }

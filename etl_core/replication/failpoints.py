@@ -11,7 +11,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+POSITION_MOVED = "position_moved"
+SLOT_RECORDED = "slot_recorded"
 SLOT_CREATED = "slot_created"
+SLOT_DROPPED = "slot_dropped"
 COPY_STARTED = "copy_started"
 RANGE_STAGED = "range_staged"
 COPY_STAGED = "copy_staged"
@@ -23,10 +26,19 @@ PROGRESS_STORED = "progress_stored"
 CONFIRMED = "confirmed"
 CATCHUP_WRITTEN = "catchup_written"
 SYNC_DONE_STORED = "sync_done_stored"
-SYNC_SLOT_DROPPED = "sync_slot_dropped"
+READY_STORED = "ready_stored"
+GROUP_WRITTEN = "group_written"
+SLOT_COPIED = "slot_copied"
+COMPLETE_TOLD = "complete_told"
+TABLE_STOPPED = "table_stopped"
+GAP_STORED = "gap_stored"
+TABLE_SET_BACK = "table_set_back"
 
 ALL = (
+    POSITION_MOVED,
+    SLOT_RECORDED,
     SLOT_CREATED,
+    SLOT_DROPPED,
     COPY_STARTED,
     RANGE_STAGED,
     COPY_STAGED,
@@ -38,7 +50,13 @@ ALL = (
     CONFIRMED,
     CATCHUP_WRITTEN,
     SYNC_DONE_STORED,
-    SYNC_SLOT_DROPPED,
+    READY_STORED,
+    GROUP_WRITTEN,
+    SLOT_COPIED,
+    COMPLETE_TOLD,
+    TABLE_STOPPED,
+    GAP_STORED,
+    TABLE_SET_BACK,
 )
 
 

@@ -12,7 +12,6 @@ If it is not known whether a state was stored, the stream ends, and begins again
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,13 +31,13 @@ from etl_core.errors import (
     TableError,
     TransientError,
     WatermarkConflict,
-    where,
 )
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
+from etl_core.replication.catch_ups import CatchUps, failure_of
 from etl_core.replication.catchup import CatchUp
-from etl_core.replication.failpoints import SYNC_DONE_STORED, SYNC_SLOT_DROPPED, reach
+from etl_core.replication.failpoints import READY_STORED, SYNC_DONE_STORED, TABLE_STOPPED, reach
 from etl_core.replication.observer import Observer
 from etl_core.replication.stopped_tables import StoppedTables
 from etl_core.replication.stream_fence import StreamFence
@@ -48,16 +47,6 @@ from etl_core.source.slot import SlotStatus
 from etl_core.state.store import Hold, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import COPIED, TableState
 
-_log = logging.getLogger(__name__)
-
-_CATCH_UPS = 4
-"""How many run at a time; each holds a walsender."""
-_SHORT_STEP = 16 << 20
-"""Bytes of WAL behind the main stream from which on the main stream waits for the last step; or twice what the catch-up
-comes on by a batch: behind a slow destination it never comes closer."""
-_SHORT_STEP_SECONDS = 2.0
-"""How long the main stream waits for last steps, all tables together, before it goes on and tries again later; or three
-times what the destination takes for a batch: one is under way, and the last one comes after it."""
 _CONFLICT_TRIES = 3
 
 
@@ -98,7 +87,7 @@ class Handover:
         self._slots = slots
         self._begin_catch_up = begin_catch_up
         self._observer = observer
-        self._catch_ups: dict[TableId, CatchUp] = {}
+        self._catch_ups = CatchUps()
         self._find_hold = hold
         self._stop = stop
         self._hold: Lsn | None = None
@@ -154,14 +143,11 @@ class Handover:
 
     def leave(self) -> None:
         """Lets go of the server, which shuts down, before anything that is being written is waited for."""
-        for catch_up in self._catch_ups.values():
-            catch_up.leave()
+        self._catch_ups.leave()
 
     def close(self) -> None:
         """Stops what catches up; it goes on at the next start."""
-        for catch_up in self._catch_ups.values():
-            catch_up.stop()
-        self._catch_ups.clear()
+        self._catch_ups.close()
 
     # --- taking tables in -------------------------------------------------------------------------------------
 
@@ -236,15 +222,15 @@ class Handover:
         """READY first, then active: `reload` in the writing thread drops active tables that are not READY.
 
         Nothing between the two can fail: a table that is READY and not active would lose what the stream passes.
-        The slot goes before both: one that is left is found by its record only at the next start.
+        The slot goes last: a stream that was replaced is told so by its claim, and the slot is its successor's.
         """
         schema = self._schema(status)
-        self._slots.drop(status)
-        reach(SYNC_SLOT_DROPPED)
-        status = self._move(
+        ready = self._move(
             status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
-        self._activate(status, watermark, schema)
+        self._activate(ready, watermark, schema)
+        reach(READY_STORED)
+        self._slots.drop(status)
 
     def _hand_over(self, position: Lsn, busy_wait: Callable[[], bool]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}
@@ -252,10 +238,10 @@ class Handover:
             status = by_id.get(table_id)
             if status is None or status.state not in (TableState.READY, TableState.SYNC_DONE):
                 self._deactivate(table_id)
-        for table_id in list(self._catch_ups):
+        for table_id in self._catch_ups:
             status = by_id.get(table_id)
             if status is None or status.state is not TableState.FINISHED_COPY:
-                self._catch_ups.pop(table_id).stop()
+                self._catch_ups.stop(table_id)
                 self._slots.give_up(table_id)
         began = time.monotonic()
         for status in by_id.values():
@@ -284,23 +270,21 @@ class Handover:
         return status.state is TableState.READY and status.table_id not in self._active
 
     def _hand_over_one(self, status: TableStatus, position: Lsn, began: float, busy_wait: Callable[[], bool]) -> None:
-        catch_up = self._catch_ups.get(status.table_id)
+        catch_up = self._catch_ups.running(status.table_id)
         if catch_up is not None:
             self._finish_catch_up(status, catch_up, position, began, busy_wait)
             return
         snapshot_lsn = status.snapshot_lsn or ZERO
         if snapshot_lsn >= position or self._start <= snapshot_lsn >= self._passed.get(status.table_id, ZERO):
             self._take_in(status, snapshot_lsn)
-        elif len(self._catch_ups) >= _CATCH_UPS:
-            return
-        else:
+        elif self._catch_ups.may_begin(status.table_id):
             slot = self._slots.kept(status)
             catch_up = None if slot is None else self._begin_catch_up(status, snapshot_lsn, slot)
             if catch_up is None:
                 # The stream has passed the snapshot and nothing kept the changes in between: only a new copy has them.
                 self._copy_again(status)
             else:
-                self._catch_ups[status.table_id] = catch_up
+                self._catch_ups.add(catch_up)
 
     def _copy_again(self, status: TableStatus) -> None:
         self._move(status, TableState.INIT)
@@ -310,21 +294,15 @@ class Handover:
         self, status: TableStatus, catch_up: CatchUp, position: Lsn, began: float, busy_wait: Callable[[], bool]
     ) -> None:
         if catch_up.error is not None:
-            self._catch_ups.pop(status.table_id).stop()
-            self._catch_up_failed(status, catch_up.error)
+            self._catch_ups.stop(status.table_id)
+            self._catch_up_failed(status, catch_up, catch_up.error)
             return
-        last = catch_up.last_write
-        if position - min(position, catch_up.through) > max(_SHORT_STEP, 2 * last.step):
+        if not self._catch_ups.comes_through(catch_up, position, began, busy_wait):
             return
-        deadline = began + max(_SHORT_STEP_SECONDS, 3 * last.seconds)
-        while not catch_up.wait_through(position, 0.1):
-            if busy_wait() or catch_up.error is not None or time.monotonic() > deadline:
-                return
-        del self._catch_ups[status.table_id]
         try:
-            through = catch_up.finish(busy_wait)
+            through = self._catch_ups.finish(catch_up, busy_wait)
         except EtlError as error:
-            self._catch_up_failed(status, error)
+            self._catch_up_failed(status, catch_up, error)
             return
         status = self._move(
             status,
@@ -334,22 +312,17 @@ class Handover:
         reach(SYNC_DONE_STORED)
         self._take_in(status, through)
 
-    def _catch_up_failed(self, status: TableStatus, error: BaseException) -> None:
-        if isinstance(error, (TransientError, WatermarkConflict)):
-            self._observer.on_retry(error, 0.0)  # begun again at the next look
-        elif isinstance(error, EtlError):
-            if self._slots.kept(status) is None:
-                self._observer.on_retry(error, 0.0)
-                self._copy_again(status)
-            else:
-                self._fail(status, error)
-        elif isinstance(error, Exception):
-            kind = type(error).__name__
-            _log.error("the catch-up of %s ended with %s\n%s", status.name, kind, where(error))
-            what = f"internal error while {status.name} caught up: {kind}"
-            self._fail(status, TableError(what, table=str(status.name), hint="the log says where; report it"))
+    def _catch_up_failed(self, status: TableStatus, catch_up: CatchUp, error: BaseException) -> None:
+        failure = failure_of(status.name, error)
+        is_passing = isinstance(failure, (TransientError, WatermarkConflict))
+        wait = self._catch_ups.next_try(catch_up) if is_passing else None
+        if wait is not None:
+            self._observer.on_retry(failure, wait)
+        elif self._slots.kept(status) is None:
+            self._observer.on_retry(failure, 0.0)
+            self._copy_again(status)
         else:
-            raise error
+            self._fail(status, failure)
 
     # --- what the writing thread finds out --------------------------------------------------------------------
 
@@ -393,11 +366,15 @@ class Handover:
         update = self._stopped.stop(status, error)
         try:
             self._move(status, TableState.ERRORED, update)
-        except StateConflict:
-            # Someone moved it on; their decision stands.
+        except (StateConflict, SlotInUse) as conflict:
+            # Someone moved it on, or this stream was replaced; their decision stands.
             if update.sync_slot != status.sync_slot:
                 self._slots.drop(replace(status, sync_slot=update.sync_slot))
+            if isinstance(conflict, SlotInUse):
+                raise
             return
+        reach(TABLE_STOPPED)
+        self._stopped.complete(status.table_id)
         if status.sync_slot != update.sync_slot:
             self._slots.drop(status)  # only a new copy brings the table back: the slot would hold WAL for nothing
         self._observer.on_table_error(status.name, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,6 +12,8 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.state.table_state import TableState
+
+_SHOWN_NOTICES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,15 @@ class Observer:
         """Something failed that may pass; it is tried again after `wait` seconds."""
 
     def on_notice(self, sentence: str) -> None:
-        """What will not arrive, or is unsafe, as found when the pipeline was prepared."""
+        """What will not arrive, or is unsafe, as found when the pipeline was prepared or while it runs."""
 
     def on_waiting(self, reason: str) -> None:
         """Nothing can be done until something outside ends, such as a transaction that a slot must wait for."""
+
+
+def tell_shortened(observer: Observer, sentences: Sequence[str]) -> None:
+    """The first notices, and how many more there are: a thousand tables may have the same."""
+    for sentence in sentences[:_SHOWN_NOTICES]:
+        observer.on_notice(sentence)
+    if len(sentences) > _SHOWN_NOTICES:
+        observer.on_notice(f"and {len(sentences) - _SHOWN_NOTICES} more: etl doctor lists them")

@@ -18,7 +18,7 @@ from etl_core.errors import ConfigError, EtlError, SourceChanged, SourceRefused,
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.identity import check_source
-from etl_core.replication.observer import Observer
+from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.source import Source
 from etl_core.replication.stream_fence import begin_stream
 from etl_core.replication.table_errors import absent_update, is_absent
@@ -30,7 +30,8 @@ from etl_core.source.publication import (
     ensure_publication,
     find_publication,
     publication_oid,
-    told_plan,
+    told_left_out,
+    unpublished,
 )
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, slot_status, unread_slots
@@ -42,11 +43,8 @@ _log = logging.getLogger(__name__)
 _NEED_A_SLOT = (TableState.DATA_SYNC, TableState.FINISHED_COPY, TableState.SYNC_DONE)
 
 _LOCK_SECONDS = 10
-_SHOWN_NOTICES = 10
 _TURN_EVERY = 0.05
 _TELL_AFTER = 2.0
-_ABSENT_EVERY = 60.0
-"""Seconds between two looks for tables that the source did not have at the last one."""
 
 
 class Preparation:
@@ -69,7 +67,6 @@ class Preparation:
         self._observer = observer
         self._stop = stop
         self._watch = watch
-        self._next_absent_look = 0.0
         self._told: set[str] = set()
 
     def prepare(self) -> None:
@@ -150,12 +147,13 @@ class Preparation:
 
     def _tell_plan(self, connection: Connection, tables: Sequence[TableName]) -> None:
         """Says what will not arrive, and what the publication does to the source, before anything is copied."""
-        sentences = [one for one in told_plan(connection, self._source.publication, tables) if one not in self._told]
+        name = self._source.publication
+        if find_publication(connection, name) is not None:
+            missing = set(unpublished(connection, name, tables))
+            self._watch.tell_harms(connection, [table for table in tables if table not in missing])
+        sentences = [one for one in told_left_out(connection, name, tables) if one not in self._told]
         self._told.update(sentences)  # a run prepares again after each lost connection
-        for sentence in sentences[:_SHOWN_NOTICES]:
-            self._observer.on_notice(sentence)
-        if len(sentences) > _SHOWN_NOTICES:
-            self._observer.on_notice(f"and {len(sentences) - _SHOWN_NOTICES} more: etl doctor lists them")
+        tell_shortened(self._observer, sentences)
 
     def _wait_for_turn(self, connection: Connection) -> None:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""
@@ -245,9 +243,8 @@ class Preparation:
             self._observer.on_table_error(name, absent[name])  # it was never copied, so that it has no state
         for table_id, name in by_id.items():
             found = known.get(table_id)
-            status = found if found is not None and found.name == name else self._store.add_table(table_id, name)
-            if is_absent(status):
-                self._bring_back(status)
+            if found is None or found.name != name:
+                self._store.add_table(table_id, name)
 
     def _stop_absent(self, status: TableStatus, error: TableAbsent) -> None:
         """Stops a table that the source no longer offers. A paused one stays paused."""
@@ -259,34 +256,6 @@ class Preparation:
             if status.sync_slot is not None:
                 self._drop_unless_active(status.sync_slot)
             self._observer.on_table_error(status.name, error)
-
-    def _bring_back(self, status: TableStatus) -> None:
-        with contextlib.suppress(StateConflict):
-            self._store.transition(status, TableState.INIT)
-            self._observer.on_state(status.name, TableState.INIT)
-
-    def bring_back_returned(self) -> None:
-        """Has tables copied again that the source offers again. Asks the source only while some are absent.
-
-        While it cannot be asked, they stay as they are.
-        """
-        statuses = [status for status in self._store.tables() if is_absent(status)]
-        if not statuses or time.monotonic() < self._next_absent_look:
-            return
-        self._next_absent_look = time.monotonic() + _ABSENT_EVERY
-        try:
-            with self._source.connect("prepare") as connection:
-                limit_lock_waits(connection, _LOCK_SECONDS)
-                published = {table.schema.table_id for table in published_tables(connection, self._source.publication)}
-                known = {status.name: status.table_id for status in statuses}
-                absent = find_absent(connection, self._source.publication, known, known)
-        except EtlError as error:
-            self._observer.on_retry(error, _ABSENT_EVERY)
-            return
-        for status in statuses:
-            is_wanted = self._config.source.tables is None or status.name in self._config.source.tables
-            if is_wanted and status.table_id in published and status.name not in absent:
-                self._bring_back(status)
 
     def register_new(self, connection: Connection) -> None:
         """Adds tables that are published and wanted since the last look; one that has a lost one's name replaces it."""

@@ -34,7 +34,7 @@ _OURS = 0
 _LOOK_EVERY = 0.5
 
 
-def fingerprint(table: PublishedTable) -> str:
+def layout_of(table: PublishedTable) -> str:
     """Two processes that read the same of the table agree on this."""
     described = f"{schema_to_json(table.schema)}\n{table.is_partitioned}\n{table.row_filter}"
     return hashlib.sha256(described.encode()).hexdigest()
@@ -148,7 +148,7 @@ def help_copy(
     """
     with source.connect("catalog") as connection:
         table = published_table(connection, offer.table_id, source.publication)
-    if table is None or fingerprint(table) != offer.fingerprint or offer.snapshot_name is None:
+    if table is None or layout_of(table) != offer.layout or offer.snapshot_name is None:
         raise TransientError(f"{name} has changed since the copy to be helped with began, or that copy is over")
     return copy_table(
         lambda: source.connect(helper_role(offer.table_id)),

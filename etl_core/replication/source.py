@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from etl_core.errors import EtlError, PermanentError, SourceChanged
 from etl_core.identifiers import TableId, main_slot_name, sync_slot_name
 from etl_core.lsn import Lsn
+from etl_core.replication.failpoints import SLOT_COPIED, SLOT_DROPPED, SLOT_RECORDED, reach
 from etl_core.silence import SILENCE
 from etl_core.source.catalog import published_tables
 from etl_core.source.connection import Connection, connect
@@ -93,6 +94,7 @@ class Source:
     ) -> CreatedSlot:
         """Creates a slot on the replication connection `connection`, recorded as ours before it exists."""
         self.store.record_slot(name, table_id, server_info(connection).system_identifier)
+        reach(SLOT_RECORDED, connection)
         with self.connect("slots") as observer:
             return create_slot(
                 connection, name, export_snapshot=export_snapshot, observer=observer, on_wait=on_wait, stop=stop
@@ -133,6 +135,7 @@ class Source:
                 cluster = server_info(connection).system_identifier
                 self.store.record_slot(name, table_id, cluster)
                 confirmed = copy_slot(connection, self.main_slot, name)
+                reach(SLOT_COPIED, connection)
                 # Once more: another process that prepared meanwhile may have taken the record for one without a slot.
                 self.store.record_slot(name, table_id, cluster)
                 return KeptChanges(name, confirmed)
@@ -165,6 +168,7 @@ class Source:
                 with self.connect("slots") as connection:
                     self._check_cluster(connection, slot)
                     drop_slot(connection, name, timeout=timeout)
+                reach(SLOT_DROPPED)
                 self.store.forget_slot(slot)
                 return True
         return False

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 
 from etl_core.destination.protocol import Destination, Positions, WaitingDestination
 from etl_core.errors import EtlError
-from etl_core.identifiers import TableId
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.look import Look
 from etl_core.replication.source import Source
+from etl_core.source.publication import told_harms
 from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.source.transport import Transport, transport_of
 from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus
-from etl_core.state.table_state import TableState
+from etl_core.state.table_state import COPIED, TableState
 
 _LOOK_PATIENCE = 8.0
 """Seconds in which the source and the destination are to answer for `etl status`; they are asked at once."""
@@ -43,6 +44,8 @@ class PipelineStatus:
     """Who holds the stream at a position, and since when: a comparison that runs."""
     transport: Transport | None = None
     """How this process reached the source just now, by the configuration that the stream has too."""
+    unsafe: Sequence[str] = ()
+    """Where the source refuses UPDATE and DELETE because of the publication, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,14 @@ class _SourceSeen:
     holder: str | None
     copies: frozenset[TableId]
     transport: Transport | None
+    unsafe: Sequence[str] = ()
 
 
 def read_status(source: Source, store: StateStore, destination: Destination, hold: StreamHold) -> PipelineStatus:
     """What is known, without changing anything; a source or destination out of reach is told, not raised."""
     store.migrate()
-    asked_source = Look("the source", lambda: _look_at_source(source, hold))
+    copied = [table.name for table in store.tables() if table.state in COPIED]
+    asked_source = Look("the source", lambda: _look_at_source(source, hold, copied))
     asked_destination = Look("the destination", lambda: _look_at_destination(destination))
     tables, progress = store.tables(), store.progress()
     seen = _SourceSeen(None, None, frozenset(), None)
@@ -70,9 +75,9 @@ def read_status(source: Source, store: StateStore, destination: Destination, hol
         source_error = str(error)
     else:
         # A copy's session is there as long as its state; seen before the states, so that none just begun is missed.
-        copied = {t.table_id for t in tables if t.state is TableState.DATA_SYNC} - seen.copies
-        if copied:
-            tables = [_if_copy_died(store, table) if table.table_id in copied else table for table in tables]
+        died = {t.table_id for t in tables if t.state is TableState.DATA_SYNC} - seen.copies
+        if died:
+            tables = [_if_copy_died(store, table) if table.table_id in died else table for table in tables]
     try:
         watermarks = dict(asked_destination.answer(_LOOK_PATIENCE).tables)
     except EtlError as error:
@@ -87,16 +92,18 @@ def read_status(source: Source, store: StateStore, destination: Destination, hol
         stream_error(store),
         seen.holder,
         seen.transport,
+        seen.unsafe,
     )
 
 
-def _look_at_source(source: Source, hold: StreamHold) -> _SourceSeen:
+def _look_at_source(source: Source, hold: StreamHold, copied: Sequence[TableName]) -> _SourceSeen:
     with source.connect("status") as connection:
         return _SourceSeen(
             slot_status(connection, source.main_slot),
             hold.describe(connection),
             source.running_copies(connection),
             transport_of(connection),
+            told_harms(connection, source.publication, copied, only_refused=True),
         )
 
 

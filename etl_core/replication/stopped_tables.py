@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from etl_core.batch import WatermarkMove
-from etl_core.errors import CopyNeeded, EtlError, SourceChanged, TableAbsent, TableError, TransientError
+from etl_core.errors import CopyNeeded, EtlError, SourceChanged, TableAbsent, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
+from etl_core.replication.failpoints import COMPLETE_TOLD, reach
 from etl_core.replication.source import KeptChanges
 from etl_core.replication.table_errors import failed_update, kept_update
 from etl_core.state.store import StateStore, TableStatus, TableUpdate
@@ -43,8 +44,6 @@ class Keeping:
     """Copies the main slot; None if the server refuses that."""
     complete_up_to: Callable[[TableId, WatermarkMove], None]
     """Says in the destination that the table is complete up to a later position."""
-    drop: Callable[[str], object]
-    """Drops a slot this pipeline owns, and forgets it."""
     kept_wal: Callable[[str], int | None]
     """Bytes of WAL that the slot keeps and the main slot does not; None if it is gone or lost."""
     budget: int
@@ -58,15 +57,29 @@ class StoppedTables:
         self._store = store
         self._active = active
         self._keeping = keeping
+        self._to_complete: dict[TableId, WatermarkMove] = {}
         self._next_weighing = 0.0
         self._is_start = True
 
     def stop(self, status: TableStatus, error: EtlError) -> TableUpdate:
-        """What the store is told of a table that fails now; it is still active if it was."""
+        """What the store is told of a table that fails now; it is still active if it was. Then `complete` is called."""
         kept = self._keep(status, error)
         if kept is None:
             return failed_update(error, status.attempts + 1, FIRST_RETRY)
         return kept_update(status, error, *kept, self._keeping.budget, FIRST_RETRY)
+
+    def complete(self, table_id: TableId) -> None:
+        """Moves the watermark of a table that had no change for long up to where its slot begins.
+
+        Called when what `stop` gave is stored under the claim of the stream: what a successor has confirmed is complete
+        for the successor, not for this one. A slot that begins beyond the watermark is taken for one that somebody has
+        advanced, and the table is copied again.
+        """
+        move = self._to_complete.pop(table_id, None)
+        if move is not None:
+            with contextlib.suppress(EtlError):
+                self._keeping.complete_up_to(table_id, move)
+                reach(COMPLETE_TOLD)
 
     def due(self, statuses: Sequence[TableStatus]) -> list[tuple[TableStatus, TableState, TableUpdate]]:
         """The stopped tables whose changes were kept and that are tried again now, or copied again.
@@ -82,7 +95,7 @@ class StoppedTables:
         now = datetime.now(UTC)
         moves = []
         for status in kept:
-            if is_weighed and self._is_too_much(status):
+            if is_weighed and self._weighs_too_much(status):
                 moves.append((status, TableState.INIT, TableUpdate(attempts=status.attempts)))
             elif at_start or status.retry_at is None or status.retry_at <= now:
                 update = TableUpdate(
@@ -92,12 +105,15 @@ class StoppedTables:
                     attempts=status.attempts,
                 )
                 moves.append((status, TableState.FINISHED_COPY, update))
-        # Their slots are dropped by the hand-over, which reads them.
+        # Slots go after the state: a stream that was replaced decides nothing, and drops nothing.
         lost = [status for status in tried if is_weighed and self._weighs_too_much(status)]
         return moves + [(status, TableState.INIT, TableUpdate(attempts=status.attempts)) for status in lost]
 
     def _keep(self, status: TableStatus, error: EtlError) -> tuple[str, Lsn] | None:
-        """The slot that keeps the table's changes, and the position up to which the table is complete."""
+        """The slot that keeps the table's changes, and the position up to which the table is known to be complete.
+
+        A slot that is made and then of no use is dropped by the hand-over, which finds it by its record.
+        """
         if isinstance(error, (CopyNeeded, TableAbsent, SourceChanged)) or not self._keeping.budget:
             return None
         if status.state is TableState.FINISHED_COPY and status.sync_slot is not None and status.snapshot_lsn:
@@ -114,23 +130,11 @@ class StoppedTables:
         progress = self._store.progress()
         if progress is None or kept.confirmed_lsn > progress.flushed_lsn:
             # Cannot be, as what is confirmed was stored before; were it so, changes could be missing in between.
-            self._keeping.drop(kept.slot)
             return None
-        try:
-            return kept.slot, self._complete(status.table_id, watermark, kept.confirmed_lsn)
-        except EtlError:
-            with contextlib.suppress(TransientError):  # else at the next start, by its record
-                self._keeping.drop(kept.slot)
-            return None
-
-    def _complete(self, table_id: TableId, watermark: Lsn, confirmed: Lsn) -> Lsn:
-        """Moves the watermark of a table that had no change for long up to where its slot begins.
-
-        A slot that begins beyond the watermark is taken for one that somebody has advanced.
-        """
-        if watermark < confirmed:
-            self._keeping.complete_up_to(table_id, WatermarkMove(watermark, confirmed))
-        return max(watermark, confirmed)
+        self._to_complete.pop(status.table_id, None)
+        if watermark < kept.confirmed_lsn:
+            self._to_complete[status.table_id] = WatermarkMove(watermark, kept.confirmed_lsn)
+        return kept.slot, watermark
 
     def _weighs_too_much(self, status: TableStatus) -> bool:
         size = None if status.sync_slot is None else self._keeping.kept_wal(status.sync_slot)
@@ -138,16 +142,6 @@ class StoppedTables:
             return False
         what = "its slot is lost" if size is None else f"it keeps {size:,} bytes of WAL, more than batch.kept_wal"
         _log.warning("%s is copied again: %s", status.name, what)
-        return True
-
-    def _is_too_much(self, status: TableStatus) -> bool:
-        if not self._weighs_too_much(status):
-            return False
-        if status.sync_slot is not None:
-            try:
-                self._keeping.drop(status.sync_slot)
-            except TransientError:
-                return False  # at the next look
         return True
 
 

@@ -28,9 +28,10 @@ from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.applier import Applier, Reactions
 from etl_core.replication.assembler import Assembler
-from etl_core.replication.catalog_watch import CatalogWatch, WatchedBoundary
+from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.describe import Describer
+from etl_core.replication.failpoints import POSITION_MOVED, reach
 from etl_core.replication.handover import Handover
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.observer import Observer
@@ -39,6 +40,7 @@ from etl_core.replication.stopped_tables import Keeping, StoppedTables
 from etl_core.replication.stream import Streamed, StreamWorker
 from etl_core.replication.stream_fence import StreamFence
 from etl_core.replication.sync_slots import SyncSlots
+from etl_core.replication.watched_boundary import WatchedBoundary
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import current_lsn, limit_lock_waits
 from etl_core.source.shutdown_watch import ShutdownWatch
@@ -110,7 +112,6 @@ class Streaming:
         keeping = Keeping(
             self._source.keep_changes,
             self._complete_up_to,
-            self._source.drop_if_owned,
             self._source.wal_kept_by,
             self._config.batch.kept_wal,
         )
@@ -192,9 +193,11 @@ class Streaming:
         if needed <= progress.flushed_lsn or slot is None or slot.active:
             return progress
         try:
-            return self._store.save_progress(replace(progress, flushed_lsn=needed, lag_seconds=None), progress)
+            moved = self._store.save_progress(replace(progress, flushed_lsn=needed, lag_seconds=None), progress)
         except StateConflict:
             return self._store.progress()
+        reach(POSITION_MOVED)
+        return moved
 
     def _needed_from(self) -> Lsn:
         """The oldest snapshot of a copied table, the end of the WAL if there is none; 0 if it cannot be said."""

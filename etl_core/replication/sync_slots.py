@@ -51,11 +51,12 @@ class SyncSlots:
         self._leave_earlier(status)
         if status.sync_slot is None:
             return
+        self._undropped[status.sync_slot] = status.table_id
         try:
             self._source.drop_if_owned(status.sync_slot, _READER_SECONDS)
+            self._undropped.pop(status.sync_slot, None)
         except TransientError as error:
             self._observer.on_retry(error, 0.0)
-            self._undropped[status.sync_slot] = status.table_id
 
     def drop_left(self, tables: Mapping[TableId, TableStatus]) -> None:
         """Those of tables that need none, given up, or not dropped so far."""
@@ -68,7 +69,7 @@ class SyncSlots:
             if status is None or status.sync_slot != name:
                 with contextlib.suppress(SlotInUse):  # a copy that was paused waits for old transactions with it
                     self._source.drop_if_owned(name, 0.0)
-                    del self._undropped[name]
+                    self._undropped.pop(name, None)
 
 
 def _needs_none(status: TableStatus) -> bool:

@@ -94,7 +94,7 @@ def examine_tables(
     for fact in facts:
         yield from _check_kind(conn, fact)
     # The source refuses updates of every table that is published, replicated or not.
-    plan = read_plan(conn, {*(fact.name for fact in existing), *(table.name for table in published)})
+    plan = read_plan(conn, {*(fact.name for fact in existing), *(table.name for table in published)}, name)
     findings = [finding for fact in existing for finding in _check_table(conn, info, fact)]
     findings += _check_identity(
         conn, plan, publication, {table.name for table in published}, allow_append_only=allow_append_only
@@ -287,18 +287,7 @@ def _harm_finding(harm: Harm, publication: Publication | None, *, changes_publis
         consequence = "the source would refuse every UPDATE and DELETE of it as soon as it is published"
     else:
         consequence = f"the source refuses every UPDATE and DELETE of it while {publication.name} publishes it"
-    ways = ["add a primary key"] if "primary key" in harm.why else []
-    if harm.sql is None:
-        ways.append("give it a replica identity index over published columns that are NOT NULL")
-        if "generated" in harm.why and publication is not None:
-            ways.append("from PostgreSQL 18 on set publish_generated_columns = stored for the publication")
-    elif harm.sql.endswith("FULL"):
-        ways.append(
-            "set replica identity FULL as below: the source accepts all changes, writes whole old rows to the WAL, and"
-            " an update or delete stops the table in the destination"
-        )
-    else:
-        ways.append("run the statement below")
+    ways = [*harm.ways]
     ways += ["take it out of the publication", "have the publication publish inserts only (allow_append_only: true)"]
     message = f"table {harm.relation} {harm.why}: {consequence}; {', or '.join(ways)}"
     return Finding(Severity.UNSAFE, "replica_identity", message, harm.sql)

@@ -170,7 +170,7 @@ def _harmful(name: str, harms: Sequence[Harm]) -> SourceRefused:
         else "its updates and deletes could not be replicated"
     )
     ways = [f"run: {first.sql}"] if first.sql else ["give it a replica identity of published columns"]
-    if "primary key" in first.why:
+    if "add a primary key" in first.ways:
         ways.insert(0, "add a primary key")
     return SourceRefused(
         f"publication {name} is not created: table {first.relation} {first.why}, and {consequence}{more}",
@@ -194,18 +194,26 @@ def _check_all_append_only(conn: Connection, tables: Sequence[TableName]) -> Non
         )
 
 
-def told_plan(conn: Connection, name: str, tables: Sequence[TableName]) -> list[str]:
-    """What of these tables the publication, if it exists, does harm to and leaves out: a sentence each."""
+def told_left_out(conn: Connection, name: str, tables: Sequence[TableName]) -> list[str]:
+    """What of these tables the publication, or the one that is to be created, leaves out: a sentence each."""
     publication = find_publication(conn, name)
-    plan = read_plan(conn, tables)
+    generated = publishes_generated_by_default(conn) if publication is None else publication.generated
+    return left_out(conn, read_plan(conn, tables, name), publishes_generated=generated)
+
+
+def told_harms(conn: Connection, name: str, tables: Iterable[TableName], *, only_refused: bool = False) -> list[str]:
+    """What the publication, if it exists, does to changes of these tables, which it publishes: a sentence each.
+
+    `only_refused`: where the source refuses them.
+    """
+    publication = find_publication(conn, name)
     if publication is None:
-        return left_out(conn, plan, publishes_generated=publishes_generated_by_default(conn))
-    published = set(tables) - set(unpublished(conn, name, tables))
+        return []
     sentences = []
-    for table in plan:
-        if table.name not in published:
-            continue
+    for table in read_plan(conn, tables, name):
         for harm in table.harms(conn, publishes_generated=publication.generated):
+            if only_refused and not (harm.breaks_source and (publication.update or publication.delete)):
+                continue
             if not (publication.update or publication.delete):
                 sentences.append(f"{harm.relation} {harm.why}: only its inserts are replicated")
             elif harm.breaks_source:
@@ -215,7 +223,7 @@ def told_plan(conn: Connection, name: str, tables: Sequence[TableName]) -> list[
                 )
             else:
                 sentences.append(f"table {harm.relation} {harm.why}: its first update or delete stops it")
-    return [*sentences, *left_out(conn, plan, publishes_generated=publication.generated)]
+    return sentences
 
 
 def add_tables_statement(conn: Connection, name: str, tables: Iterable[TableName]) -> str:

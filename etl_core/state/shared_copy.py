@@ -21,7 +21,7 @@ class CopyOffer:
     """A copy others may help with, or could until it was over.
 
     `token` is what the copy's caller calls it. `snapshot_name` and `snapshot_lsn` are those of the exported snapshot,
-    `fingerprint` tells what was published of the table, `address` where its staging is (see
+    `layout` tells what was published of the table, `address` where its staging is (see
     `destination.protocol.SharedCopy`); None for a copy that ended before it offered anything.
     """
 
@@ -29,7 +29,7 @@ class CopyOffer:
     token: str
     snapshot_name: str | None = None
     snapshot_lsn: Lsn | None = None
-    fingerprint: str | None = None
+    layout: str | None = None
     address: str | None = None
     is_over: bool = False
 

@@ -171,6 +171,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
         """,
     ),
+    ("ALTER TABLE %(etl)scopy_offers RENAME COLUMN fingerprint TO layout",),
 )
 
 _WORDS = {

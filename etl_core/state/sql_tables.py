@@ -187,7 +187,7 @@ def build_tables(dialect: str) -> Tables:
             token=Text(),
             snapshot_name=Text(),
             snapshot_lsn=LsnText(),
-            fingerprint=Text(),
+            layout=Text(),
             address=Text(),
             is_over=Boolean(),
         ),

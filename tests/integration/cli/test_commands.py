@@ -73,7 +73,7 @@ def test_status_as_json(project: Project) -> None:
     known = json.loads(project.run("status", "--json").out)
     assert known["pipeline"] == project.pipeline
     transport = {"kind": "tcp", "tls_version": None, "cipher": None, "sslmode": None}
-    assert known["source"] == {"reachable": True, "error": None, "transport": transport}
+    assert known["source"] == {"reachable": True, "error": None, "transport": transport, "unsafe": []}
     assert known["destination"] == {"type": "duckdb", "error": None}
     assert known["stream"]["active"] is False
     assert known["stream"]["lag_seconds"] >= 0

@@ -296,7 +296,9 @@ class Lab:
         )
         return file
 
-    def process(self, *arguments: str, failpoint: str | None = None) -> subprocess.Popen[bytes]:
+    def process(
+        self, *arguments: str, failpoint: str | None = None, module: str = "etl_core.cli"
+    ) -> subprocess.Popen[bytes]:
         """The `etl` command on this pipeline, in a process of its own."""
         file = self.write_config()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -304,7 +306,7 @@ class Lab:
             environment["ETL_FAILPOINTS"] = failpoint
         with self.path.with_name("etl.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "etl_core.cli", arguments[0], "-c", str(file), *arguments[1:]],
+                [sys.executable, "-m", module, arguments[0], "-c", str(file), *arguments[1:]],
                 env=environment,
                 stdout=log,
                 stderr=log,

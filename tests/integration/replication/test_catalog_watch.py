@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from etl_core.errors import CopiedAgain, EtlError
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
+from tests.integration.replication.conftest import poll
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Lab, Watched
@@ -164,6 +165,33 @@ def test_changed_while_it_runs(lab: Lab) -> None:
     assert not following.observer.errors  # the truncation was read before, and is remembered
 
 
+def test_a_key_dropped_while_it_runs_is_said(lab: Lab) -> None:
+    """PostgreSQL refuses UPDATE and DELETE of the table from then on: the pipeline does harm to its source."""
+    for table in ("a", "b"):
+        lab.execute(f"CREATE TABLE {table} (id int CONSTRAINT {table}_key PRIMARY KEY); INSERT INTO {table} VALUES (1)")
+    lab.publish("TABLE a, b")
+    pipeline = lab.synced()
+    watch = pipeline.observer
+    assert pipeline.status().unsafe == []
+
+    def is_told() -> bool:
+        return any("UNSAFE: table public.a has no primary key" in sentence for sentence in watch.notices)
+
+    with lab.running(pipeline):
+        for _ in range(2):
+            watch.notices.clear()
+            lab.execute("ALTER TABLE a DROP CONSTRAINT a_key")
+            pipeline.watch.wake()
+            watch.until(is_told, "the notice")
+            (sentence,) = pipeline.status().unsafe
+            assert "refuses its UPDATE and DELETE while publication lab_pub publishes it" in sentence
+            lab.execute("ALTER TABLE a ADD CONSTRAINT a_key PRIMARY KEY (id)")
+            pipeline.watch.wake()
+            poll(lambda: not pipeline.watch._told_harms, "a look that finds it well")
+        assert len(watch.notices) == 1
+    assert pipeline.status().unsafe == []
+
+
 def test_taken_out_of_the_publication_and_back_while_it_runs(lab: Lab) -> None:
     for table in ("a", "b"):
         lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1)")
@@ -186,6 +214,24 @@ def test_taken_out_of_the_publication_and_back_while_it_runs(lab: Lab) -> None:
         watch.until_state("b", TableState.READY, times=ready + 1)
         lab.execute("INSERT INTO b VALUES (3)")
     assert "a" not in watch.errors
+    lab.assert_equal()
+
+
+def test_a_table_that_was_away_before_its_first_copy_is_copied_when_it_is_back(lab: Lab) -> None:
+    """Nothing is remembered of it, so that there is nothing to compare."""
+    for table in ("a", "b"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1)")
+    lab.publish("TABLE a, b")
+    pipeline = lab.pipeline()
+    lab.execute("ALTER PUBLICATION lab_pub DROP TABLE b")
+    pipeline.sync()
+    assert "no longer in publication" in str(pipeline.observer.errors["b"])
+    with lab.running(pipeline):
+        lab.execute("INSERT INTO a VALUES (2)")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+        lab.execute("ALTER PUBLICATION lab_pub ADD TABLE b")
+        pipeline.watch.wake()
+        pipeline.observer.until_ready("b")
     lab.assert_equal()
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.duckdb.destination import DuckDBDestination
-from etl_core.errors import EtlError, SourceUnavailable
+from etl_core.errors import EtlError, SlotInUse, SourceUnavailable
 from etl_core.identifiers import TableName
-from etl_core.replication import failpoints, handover, source
+from etl_core.lsn import ZERO, Lsn
+from etl_core.replication import catch_ups, failpoints, source, stopped_tables
+from etl_core.replication.catch_ups import CatchUps
+from etl_core.replication.catchup import CatchUp
+from etl_core.replication.retry import Backoff
 from etl_core.source import slot
 from etl_core.state.store import TableUpdate
 from etl_core.state.table_state import TableState
@@ -51,7 +57,7 @@ def test_a_busy_table_is_taken_in_though_each_batch_takes_long(
     lab: Lab, churn: MakeChurn, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than the main stream would wait, so that it was always gone when the last batch was written."""
-    monkeypatch.setattr(handover, "_SHORT_STEP_SECONDS", 0.1)
+    monkeypatch.setattr(catch_ups, "_SHORT_STEP_SECONDS", 0.1)
     churned("a", "b")
     lab.publish()
     lab.synced()
@@ -89,6 +95,105 @@ def test_a_catch_up_is_needed_and_ends(lab: Lab, churn: MakeChurn, churned: Make
         pipeline.observer.until_ready("a", "b")
     assert ("a", TableState.SYNC_DONE) in pipeline.observer.states
     lab.assert_equal(pipeline)
+
+
+def test_a_stop_is_heard_while_the_stream_waits_for_the_last_step_of_a_catch_up(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catch_ups, "_SHORT_STEP_SECONDS", PATIENCE)
+    churned("a", "t", rows=20)
+    lab.publish()
+    lab.synced().close()
+    writing, go_on, left = threading.Event(), threading.Event(), threading.Event()
+
+    class HeldUp(DuckDBDestination):
+        """Writes for the catch-up when the main stream has left."""
+
+        def write(self, batch: WriteBatch) -> None:
+            if threading.current_thread().name.startswith("catch-up"):
+                writing.set()
+                assert go_on.wait(PATIENCE)
+            super().write(batch)
+
+    pipeline = lab.pipeline(destination=HeldUp(lab.path, lab.config.pipeline))
+    close, wait_through = CatchUps.close, CatchUp.wait_through
+    waiting = threading.Event()
+
+    def wait(catch_up: CatchUp, position: Lsn, seconds: float) -> bool:
+        if writing.is_set():
+            waiting.set()
+        return wait_through(catch_up, position, seconds)
+
+    def leave(running: CatchUps) -> None:
+        left.set()
+        close(running)
+
+    monkeypatch.setattr(CatchUps, "close", leave)
+    monkeypatch.setattr(CatchUp, "wait_through", wait)
+    with lab.running(pipeline):
+        behind(lab, pipeline, "t")
+        assert waiting.wait(PATIENCE)
+        pipeline.stop.set()
+        is_heard = left.wait(PATIENCE / 2)
+        go_on.set()
+        assert is_heard
+    monkeypatch.undo()
+    lab.assert_equal()
+
+
+def test_a_catch_up_that_fails_for_the_moment_is_tried_ever_less_often(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catch_ups, "_BACKOFF", Backoff(first=0.01, longest=0.5, tries=5))
+    churned("a", "t", rows=20)
+    lab.publish()
+    lab.synced().close()
+    pipeline = lab.pipeline()
+    told: list[float] = []
+
+    def on_retry(error: EtlError, wait: float) -> None:
+        told.append(wait)
+        assert isinstance(error, SlotInUse)
+
+    monkeypatch.setattr(pipeline.observer, "on_retry", on_retry)
+    with contextlib.ExitStack() as reading:
+
+        def read_its_slot() -> None:
+            slot = pipeline.find(T).sync_slot
+            assert slot is not None
+            reading.enter_context(pipeline.source.open_stream(slot, ZERO, "other"))
+
+        with lab.running(pipeline):
+            behind(lab, pipeline, "t", meanwhile=read_its_slot)
+            pipeline.observer.until_state("t", TableState.ERRORED)
+        assert len(told) == 4
+        assert sorted(told) == told
+        status = pipeline.find(T)
+        assert status.sync_slot in lab.slots()
+        assert (status.attempts, status.retry_at is not None) == (1, True)
+    monkeypatch.setattr(stopped_tables, "FIRST_RETRY", timedelta(0))
+    copies = pipeline.observer.states.count(("t", TableState.DATA_SYNC))
+    again = lab.pipeline()
+    lab.assert_equal(again)
+    assert (copies, again.observer.states.count(("t", TableState.DATA_SYNC))) == (1, 0)
+
+
+def behind(lab: Lab, pipeline: Watched, table: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Has a running `pipeline` copy a table again, which needs a catch-up; `meanwhile` is called while it is copied."""
+    staged, go_on = threading.Event(), threading.Event()
+
+    def hold_the_copy_back() -> None:
+        staged.set()
+        assert go_on.wait(PATIENCE)
+
+    with failpoints.activated(failpoints.COPY_STAGED, hold_the_copy_back):
+        pipeline.resync(TableName("public", table))
+        assert staged.wait(PATIENCE)
+        meanwhile()
+        lab.execute(f"UPDATE {table} SET n = n + 1")  # noqa: S608 a name of the test's own
+        lab.until_stored(pipeline, pipeline.current_lsn())  # the main stream has passed the copy's snapshot
+        go_on.set()
+        pipeline.observer.until_state(table, TableState.FINISHED_COPY)
 
 
 def test_one_process_copies_while_another_streams(lab: Lab, churn: MakeChurn, churned: MakeTables) -> None:
@@ -258,7 +363,7 @@ def test_a_slot_that_could_not_be_dropped_is_dropped_later(lab: Lab, monkeypatch
         before = pipeline.observer.states.count(("t", TableState.READY))
         pipeline.resync(T)
         pipeline.observer.until_state("t", TableState.READY, times=before + 1)
-        assert failed.is_set()
+        assert failed.wait(PATIENCE)
         poll(lambda: lab.slots() == {pipeline.source.main_slot}, "the end of its slot")
 
 

@@ -15,19 +15,31 @@ if TYPE_CHECKING:
     from tests.integration.replication.conftest import Churn, Lab
 
 PATIENCE = 120.0
-BOUNDARIES = [name for name in failpoints.ALL if name != failpoints.RANGE_STAGED]
-"""The other one is reached by helpers of a shared copy only: see test_shared_copy."""
+ELSEWHERE = {
+    failpoints.RANGE_STAGED,  # test_shared_copy
+    failpoints.POSITION_MOVED,  # these: test_restart_stopped
+    failpoints.GROUP_WRITTEN,
+    failpoints.SLOT_COPIED,
+    failpoints.COMPLETE_TOLD,
+    failpoints.TABLE_STOPPED,
+    failpoints.GAP_STORED,
+    failpoints.TABLE_SET_BACK,
+}
+BOUNDARIES = [name for name in failpoints.ALL if name not in ELSEWHERE]
+"""Those that an ordinary run reaches."""
 
 
-@pytest.mark.parametrize("failpoint", BOUNDARIES)
+@pytest.mark.parametrize("failpoint", [*BOUNDARIES, f"{failpoints.SLOT_RECORDED}:2"])
 def test_killed_twice_at_a_boundary(
     lab: Lab, churn: Callable[..., Churn], churned: Callable[..., None], failpoint: str
 ) -> None:
     churned("a", "b")
     lab.publish()
     with churn("a", "b"):
+        name, _, time = failpoint.partition(":")  # the second slot is that of a copy
         for _ in range(2):  # the second process recovers from the first one's end, and dies in the same place
-            assert lab.process("run", failpoint=f"{failpoint}:kill").wait(PATIENCE) == -signal.SIGKILL
+            process = lab.process("run", failpoint=f"{name}:kill:{time or 1}")
+            assert process.wait(PATIENCE) == -signal.SIGKILL
     pipeline = lab.pipeline()
     pipeline.sync()
     lab.assert_equal(pipeline)

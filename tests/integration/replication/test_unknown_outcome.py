@@ -14,6 +14,7 @@ from etl_core.errors import OutcomeUnknown, SlotInUse, StateConflict, StateStore
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints
 from etl_core.replication.copy import Copied
+from etl_core.replication.source import Source
 from etl_core.state.sql_store import open_store
 from etl_core.state.table_state import TableState
 from etl_core.testing.scripted_destination import Fault
@@ -43,6 +44,35 @@ class LosesAnAnswer:
             self.is_armed = False
             raise StateStoreUnavailable("the answer was lost")
         return moved
+
+
+def claim(pipeline: Pipeline) -> None:
+    """Claims the stream as a successor does, whatever the one that has it stores meanwhile."""
+    claimed = None
+    while claimed is None:
+        with contextlib.suppress(StateConflict):
+            progress = pipeline.store.progress()
+            assert progress is not None
+            claimed = pipeline.store.claim_progress(progress, progress.flushed_lsn)
+
+
+class ClaimedBefore:
+    """The lab's store; once armed, `heir` claims the stream just before the next move to `state` is stored."""
+
+    def __init__(self, lab: Lab, state: TableState, heir: Pipeline) -> None:
+        self._inner = open_store(lab.config.state.url, lab.config.pipeline)
+        self._state = state
+        self._heir = heir
+        self.is_armed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def transition(self, current: Any, to: TableState, *rest: Any, **keywords: Any) -> Any:
+        if self.is_armed and to is self._state:
+            self.is_armed = False
+            claim(self._heir)
+        return self._inner.transition(current, to, *rest, **keywords)
 
 
 def copied_beside(lab: Lab, pipeline: Pipeline) -> None:
@@ -101,18 +131,79 @@ def test_a_stream_that_was_replaced_takes_no_table_in(lab: Lab) -> None:
         lab.execute("INSERT INTO a VALUES (2)")
         assert began.wait(PATIENCE)
     other.resync(T)
-    claimed = None
-    while claimed is None:
-        with contextlib.suppress(StateConflict):  # the first one stores at this moment
-            progress = other.store.progress()
-            assert progress is not None
-            claimed = other.store.claim_progress(progress, progress.flushed_lsn)
+    claim(other)
     [copied] = other.sync()
     assert isinstance(copied, Copied)
     with pytest.raises(SlotInUse):
         streaming.join()
     assert other.find(T).state is TableState.FINISHED_COPY
     lab.assert_equal(other)
+
+
+def test_a_stream_that_was_replaced_leaves_the_slot_of_a_table_it_takes_in(
+    lab: Lab, churned: Callable[..., None]
+) -> None:
+    churned("t", "a", rows=20)
+    lab.publish()
+    lab.synced().close()
+    heir = lab.pipeline()
+    store = ClaimedBefore(lab, TableState.READY, heir)
+    first = lab.pipeline(store=store)
+    store.is_armed = True
+    streaming = Running(first, first.stream)
+    copied_beside(lab, first)
+    with pytest.raises(SlotInUse):
+        streaming.join()
+    assert heir.find(T).sync_slot in lab.slots()
+    first.close()
+    lab.assert_equal(heir)
+
+
+def test_a_stream_that_was_replaced_leaves_the_slot_of_a_stopped_table(
+    lab: Lab, churned: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    churned("t", "a", rows=20)
+    lab.publish()
+    lab.synced().close()
+    heir = lab.pipeline()
+    store = ClaimedBefore(lab, TableState.INIT, heir)
+    refuses = Fault("write", call=1, before=TableError("refused", table="public.t"))
+    first = lab.pipeline(store=store, destination=scripted(lab, refuses))
+    monkeypatch.setattr(Source, "wal_kept_by", lambda *_: None)  # it finds the slot lost
+    store.is_armed = True
+    streaming = Running(first, first.stream)
+    lab.execute("UPDATE t SET n = n + 1")
+    with pytest.raises(SlotInUse):
+        streaming.join()
+    slot = heir.find(T).sync_slot
+    assert slot is not None
+    assert slot in lab.slots()
+    monkeypatch.undo()
+    first.close()
+    lab.assert_equal(heir)
+
+
+def test_a_stream_that_was_replaced_keeps_no_changes(lab: Lab, churned: Callable[..., None]) -> None:
+    churned("t", "a", rows=20)
+    lab.publish()
+    synced = lab.synced()
+    lab.execute("UPDATE a SET n = n + 1")
+    lab.caught_up(synced).close()  # confirmed beyond the watermark of `t`
+    heir = lab.pipeline()
+    before = heir.status().watermarks
+    store = ClaimedBefore(lab, TableState.ERRORED, heir)
+    refuses = Fault("write", call=1, before=TableError("refused", table="public.t"))
+    first = lab.pipeline(store=store, destination=scripted(lab, refuses))
+    store.is_armed = True
+    streaming = Running(first, first.stream)
+    lab.execute("UPDATE t SET n = n + 1")
+    with pytest.raises(SlotInUse):
+        streaming.join()
+    assert heir.find(T).state is TableState.READY
+    assert lab.slots() == {heir.source.main_slot}
+    assert heir.status().watermarks == before  # what its successor has confirmed says nothing of what it has applied
+    first.close()
+    lab.assert_equal(heir)
 
 
 @pytest.mark.parametrize("change", ["dropped", "advanced"])

@@ -10,8 +10,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from etl_core.identifiers import TableName
-from etl_core.source.connection import Connection
+from etl_core.source.connection import Connection, connect
 from etl_core.source.doctor import Finding, Severity, examine
+from etl_core.source.publication import told_harms
 from etl_core.source.slot import create_slot
 from etl_core.testing.database import Database
 
@@ -264,3 +265,87 @@ def test_what_is_left_out_is_noted(database: Database) -> None:
     database.execute("CREATE PUBLICATION p FOR TABLE ONLY t")
     notes = [one.message for one in examine(database.dsn, pipeline="shop", publication="p") if one.check == "left_out"]
     assert ["public.t" in note and ("g" in note or "public.child" in note) for note in notes] == [True, True]
+
+
+RESTRICTED = {
+    "a filter beside the key": ("", "WHERE (v <> 'x')", "row filter"),
+    "a list without the key": ("", "(v)", "column list"),
+    "a list without the key, and a filter": ("", "(v) WHERE (id > 0)", "column list"),
+    "a list without the key, and a filter beside it": ("", "(v) WHERE (v <> 'x')", "column list"),
+    "a list with the key, and a filter beside it": ("", "(id, v) WHERE (v <> 'x')", "row filter"),
+    "a list and identity FULL": ("ALTER TABLE t REPLICA IDENTITY FULL", "(id, v)", "FULL"),
+    "a list without the key and identity FULL": ("ALTER TABLE t REPLICA IDENTITY FULL", "(v)", "FULL"),
+    "a filter beside the key, and a generated column": (
+        "ALTER TABLE t ADD g int GENERATED ALWAYS AS (u + 1) STORED",
+        "WHERE (v <> 'x')",
+        "row filter",
+    ),
+    "a filter beside an identity index": ("ALTER TABLE t REPLICA IDENTITY USING INDEX u", "WHERE (id > 0)", "filter"),
+}
+
+
+@pytest.mark.parametrize("case", RESTRICTED)
+def test_a_filter_or_list_for_which_the_source_refuses_changes(database: Database, case: str) -> None:
+    needs_restrictions(database)
+    identity, restriction, why = RESTRICTED[case]
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, u int NOT NULL, v text, w text)")
+    database.execute("CREATE TABLE other (LIKE t INCLUDING ALL); INSERT INTO t VALUES (1, 1, 'a', 'b')")
+    database.execute("CREATE UNIQUE INDEX u ON t (u)")
+    if identity:
+        database.execute(identity)
+    database.execute(f"CREATE PUBLICATION p FOR TABLE other, t {restriction} WITH (publish_via_partition_root = true)")
+    with pytest.raises(psycopg.errors.InvalidColumnReference):
+        database.execute("UPDATE t SET u = u")
+    assert any("UNSAFE" in sentence and why in sentence for sentence in told(database))
+    for _ in range(2):  # with both, one after the other
+        findings = found(database)
+        if not findings:
+            break
+        assert {finding.severity for finding in findings} == {Severity.UNSAFE}
+        assert "refuses every UPDATE and DELETE of it while p publishes it" in findings[0].message
+        assert "public.t" in findings[0].message
+        mend(database, findings[:1])
+    database.execute("UPDATE t SET u = u; DELETE FROM t")
+    assert told(database) == []
+    query = "SELECT r.prqual IS NOT NULL FROM pg_publication_rel r WHERE r.prrelid = 't'::regclass"
+    if "(id > 0)" in restriction:
+        assert database.execute(query) == [(True,)], "a filter that does no harm was taken away"
+
+
+def told(database: Database) -> list[str]:
+    with connect(database.dsn, pipeline="shop", role="test") as connection:
+        return told_harms(connection, "p", [name("t"), name("other")])
+
+
+def needs_restrictions(database: Database) -> None:
+    if database.execute("SELECT current_setting('server_version_num')::int") < [(150000,)]:
+        pytest.skip("column lists and row filters came with PostgreSQL 15")
+
+
+def test_a_filter_of_the_root_counts_for_its_partitions(database: Database) -> None:
+    needs_restrictions(database)
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+    database.execute("CREATE TABLE part PARTITION OF t FOR VALUES FROM (0) TO (9); INSERT INTO t VALUES (1, 'a')")
+    database.execute("CREATE PUBLICATION p FOR TABLE t WHERE (v <> 'x') WITH (publish_via_partition_root = true)")
+    with pytest.raises(psycopg.errors.InvalidColumnReference):
+        database.execute("UPDATE t SET v = 'b'")
+    (finding,) = found(database)
+    assert (finding.severity, "public.part" in finding.message) == (Severity.UNSAFE, True)
+    mend(database, [finding])
+    database.execute("UPDATE t SET v = 'b'")
+
+
+def test_the_plan_names_what_a_list_and_a_filter_leave_out(database: Database) -> None:
+    needs_restrictions(database)
+    database.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, kept text, hidden text, g int GENERATED ALWAYS AS (1) STORED)"
+    )
+    database.execute("CREATE TABLE everything (id int PRIMARY KEY, g text)")
+    database.execute("CREATE PUBLICATION p FOR TABLE t (id, kept) WHERE (id > 0), everything WHERE (true)")
+    notes = [one.message for one in examine(database.dsn, pipeline="shop", publication="p") if one.check == "left_out"]
+    assert notes == [
+        "public.everything: publication p has a row filter: rows that do not match it will not arrive",
+        "public.t: the column list of publication p leaves out columns, which will not arrive: hidden, g",
+        "public.t: publication p has a row filter on id: rows that do not match it will not arrive",
+    ]
+    assert found(database, check="replica_identity") == []

@@ -31,3 +31,10 @@ def test_a_table_that_readers_see_further_than_the_others_is_named(
     )
     said = "\n".join(status_lines(known, datetime.now(UTC)))
     assert (f"ahead of the other tables until the stream has passed {Lsn(watermark)}" in said) == is_ahead
+
+
+def test_where_the_source_refuses_changes_is_said_shortly() -> None:
+    unsafe = [f"UNSAFE: table public.t{number} has no key" for number in range(7)]
+    known = PipelineStatus([], {}, ReplicationProgress(Lsn(200)), None, source_error=None, unsafe=unsafe)
+    said = [line for line in status_lines(known, datetime.now(UTC)) if line.startswith("source")]
+    assert said == [*(f"source       {sentence}" for sentence in unsafe[:5]), "source       and 2 more: etl doctor"]

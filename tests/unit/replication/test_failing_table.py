@@ -10,7 +10,15 @@ import pytest
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.memory import MemoryDatabase, MemoryDestination
-from etl_core.errors import DestinationError, DestinationUnavailable, DestinationUnusable, EtlError, TableError
+from etl_core.errors import (
+    DestinationError,
+    DestinationUnavailable,
+    DestinationUnusable,
+    EtlError,
+    PermanentError,
+    TableError,
+    WatermarkConflict,
+)
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import Relation
@@ -137,4 +145,83 @@ def test_a_destination_that_fails_as_a_whole_stops_no_table(tmp_path: Path, kind
     with pytest.raises(kind, match="away"):
         applier.apply(assembled(source, tables))
     assert told == []
+    store.close()
+
+
+@pytest.mark.parametrize("is_isolating", [False, True], ids=["the whole batch", "table by table"])
+def test_conflicts_without_an_end_end_the_stream(tmp_path: Path, is_isolating: bool) -> None:
+    source = SourceModel()
+    tables = [source.create(name, {"id": "int8"}, key=("id",)) for name in ("one", "two")]
+    for table in tables:
+        source.insert(table, id=1)
+    source.commit()
+
+    class Contested(MemoryDestination):
+        left = 200
+
+        def write(self, batch: WriteBatch) -> None:
+            assert self.left, "written again and again"
+            self.left -= 1
+            if is_isolating and len(batch.watermarks) > 1:
+                raise DestinationError("refused, and nobody says which table")
+            raise WatermarkConflict("somebody else has written")
+
+    active = ActiveTables()
+    for table in tables:
+        active.activate(table.table_id, ZERO, table.schema)
+    store = open_store(f"sqlite:///{tmp_path / 'state.db'}", "shop")
+    store.migrate()
+    told: list[TableId] = []
+    applier = Applier(
+        Contested(MemoryDatabase(), "shop"),
+        store,
+        active,
+        Reactions(lambda table_id, _: told.append(table_id), lambda: None),
+        Observer(),
+        write_lock=threading.Lock(),
+        stop=threading.Event(),
+        fence=StreamFence("1/1/0/1", None),
+        unknown_types_to_bytes=True,
+        backoff=Backoff(first=0.001, tries=2),
+    )
+    with pytest.raises(DestinationUnavailable, match="again and again"):
+        applier.apply(assembled(source, tables))
+    assert (told, store.progress()) == ([], None)
+    store.close()
+
+
+def test_an_error_about_a_table_that_is_not_written_is_not_met_for_ever(tmp_path: Path) -> None:
+    source = SourceModel()
+    tables = [source.create(name, {"id": "int8"}, key=("id",)) for name in ("one", "paused")]
+    for table in tables:
+        source.insert(table, id=1)
+    source.commit()
+    one, paused = tables
+
+    class Confused(MemoryDestination):
+        left = 50
+
+        def write(self, batch: WriteBatch) -> None:  # noqa: ARG002
+            assert self.left, "written again and again"
+            self.left -= 1
+            raise TableError("refused", table=str(paused.schema.name))
+
+    active = ActiveTables()
+    active.activate(one.table_id, ZERO, one.schema)
+    store = open_store(f"sqlite:///{tmp_path / 'state.db'}", "shop")
+    store.migrate()
+    applier = Applier(
+        Confused(MemoryDatabase(), "shop"),
+        store,
+        active,
+        Reactions(lambda *_: None, lambda: None),
+        Observer(),
+        write_lock=threading.Lock(),
+        stop=threading.Event(),
+        fence=StreamFence("1/1/0/1", None),
+        unknown_types_to_bytes=True,
+        backoff=Backoff(first=0.001, tries=2),
+    )
+    with pytest.raises(PermanentError, match="a table that is not replicated"):
+        applier.apply(assembled(source, tables))
     store.close()
