@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from benchmarks.pipelines import CONNECTIONS, PIPELINE, TABLE, build_pipeline, null_destination
 from benchmarks.server import PUBLICATION
-from etl_core.decode.decoder import decode_segment
+from etl_core.decode.decoder import decode_frames
 from etl_core.identifiers import TableId, main_slot_name
 from etl_core.lsn import Lsn
 from etl_core.replication.assembler import Assembled, Assembler
@@ -103,7 +103,7 @@ def halves(spec: dict[str, Any]) -> dict[str, float]:
     for _ in range(_DECODE_ROUNDS):
         before = _cpu()
         for piece in assembled.pieces:
-            for _changes in decode_segment(piece.load(), piece.schemas, watermarks):
+            for _changes in decode_frames(piece.load(), piece.schemas, watermarks):
                 pass
         decode_cpu.append((_cpu() - before) / assembled.rows * 1e6)
     return {"read_us_per_row": read, "decode_us_per_row": sorted(decode_cpu)[_DECODE_ROUNDS // 2]}
@@ -120,11 +120,10 @@ def _read_only(spec: dict[str, Any]) -> tuple[Assembled, float]:
         assembler = Assembler(describer, memory_limit=1 << 40, start_lsn=Lsn(0))
         while max(assembler.end_lsn, replicated.server_lsn) < until:
             message = replicated.receive(assembler.segment, 0.2)
-            if message is Pause.FULL:
-                assembler.finish_segment()
-            elif not isinstance(message, Pause):
+            assembler.scan()
+            if not isinstance(message, Pause):
                 assembler.on_message(message)
-            if assembler.size >= _CAPTURED_BYTES and not assembler.in_transaction:
+            if assembler.size >= _CAPTURED_BYTES:
                 batch = assembler.take()
                 rows += batch.rows
                 kept = kept or batch

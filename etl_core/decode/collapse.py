@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from etl_core.decode.split import INSERT, UPDATE, Indices, Mask
+from etl_core.decode.split import Mask
 from etl_core.errors import PermanentError
+from etl_core.protocol.segment import INSERT, UPDATE, Indices
 from etl_core.values.text import Array, fixed_width, numbers_of
 
 _NONE = -1

@@ -1,4 +1,4 @@
-"""Segments to changes: selects, splits, collapses and types the rows of every table in a segment."""
+"""Frames to changes: selects, splits, collapses and types the rows of every table in them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
-from etl_core.decode.split import DELETE, INSERT, UPDATE, Cells, Indices, RowChanges, gather, split
+from etl_core.decode.split import Cells, RowChanges, gather, split
 from etl_core.errors import CopyNeeded, EtlError, MalformedMessage, TableError, where
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
-from etl_core.protocol.segment import Frames, Segment
+from etl_core.protocol.segment import DELETE, INSERT, UPDATE, Frames, Indices, row_numbers
 from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load
@@ -24,8 +24,8 @@ from etl_core.values.text import Array, fixed_width
 _log = logging.getLogger(__name__)
 
 
-def decode_segment(
-    segment: Segment,
+def decode_frames(
+    frames: Frames,
     schemas: Mapping[TableId, TableSchema],
     watermarks: Mapping[TableId, Lsn],
     on_table_error: Callable[[TableId, TableError], None] | None = None,
@@ -34,23 +34,25 @@ def decode_segment(
 
     A change is taken if and only if its transaction's commit record begins at or beyond the table's watermark, which is
     the same as: its commit end LSN is beyond it, for a watermark never lies inside a record. Tables not in
-    `watermarks` are passed over. `schemas` are as the Relation messages before this segment described them.
+    `watermarks` are passed over. `schemas` are as the Relation messages before these frames described them.
 
     A TableError is raised, or, if `on_table_error` is given, handed to it and the other tables go on. Raises
     MalformedMessage for frames that are not row messages of the tables in `schemas`.
     """
-    frames = segment.seal()
-    commit_lsn = _commit_lsns(segment)
-    for table_id, selected in _by_relation(frames, segment):
+    first, commit_lsn = frames.transactions()
+    if not first.size:
+        raise MalformedMessage("a change outside of a transaction", offset=0)
+    for table_id, selected in _by_relation(frames):
         schema = schemas.get(table_id)
         if schema is None:
             raise MalformedMessage(f"a change of relation {table_id}, which no message has described,", offset=1)
         watermark = watermarks.get(table_id)
         if watermark is None:
             continue
-        truncated = table_id in segment.truncated and segment.transactions[0][1] >= watermark
-        if selected.size and watermark > segment.transactions[0][1]:
-            selected = selected[commit_lsn[selected] >= np.uint64(watermark)]
+        truncated = table_id in frames.truncated and commit_lsn[0] >= watermark
+        if selected.size and commit_lsn[0] < watermark:
+            begun = int(np.searchsorted(commit_lsn, np.uint64(watermark)))
+            selected = selected[selected >= (first[begun] if begun < first.size else frames.bounds.size)]
         if not selected.size and not truncated:
             continue
         try:
@@ -81,22 +83,15 @@ def _decode_alone(frames: Frames, selected: Indices, schema: TableSchema, *, tru
         ) from None
 
 
-def _commit_lsns(segment: Segment) -> NDArray[np.uint64]:
-    if not segment.is_empty and (not segment.transactions or segment.transactions[0][0] != 0):
-        raise MalformedMessage("a change outside of a transaction", offset=0)
-    first = np.array([index for index, _ in segment.transactions], np.int64)
-    lsn = np.array([lsn for _, lsn in segment.transactions], np.uint64)
-    return lsn.repeat(np.diff(np.append(first, segment.rows)))
-
-
-def _by_relation(frames: Frames, segment: Segment) -> Iterator[tuple[TableId, Indices]]:
-    """Every relation in the segment with the numbers of its frames, ascending; also those that are only truncated."""
+def _by_relation(frames: Frames) -> Iterator[tuple[TableId, Indices]]:
+    """Every relation with the numbers of its frames, ascending; also those that are only truncated."""
     seen = set()
-    if segment.rows:
-        relation = frames.relations()
+    rows = row_numbers(frames.tags())
+    if rows.size:
+        relation = frames.relations(rows)
         if (relation == relation[0]).all():
             seen.add(TableId(int(relation[0])))
-            yield TableId(int(relation[0])), np.arange(segment.rows)
+            yield TableId(int(relation[0])), rows
         else:
             order = np.argsort(relation, kind="stable")
             sorted_relation = relation[order]
@@ -104,8 +99,8 @@ def _by_relation(frames: Frames, segment: Segment) -> Iterator[tuple[TableId, In
             for start, stop in zip(starts, np.append(starts[1:], order.size), strict=True):
                 table_id = TableId(int(sorted_relation[start]))
                 seen.add(table_id)
-                yield table_id, order[start:stop]
-    for table_id in segment.truncated - seen:
+                yield table_id, rows[order[start:stop]]
+    for table_id in frames.truncated - seen:
         yield table_id, np.empty(0, np.int64)
 
 

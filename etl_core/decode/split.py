@@ -15,15 +15,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from etl_core.errors import MalformedMessage
-from etl_core.protocol.segment import Frames
+from etl_core.protocol.segment import DELETE, INSERT, UPDATE, Frames, Indices
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH as MESSAGE
 from etl_core.values.text import Array, buffer_of, fixed_width
 
-INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 KEY_TUPLE, OLD_TUPLE, NEW_TUPLE = ord("K"), ord("O"), ord("N")
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
 
-Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 

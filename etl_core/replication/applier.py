@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove, WriteBatch
-from etl_core.decode.decoder import decode_segment
+from etl_core.decode.decoder import decode_frames
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
     COPIED_AGAIN,
@@ -311,7 +311,7 @@ class Applier:
     ) -> Iterator[TableChanges]:
         watermarks = {table_id: move.expected for table_id, move in moves.items()}
         for piece in batch.pieces:
-            for changes in decode_segment(piece.load(), piece.schemas, watermarks):
+            for changes in decode_frames(piece.load(), piece.schemas, watermarks):
                 table_id = changes.schema.table_id
                 known = attempt.schemas.get(table_id) or self._active.schema(table_id)
                 if known is not None and known != changes.schema:

@@ -1,54 +1,48 @@
-"""Messages to batches: decides where segments and batches end. No socket, no clock, no thread.
+"""Frames and messages to batches: decides where segments and batches end. No socket, no clock, no thread.
 
 Invariants:
-- a batch handed out holds whole transactions only;
-- all frames of one relation in one segment are described by one schema;
-- a truncation begins a segment, so that what came before is decoded apart from what comes after, and the segment's
-  first transaction is the one that truncates.
+- a batch handed out holds whole transactions only, and so does every piece but those of the open transaction;
+- all frames of one relation in one piece are described by one schema;
+- a truncation begins a piece, so that what came before is decoded apart from what comes after, and the piece's first
+  transaction is the one that truncates.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
+
 from etl_core.errors import MalformedMessage
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
-from etl_core.protocol.messages import (
-    Begin,
-    Commit,
-    LogicalDecodingMessage,
-    Message,
-    Origin,
-    Relation,
-    Truncate,
-    Type,
-)
-from etl_core.protocol.segment import Segment
+from etl_core.protocol.messages import LogicalDecodingMessage, Message, Origin, Relation, Truncate, Type
+from etl_core.protocol.segment import SEGMENT_BYTES, Frames, Segment
 from etl_core.protocol.timestamp import to_datetime
-from etl_core.replication.spool import Spool, SpooledSegment
+from etl_core.protocol.transactions import Transactions, find_transactions
+from etl_core.replication.spool import Spool, SpooledFrames
 from etl_core.schema.table import TableSchema
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A segment and the schemas that describe its frames."""
+    """Frames and the schemas that describe them."""
 
-    segment: Segment | SpooledSegment
+    frames: Frames | SpooledFrames
     schemas: Mapping[TableId, TableSchema]
     tables: frozenset[TableId]
     """Whose changes or truncation it holds."""
+    rows: int
 
-    def load(self) -> Segment:
-        return self.segment.load() if isinstance(self.segment, SpooledSegment) else self.segment
+    def load(self) -> Frames:
+        return self.frames.load() if isinstance(self.frames, SpooledFrames) else self.frames
 
     def close(self) -> None:
         """Gives up spooled bytes."""
-        if isinstance(self.segment, SpooledSegment):
-            self.segment.close()
+        if isinstance(self.frames, SpooledFrames):
+            self.frames.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,7 @@ class Assembled:
 
     @property
     def is_spooled(self) -> bool:
-        return any(isinstance(piece.segment, SpooledSegment) for piece in self.pieces)
+        return any(isinstance(piece.frames, SpooledFrames) for piece in self.pieces)
 
     def close(self) -> None:
         """Gives up spooled bytes."""
@@ -76,13 +70,22 @@ class Assembled:
             piece.close()
 
 
+@dataclass(slots=True)
+class _Extent:
+    """A part of the segment, from its beginning."""
+
+    frames: int = 0
+    size: int = 0
+    rows: int = 0
+
+
 class Assembler:
-    """Collects the frames and messages of one stream.
+    """Collects the frames and messages of one stream: `scan` after each read, then `on_message` if one came.
 
     `describe` gives the schema of a relation that the server announces in the transaction with that commit LSN.
     `on_truncate` is told which tables are truncated by the transaction with that commit LSN.
-    `memory_limit` bounds the bytes of frames held in memory: beyond it, finished segments of the open transaction go
-    to the spool.
+    `memory_limit` bounds the bytes of frames held in memory: beyond it, the frames of the open transaction go to the
+    spool. `segment_bytes` is where a segment is closed.
     """
 
     def __init__(
@@ -91,64 +94,108 @@ class Assembler:
         *,
         memory_limit: int,
         start_lsn: Lsn,
+        segment_bytes: int = SEGMENT_BYTES,
         on_truncate: Callable[[frozenset[TableId], Lsn], None] = lambda *_: None,
     ) -> None:
         self._describe = describe
         self._on_truncation = on_truncate
         self._memory_limit = memory_limit
+        self._segment_bytes = segment_bytes
         self._schemas: dict[TableId, TableSchema] = {}
         self._pieces: list[Piece] = []
-        self._in_memory = 0
+        self._open_pieces: list[Piece] = []
         self._spool: Spool | None = None
-        self._commit_lsn: Lsn | None = None
         self._commit_time: datetime | None = None
-        self._first_commit_time = 0
-        self.segment = Segment()
-        """Where the reader appends frames."""
+        self._first_commit_time: int | None = None
+        self._open_time: int | None = None
+        self._taken_lsn = start_lsn
         self.end_lsn = start_lsn
         """The end of the last whole transaction."""
-        self._taken_lsn = start_lsn
+        self.has_described = False
+        """Whether a relation was described in the open transaction, by what was known of the tables then."""
+        self._open_lsn: Lsn | None = None
+        self._begin_segment(Segment())
+
+    def _begin_segment(self, segment: Segment, truncated: frozenset[TableId] = frozenset()) -> None:
+        self.segment = segment
+        """Where the reader appends frames."""
+        self._begun_lsn = self._open_lsn
+        self._truncated = truncated
+        self._scanned, self._whole = _Extent(), _Extent()
 
     @property
     def in_transaction(self) -> bool:
-        return self._commit_lsn is not None
+        """Whether a transaction is open at the end of what was scanned."""
+        return self._open_lsn is not None
 
     @property
     def rows(self) -> int:
-        return sum(piece.segment.rows for piece in self._pieces) + self.segment.rows
+        """In whole transactions."""
+        return sum(piece.rows for piece in self._pieces) + self._whole.rows
 
     @property
     def size(self) -> int:
-        """Bytes of frames, in memory or spooled."""
-        return sum(piece.segment.size for piece in self._pieces) + self.segment.size
+        """Bytes of frames of whole transactions, in memory or spooled."""
+        return sum(piece.frames.size for piece in self._pieces) + self._whole.size
 
     @property
     def has_changes(self) -> bool:
-        return bool(self._pieces) or not self.segment.is_empty
+        """Whether a whole transaction at hand changes anything."""
+        return bool(self._pieces or self._whole.rows or (self._truncated and self._whole.frames))
 
     @property
     def waiting_since(self) -> datetime | None:
         """When the first of the changes at hand was committed, by the server's clock; None if there are none."""
-        return _server_time(self._first_commit_time) if self.has_changes else None
+        return None if self._first_commit_time is None else _server_time(self._first_commit_time)
+
+    def scan(self, limit: Lsn | None = None) -> bool:
+        """Takes note of the frames that the reader has appended, up to the first transaction at or beyond `limit`.
+
+        Whether there is one: it and all behind it are put aside, as if they had not come, until the limit moves.
+        Raises MalformedMessage.
+        """
+        if limit is not None and self._open_lsn is not None and self._open_lsn >= limit:
+            return True
+        done = self._scanned
+        if done.frames == len(self.segment.lengths):
+            return False
+        bounds = self.segment.bounds(done.frames, done.size)
+        data = np.frombuffer(self.segment.data, np.uint8)
+        try:
+            found = find_transactions(data, bounds, open_lsn=self._open_lsn, after=self.end_lsn, limit=limit)
+        finally:
+            del data  # while it is there, the reader cannot append
+        if found.frames:
+            self._note(found)
+        return found.is_cut
+
+    def _note(self, found: Transactions) -> None:
+        done = self._scanned
+        if found.rows and self._first_commit_time is None:
+            self._first_commit_time = self._open_time if found.row_time is None else found.row_time
+        if found.open_time is not None:
+            self._open_time = found.open_time
+        if found.end_lsn is not None and found.commit_time is not None:
+            self._commit_time = _server_time(found.commit_time)
+            self.end_lsn = found.end_lsn
+            self.has_described = False
+            self._pieces += self._open_pieces
+            self._open_pieces = []
+            self._whole = _Extent(
+                done.frames + found.whole_frames, done.size + found.whole_size, done.rows + found.whole_rows
+            )
+        self._open_lsn = found.open_lsn
+        self._scanned = _Extent(done.frames + found.frames, done.size + found.size, done.rows + found.rows)
+        if self._whole.frames and not self.has_changes:
+            self._close_whole()  # nothing but empty transactions
+        if self._scanned.size >= self._segment_bytes:
+            self._close_whole()
+            if self._scanned.size >= self._segment_bytes:
+                self._close_open()
 
     def on_message(self, message: Message) -> None:
-        """Takes note of a control message."""
+        """Takes note of a message that is no frame, behind all frames that were scanned."""
         match message:
-            case Begin():
-                if self._commit_lsn is not None:
-                    raise MalformedMessage("a transaction begins inside another", offset=0)
-                self._commit_lsn = message.final_lsn
-                if not self.has_changes:
-                    self._first_commit_time = message.commit_time
-                if self.segment.is_empty:
-                    self.segment.transactions.clear()
-                self.segment.transactions.append((self.segment.rows, message.final_lsn))
-            case Commit():
-                if message.commit_lsn != self._commit_lsn:
-                    raise MalformedMessage("a commit does not match its begin", offset=2)
-                self._commit_time = _server_time(message.commit_time)
-                self._commit_lsn = None
-                self.end_lsn = message.end_lsn
             case Relation():
                 self._on_relation(message)
             case Truncate():
@@ -160,88 +207,77 @@ class Assembler:
 
     def _on_relation(self, message: Relation) -> None:
         table_id = message.table_id
-        schema = self._describe(message, self._commit_lsn or self.end_lsn)
+        schema = self._describe(message, self._open_lsn or self.end_lsn)
         known = self._schemas.get(table_id)
-        if known is not None and known != schema and self.segment.rows:
-            self.finish_segment()
+        if known is not None and known != schema and self._scanned.rows:
+            self._close()
         self._schemas[table_id] = schema
+        self.has_described = self.in_transaction
 
     def _on_truncate(self, tables: frozenset[TableId]) -> None:
-        if self._commit_lsn is None:
+        if self._open_lsn is None:
             raise MalformedMessage("a truncation outside of a transaction", offset=0)
-        if not self.segment.is_empty:
-            self.finish_segment()
-        self.segment.truncated = tables
-        self._on_truncation(tables, self._commit_lsn)
+        self._close()
+        self._begin_segment(Segment(), tables)
+        self._on_truncation(tables, self._open_lsn)
 
-    def finish_segment(self) -> None:
-        """Closes the segment and begins the next; spools it if a transaction outgrows the memory."""
-        finished = self.segment
-        self._in_memory += finished.size
-        self._pieces.append(Piece(finished, dict(self._schemas), finished.tables()))
-        self.segment = Segment()
-        if self._commit_lsn is not None:
-            self.segment.transactions.append((0, self._commit_lsn))
-        if self._in_memory > self._memory_limit:
+    def _close(self) -> None:
+        """Ends the segment behind what was scanned."""
+        self._close_whole()
+        self._close_open()
+
+    def _close_whole(self) -> None:
+        """The whole transactions become a piece, and the segment begins with what is behind them."""
+        whole, done = self._whole, self._scanned
+        if not whole.frames:
+            return
+        self._pieces += self._cut(whole)
+        self._begun_lsn = None
+        self._scanned = _Extent(done.frames - whole.frames, done.size - whole.size, done.rows - whole.rows)
+
+    def _close_open(self) -> None:
+        """What is there of the open transaction becomes a piece of it."""
+        self._open_pieces += self._cut(self._scanned)
+        if sum(piece.size for piece in self._in_memory()) > self._memory_limit:
             self._put_on_disk()
 
+    def _cut(self, part: _Extent) -> list[Piece]:
+        frames, rest = self.segment.split(part.frames, part.size, self._begun_lsn, self._truncated)
+        self._begin_segment(rest)
+        if not (part.rows or frames.truncated):
+            return []
+        return [Piece(frames, dict(self._schemas), frames.tables(), part.rows)]
+
+    def _in_memory(self) -> list[Frames]:
+        return [piece.frames for piece in (*self._pieces, *self._open_pieces) if isinstance(piece.frames, Frames)]
+
     def _put_on_disk(self) -> None:
-        self._spool = self._spool or Spool()
-        for number, piece in enumerate(self._pieces):
-            if isinstance(piece.segment, Segment):
-                self._pieces[number] = replace(piece, segment=self._spool.put(piece.segment))
-        self._in_memory = 0
+        for pieces in (self._pieces, self._open_pieces):
+            for number, piece in enumerate(pieces):
+                if isinstance(piece.frames, Frames):
+                    self._spool = self._spool or Spool()
+                    pieces[number] = replace(piece, frames=self._spool.put(piece.frames))
 
     def take(self) -> Assembled:
-        """Everything since the last call. Only between transactions."""
-        if self.in_transaction:
-            raise RuntimeError("a batch ends only at a transaction boundary")
+        """All whole transactions since the last call. What is there of the open one stays."""
         since = self.waiting_since
-        if not self.segment.is_empty:
-            self.finish_segment()
-        else:
-            self.segment = Segment()
-        rows = sum(piece.segment.rows for piece in self._pieces)
+        self._close_whole()
+        rows = sum(piece.rows for piece in self._pieces)
         batch = Assembled(tuple(self._pieces), self.end_lsn, self._commit_time, rows, since)
         self._pieces, self._spool = [], None
-        self._in_memory = 0
+        self._first_commit_time = self._open_time if self._scanned.rows or self._open_pieces else None
         self._taken_lsn = self.end_lsn
         return batch
 
-    def take_received(self) -> Assembled | None:
-        """What was received whole since the last `take`, None if nothing: for a stream that ended.
-
-        A transaction that it ended within is forgotten, as if it had not begun.
-        """
-        open_lsn, self._commit_lsn = self._commit_lsn, None
-        if open_lsn is not None:
-            if self.segment.transactions[0] != (0, open_lsn):
-                self.segment.drop_last_transaction()
-            else:
-                self.segment = Segment()
-                self._drop_from_pieces(open_lsn)
-        return self.take() if self.has_changes else None
-
-    def _drop_from_pieces(self, lsn: Lsn) -> None:
-        """Forgets the frames of the last transaction in finished segments."""
-        while self._pieces and self._pieces[-1].segment.transactions[-1][1] == lsn:
-            piece = self._pieces.pop()
-            with contextlib.closing(piece):
-                if piece.segment.transactions[0] == (0, lsn):
-                    continue  # nothing of another one is in it
-                segment = piece.load()
-            segment.drop_last_transaction()
-            self._pieces.append(Piece(segment, piece.schemas, segment.tables()))
-
     def discard(self) -> None:
         """Forgets everything since the last `take`, the open transaction with it: it will be read again."""
-        for piece in self._pieces:
+        for piece in (*self._pieces, *self._open_pieces):
             piece.close()
-        self._pieces, self._spool = [], None
-        self._in_memory = 0
-        self._commit_lsn = None
+        self._pieces, self._open_pieces, self._spool = [], [], None
+        self._open_lsn = self._first_commit_time = None
+        self.has_described = False
         self.end_lsn = self._taken_lsn
-        self.segment = Segment()
+        self._begin_segment(Segment())
 
 
 def _server_time(time: int) -> datetime:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from etl_core.config import BatchConfig
 
+_LEAST_AGE = 0.02
+"""Seconds that a batch gathers at least."""
+_SHARE = 3
+"""A batch gathers so many times as long as the last one took to be written: a destination, a DuckDB file that others
+want to open, is in use for a quarter of the time at most while little changes."""
+_PATIENT = 1.0
+"""Whoever lets a batch grow older than so many seconds wants few of them: jobs and queries are counted and paid for."""
 
-def batch_is_due(limits: BatchConfig, *, rows: int, size: int, age: float, quiet: bool, writer_idle: bool) -> bool:
-    """Whether the transactions at hand become a batch now.
+
+def batch_is_due(
+    limits: BatchConfig, *, rows: int, size: int, age: float, quiet: bool, writer_idle: bool, last_write: float
+) -> bool:
+    """Whether the transactions at hand become a batch now. `age` and `last_write` are in seconds.
 
     A full batch does, though the writer may have to be waited for. Otherwise, with the writer idle: one that is
-    `max_age` seconds old, or a quarter of that when the source has nothing more to send.
+    `max_age` seconds old, or a quarter of that when the source has nothing more to send; but one that has gathered
+    three times as long as the last one took to be written is old enough, unless `max_age` is over a second.
     """
     if rows >= limits.max_rows or size >= limits.max_bytes:
         return True
-    return writer_idle and age >= (limits.max_age / 4 if quiet else limits.max_age)
+    old = limits.max_age / 4 if quiet else limits.max_age
+    if limits.max_age <= _PATIENT:
+        old = min(old, max(_LEAST_AGE, _SHARE * last_write))
+    return writer_idle and age >= old

@@ -142,17 +142,15 @@ class CatchUp:
         try:
             while not self._stop.is_set():
                 message = stream.receive(assembler.segment, _WAIT)
-                if message is Pause.FULL:
-                    assembler.finish_segment()
-                elif not isinstance(message, Pause):
+                assembler.scan()
+                if not isinstance(message, Pause):
                     assembler.on_message(message)
-                if not assembler.in_transaction:
-                    self._between_transactions(stream, assembler, quiet=message is Pause.QUIET)
+                self._after_read(stream, assembler, quiet=message is Pause.QUIET)
                 stream.keep_alive()
         finally:
             assembler.discard()
 
-    def _between_transactions(self, stream: ReplicationStream, assembler: Assembler, *, quiet: bool) -> None:
+    def _after_read(self, stream: ReplicationStream, assembler: Assembler, *, quiet: bool) -> None:
         if assembler.has_changes:
             if not self._is_due(assembler, quiet=quiet):
                 return
@@ -163,7 +161,9 @@ class CatchUp:
             reach(CATCHUP_WRITTEN, stream)
             with self._condition:
                 self._last_write = LastWrite(time.monotonic() - began, assembler.end_lsn - self._through)
-        position = max(assembler.end_lsn, stream.server_lsn)
+        position = assembler.end_lsn
+        if not assembler.in_transaction:
+            position = max(position, stream.server_lsn)
         mark = self.applier.watermark(self.table_id)
         if position - min(position, mark) > _MARK_EVERY:
             self.applier.move_watermark(self.table_id, position)
@@ -188,4 +188,5 @@ class CatchUp:
             age=now - self._batch_since,
             quiet=quiet,
             writer_idle=True,
+            last_write=self._last_write.seconds,
         )

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from etl_core.errors import TransientError
-from etl_core.protocol.segment import Segment
+from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
+from etl_core.protocol.segment import PADDING, Frames
 
-_OFFSET = np.dtype(np.int64)
+_BOUND = np.dtype(np.int64)
 
 
 class SpoolUnavailable(TransientError):
@@ -27,7 +29,7 @@ class SpoolUnavailable(TransientError):
 
 
 class Spool:
-    """The file. It never has a name, so that a crash leaves nothing behind; it goes with the last of its segments.
+    """The file. It never has a name, so that a crash leaves nothing behind; it goes with the last of its pieces.
 
     Raw frames are spooled rather than Arrow: writing them costs the reader no decoding, and they are smaller. Where
     each row begins goes there too: of a hundred million rows that would be gigabytes in memory.
@@ -41,22 +43,20 @@ class Spool:
         except OSError as error:
             raise SpoolUnavailable("create a file", directory, error) from error
         self._end = 0
-        self._segments = 0
+        self._pieces = 0
 
-    def put(self, segment: Segment) -> SpooledSegment:
+    def put(self, frames: Frames) -> SpooledFrames:
         """Raises SpoolUnavailable when the disk is full or fails."""
-        offsets = np.array(segment.offsets, _OFFSET)
         try:
             self._file.seek(self._end)
-            with memoryview(segment.data) as data:
-                _write(self._file, data[: segment.size])
-            _write(self._file, offsets.data.cast("B") if offsets.size else memoryview(b""))
+            _write(self._file, frames.data[: frames.size].data)
+            _write(self._file, frames.bounds.data.cast("B"))
         except OSError as error:
             self._close_if_empty()
-            raise SpoolUnavailable(f"write {segment.size} bytes", self._directory, error) from error
-        spooled = SpooledSegment(self, segment, self._end)
-        self._end += segment.size + offsets.nbytes
-        self._segments += 1
+            raise SpoolUnavailable(f"write {frames.size} bytes", self._directory, error) from error
+        spooled = SpooledFrames(self, self._end, frames)
+        self._end += frames.size + frames.bounds.nbytes
+        self._pieces += 1
         return spooled
 
     def read(self, start: int, size: int) -> bytearray:
@@ -70,34 +70,35 @@ class Spool:
         return data
 
     def release(self) -> None:
-        """One of its segments is no longer needed; with the last one the disk space is given back."""
-        self._segments -= 1
+        """One of its pieces is no longer needed; with the last one the disk space is given back."""
+        self._pieces -= 1
         self._close_if_empty()
 
     def _close_if_empty(self) -> None:
-        if self._segments == 0:
+        if self._pieces == 0:
             self._file.close()
 
 
-class SpooledSegment:
-    """A segment whose bytes are on disk."""
+class SpooledFrames:
+    """Frames that are on disk."""
 
-    __slots__ = ("_is_closed", "_spool", "_start", "_truncated", "rows", "size", "transactions")
+    __slots__ = ("_count", "_is_closed", "_open_lsn", "_spool", "_start", "_truncated", "size")
 
-    def __init__(self, spool: Spool, segment: Segment, start: int) -> None:
+    def __init__(self, spool: Spool, start: int, frames: Frames) -> None:
         self._spool = spool
         self._start = start
         self._is_closed = False
-        self.size = segment.size
-        self.rows = segment.rows
-        self.transactions = segment.transactions
-        self._truncated = segment.truncated
+        self._count: int = frames.bounds.size
+        self._open_lsn: Lsn | None = frames.open_lsn
+        self._truncated: frozenset[TableId] = frames.truncated
+        self.size = frames.size
 
-    def load(self) -> Segment:
-        """Reads the segment back; may be called again, for a second try. Raises SpoolUnavailable."""
+    def load(self) -> Frames:
+        """Reads the frames back; may be called again, for a second try. Raises SpoolUnavailable."""
         data = self._spool.read(self._start, self.size)
-        offsets = np.frombuffer(self._spool.read(self._start + self.size, self.rows * _OFFSET.itemsize), _OFFSET)
-        return Segment(data, offsets.tolist(), self.transactions, self._truncated, self.size)
+        data += PADDING
+        bounds = np.frombuffer(self._spool.read(self._start + self.size, self._count * _BOUND.itemsize), _BOUND)
+        return Frames(np.frombuffer(data, np.uint8), bounds, self._open_lsn, self._truncated)
 
     def close(self) -> None:
         """Idempotent."""

@@ -5,7 +5,7 @@ One thread conducts (this one); the `Writer`'s thread writes. A batch is written
 Invariants:
 - what is confirmed was stored, what was stored is durable in the destination;
 - a keepalive moves the position only when nothing is in flight;
-- tables are taken in, and the stream held, only between transactions.
+- tables are taken in, and the stream held, at the end of a batch, while nothing of the open transaction was described.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from etl_core.config import BatchConfig
 from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
-from etl_core.protocol.messages import Begin
 from etl_core.replication.applier import Applier
 from etl_core.replication.assembler import Assembler
 from etl_core.replication.batching import batch_is_due
@@ -34,9 +33,8 @@ from etl_core.source.shutdown_watch import ShutdownWatch
 
 _WAIT = 0.2
 """Seconds to wait for data before looking at the rest of the world."""
-_QUIET = 0.005
-"""Seconds without data after which a batch at hand need not wait for more. Below the pause between two commits of a
-moderately busy source (50 a second), or such a batch would always grow `max_age` old."""
+_WAIT_AT_HAND = 0.005
+"""The same while transactions are at hand, which may become due."""
 _NEAR_LIMIT = 0.02
 """Seconds without data after which the server is asked whether it has passed the limit."""
 _WAIT_ASKED = 0.05
@@ -160,36 +158,33 @@ class StreamWorker:
 
     def _step(self, until: Lsn | None) -> Ended | None:
         limit = self._limit(until)
-        wait = _NEAR_LIMIT if limit is not None else _WAIT if self._batch_since is None else _QUIET
+        wait = _NEAR_LIMIT if limit is not None else _WAIT if self._batch_since is None else _WAIT_AT_HAND
         try:
             message = self._stream.receive(self._assembler.segment, wait)
         except EtlError:
-            self._write_received()
+            self._write_received(limit)
             raise
         self._quiet = message is Pause.QUIET
-        if message is Pause.FULL:
-            self._assembler.finish_segment()
-        elif message is Pause.ASKED:
+        # What is beyond the limit is put aside, not dropped: a hold ends or moves on, and it goes on.
+        while self._assembler.scan(limit) and limit is not None:
+            ended = self._at_limit(limit, until)
+            if ended is not None:
+                return ended
+            limit = self._limit(until)
+        if message is Pause.ASKED:
             self._writer.wait_idle(_WAIT_ASKED)
         elif not isinstance(message, Pause):
-            # A transaction beyond the limit is put aside, not dropped: a hold ends or moves on, and it goes on.
-            while limit is not None and isinstance(message, Begin) and message.final_lsn >= limit:
-                ended = self._at_limit(limit, until)
-                if ended is not None:
-                    return ended
-                limit = self._limit(until)
             self._assembler.on_message(message)
         self._keep_alive()
-        if self._assembler.in_transaction:
-            return Ended.STOPPED if self._stop.is_set() else None
-        return self._between_transactions(until)
+        return self._after_read(until)
 
     def _limit(self, until: Lsn | None) -> Lsn | None:
         if self._hold is None or until is None:
             return until if self._hold is None else self._hold
         return min(until, self._hold)
 
-    def _between_transactions(self, until: Lsn | None) -> Ended | None:
+    def _after_read(self, until: Lsn | None) -> Ended | None:
+        """What is looked at once per read. A transaction may be open: all is done behind the last whole one."""
         now = time.monotonic()
         if self._assembler.has_changes and self._batch_since is None:
             self._batch_since = now
@@ -201,18 +196,24 @@ class StreamWorker:
             return Ended.TIME
         if self._is_due(now):
             self._cut()
-        elif not self._assembler.has_changes:
+        elif not self._assembler.has_changes and not self._assembler.in_transaction:
             self._advance_idle(now)
         limit = self._limit(until)
-        if limit is not None and max(self._assembler.end_lsn, self._stream.server_lsn) >= limit:
+        if limit is not None and self._received() >= limit:
             return self._at_limit(limit, until)
         if limit is not None and self._quiet:
             self._stream.send_status(reply_requested=True)
-        # A table is taken in at the position of the last cut, so nothing may be at hand.
-        if now >= self._next_look and not self._assembler.has_changes:
+        # A table is taken in at the position of the last cut, so nothing may be at hand. What was described of the open
+        # transaction was so by what was replicated then.
+        if now >= self._next_look and not self._assembler.has_changes and not self._assembler.has_described:
             self._next_look = now + _LOOK_AROUND
             self._hold = self._boundary.look_around(self._position, self._service)
         return None
+
+    def _received(self) -> Lsn:
+        """Up to where everything has come. Within a transaction the server's position says nothing of its end."""
+        end = self._assembler.end_lsn
+        return end if self._assembler.in_transaction else max(end, self._stream.server_lsn)
 
     def _is_over(self, now: float) -> bool:
         if self._deadline is None or now < self._deadline:
@@ -232,6 +233,7 @@ class StreamWorker:
             age=now - self._batch_since,
             quiet=self._quiet or self._stream.reply_wanted,
             writer_idle=self._writer.is_idle,
+            last_write=self._writer.last_write,
         )
 
     def _cut(self) -> None:
@@ -244,14 +246,15 @@ class StreamWorker:
             self._writer.submit(batch)
         self._batch_since = None
 
-    def _write_received(self) -> None:
+    def _write_received(self, limit: Lsn | None) -> None:
         """Has written what came whole before the stream broke, which may break at the same place the next time.
 
         Returns while it is written. Raises nothing: the first error is the one to tell.
         """
         with contextlib.suppress(EtlError):
-            batch = self._assembler.take_received()
-            if batch is not None:
+            self._assembler.scan(limit)
+            if self._assembler.has_changes:
+                batch = self._assembler.take()
                 while not self._writer.wait_idle(_WAIT):
                     pass
                 self._boundary.passed(batch.tables, batch.end_lsn)
@@ -261,7 +264,7 @@ class StreamWorker:
         """Moves the position over WAL that holds nothing of ours, when nothing is in flight."""
         if not self._writer.is_idle:
             return
-        position = max(self._assembler.end_lsn, self._stream.server_lsn)
+        position = self._received()
         self._position = max(self._position, position)
         if position > self._writer.flushed and (now >= self._next_store or self._stream.reply_wanted):
             self._store_idle(position)

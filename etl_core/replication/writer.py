@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import datetime
 
 from etl_core.lsn import Lsn
@@ -20,6 +21,7 @@ class Writer:
         self._error: BaseException | None = None
         self._closing = False
         self._flushed = start_lsn
+        self._last_write = 0.0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -28,6 +30,12 @@ class Writer:
         """Everything before is durable and stored."""
         with self._condition:
             return self._flushed
+
+    @property
+    def last_write(self) -> float:
+        """How long the last batch took to be decoded and made durable, in seconds; 0 before the first."""
+        with self._condition:
+            return self._last_write
 
     @property
     def is_idle(self) -> bool:
@@ -82,6 +90,7 @@ class Writer:
                 if batch is None:
                     return
             error: BaseException | None = None
+            began = time.monotonic()
             try:
                 self._applier.apply(batch)
             except BaseException as caught:
@@ -91,6 +100,7 @@ class Writer:
             with self._condition:
                 if error is None:
                     self._flushed = max(self._flushed, batch.end_lsn)
+                    self._last_write = time.monotonic() - began
                     self._batch = None
                 else:
                     self._error = error

@@ -31,7 +31,7 @@ from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Message
 from etl_core.protocol.pgoutput import parse_message
-from etl_core.protocol.segment import SEGMENT_BYTES, Segment
+from etl_core.protocol.segment import KEPT_TAGS, Segment
 from etl_core.protocol.timestamp import from_datetime
 from etl_core.protocol.walsender import (
     XLOG_DATA,
@@ -45,19 +45,24 @@ from etl_core.source.command import finish_command, is_good, result_error, run_c
 from etl_core.source.connection import Connection, text_encoding
 from etl_core.source.server_clock import ServerClock
 from etl_core.source.sqlstate import stream_error, translate
+from etl_core.source.tls import read_ahead
 
 _XLOG_DATA: Final = XLOG_DATA
 _HEADER: Final = XLOG_DATA_HEADER_LENGTH
-_SEND_TIME: Final = slice(17, 25)
-"""Of a frame with WAL data: when the server sent it, after the kind and two positions."""
-_INSERT: Final = ord("I")
-_UPDATE: Final = ord("U")
-_DELETE: Final = ord("D")
+_SEND_TIME: Final = 17
+"""In a frame with WAL data, 8 bytes: when the server sent it, after the kind and two positions."""
+_READ_BYTES: Final = 1 << 20
+"""After so many bytes somebody looks around, though there is more to be read."""
 
 _LSN: Final = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
 
 _LOW_WATER: Final = 64 << 10
 _LOW_WATER_WAIT_MS: Final = 5
+_GATHER: Final = 0.0002
+"""Seconds that a socket without a low-water mark is left alone. A unix socket is full after some 300 messages."""
+_DRY_READS: Final = 1
+"""How often libpq is asked again after a read that completed no message, where OpenSSL cannot be asked. libpq reads one
+TLS record, of 16 kB at most, or as much as fits into the 8 kB that it has free at least: the rest left the socket."""
 # The walsender send()s every row. While the window is open each of them crosses the whole TCP stack; while it is shut
 # they gather in the sender's own buffer, at 4 instead of 5 µs of its CPU a row, and cross in one piece. So the
 # buffer is small, and reading goes on beside decoding.
@@ -72,8 +77,8 @@ class Pause(Enum):
 
     QUIET = "quiet"
     """Nothing arrived within the given time."""
-    FULL = "full"
-    """The segment has reached SEGMENT_BYTES."""
+    READ = "read"
+    """Frames were read: all that had come, or so many that it is time to look around."""
     ASKED = "asked"
     """The server wants to know where we are. When it shuts down it asks again the moment it is answered, without end,
     until everything it has sent is flushed."""
@@ -113,6 +118,7 @@ class ReplicationStream:
         self._heard_at = time.monotonic()
         self._asked_at: float | None = None
         self._clock = ServerClock()
+        self._dry_reads = 0
         try:
             self._start(slot, publication, start_lsn)
             self._socket = socket.socket(fileno=os.dup(self._pgconn.socket))
@@ -120,6 +126,7 @@ class ReplicationStream:
             connection.close()
             raise
         self._low_water = self._tune()
+        self._is_readable = read_ahead(connection)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -155,37 +162,48 @@ class ReplicationStream:
         return True
 
     def receive(self, segment: Segment, wait: float) -> Message | Pause:
-        """Appends row frames to `segment` until something else happens; waits at most `wait` seconds for data.
+        """Appends frames to `segment`: all that has come, after waiting for the first at most `wait` seconds.
 
-        Returns a control message (anything but Insert, Update, Delete) or a Pause. Raises SourceUnavailable when the
-        connection ends or is silent, what `stream_error` makes of an error of the server, MalformedMessage.
+        Returns a control message (any that is not kept as a frame) as soon as it comes, or a Pause. Raises
+        SourceUnavailable when the connection ends or is silent, what `stream_error` makes of an error of the server,
+        MalformedMessage.
         """
         get = self._pgconn.get_copy_data
-        data, append = segment.data, segment.offsets.append
-        at = segment.size
+        data, append = segment.data, segment.lengths.append
+        begun = at = segment.size
+        enough = at + _READ_BYTES
+        gathered = at
         try:
             while True:
                 size, frame = get(1)
+                if size > _HEADER:
+                    if frame[_HEADER] in KEPT_TAGS:
+                        append(size)
+                        data += frame
+                        at += size
+                        if at >= enough:
+                            return Pause.READ
+                        continue
+                    return self._on_control_message(bytes(frame))
                 if size > 0:
-                    if frame[0] == _XLOG_DATA:
-                        tag = frame[_HEADER] if size > _HEADER else 0
-                        if tag == _INSERT or tag == _UPDATE or tag == _DELETE:  # noqa: SIM109 half the time of a tuple
-                            append(at)
-                            data += frame
-                            at += size
-                            if at >= SEGMENT_BYTES:
-                                return Pause.FULL
-                            continue
-                        self._clock.on_send_time(int.from_bytes(frame[_SEND_TIME]))
-                        return parse_message(frame[_HEADER:])
                     if self._on_keepalive(bytes(frame)):
                         return Pause.ASKED
-                elif size == 0:
-                    if not self._wait(wait):
-                        self._check_silence()
-                        return Pause.QUIET
-                else:
+                elif size < 0:
                     raise self._end()
+                elif at != segment.size:  # the last read brought some of them: there may be more
+                    segment.size = at
+                    self._dry_reads = 0
+                    self._pgconn.consume_input()
+                elif self._may_hold_more():
+                    self._pgconn.consume_input()
+                elif at > begun:
+                    if not self._flows(at - gathered):
+                        return Pause.READ
+                    gathered = at
+                    self._pgconn.consume_input()
+                elif not self._wait(wait):
+                    self._check_silence()
+                    return Pause.QUIET
         except SilentServer as silent:
             self.connection.give_up(silent)
             raise translate(silent) from None
@@ -193,9 +211,38 @@ class ReplicationStream:
             raise translate(error) from None
         finally:
             segment.size = at
+            if at > begun:
+                self._heard()
+                sent = at - segment.lengths[-1] + _SEND_TIME
+                self._clock.on_send_time(int.from_bytes(data[sent : sent + 8]))
+
+    def _on_control_message(self, frame: bytes) -> Message:
+        if frame[0] != _XLOG_DATA:
+            raise SourceUnavailable(f"the server sent an unexpected message {frame[:1]!r} in the replication stream")
+        self._heard()
+        self._clock.on_send_time(int.from_bytes(frame[_SEND_TIME : _SEND_TIME + 8]))
+        return parse_message(frame[_HEADER:])
+
+    def _may_hold_more(self) -> bool:
+        """Whether more may have been received than libpq has read: of that the socket says nothing."""
+        if self._is_readable is not None:
+            return self._is_readable()
+        self._dry_reads += 1
+        return self._dry_reads <= _DRY_READS
+
+    def _flows(self, size: int) -> bool:
+        """Leaves a stream alone for a moment that has brought `size` bytes since the last one; whether more is there.
+
+        Every read costs, and every look around behind it, so that both pay for as much as can be had without delay.
+        """
+        if self._low_water:
+            return size >= _LOW_WATER and bool(self._poll.poll(_LOW_WATER_WAIT_MS))
+        if size:
+            time.sleep(_GATHER)
+        return size > 0
 
     def _wait(self, seconds: float) -> bool:
-        """Waits for data and has libpq read it; False if none came."""
+        """Waits until something has come and has libpq read it; False if nothing came."""
         # With the low-water mark set, poll() waits for 64 kB, or 5 ms for fewer. Only when not a byte has come
         # do we wait for the first one.
         if not (self._low_water and (self._poll.poll(_LOW_WATER_WAIT_MS) or self._has_bytes())):
@@ -205,8 +252,12 @@ class ReplicationStream:
                 return False
             self._set_low_water(_LOW_WATER)
         self._pgconn.consume_input()
-        self._heard_at, self._asked_at = time.monotonic(), None
+        self._dry_reads = 0
+        self._heard()
         return True
+
+    def _heard(self) -> None:
+        self._heard_at, self._asked_at = time.monotonic(), None
 
     def _check_silence(self) -> None:
         """To be called when nothing is there to be read. Raises SilentServer.
@@ -258,6 +309,7 @@ class ReplicationStream:
         message = parse_walsender_message(frame)
         if not isinstance(message, PrimaryKeepalive):
             raise SourceUnavailable(f"the server sent an unexpected message {frame[:1]!r} in the replication stream")
+        self._heard()
         self.server_lsn = max(self.server_lsn, message.wal_end)
         self._clock.on_send_time(message.send_time)
         if message.reply_requested:

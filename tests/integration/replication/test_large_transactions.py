@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from etl_core.config import BatchConfig
-from etl_core.protocol.segment import Segment
+from etl_core.protocol.segment import Frames
 from etl_core.replication import failpoints
-from etl_core.replication.spool import Spool, SpooledSegment
+from etl_core.replication.spool import Spool, SpooledFrames
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Lab
@@ -79,9 +79,9 @@ def spooled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     real = Spool.put
 
-    def put(spool: Spool, segment: Segment) -> SpooledSegment:
-        sizes.append(segment.size)
-        return real(spool, segment)
+    def put(spool: Spool, frames: Frames) -> SpooledFrames:
+        sizes.append(frames.size)
+        return real(spool, frames)
 
     monkeypatch.setattr(Spool, "put", put)
     return sizes

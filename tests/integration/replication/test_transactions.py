@@ -21,13 +21,13 @@ def test_a_transaction_larger_than_memory_is_seen_whole(lab: Lab, monkeypatch: p
     lab.publish()
     lab.synced()
     spooled = []
-    real = spool.SpooledSegment.load
+    real = spool.SpooledFrames.load
 
-    def load(segment: spool.SpooledSegment) -> Any:
-        spooled.append(segment.rows)
-        return real(segment)
+    def load(frames: spool.SpooledFrames) -> Any:
+        spooled.append(frames.size)
+        return real(frames)
 
-    monkeypatch.setattr(spool.SpooledSegment, "load", load)
+    monkeypatch.setattr(spool.SpooledFrames, "load", load)
     pipeline = lab.pipeline(batch=BatchConfig(max_rows=1000, max_bytes=1 << 20, max_age=0.1))
     seen: set[tuple[int, int]] = set()
     done = threading.Event()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from etl_core.batch import ChangeCounts, TableChanges
-from etl_core.decode.decoder import decode_segment
+from etl_core.decode.decoder import decode_frames
 from etl_core.errors import TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
@@ -16,6 +16,7 @@ from etl_core.protocol.messages import UNCHANGED, Begin, Commit, Insert, Relatio
 from etl_core.replication.assembler import Assembler
 from etl_core.schema.table import ReplicaIdentity
 from etl_core.testing.destination_model import check_changes
+from etl_core.testing.feeding import feed
 from etl_core.testing.pgoutput import build_tuple
 from etl_core.testing.source_model import SourceModel, SourceTable, build_frame
 
@@ -44,17 +45,11 @@ def decode(
         return schemas[relation.table_id]
 
     assembler = Assembler(describe, memory_limit=1 << 30, start_lsn=ZERO)
-    for item in source.stream(first):
-        if isinstance(item, bytes):
-            assembler.segment.offsets.append(assembler.segment.size)
-            assembler.segment.data += item
-            assembler.segment.size += len(item)
-        else:
-            assembler.on_message(item)
+    feed(assembler, source.stream(first))
     found: dict[TableId, list[TableChanges]] = {}
     for piece in assembler.take().pieces:
         marks = dict.fromkeys(schemas, ZERO) if watermarks is None else watermarks
-        for changes in decode_segment(piece.load(), piece.schemas, marks):
+        for changes in decode_frames(piece.load(), piece.schemas, marks):
             check_changes(changes)
             found.setdefault(changes.schema.table_id, []).append(changes)
     return found
@@ -350,18 +345,13 @@ def test_an_inserted_row_without_a_value_is_refused(key: tuple[str, ...], update
     source = SourceModel()
     table = source.create("filtered", {"id": "int8", "body": "text"}, key=key)
     assembler = Assembler(lambda *_: table.schema, memory_limit=1 << 30, start_lsn=ZERO)
-    frames = [build_frame(Insert(None, table.table_id, build_tuple("1", UNCHANGED)))]
+    sent = [build_frame(Insert(None, table.table_id, build_tuple("1", UNCHANGED)))]
     if updated and key:
-        frames.append(build_frame(Update(None, table.table_id, None, None, build_tuple("1", UNCHANGED))))
-    assembler.on_message(Begin(Lsn(1), 0, 1))
-    for frame in frames:
-        assembler.segment.offsets.append(assembler.segment.size)
-        assembler.segment.data += frame
-        assembler.segment.size += len(frame)
-    assembler.on_message(Commit(Lsn(1), Lsn(2), 0))
-    segment = assembler.take().pieces[0].load()
+        sent.append(build_frame(Update(None, table.table_id, None, None, build_tuple("1", UNCHANGED))))
+    feed(assembler, [Begin(Lsn(1), 0, 1), *sent, Commit(Lsn(1), Lsn(2), 0)])
+    frames = assembler.take().pieces[0].load()
     with pytest.raises(TableError, match="without the value of a TOASTed column") as caught:
-        list(decode_segment(segment, {table.table_id: table.schema}, {table.table_id: ZERO}))
+        list(decode_frames(frames, {table.table_id: table.schema}, {table.table_id: ZERO}))
     assert caught.value.hint is not None
     assert "row filter" in caught.value.hint
 
@@ -375,19 +365,13 @@ def test_a_table_that_fails_does_not_stop_the_others() -> None:
     source.commit()
     schemas = {table.table_id: table.schema for table in source.tables}
     assembler = Assembler(lambda relation, _: schemas[relation.table_id], memory_limit=1 << 30, start_lsn=ZERO)
-    for item in source.stream():
-        if isinstance(item, bytes):
-            assembler.segment.offsets.append(assembler.segment.size)
-            assembler.segment.data += item
-            assembler.segment.size += len(item)
-        else:
-            assembler.on_message(item)
-    segment = assembler.take().pieces[0].load()
+    feed(assembler, source.stream())
+    frames = assembler.take().pieces[0].load()
     failed: dict[TableId, TableError] = {}
     marks = dict.fromkeys(schemas, ZERO)
-    found = list(decode_segment(segment, schemas, marks, on_table_error=failed.__setitem__))
+    found = list(decode_frames(frames, schemas, marks, on_table_error=failed.__setitem__))
     assert [changes.schema.table_id for changes in found] == [good.table_id]
     assert failed[bad.table_id].table == "public.bad"
     assert "no number" not in str(failed[bad.table_id])
     with pytest.raises(TableError, match=r"public\.bad"):
-        list(decode_segment(segment, schemas, marks))
+        list(decode_frames(frames, schemas, marks))

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl_core.batch import ChangeCounts
-from etl_core.decode.decoder import decode_segment
+from etl_core.decode.decoder import decode_frames
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
-from etl_core.protocol.messages import Begin, Commit, Delete, Insert, Message, Relation, Truncate, Update
+from etl_core.protocol.messages import Commit, Delete, Insert, Message, Relation, Truncate, Update
 from etl_core.replication.assembler import Assembler
 from etl_core.schema.table import ReplicaIdentity, TableSchema
 from etl_core.testing.destination_model import DestinationModel
+from etl_core.testing.feeding import feed
 from etl_core.testing.source_model import SourceModel, SourceTable, TableContent
 
 # Few keys, so that they meet; texts that look alike when they are put together.
@@ -281,7 +282,7 @@ class Replication:
 
     def batch(self, start: int, stop: int) -> dict[TableId, ChangeCounts]:
         """Reads the transactions start:stop by a stream of their own and applies them."""
-        assembler = Assembler(self.describe, memory_limit=self.plan.memory_limit, start_lsn=ZERO)
+        assembler = Assembler(self.describe, memory_limit=self.plan.memory_limit, start_lsn=ZERO, segment_bytes=1)
         items = self.source.stream(start)
         for _ in range(stop - start):
             feed_transaction(assembler, items, self.segments)
@@ -289,7 +290,7 @@ class Replication:
         with closing(assembler.take()) as assembled:
             assert assembled.end_lsn == self.source.transactions[stop - 1].end_lsn
             for piece in assembled.pieces:
-                for changes in decode_segment(piece.load(), piece.schemas, self.watermarks):
+                for changes in decode_frames(piece.load(), piece.schemas, self.watermarks):
                     table_id = changes.schema.table_id
                     assert table_id in piece.tables
                     self.destination.apply(changes)
@@ -315,22 +316,15 @@ class Replication:
         return ChangeCounts(tags[Insert], tags[Update], tags[Delete], tags[Truncate])
 
 
-def feed_transaction(assembler: Assembler, items: Iterator[Message | bytes], segments: Iterator[int]) -> None:
-    """Feeds one transaction, closing segments after the given numbers of frames."""
-    left = next(segments)
+def feed_transaction(assembler: Assembler, items: Iterator[Message | bytes], reads: Iterator[int]) -> None:
+    """Feeds one transaction, in reads of the given numbers of frames, each of which ends a segment."""
+    left = next(reads)
     for item in items:
+        feed(assembler, [item] if left <= 1 or not isinstance(item, bytes) else [])
+        if left > 1 and isinstance(item, bytes):
+            assembler.segment.append(item)
         if isinstance(item, bytes):
-            segment = assembler.segment
-            segment.offsets.append(segment.size)
-            segment.data += item
-            segment.size += len(item)
-            left -= 1
-            if left == 0:
-                left = next(segments)
-                assembler.finish_segment()
-            continue
-        assert isinstance(item, Begin) != assembler.in_transaction
-        assembler.on_message(item)
+            left = left - 1 or next(reads)
         if isinstance(item, Commit):
             return
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import struct
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from etl_core.batch import TableChanges
-from etl_core.decode.decoder import decode_segment
+from etl_core.decode.decoder import decode_frames
 from etl_core.errors import MalformedMessage, TableError
 from etl_core.identifiers import TableId
-from etl_core.lsn import ZERO
+from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.segment import Segment
+from etl_core.protocol.transactions import find_transactions
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH
 from etl_core.schema.table import ReplicaIdentity, TableSchema
 from etl_core.testing.destination_model import check_changes
@@ -40,17 +42,19 @@ def build_frames() -> tuple[TableSchema, list[bytes]]:
     return table.schema, [item for item in source.stream() if isinstance(item, bytes)]
 
 
+HEAD = b"w" + bytes(XLOG_DATA_HEADER_LENGTH - 1)
 SCHEMA, FRAMES = build_frames()
 LENGTHS = [len(frame) for frame in FRAMES]
 
 
 def decode(frames: list[bytes]) -> list[TableChanges]:
-    segment = Segment(transactions=[(0, 1)])
+    segment = Segment()
     for frame in frames:
-        segment.offsets.append(segment.size)
-        segment.data += frame
-        segment.size += len(frame)
-    return list(decode_segment(segment, {SCHEMA.table_id: SCHEMA}, {SCHEMA.table_id: ZERO}))
+        segment.append(frame)
+    bounds = segment.bounds(0, 0)
+    find_transactions(np.frombuffer(segment.data, np.uint8), bounds, open_lsn=Lsn(1), after=ZERO)
+    found, _ = segment.split(len(frames), segment.size, Lsn(1), frozenset())
+    return list(decode_frames(found, {SCHEMA.table_id: SCHEMA}, {SCHEMA.table_id: ZERO}))
 
 
 def decode_or_refuse(frames: list[bytes]) -> None:
@@ -101,7 +105,7 @@ def test_a_flipped_byte_is_refused_or_read(number: int, position: int, flip: int
 @example([b"N\x00\x06"])
 @settings(max_examples=500)
 def test_any_bytes_behind_the_relation(bodies: list[bytes]) -> None:
-    head = bytes(XLOG_DATA_HEADER_LENGTH)
+    head = HEAD
     relation = struct.pack("!I", SCHEMA.table_id)
     decode_or_refuse(
         [head + tag + relation + body for tag, body in zip((b"I", b"U", b"D", b"U"), bodies, strict=False)]
@@ -115,7 +119,7 @@ def malformed(frame: bytes, *, match: str) -> int:
 
 
 def insert(*tuple_bytes: bytes) -> bytes:
-    head = bytes(XLOG_DATA_HEADER_LENGTH) + b"I" + struct.pack("!I", SCHEMA.table_id)
+    head = HEAD + b"I" + struct.pack("!I", SCHEMA.table_id)
     return head + b"N" + struct.pack("!H", len(tuple_bytes)) + b"".join(tuple_bytes)
 
 
@@ -161,15 +165,16 @@ def test_a_relation_no_message_described() -> None:
 
 
 def test_a_truncation_of_a_relation_no_message_described() -> None:
-    segment = Segment(transactions=[(0, 1)], truncated=frozenset({TableId(7)}))
+    frames, _ = Segment().split(0, 0, Lsn(1), frozenset({TableId(7)}))
     with pytest.raises(MalformedMessage, match="relation 7"):
-        list(decode_segment(segment, {SCHEMA.table_id: SCHEMA}, {TableId(7): ZERO}))
+        list(decode_frames(frames, {SCHEMA.table_id: SCHEMA}, {TableId(7): ZERO}))
 
 
 def test_changes_outside_of_a_transaction() -> None:
-    segment = Segment(bytearray(FRAMES[0]), [0], [], frozenset(), len(FRAMES[0]))
+    segment = Segment(bytearray(FRAMES[0]), [len(FRAMES[0])], len(FRAMES[0]))
+    frames, _ = segment.split(1, segment.size, None, frozenset())
     with pytest.raises(MalformedMessage, match="outside of a transaction"):
-        list(decode_segment(segment, {SCHEMA.table_id: SCHEMA}, {SCHEMA.table_id: ZERO}))
+        list(decode_frames(frames, {SCHEMA.table_id: SCHEMA}, {SCHEMA.table_id: ZERO}))
 
 
 def test_a_frame_too_short_for_a_relation() -> None:

@@ -14,6 +14,7 @@ from etl_core.decode.collapse import number_keys
 from etl_core.decode.split import Cells, RowChanges, gather, split
 from etl_core.errors import PermanentError
 from etl_core.identifiers import TableId
+from etl_core.lsn import Lsn
 from etl_core.protocol.messages import (
     NULL,
     UNCHANGED,
@@ -37,11 +38,9 @@ def text(value: bytes) -> TupleColumn:
 def lay(messages: list[Insert | Update | Delete]) -> Frames:
     segment = Segment()
     for message in messages:
-        frame = build_frame(message)
-        segment.offsets.append(segment.size)
-        segment.data += frame
-        segment.size += len(frame)
-    return segment.seal()
+        segment.append(build_frame(message))
+    frames, _ = segment.split(len(messages), segment.size, Lsn(1), frozenset())
+    return frames
 
 
 def split_all(messages: list[Insert | Update | Delete], columns: int) -> tuple[Frames, RowChanges]:

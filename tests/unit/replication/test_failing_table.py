@@ -22,6 +22,7 @@ from etl_core.replication.retry import Backoff
 from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.table import TableSchema
 from etl_core.state.sql_store import open_store
+from etl_core.testing.feeding import feed
 from etl_core.testing.source_model import SourceModel, SourceTable
 
 
@@ -46,14 +47,7 @@ def assembled(source: SourceModel, tables: Sequence[SourceTable]) -> Assembled:
         return schemas[relation.table_id]
 
     assembler = Assembler(describe, memory_limit=1 << 30, start_lsn=ZERO)
-    for item in source.stream(0):
-        if isinstance(item, bytes):
-            assembler.segment.offsets.append(assembler.segment.size)
-            assembler.segment.data += item
-            assembler.segment.size += len(item)
-        else:
-            assembler.on_message(item)
-    return assembler.take()
+    return feed(assembler, source.stream(0)).take()
 
 
 @pytest.mark.parametrize(
