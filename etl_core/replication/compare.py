@@ -1,28 +1,33 @@
 """Source against destination, one table at one LSN: counts, content, and which rows differ.
 
-First pass: both sides are hashed as they stream by and summed into buckets by the hash of the key; memory does not
-grow with the table. Second pass, only if a bucket differs: the rows of differing buckets are fetched again and
-matched by key.
+First pass: both sides are hashed as they stream by, at the same time, and summed into buckets by the hash of the key;
+memory does not grow with the table. Second pass, only if a bucket differs: the keys of the rows in differing buckets
+are fetched again and matched, as many as fit into a bounded number of bytes.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from etl_core.errors import Stopped
 from etl_core.identifiers import TableName
 from etl_core.lsn import ZERO, Lsn
-from etl_core.replication.content_hash import Hashes, hash_rows
+from etl_core.replication.content_hash import Hashes, hash_prefixes
+from etl_core.values.text import boolean, fixed_width, numbers_of, validity
 
 _BUCKETS = 1024
 _SHOWN_RANGES = 10
-_MATCHED_ROWS = 2_000_000
-"""Rows of differing buckets that are fetched to be matched; with more, some of the buckets are left unexamined."""
+_MATCHED_BYTES = 16 << 20
+"""Keys and hashes of one side that are fetched to be matched; with more, some of the buckets are left unexamined."""
+_GATHERED_ROWS = 1 << 14
+_GATHERED_BYTES = 1 << 20
+"""Small batches are put together up to either of them, as each costs a quarter of a millisecond to hash."""
 
 Sink = Callable[[pa.RecordBatch], None]
 Scan = Callable[[Sink], None]
@@ -60,31 +65,56 @@ class Comparison:
 
 @dataclass(slots=True)
 class _Digest:
-    """Counts and sums of row hashes per bucket of key hashes."""
+    """Counts and sums of row hashes per bucket of key hashes, and how large the keys are."""
 
+    key: tuple[str, ...]
     rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BUCKETS, np.int64))
     sums: Hashes = field(default_factory=lambda: np.zeros(_BUCKETS, np.uint64))
+    key_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, bucket: NDArray[np.int64], content: Hashes) -> None:
+    def add(self, rows: pa.RecordBatch) -> None:
+        bucket, content = _hashes(rows, self.key)
         counts = np.bincount(bucket, minlength=_BUCKETS)
         sums = np.zeros(_BUCKETS, np.uint64)
         np.add.at(sums, bucket, content)
         with self.lock:
             self.rows += counts
             self.sums += sums
+            self.key_bytes += sum(rows.column(name).nbytes for name in self.key)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Of what the second pass keeps of a row."""
+        return self.key_bytes // max(1, int(self.rows.sum())) + np.uint64().itemsize
 
 
-def compare(table: TableName, key: tuple[str, ...], source: Scan, destination: Scan) -> Comparison:
-    """Compares two scans that give the same columns in the same Arrow types."""
-    ours, theirs = _digest(source, key), _digest(destination, key)
+def compare(
+    table: TableName,
+    key: tuple[str, ...],
+    source: Scan,
+    destination: Scan,
+    on_pass: Callable[[bool], None] = lambda _is_again: None,
+) -> Comparison:
+    """Compares two scans that give the same columns in the same Arrow types. They are read at the same time.
+
+    `on_pass(is_again)` is called before both are read, and before they are read again as they differ. Raises what a
+    scan raises, when the other one has ended too.
+    """
+    on_pass(False)
+    ours, theirs = _Digest(key), _Digest(key)
+    _scan_both(source, ours.add, destination, theirs.add)
     different = np.flatnonzero((ours.rows != theirs.rows) | (ours.sums != theirs.sums))
     source_rows, destination_rows = int(ours.rows.sum()), int(theirs.rows.sum())
     content = f"{int(ours.sums.sum(dtype=np.uint64)):016x}"
     if not different.size:
         return Comparison(table, source_rows, destination_rows, content, is_equal=True)
-    examined = _affordable(different, np.maximum(ours.rows, theirs.rows)[different])
-    missing, extra, changed, ranges = _match(_fetch(source, key, examined), _fetch(destination, key, examined), key)
+    on_pass(True)
+    sizes = np.maximum(ours.rows * ours.bytes_per_row, theirs.rows * theirs.bytes_per_row)[different]
+    examined = different[: max(1, int((np.cumsum(sizes) <= _MATCHED_BYTES).sum()))]
+    left, right = _Fetched(key, examined), _Fetched(key, examined)
+    _scan_both(source, left.add, destination, right.add)
+    missing, extra, changed, ranges = _match(left.table(), right.table(), key)
     return Comparison(
         table,
         source_rows,
@@ -101,39 +131,60 @@ def compare(table: TableName, key: tuple[str, ...], source: Scan, destination: S
     )
 
 
+def _scan_both(source: Scan, ours: Sink, destination: Scan, theirs: Sink) -> None:
+    """Both scans at once, the destination's in a thread of its own. After an error the other ends at its next batch."""
+    errors: list[BaseException] = []
+
+    def run(scan: Scan, sink: Sink) -> None:
+        def sink_unless_over(rows: pa.RecordBatch) -> None:
+            if errors:
+                raise Stopped("the other side of the comparison failed")
+            sink(rows)
+
+        try:
+            scan(sink_unless_over)
+        except BaseException as error:
+            errors.append(error)  # raised below, in the caller's thread
+
+    thread = threading.Thread(target=run, args=(destination, theirs), name="compare-destination")
+    thread.start()
+    run(source, ours)
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
 def _hashes(rows: pa.RecordBatch, key: tuple[str, ...]) -> tuple[NDArray[np.int64], Hashes]:
-    content = hash_rows(rows.columns, rows.num_rows)
-    by = hash_rows([rows.column(name) for name in key], rows.num_rows) if key else content
-    return (by % np.uint64(_BUCKETS)).astype(np.int64), content
+    """The bucket and the content hash of each row: the key is hashed first, and the rest after it."""
+    names = [*key, *(name for name in rows.schema.names if name not in key)]
+    columns = [rows.column(name) for name in names]
+    by_key, content = hash_prefixes(columns, [len(key) or len(names), len(names)], rows.num_rows)
+    return (by_key % np.uint64(_BUCKETS)).astype(np.int64), content
 
 
-def _digest(scan: Scan, key: tuple[str, ...]) -> _Digest:
-    digest = _Digest()
-    scan(lambda rows: digest.add(*_hashes(rows, key)))
-    return digest
+class _Fetched:
+    """Key columns and content hash of the rows in some of the buckets. `add` may be called from several threads."""
 
+    def __init__(self, key: tuple[str, ...], buckets: NDArray[np.int64]) -> None:
+        self._key = key
+        self._wanted = np.zeros(_BUCKETS, np.bool_)
+        self._wanted[buckets] = True
+        self._parts: list[pa.Table] = []
+        self._lock = threading.Lock()
 
-def _affordable(buckets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return buckets[: max(1, int((np.cumsum(rows) <= _MATCHED_ROWS).sum()))]
+    def add(self, rows: pa.RecordBatch) -> None:
+        bucket, content = _hashes(rows, self._key)
+        chosen = boolean(self._wanted[bucket])
+        columns = [rows.column(name) for name in self._key]
+        named = pa.table([*columns, fixed_width(pa.uint64(), content, None)], names=[*self._key, _CONTENT])
+        part = named.filter(chosen)
+        with self._lock:
+            self._parts.append(part)
 
-
-def _fetch(scan: Scan, key: tuple[str, ...], buckets: NDArray[np.int64]) -> pa.Table:
-    """Key columns and content hash of the rows in `buckets`."""
-    wanted = np.zeros(_BUCKETS, np.bool_)
-    wanted[buckets] = True
-    parts: list[pa.Table] = []
-    lock = threading.Lock()
-
-    def sink(rows: pa.RecordBatch) -> None:
-        bucket, content = _hashes(rows, key)
-        chosen = pa.array(wanted[bucket])
-        columns = [rows.column(name).filter(chosen) for name in key]
-        part = pa.table([*columns, pa.array(content).filter(chosen)], names=[*key, _CONTENT])
-        with lock:
-            parts.append(part)
-
-    scan(sink)
-    return pa.concat_tables(parts) if parts else pa.table({name: pa.nulls(0) for name in (*key, _CONTENT)})
+    def table(self) -> pa.Table:
+        if not self._parts:
+            return pa.table({name: pa.nulls(0) for name in (*self._key, _CONTENT)})
+        return pa.concat_tables(self._parts)
 
 
 _CONTENT = "\x00content"
@@ -150,7 +201,7 @@ def _match(ours: pa.Table, theirs: pa.Table, key: tuple[str, ...]) -> tuple[int,
     both = ours.join(theirs.rename_columns([*keyed, _OTHER]), keys=keyed, join_type="full outer")
     left, right = _side(both, _CONTENT), _side(both, _OTHER)
     changed = left.present & right.present & (left.values != right.values)
-    differs = both.filter(pa.array(~left.present | ~right.present | changed)).select(keyed)
+    differs = both.filter(boolean(~left.present | ~right.present | changed)).select(keyed)
     return int((~right.present).sum()), int((~left.present).sum()), int(changed.sum()), _ranges(differs, key)
 
 
@@ -162,7 +213,8 @@ class _Side:
 
 def _side(joined: pa.Table, name: str) -> _Side:
     column = joined.column(name).combine_chunks()
-    return _Side(np.asarray(column.fill_null(0)).astype(np.uint64), np.asarray(column.is_valid()))
+    valid = validity(column)
+    return _Side(numbers_of(column, np.uint64), np.ones(len(column), np.bool_) if valid is None else valid)
 
 
 def _match_without_key(ours: pa.Table, theirs: pa.Table) -> tuple[int, int]:
@@ -195,10 +247,28 @@ def _shown(keys: pa.Table, row: int) -> str:
 
 
 def scan_of(batches: Callable[[], Iterator[pa.RecordBatch]]) -> Scan:
-    """A scan over what can only be iterated."""
+    """A scan over what can only be iterated; a generator is closed at its end. Small batches are put together."""
 
     def scan(sink: Sink) -> None:
-        for batch in batches():
-            sink(batch)
+        read = batches()
+        try:
+            gathered: list[pa.RecordBatch] = []
+            rows = size = 0
+            for batch in read:
+                gathered.append(batch)
+                rows, size = rows + batch.num_rows, size + batch.nbytes
+                if rows >= _GATHERED_ROWS or size >= _GATHERED_BYTES:
+                    _sink_together(gathered, sink)
+                    gathered, rows, size = [], 0, 0
+            _sink_together(gathered, sink)
+        finally:
+            if isinstance(read, Generator):
+                read.close()  # a traceback would keep it
 
     return scan
+
+
+def _sink_together(batches: list[pa.RecordBatch], sink: Sink) -> None:
+    if batches:
+        for batch in pa.Table.from_batches(batches).combine_chunks().to_batches():
+            sink(batch)
