@@ -119,6 +119,10 @@ class DestinationUnavailable(TransientError):
     """The destination cannot be reached or is held by someone else for the moment."""
 
 
+class TryAgain(DestinationUnavailable):
+    """The same work may succeed at once: the destination does it another way from now on."""
+
+
 class DestinationError(PermanentError):
     """The destination refuses the work."""
 

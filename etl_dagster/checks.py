@@ -46,6 +46,7 @@ _RATE_OVER = 1.0
 _PATIENCE = 10.0
 """Seconds a running stream is given to pass the position seen first: it stores an idle position every five."""
 _POLL = 0.2
+_PROGRESS_EVERY = 10.0
 _UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
 
 _WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
@@ -183,9 +184,21 @@ def _logging_observer(log: dg.DagsterLogManager) -> "Observer":
     waits = Waits()
 
     class LoggingObserver(Observer):
+        _due = 0.0
+
         def on_waiting(self, reason: str) -> None:
             if waits.is_news(reason):
                 log.info(reason)
+
+        def on_comparing(self, table: TableName, *, is_again: bool) -> None:
+            log.info(f"{table}: " + ("differs, reading both sides again to find the rows" if is_again else "comparing"))
+            self._due = time.monotonic() + _PROGRESS_EVERY
+
+        def on_compare_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
+            if time.monotonic() >= self._due:
+                self._due = time.monotonic() + _PROGRESS_EVERY
+                share = f" ({size / total_size:.0%})" if total_size else ""
+                log.info(f"{table}: {rows:,} rows compared{share}")
 
         def on_retry(self, error: EtlError, wait: float) -> None:
             log.warning(f"{error}; tried again in {wait:.1f} s")

@@ -32,6 +32,7 @@ class ReplicatedTable:
         """All rows, in memory, columns in the source's order."""
         import pyarrow
 
+        from etl_core.destination.protocol import read_whole
         from etl_core.destination.registry import build_destination
         from etl_core.schema.arrow import arrow_schema
 
@@ -41,7 +42,7 @@ class ReplicatedTable:
             with contextlib.closing(
                 build_destination(replication.destination.type, replication.destination.options(), replication.name)
             ) as destination:
-                return pyarrow.Table.from_batches(destination.read(schema), arrow_schema(schema))
+                return read_whole(lambda: pyarrow.Table.from_batches(destination.read(schema), arrow_schema(schema)))
         except EtlError as error:
             raise failure_of(error) from error
 

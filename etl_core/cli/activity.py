@@ -17,8 +17,11 @@ _WINDOW = 5.0
 
 
 @dataclass(slots=True)
-class CopyActivity:
-    """The copy of one table. `started` on the monotonic clock; `size` of about `total_size` bytes were read."""
+class TableActivity:
+    """The copy, or the comparison, of one table.
+
+    `started` on the monotonic clock; `size` of about `total_size` bytes were read.
+    """
 
     started: float
     rows: int = 0

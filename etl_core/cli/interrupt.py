@@ -35,6 +35,7 @@ _SHOW_CURSOR = b"\x1b[?25h\n"
 _WORK = (
     ("write-", "a batch that is being written"),
     ("catch-up-", "the catch-up of a table"),
+    ("compare-", "a comparison"),
     ("copies", "copies"),
     ("copy", "copies"),
 )

@@ -10,7 +10,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from etl_core.cli.activity import CopyActivity, StreamActivity, tables_text
+from etl_core.cli.activity import StreamActivity, TableActivity, tables_text
 from etl_core.cli.display import Display, table_error
 from etl_core.cli.repetition import Repetition
 from etl_core.cli.texts import duration, number, plural, rate
@@ -38,7 +38,8 @@ class LineDisplay(Display):
         super().__init__()
         self._clock = clock
         self._retries = Repetition(clock)
-        self._copies: dict[TableName, CopyActivity] = {}
+        self._copies: dict[TableName, TableActivity] = {}
+        self._comparison: TableActivity | None = None
         self._said: dict[str, float] = {}
         self._stream: StreamActivity | None = None
         self._stream_due = 0.0
@@ -68,30 +69,35 @@ class LineDisplay(Display):
         super().on_state(table, state)
         if state is TableState.DATA_SYNC:
             with self._lock:
-                self._copies[table] = CopyActivity(self._clock())
-                self._said[f"copy {table}"] = self._clock()
+                self._copies[table] = TableActivity(self._clock())
+                self._said[f"{table}: copying"] = self._clock()
         if state in _STATES:
             self.say(f"{table}: {_STATES[state]}")
 
     def on_copy_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
-        now = self._clock()
         with self._lock:
-            copy = self._copies.setdefault(table, CopyActivity(now))
-            copy.update(rows, size, total_size)
-            if not self._is_due(f"copy {table}", now):
-                return
-            share, left = copy.share, copy.left(now)
-        parts = [f"{table}: copying, {number(rows)} rows", rate(rows, now - copy.started)]
-        if share is not None:
-            parts.append(f"{share:.0%}")
-        if left is not None:
-            parts.append(f"about {duration(left)} left")
-        self.say(", ".join(parts))
+            copy = self._copies.setdefault(table, TableActivity(self._clock()))
+        self._progressed(copy, f"{table}: copying", rows, size, total_size)
 
     def on_copied(self, table: TableName, rows: int, seconds: float) -> None:
         with self._lock:
             self._copies.pop(table, None)
         self.say(f"{table}: copied {plural(rows, 'row')} in {duration(seconds)}, {rate(rows, seconds)}")
+
+    def on_comparing(self, table: TableName, *, is_again: bool) -> None:
+        now = self._clock()
+        with self._lock:
+            self._comparison = TableActivity(now)
+            self._said[f"{table}: comparing"] = now
+        if is_again:
+            self.say(f"{table}: differs, reading both sides again to find the rows")
+
+    def on_compare_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
+        if self._comparison is not None:
+            self._progressed(self._comparison, f"{table}: comparing", rows, size, total_size)
+
+    def on_compared(self, table: TableName, rows: int, seconds: float) -> None:
+        self.say(f"{table}: compared {plural(rows, 'row')} in {duration(seconds)}, {rate(rows, seconds)}")
 
     def on_flush(self, flush: Flush) -> None:
         super().on_flush(flush)
@@ -133,6 +139,20 @@ class LineDisplay(Display):
             due = self._is_due(reason.partition(" wait")[0], self._clock())
         if due:
             self.say(reason)
+
+    def _progressed(self, activity: TableActivity, doing: str, rows: int, size: int, total_size: int) -> None:
+        now = self._clock()
+        with self._lock:
+            activity.update(rows, size, total_size)
+            if not self._is_due(doing, now):
+                return
+            share, left = activity.share, activity.left(now)
+        parts = [f"{doing}, {number(rows)} rows", rate(rows, now - activity.started)]
+        if share is not None:
+            parts.append(f"{share:.0%}")
+        if left is not None:
+            parts.append(f"about {duration(left)} left")
+        self.say(", ".join(parts))
 
     def _is_due(self, subject: str, now: float) -> bool:
         if now < self._said.get(subject, float("-inf")) + EVERY:

@@ -1,8 +1,9 @@
-"""Progress on a terminal: a bar for each table that is being copied, and what the stream does, redrawn in place."""
+"""Progress on a terminal: a bar for each table that is copied or compared, and what the stream does, drawn in place."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from etl_core.cli.activity import CopyActivity, StreamActivity, tables_text
+from etl_core.cli.activity import StreamActivity, TableActivity, tables_text
 from etl_core.cli.display import Display, table_error
 from etl_core.cli.repetition import Repetition
 from etl_core.cli.texts import duration, number, plural, rate
@@ -40,7 +41,8 @@ class LiveDisplay(Display):
         self._console = console
         self._title = title
         self._retries = Repetition(time.monotonic)
-        self._copies: dict[TableName, CopyActivity] = {}
+        self._copies: dict[TableName, TableActivity] = {}
+        self._comparison: tuple[TableName, TableActivity] | None = None
         self._stream: StreamActivity | None = None
         self._errored: dict[TableName, None] = {}
         self._work: tuple[str, float] | None = None
@@ -69,18 +71,34 @@ class LiveDisplay(Display):
             if state is not TableState.ERRORED:
                 self._errored.pop(table, None)
             if state is TableState.DATA_SYNC:
-                self._copies[table] = CopyActivity(time.monotonic())
+                self._copies[table] = TableActivity(time.monotonic())
             else:
                 self._copies.pop(table, None)
 
     def on_copy_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
         with self._lock:
-            self._copies.setdefault(table, CopyActivity(time.monotonic())).update(rows, size, total_size)
+            self._copies.setdefault(table, TableActivity(time.monotonic())).update(rows, size, total_size)
 
     def on_copied(self, table: TableName, rows: int, seconds: float) -> None:
         with self._lock:
             self._copies.pop(table, None)
         self.say(f"✓ {table}: copied {plural(rows, 'row')} in {duration(seconds)}, {rate(rows, seconds)}")
+
+    def on_comparing(self, table: TableName, *, is_again: bool) -> None:
+        with self._lock:
+            self._comparison = (table, TableActivity(time.monotonic()))
+        if is_again:
+            self.say(f"{table}: differs, reading both sides again to find the rows")
+
+    def on_compare_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
+        with self._lock:
+            if self._comparison is not None and self._comparison[0] == table:
+                self._comparison[1].update(rows, size, total_size)
+
+    def on_compared(self, table: TableName, rows: int, seconds: float) -> None:
+        with self._lock:
+            self._comparison = None
+        self.say(f"{table}: compared {plural(rows, 'row')} in {duration(seconds)}, {rate(rows, seconds)}")
 
     def on_flush(self, flush: Flush) -> None:
         super().on_flush(flush)
@@ -114,7 +132,9 @@ class LiveDisplay(Display):
         with self._lock:
             parts: list[RenderableType] = [self._draw_title(now)]
             if self._copies:
-                parts.append(self._draw_copies(now))
+                parts.append(_draw_tables(list(self._copies.items()), now, "publishing"))
+            if self._comparison is not None:
+                parts.append(_draw_tables([self._comparison], now, ""))
             if self._stream is not None:
                 parts += _draw_stream(self._stream, now)
             if self._errored:
@@ -129,33 +149,35 @@ class LiveDisplay(Display):
             title.append(f"  {self._work[0]}, {duration(now - self._work[1])}", style="not bold")
         return title
 
-    def _draw_copies(self, now: float) -> Table:
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True)
-        grid.add_column(width=_BAR)
-        for _ in range(4):
-            grid.add_column(justify="right", no_wrap=True)
-        for table, copy in list(self._copies.items())[:_SHOWN_COPIES]:
-            share, left = copy.share, copy.left(now)
-            grid.add_row(
-                Text(str(table)),
-                # A table without pages has no share: the bar says only that something goes on.
-                ProgressBar(total=1.0 if share is not None else None, completed=share or 0.0, width=_BAR),
-                f"{share:.0%}" if share is not None else "",
-                f"{number(copy.rows)} rows",
-                rate(copy.rows, now - copy.started),
-                _left(share, left),
-            )
-        more = len(self._copies) - _SHOWN_COPIES
-        if more > 0:
-            grid.add_row(Text(f"and {more} more"))
-        return grid
+
+def _draw_tables(tables: Sequence[tuple[TableName, TableActivity]], now: float, then: str) -> Table:
+    """A line for each; `then` is what follows when a table was read."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(width=_BAR)
+    for _ in range(4):
+        grid.add_column(justify="right", no_wrap=True)
+    for table, activity in tables[:_SHOWN_COPIES]:
+        share, left = activity.share, activity.left(now)
+        grid.add_row(
+            Text(str(table)),
+            # A table without pages has no share: the bar says only that something goes on.
+            ProgressBar(total=1.0 if share is not None else None, completed=share or 0.0, width=_BAR),
+            f"{share:.0%}" if share is not None else "",
+            f"{number(activity.rows)} rows",
+            rate(activity.rows, now - activity.started),
+            _left(share, left, then),
+        )
+    more = len(tables) - _SHOWN_COPIES
+    if more > 0:
+        grid.add_row(Text(f"and {more} more"))
+    return grid
 
 
-def _left(share: float | None, seconds: float | None) -> str:
+def _left(share: float | None, seconds: float | None, then: str) -> str:
     if share is None or seconds is None:
         return ""
-    return f"{duration(seconds)} left" if share < 1 else "publishing"
+    return f"{duration(seconds)} left" if share < 1 else then
 
 
 def _draw_stream(stream: StreamActivity, now: float) -> list[RenderableType]:

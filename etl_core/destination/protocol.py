@@ -13,19 +13,22 @@ idempotent job id) and says so in its docstring and in `docs/delivery.md`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
 from etl_core.batch import StreamMove, StreamPosition, WriteBatch
-from etl_core.errors import DestinationUnavailable, WatermarkConflict
+from etl_core.errors import DestinationUnavailable, TryAgain, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +185,23 @@ class Destination(Protocol):
         """
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
-        """The table's rows in the Arrow schema of `schema`, in any order, from one consistent state."""
+        """The table's rows in the Arrow schema of `schema`, in any order, from one consistent state.
+
+        May raise TryAgain in the middle: what was read counts for nothing then (`read_whole`).
+        """
 
     def forget(self, table_id: TableId) -> None:
         """Removes the table's watermark, keeping its data for readers: it will be copied again."""
 
     def close(self) -> None:
         """Releases what is held. Idempotent."""
+
+
+def read_whole(work: Callable[[], _T]) -> _T:
+    """What `work`, which calls `read`, returns; it is done again from its beginning when that raises TryAgain."""
+    while True:
+        with suppress(TryAgain):
+            return work()
 
 
 def check_stream(found: StreamPosition | None, move: StreamMove | None) -> None:

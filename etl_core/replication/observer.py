@@ -49,6 +49,15 @@ class Observer:
     def on_copied(self, table: TableName, rows: int, seconds: float) -> None:
         """The initial copy of a table is published."""
 
+    def on_comparing(self, table: TableName, *, is_again: bool) -> None:
+        """Both sides of a table are being read; again if they differ, to find the rows."""
+
+    def on_compare_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
+        """So far `rows` rows were read on both sides, `size` of about `total_size` bytes of the two together."""
+
+    def on_compared(self, table: TableName, rows: int, seconds: float) -> None:
+        """A table of `rows` rows at the source was compared; what came of it is the result of `verify`."""
+
     def on_flush(self, flush: Flush) -> None:
         """The main stream has written a batch."""
 

@@ -8,20 +8,24 @@ the state store asks for it, whoever streams. If nobody does, we stream there ou
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from etl_core.destination.protocol import Destination
+import pyarrow as pa
+
+from etl_core.destination.protocol import Destination, read_whole
 from etl_core.errors import SlotInUse, SourceUnavailable, Stopped, TableError, TransientError
-from etl_core.identifiers import TableId
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_of
 from etl_core.replication.hold import holding, place_hold
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
+from etl_core.schema.table import TableSchema
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.copy_ranges import all_into
 from etl_core.source.plan import TablePlan, is_known_empty, read_plan, rows_left_out
@@ -34,6 +38,8 @@ from etl_core.state.table_state import TableState
 _POLL = 0.2
 _HOLD_PATIENCE = 120.0
 """Seconds to wait for a running stream to reach the position: it may be far behind."""
+_BLOCK_BYTES = 2 << 20
+"""In all that all connections read at a time: nothing is gained by larger blocks, which only need more memory."""
 
 
 class Verifier:
@@ -126,16 +132,40 @@ class Verifier:
         stored = self._store.schema(status.table_id)
         if table is None or stored is None or table.schema.column_names != stored[1].column_names:
             return not_compared(status, lsn, "the source's columns have changed since the last row change")
-        schema = table.schema
         left_out = self._rows_left_out(table, snapshot)
-        compared = compare(
-            status.name, schema.key, self._scan_source(table, snapshot), scan_of(lambda: self._destination.read(schema))
-        )
+        compared = read_whole(lambda: self._compare_rows(status.name, table, snapshot))
         if not left_out:
             return compared
         # What is replicated may be equal; what a person's SELECT at the source gives is not in the destination.
         problem = "; ".join(filter(None, [compared.problem, *left_out]))
         return replace(compared, is_equal=False, is_incomplete=compared.is_equal, problem=problem)
+
+    def _compare_rows(self, name: TableName, table: PublishedTable, snapshot: str) -> Comparison:
+        started = time.monotonic()
+        progress = _Progress(functools.partial(self._observer.on_compare_progress, name))
+
+        def begin(is_again: bool) -> None:
+            progress.begin()
+            self._observer.on_comparing(name, is_again=is_again)
+
+        source = self._scan_source(table, snapshot, progress)
+        comparison = compare(
+            name, table.schema.key, source, scan_of(lambda: self._read_destination(table.schema, progress)), begin
+        )
+        self._observer.on_compared(name, comparison.source_rows, time.monotonic() - started)
+        return comparison
+
+    def _read_destination(self, schema: TableSchema, progress: _Progress) -> Iterator[pa.RecordBatch]:
+        rows = self._destination.read(schema)
+        try:
+            for batch in rows:
+                if self._stop.is_set():
+                    raise Stopped(f"the comparison of {schema.name} was stopped")
+                progress.destination(batch.num_rows)
+                yield batch
+        finally:
+            if isinstance(rows, Generator):
+                rows.close()
 
     def _rows_left_out(self, table: PublishedTable, snapshot: str) -> list[str]:
         """Which rows of SELECT on the table are not replicated with it; nothing where its children hold none."""
@@ -149,7 +179,7 @@ class Verifier:
                 sentences += rows_left_out(TablePlan(tuple(with_rows)))
             return sentences
 
-    def _scan_source(self, table: PublishedTable, snapshot: str) -> Scan:
+    def _scan_source(self, table: PublishedTable, snapshot: str, progress: _Progress) -> Scan:
         def scan(sink: Sink) -> None:
             copy_table(
                 lambda: self._source.connect("verify"),
@@ -157,8 +187,9 @@ class Verifier:
                 table,
                 self._connections,
                 all_into(sink),
-                lambda _rows, _size, _total: None,
+                progress.source,
                 self._stop,
+                block_bytes=_BLOCK_BYTES // self._connections,
             )
 
         return scan
@@ -195,6 +226,37 @@ class Verifier:
             "the running stream did not come to the position to compare at within two minutes",
             hint="etl status shows how far it is behind; try again when it has caught up",
         )
+
+
+class _Progress:
+    """How far both sides of one table are. A row of the destination counts as much as one of the source does.
+
+    `tell` is given rows, bytes and all bytes, as `Observer.on_compare_progress` is, by one thread at a time.
+    """
+
+    def __init__(self, tell: Callable[[int, int, int], None]) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self.begin()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._rows = self._size = self._total_size = self._destination_rows = 0
+
+    def source(self, rows: int, size: int, total_size: int) -> None:
+        with self._lock:
+            self._rows, self._size, self._total_size = rows, size, total_size
+            self._say()
+
+    def destination(self, rows: int) -> None:
+        with self._lock:
+            self._destination_rows += rows
+            self._say()
+
+    def _say(self) -> None:
+        # While nobody knows how many rows there will be, those of the source are as large as they were so far.
+        theirs = min(self._total_size, self._size * self._destination_rows // max(1, self._rows))
+        self._tell(min(self._rows, self._destination_rows), self._size + theirs, 2 * self._total_size)
 
 
 def not_compared(status: TableStatus, lsn: Lsn, problem: str) -> Comparison:

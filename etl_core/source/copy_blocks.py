@@ -26,8 +26,10 @@ BLOCK_BYTES = 4 << 20
 _LOOK_EVERY_MS = 100
 
 
-def copy_blocks(conn: Connection, statement: bytes, stop: threading.Event) -> Generator[bytearray]:
-    """Runs a COPY TO STDOUT and yields its bytes in blocks of whole rows; none for no rows.
+def copy_blocks(
+    conn: Connection, statement: bytes, stop: threading.Event, block_bytes: int = BLOCK_BYTES
+) -> Generator[bytearray]:
+    """Runs a COPY TO STDOUT and yields its bytes in blocks of whole rows, of about `block_bytes`; none for no rows.
 
     If it is left before the end, for whatever reason, the COPY is cancelled and `conn` closed. Raises Stopped,
     or what `translate` says of the server's error.
@@ -35,7 +37,7 @@ def copy_blocks(conn: Connection, statement: bytes, stop: threading.Event) -> Ge
     finished = False
     try:
         check_result(run_command(conn, statement, stop))
-        yield from _drain(conn, stop)
+        yield from _drain(conn, stop, block_bytes)
         result = finish_command(conn)
         if result is None:
             raise SourceUnavailable("the connection to PostgreSQL was lost")
@@ -53,7 +55,7 @@ def copy_blocks(conn: Connection, statement: bytes, stop: threading.Event) -> Ge
             conn.close()
 
 
-def _drain(conn: Connection, stop: threading.Event) -> Iterator[bytearray]:
+def _drain(conn: Connection, stop: threading.Event, block_bytes: int) -> Iterator[bytearray]:
     pgconn, watch = conn.pgconn, conn.watch()
     get = pgconn.get_copy_data
     poll = select.poll()
@@ -68,7 +70,7 @@ def _drain(conn: Connection, stop: threading.Event) -> Iterator[bytearray]:
             size, row = get(1)
         if size < 0:
             break
-        if len(block) >= BLOCK_BYTES:
+        if len(block) >= block_bytes:
             yield block
             block = bytearray()
             watch.heard()

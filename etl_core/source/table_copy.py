@@ -47,15 +47,20 @@ class CopyResult:
 
 
 def copy_range(
-    conn: Connection, table: PublishedTable, part: CtidRange, sink: Sink, stop: threading.Event
+    conn: Connection,
+    table: PublishedTable,
+    part: CtidRange,
+    sink: Sink,
+    stop: threading.Event,
+    block_bytes: int = BLOCK_BYTES,
 ) -> CopyResult:
-    """Copies one range in the transaction `conn` is in, giving `sink` record batches of about 4 MB of CSV each.
+    """Copies one range in the transaction `conn` is in, giving `sink` record batches of about `block_bytes` of CSV.
 
     Raises Stopped, TableError, or what the server's error translates to; `conn` is closed then.
     """
     rows = size = 0
     statement = copy_statement(table, part, encoding=text_encoding(conn))
-    with contextlib.closing(copy_blocks(conn, statement.as_bytes(conn), stop)) as blocks:
+    with contextlib.closing(copy_blocks(conn, statement.as_bytes(conn), stop, block_bytes)) as blocks:
         for block in blocks:
             # A block is larger than that by the size of one row, which the parsed columns need a few times over.
             with _large_blocks if len(block) > _LARGE_BLOCK else contextlib.nullcontext():
@@ -77,13 +82,15 @@ def copy_table(
     stop: threading.Event,
     *,
     range_bytes: int = RANGE_BYTES,
+    block_bytes: int = BLOCK_BYTES,
 ) -> CopyResult:
     """Copies the table as the snapshot sees it, on up to `connections` connections at once.
 
     `connect` opens an ordinary connection in autocommit mode. The connection that exported the snapshot must stay open.
     `plan` is given the ranges the table is cut into; the copy ends when it has none left for us. `on_progress(rows,
     size, total_size)`, never twice at once, says how many rows were copied so far and how many bytes of the table's
-    files on the source are done, of how many. The result counts our ranges only.
+    files on the source are done, of how many. The result counts our ranges only. Each connection needs about ten times
+    `block_bytes` of memory, more for rows that are larger than that.
 
     Raises TransientError if the table changed between the snapshot and now (take a new snapshot, read the table again),
     Stopped when `stop` is set, TableError if this table cannot be copied, and what the plan's ranges raise. What was
@@ -111,7 +118,7 @@ def copy_table(
                     break
                 opened.append(another)
         total_size = sum(part.size for part in ranges)
-        return _Copy(table, plan(ranges), total_size, on_progress, stop).run(opened)
+        return _Copy(table, plan(ranges), total_size, on_progress, stop, block_bytes).run(opened)
 
 
 def _open(connect: Callable[[], Connection], snapshot_name: str, stack: contextlib.ExitStack) -> Connection:
@@ -129,13 +136,20 @@ class _Copy:
     """The threads of one copy and what they share, under one lock."""
 
     def __init__(
-        self, table: PublishedTable, ranges: Ranges, total_size: int, on_progress: OnProgress, stop: threading.Event
+        self,
+        table: PublishedTable,
+        ranges: Ranges,
+        total_size: int,
+        on_progress: OnProgress,
+        stop: threading.Event,
+        block_bytes: int,
     ) -> None:
         self._table = table
         self._ranges = ranges
         self._total_size = total_size
         self._on_progress = on_progress
         self._stop = stop
+        self._block_bytes = block_bytes
         self._halt = threading.Event()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
@@ -193,7 +207,7 @@ class _Copy:
             self._progressed(CopyResult(batch.num_rows, 0), 0)
 
         try:
-            result = copy_range(conn, self._table, work.part, write, self._halt)
+            result = copy_range(conn, self._table, work.part, write, self._halt, self._block_bytes)
             work.finish(result.rows)
         except BaseException:
             work.give_up()

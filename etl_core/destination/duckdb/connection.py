@@ -35,7 +35,7 @@ import duckdb
 
 from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.failures import explain, holder, is_held
-from etl_core.destination.duckdb.memory import memory_limit
+from etl_core.destination.duckdb.memory import memory_limit, reading_limit
 from etl_core.destination.duckdb.same_file import SameFile
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError
 
@@ -71,6 +71,7 @@ class _Turns:
         self.opening = threading.Lock()
         # DuckDB has one memory limit for all connections to a file, so it only ever grows.
         self.most_tables = 0
+        self.connections = 0
 
 
 _turns: dict[Path, _Turns] = {}
@@ -110,6 +111,14 @@ class DatabaseFile:
         finally:
             with self._turns.opening:
                 connection.close()
+                self._turns.connections -= 1
+
+    def limit_reading(self, connection: duckdb.DuckDBPyConnection, columns: int) -> None:
+        """Gives `connection`, which reads rows of so many columns once, less memory, unless another one is open."""
+        limit = reading_limit(self.path, columns)
+        with self._turns.opening, suppress(duckdb.Error):  # it has more, then
+            if limit is not None and self._turns.connections == 1:
+                connection.execute(limit)
 
     @contextmanager
     def alone(self, *, wait_seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -171,6 +180,7 @@ class DatabaseFile:
                     self._same.exists()
                     connection = duckdb.connect(self.path)
                     self._same.opened()
+                    self._turns.connections += 1
                     return connection
             except duckdb.Error as error:
                 if not is_held(error):

@@ -28,7 +28,7 @@ from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import DiskFull, explain_table
 from etl_core.destination.duckdb.location import database_path
-from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
+from etl_core.destination.duckdb.memory import MemoryRaised, is_out_of_memory, is_raised, needs_more_to_read
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
 from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
@@ -39,7 +39,8 @@ from etl_core.schema.table import TableSchema
 
 # Merging writes rows again; done this seldom it costs little, and lost space stays small beside what the changes wrote.
 _CHANGES_PER_MERGE = 2_000_000
-_READ_ROWS = 10_000
+_READ_ROWS = 2_048
+"""What DuckDB works on at a time: larger batches would only need more memory."""
 _READ_LARGE = 100
 """Where rows were too large for the usual memory."""
 _EXAMINE_WAIT = 2.0
@@ -141,12 +142,14 @@ class DuckDBDestination:
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """See Destination. The file stays open until the iterator is exhausted or closed."""
-        rows = self._read(schema)
-        try:
-            first = next(rows, None)
-        except MemoryRaised:
+        first: pa.RecordBatch | None = None
+        while True:
             rows = self._read(schema)
-            first = next(rows, None)
+            try:
+                first = next(rows, None)
+                break
+            except MemoryRaised:  # twice at most: it has the usual memory then, and then all there is
+                continue
         if first is not None:
             yield first
         yield from rows
@@ -155,11 +158,14 @@ class DuckDBDestination:
         target = arrow_schema(schema)
         with self._file.open() as connection:
             table = statements.table_identifier(statements.database_of(connection), schema.name)
+            self._file.limit_reading(connection, len(schema.columns))
             try:
                 rows = connection.sql(statements.text(statements.select(table, schema.columns)))
                 for batch in rows.to_arrow_reader(_READ_LARGE if is_raised(self._file.path) else _READ_ROWS):
                     yield batch.cast(target)
             except duckdb.Error as error:
+                if is_out_of_memory(error) and (more := needs_more_to_read(self._file.path)) is not None:
+                    raise more from None
                 raise explain_table(error, schema.name, self._file.path) from None
 
     def forget(self, table_id: TableId) -> None:
