@@ -17,15 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from etl_core.batch import StreamMove, StreamPosition, WriteBatch
 from etl_core.errors import DestinationUnavailable, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
