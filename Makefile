@@ -8,6 +8,9 @@ MATRIX := 14 15 16 17 18
 WORKERS := 3
 PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
 
+# Where this is set, each of the hundreds of processes that tests start would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-fast coverage test-matrix lint demo ui bench chaos constraints clean
 

@@ -1,6 +1,7 @@
 """The pipeline: validates, wires the parts together, and runs them until caught up, stopped or failed.
 
-One object per process and pipeline. Everything a command or an orchestrator does goes through its methods.
+One object per process and pipeline. Everything a command or an orchestrator does goes through its methods; those that
+move no rows are in `control`.
 """
 
 from __future__ import annotations
@@ -9,50 +10,36 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self
 
 from etl_core.config import PipelineConfig
-from etl_core.destination.protocol import Destination, SharingDestination, WaitingDestination
-from etl_core.destination.registry import build_destination
-from etl_core.errors import (
-    ConfigError,
-    EtlError,
-    StateConflict,
-    TransientError,
-)
+from etl_core.control import PipelineControl
+from etl_core.destination.protocol import Destination, SharingDestination
+from etl_core.errors import EtlError, StateConflict, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.background import BackgroundCopies
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
-from etl_core.replication.hold import StreamHold
-from etl_core.replication.naming import tables_named
 from etl_core.replication.observer import Observer
 from etl_core.replication.prepare import Preparation
 from etl_core.replication.shared_copy import help_copy
-from etl_core.replication.source import Source
-from etl_core.replication.status import PipelineStatus as PipelineStatus
-from etl_core.replication.status import read_status, stream_error
 from etl_core.replication.stream import Streamed
 from etl_core.replication.streaming import Streaming
-from etl_core.replication.teardown import Teardown, TeardownPlan
 from etl_core.replication.verify import Verifier
 from etl_core.source.server import current_lsn
 from etl_core.source.table_copy import CopyResult
-from etl_core.state.sql_store import open_store
-from etl_core.state.store import StateStore, StreamError, TableStatus, TableUpdate
+from etl_core.state.store import StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
 _PROMOTION_PATIENCE = 10.0
 """Seconds, after the time given is over, for tables that were just copied; the next start promotes them, too."""
 
 
-class Pipeline:
+class Pipeline(PipelineControl):
     """Replicates the tables of one publication into one destination.
 
-    `stop` may be set from anywhere: what runs then ends at a transaction boundary. A context manager.
+    `stop` may be set from anywhere: what runs then ends at a transaction boundary.
     """
 
     def __init__(
@@ -65,20 +52,7 @@ class Pipeline:
         destination: Destination | None = None,
     ) -> None:
         """Opens the state store and the destination from `config`, unless given. Connects to nothing else yet."""
-        self.config = config
-        self.observer = observer or Observer()
-        self.stop = stop or threading.Event()
-        self.store = store or open_store(config.state.url, config.pipeline)
-        self.destination = destination or build_destination(
-            config.destination.type, config.destination.options, config.pipeline
-        )
-        self.source = Source(
-            config.source.conninfo,
-            config.pipeline,
-            config.source.publication,
-            self.store,
-            config.source.silence_timeout,
-        )
+        super().__init__(config, observer=observer, stop=stop, store=store, destination=destination)
         self.watch = CatalogWatch(
             lambda: self.source.connect("catalog_watch"),
             config.source.publication,
@@ -90,9 +64,6 @@ class Pipeline:
         self._preparation = Preparation(
             config, self.source, self.store, self.destination, self.observer, self.stop, self.watch
         )
-        if isinstance(self.destination, WaitingDestination):
-            self.destination.stop_on(self.stop)
-        self._stream_hold = StreamHold(self.source, self.store, self.observer)
         self._streaming = Streaming(
             config, self.source, self.store, self.destination, self.observer, self.stop, self.watch, self._stream_hold
         )
@@ -105,19 +76,10 @@ class Pipeline:
         self._has_looked = False
         self._drained_at: float | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Ends copies in the background, closes the destination and the store. Idempotent."""
         self._copies.stop()
-        self.destination.close()
-        self.store.close()
+        super().close()
 
     # --- preparing --------------------------------------------------------------------------------------------
 
@@ -262,46 +224,6 @@ class Pipeline:
         is_patient = time.monotonic() - self._drained_at < _PROMOTION_PATIENCE
         return is_patient and any(status.state is TableState.FINISHED_COPY for status in self.store.tables())
 
-    # --- tables -----------------------------------------------------------------------------------------------
-
-    def find(self, name: TableName) -> TableStatus:
-        """The status of a table by name, its old or its new one. Raises ConfigError naming the known ones."""
-        tables = self.store.tables()
-        for status in tables:
-            if status.name == name:
-                return status
-        for status in tables_named(self.store, self.source, name):
-            return status
-        known = ", ".join(str(status.name) for status in tables[:8]) or "none"
-        raise ConfigError(f"{name} is not a table of pipeline {self.config.pipeline}", hint=f"its tables: {known}")
-
-    def resync(self, name: TableName) -> None:
-        """Has a table copied again, behind the swap: by a running `run`, or at the next one.
-
-        Both tables if two have swapped names: which one is meant is not to be guessed.
-        """
-        self.find(name)
-        for status in tables_named(self.store, self.source, name):
-            if status.state is not TableState.INIT:
-                self._transition(status, TableState.INIT)
-
-    def pause(self, name: TableName) -> None:
-        """Stops applying a table's changes. Its data stays as it is."""
-        status = self.find(name)
-        if status.state is not TableState.PAUSED:
-            self._transition(status, TableState.PAUSED)
-
-    def resume(self, name: TableName) -> None:
-        """Brings a paused or failed table back: it is copied again, as its changes were not kept meanwhile."""
-        status = self.find(name)
-        if status.state in (TableState.PAUSED, TableState.ERRORED):
-            self._transition(status, TableState.INIT)
-
-    def _transition(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
-        moved = self.store.transition(status, to, update)
-        self.observer.on_state(status.name, to)
-        return moved
-
     # --- proof ------------------------------------------------------------------------------------------------
 
     def verify(self, tables: Sequence[TableName] | None = None) -> list[Comparison]:
@@ -325,24 +247,3 @@ class Pipeline:
             return verifier.verify(statuses)
         finally:
             self._stream_hold.is_told = True
-
-    # --- status and end ---------------------------------------------------------------------------------------
-
-    def status(self) -> PipelineStatus:
-        """What is known, without changing anything; a source or destination out of reach is told, not raised."""
-        return read_status(self.source, self.store, self.destination, self._stream_hold)
-
-    def stream_error(self) -> StreamError | None:
-        """What ended the main stream and needs a person, None if it has gone on since."""
-        return stream_error(self.store)
-
-    def plan_teardown(self) -> TeardownPlan:
-        """What `teardown` would drop on the source, and what it would leave behind."""
-        return Teardown(self.source, self.store, self.destination).plan()
-
-    def teardown(self) -> list[str]:
-        """Drops the slots and the publication this pipeline created, then forgets its state; says what was dropped.
-
-        The destination keeps its tables. On another cluster nothing is dropped. Raises SlotInUse while a stream runs.
-        """
-        return Teardown(self.source, self.store, self.destination).run()

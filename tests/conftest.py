@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -22,6 +23,11 @@ from etl_core.testing.postgres import (
     postgres_from_environment,
     temporary_postgres,
 )
+
+# Some environments forbid Python to keep what it has compiled. The tests start hundreds of processes, and each would
+# compile all that it imports: more than half of the CPU time of an `etl` process.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes says something of the machine only: another process next to the tests must not fail one.
 settings.register_profile("ci", deadline=None)

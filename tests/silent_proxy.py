@@ -1,14 +1,16 @@
 """A hop before a server that can fall silent: its connections stay open, and nothing goes through them any more.
 
-So does an ssh tunnel or a load balancer whose far side died. New connections work, unless they are refused.
+So does an ssh tunnel or a load balancer whose far side died. New connections work, unless they are refused. It can
+also pass on late what it is given, as a line to another continent does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -26,6 +28,7 @@ class SilentProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._age = 0
         self._refuses = False
+        self._delay = (0.0, 0.0)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -49,6 +52,15 @@ class SilentProxy:
             self._refuses = refuse_new
 
         self._call(silence())
+
+    @contextlib.contextmanager
+    def late(self, least: float, most: float) -> Iterator[None]:
+        """Within the block, each piece of a connection's bytes is passed on so many seconds later, in order."""
+        self._delay = (least, most)
+        try:
+            yield
+        finally:
+            self._delay = (0.0, 0.0)
 
     def _call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
@@ -80,6 +92,8 @@ class SilentProxy:
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, age: int) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(1 << 16):
+                if self._delay[1]:
+                    await asyncio.sleep(random.uniform(*self._delay))
                 if age == self._age:
                     target.write(data)
                     await target.drain()

@@ -7,12 +7,12 @@ from pathlib import Path
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
 from etl_core.cli.texts import put, size
+from etl_core.control import PipelineControl
 from etl_core.destination.protocol import BackupDestination
 from etl_core.errors import ConfigError
-from etl_core.pipeline import Pipeline
 
 
-def backup(pipeline: Pipeline, arguments: Arguments) -> int:
+def backup(pipeline: PipelineControl, arguments: Arguments) -> int:
     destination = pipeline.destination
     if not isinstance(destination, BackupDestination):
         raise ConfigError(

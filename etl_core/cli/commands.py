@@ -1,65 +1,40 @@
-"""The list of commands, and what each is given: a pipeline, and a display where the work is long."""
+"""The list of commands.
+
+A command's module is imported when the command is asked for: `etl pause` does not wait for libraries that move rows.
+"""
 
 from __future__ import annotations
 
-import sys
+import importlib
 from collections.abc import Callable
-from threading import Event
+from typing import cast
 
 from etl_core.cli.arguments import Arguments
-from etl_core.cli.backup import backup
-from etl_core.cli.display import Display
-from etl_core.cli.doctor import doctor
 from etl_core.cli.interrupt import Interrupt
-from etl_core.cli.line_display import LineDisplay
-from etl_core.cli.replicate import run, stream, sync
-from etl_core.cli.session import Session
-from etl_core.cli.status import status
-from etl_core.cli.tables import pause, resume, resync
-from etl_core.cli.teardown import teardown
-from etl_core.cli.verify import verify
 from etl_core.config import PipelineConfig
-from etl_core.pipeline import Pipeline
+from etl_core.control import PipelineControl
 
-_SHORT: dict[str, Callable[[Pipeline, Arguments], int]] = {
-    "doctor": doctor,
-    "status": status,
-    "resync": resync,
-    "pause": pause,
-    "resume": resume,
-    "backup": backup,
-    "teardown": teardown,
+# command: the module that has a function of that name
+_SHORT: dict[str, str] = {
+    "doctor": "etl_core.cli.doctor",
+    "status": "etl_core.cli.status",
+    "resync": "etl_core.cli.tables",
+    "pause": "etl_core.cli.tables",
+    "resume": "etl_core.cli.tables",
+    "backup": "etl_core.cli.backup",
+    "teardown": "etl_core.cli.teardown",
 }
-_LONG: dict[str, Callable[[Session], int]] = {"sync": sync, "stream": stream, "run": run, "verify": verify}
-"""Those that show progress, and end at a transaction boundary when interrupted."""
 
 
 def run_command(arguments: Arguments, config: PipelineConfig, interrupt: Interrupt) -> int:
     """Runs the command; returns the exit status. Raises what it fails with."""
-    short = _SHORT.get(arguments.command)
-    if short is not None:
-        with Pipeline(config) as pipeline:
-            return short(pipeline, arguments)
-    stop = Event()
-    display = _choose_display(arguments, config)
-    interrupt.stops(stop, display.say)
-    with Pipeline(config, observer=display, stop=stop) as pipeline:
-        session = Session(pipeline, arguments, display, interrupt)
-        with display:
-            status = _LONG[arguments.command](session)
-        session.print_results()
-    return status
+    module = _SHORT.get(arguments.command)
+    if module is None:
+        from etl_core.cli.long_commands import run_long_command
 
-
-def _choose_display(arguments: Arguments, config: PipelineConfig) -> Display:
-    if arguments.quiet:
-        return Display()
-    if sys.stderr.isatty():
-        from rich.console import Console  # for a terminal alone: a service and a pipe never load it
-
-        from etl_core.cli.live_display import LiveDisplay
-
-        console = Console(stderr=True)
-        if console.is_terminal and not console.is_dumb_terminal:
-            return LiveDisplay(console, f"{config.pipeline} → {config.destination.type}")
-    return LineDisplay()
+        return run_long_command(arguments, config, interrupt)
+    command = cast(
+        Callable[[PipelineControl, Arguments], int], getattr(importlib.import_module(module), arguments.command)
+    )
+    with PipelineControl(config) as pipeline:
+        return command(pipeline, arguments)

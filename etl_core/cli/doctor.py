@@ -12,9 +12,9 @@ from sqlalchemy import make_url
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.texts import plural, put
+from etl_core.control import PipelineControl
 from etl_core.destination.doctor import examine_destination
 from etl_core.errors import EtlError
-from etl_core.pipeline import Pipeline
 from etl_core.replication.catalog_findings import examine_known
 from etl_core.source.doctor import Finding, Severity, examine
 from etl_core.state.doctor import examine_state
@@ -22,7 +22,7 @@ from etl_core.state.doctor import examine_state
 _ORDER = (Severity.UNSAFE, Severity.WARNING, Severity.NOTE, Severity.OK)
 
 
-def doctor(pipeline: Pipeline, _: Arguments) -> int:
+def doctor(pipeline: PipelineControl, _: Arguments) -> int:
     source = pipeline.config.source
     findings = examine(
         source.conninfo(),
@@ -40,7 +40,7 @@ def doctor(pipeline: Pipeline, _: Arguments) -> int:
     return FAILED if any(finding.severity is Severity.UNSAFE for finding in findings) else DONE
 
 
-def _stream_findings(pipeline: Pipeline) -> list[Finding]:
+def _stream_findings(pipeline: PipelineControl) -> list[Finding]:
     """What ended the stream of a pipeline that has run before, as its state store says; the doctor makes no store."""
     url = make_url(pipeline.config.state.url)
     if url.drivername == "sqlite" and not Path(url.database or "").exists():

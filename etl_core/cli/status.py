@@ -10,9 +10,10 @@ from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
 from etl_core.cli.status_json import lag_seconds, status_object
 from etl_core.cli.texts import NOTHING, STATE_WORDS, columns, duration, number, put, size
+from etl_core.control import PipelineControl
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
-from etl_core.pipeline import Pipeline, PipelineStatus
+from etl_core.replication.status import PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
@@ -20,7 +21,7 @@ from etl_core.state.table_state import TableState
 _SHOWN = 5
 
 
-def status(pipeline: Pipeline, arguments: Arguments) -> int:
+def status(pipeline: PipelineControl, arguments: Arguments) -> int:
     known = pipeline.status()
     now = datetime.now(UTC)
     if arguments.json:

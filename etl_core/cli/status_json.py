@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from etl_core.config import PipelineConfig
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
-from etl_core.pipeline import PipelineStatus
+from etl_core.replication.status import PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.source.transport import Transport
 from etl_core.state.store import TableStatus

@@ -7,23 +7,23 @@ from collections.abc import Callable
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
 from etl_core.cli.texts import STATE_WORDS, put
+from etl_core.control import PipelineControl
 from etl_core.identifiers import TableName
-from etl_core.pipeline import Pipeline
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
 
 _BY_WHOM = "by the `etl run` that is running, or the next one"
 
 
-def resync(pipeline: Pipeline, arguments: Arguments) -> int:
+def resync(pipeline: PipelineControl, arguments: Arguments) -> int:
     return _decide(pipeline, arguments, pipeline.resync, lambda _: f"will be copied again {_BY_WHOM}")
 
 
-def pause(pipeline: Pipeline, arguments: Arguments) -> int:
+def pause(pipeline: PipelineControl, arguments: Arguments) -> int:
     return _decide(pipeline, arguments, pipeline.pause, lambda _: "is paused; its data stays as it is")
 
 
-def resume(pipeline: Pipeline, arguments: Arguments) -> int:
+def resume(pipeline: PipelineControl, arguments: Arguments) -> int:
     def told(before: TableStatus) -> str:
         if before.state in (TableState.PAUSED, TableState.ERRORED):
             return f"is resumed: it will be copied {_BY_WHOM}"
@@ -33,7 +33,7 @@ def resume(pipeline: Pipeline, arguments: Arguments) -> int:
 
 
 def _decide(
-    pipeline: Pipeline,
+    pipeline: PipelineControl,
     arguments: Arguments,
     decide: Callable[[TableName], None],
     told: Callable[[TableStatus], str],

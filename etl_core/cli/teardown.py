@@ -7,12 +7,12 @@ import sys
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.texts import plural, put
+from etl_core.control import PipelineControl
 from etl_core.errors import ConfigError
-from etl_core.pipeline import Pipeline
 from etl_core.replication.teardown import TeardownPlan
 
 
-def teardown(pipeline: Pipeline, arguments: Arguments) -> int:
+def teardown(pipeline: PipelineControl, arguments: Arguments) -> int:
     pipeline.store.migrate()
     planned = pipeline.plan_teardown()
     plan = _plan(pipeline, planned)
@@ -38,7 +38,7 @@ def teardown(pipeline: Pipeline, arguments: Arguments) -> int:
     return DONE
 
 
-def _plan(pipeline: Pipeline, planned: TeardownPlan) -> list[str]:
+def _plan(pipeline: PipelineControl, planned: TeardownPlan) -> list[str]:
     store = pipeline.store
     lines = [f"drop replication slot {slot.name}" for slot in planned.slots]
     if planned.drops_publication:

@@ -263,7 +263,12 @@ def _hashable(column: Any) -> list[Hashable]:
     return list(column.to_pylist())
 
 
+def parse_options(options: Mapping[str, object]) -> None:
+    """Raises ConfigError for any option."""
+    check_options("memory", options, ())
+
+
 def from_options(options: Mapping[str, object], pipeline: str) -> MemoryDestination:
     """Builds the destination `type: memory`: a new database that ends with the process. It has no options."""
-    check_options("memory", options, ())
+    parse_options(options)
     return MemoryDestination(MemoryDatabase(), pipeline)

@@ -97,7 +97,12 @@ class NullCopy:
         """Nothing is staged."""
 
 
+def parse_options(options: Mapping[str, object]) -> None:
+    """Raises ConfigError for any option."""
+    check_options("null", options, ())
+
+
 def from_options(options: Mapping[str, object], pipeline: str) -> NullDestination:  # noqa: ARG001 one per process
     """Builds the destination `type: null`, which has no options."""
-    check_options("null", options, ())
+    parse_options(options)
     return NullDestination()

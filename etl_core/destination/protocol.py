@@ -18,15 +18,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, runtime_checkable
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
 from etl_core.batch import StreamMove, StreamPosition, WriteBatch
 from etl_core.errors import DestinationUnavailable, TryAgain, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _T = TypeVar("_T")
 

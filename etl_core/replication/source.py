@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from etl_core.errors import EtlError, PermanentError, SourceChanged
 from etl_core.identifiers import TableId, main_slot_name, sync_slot_name
@@ -15,10 +16,12 @@ from etl_core.replication.failpoints import SLOT_COPIED, SLOT_DROPPED, SLOT_RECO
 from etl_core.silence import SILENCE
 from etl_core.source.catalog import published_tables
 from etl_core.source.connection import Connection, connect
-from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import application_names, server_info
 from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, copy_slot, create_slot, drop_slot, slot_status
 from etl_core.state.store import OwnedSlot, StateStore
+
+if TYPE_CHECKING:
+    from etl_core.source.replication_stream import ReplicationStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Source:
 
     def open_stream(self, slot: str, start_lsn: Lsn, role: str) -> ReplicationStream:
         """Streams a slot. Raises SlotInUse while another consumer has it."""
+        from etl_core.source.replication_stream import ReplicationStream  # numpy, for those alone who stream
+
         connection = self.connect(role, replication=True)
         return ReplicationStream(connection, slot, self.publication, start_lsn, filtered=self._filtered_tables)
 

@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stopped = f"; stopped with an error, cured by etl resync: {'; '.join(result.stopped)}" if result.stopped else ""
         print(
             f"seed {seed} exact: {len(result.faults)} rounds in {result.seconds:.0f} s,"
-            f" {result.invariant_checks} looks at the invariant{stopped}",
+            f" {result.invariant_checks} looks at the invariant,"
+            f" {result.history_checks} tables compared with the source at their watermark{stopped}",
             flush=True,
         )
     print(f"{done} seeds, {len(failed)} failed{': ' + ', '.join(map(str, failed)) if failed else ''}", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import duckdb
 import psycopg
 from psycopg import sql
 
+from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.identifiers import TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
-from tests.chaos.workload import ACCOUNTS, INVARIANT
+from tests.chaos.history import COLUMNS, History
+from tests.chaos.workload import ACCOUNTS, INVARIANT, KEYED
 
 
 class Lost(AssertionError):
@@ -46,11 +48,11 @@ class Auditor:
             progress = store.progress()
         return ZERO if progress is None else progress.flushed_lsn
 
-    def check_invariant(self) -> bool:
+    def check_invariant(self, trusted: Mapping[str, Lsn]) -> bool:
         """Raises Lost if a reader of the destination sees part of a transaction. False if it cannot be judged now.
 
         It can while both tables stream and the stream has passed where they were promoted: then both have every
-        transaction up to one position, and none beyond. Called while no process runs.
+        transaction up to one position, and none beyond. `trusted` as in `check_history`. Called while no process runs.
         """
         flushed = self._flushed()
         tables = {table.name.name: table for table in self.tables()}
@@ -58,13 +60,45 @@ class Auditor:
             table = tables.get(name)
             if table is None or table.state is not TableState.READY:
                 return False
-            if table.snapshot_lsn is None or table.snapshot_lsn > flushed:
+            if table.snapshot_lsn is None or not trusted.get(name, ZERO) <= table.snapshot_lsn <= flushed:
                 return False
         with self._open() as destination:
             [(holds,)] = destination.execute(INVARIANT.format(accounts=ACCOUNTS)).fetchall()
         if not holds:
             raise Lost("a reader of the destination sees a part of a transaction: accounts and entries disagree")
         return True
+
+    def check_history(self, history: History, trusted: Mapping[str, Lsn]) -> int:
+        """Raises Lost unless each keyed table is what the source was at its watermark; returns how many were judged.
+
+        So a value that was never at the source is found, and so is one that came back after a newer one. Judged are
+        the tables that stream and were copied after the LSN in `trusted`, since when all their changes are published.
+        Called while no process runs.
+        """
+        copied = {
+            table.name.name: (table.table_id, table.snapshot_lsn)
+            for table in self.tables()
+            if table.state is TableState.READY and table.snapshot_lsn is not None and table.name.name in KEYED
+        }
+        if not copied or not self._destination.exists():
+            return 0
+        with contextlib.closing(DuckDBDestination(self._destination, self._pipeline)) as destination:
+            watermarks = destination.positions().tables
+        judged = 0
+        for name, (table_id, snapshot_lsn) in copied.items():
+            watermark = watermarks.get(table_id)
+            if watermark is None or snapshot_lsn < trusted.get(name, ZERO):
+                continue
+            expected = history.state_at(name, watermark)
+            listed = ", ".join(f"{column}::VARCHAR" for column in COLUMNS)
+            with self._open() as file:
+                select = f"SELECT {listed} FROM public.{name}"  # noqa: S608 our own names
+                found = {row[0]: row for row in file.execute(select).fetchall()}
+            wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+            if wrong:
+                raise Lost(f"{name} at {watermark} is not what the source was then: keys {wrong[:5]} of {len(wrong)}")
+            judged += 1
+        return judged
 
     def compare(self, names: Sequence[TableName]) -> list[str]:
         """What differs, a sentence per table. Nobody writes meanwhile."""

@@ -25,9 +25,13 @@ class Fault(Enum):
     DESTINATION_HELD = "the destination's file is held by another process's connection"
     STORE_HELD = "the state store is locked"
     OLD_DESTINATION = "an older copy of the destination's file is put back"
+    OLD_STORE = "the state store is restored from a backup"
+    FULL = "the disk of the destination is full"
+    DELAYED = "every packet is 20 to 200 ms late"
     RESYNC = "etl resync of a table"
     PAUSE = "etl pause of a table, later etl resume"
     PUBLICATION = "a table is taken out of the publication, changed, and added again"
+    PUBLISH = "the publication publishes inserts alone for a while"
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,12 @@ def create_tables(execute: Callable[[str], object]) -> None:
     )
 
 
+def change_each(execute: Callable[[str], object]) -> None:
+    """One row change in each table that is altered: PostgreSQL tells of a new column with the next change alone."""
+    for table in KEYED:
+        execute(f"INSERT INTO {table} (id, n) VALUES (0, 0) ON CONFLICT (id) DO UPDATE SET n = 0")
+
+
 class Writer:
     """One session's transactions. `number` 0 also alters tables; it is the only one that does."""
 

@@ -27,10 +27,9 @@ from etl_core.destination.duckdb.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import DiskFull, explain_table
-from etl_core.destination.duckdb.location import database_path
+from etl_core.destination.duckdb.location import parse_options
 from etl_core.destination.duckdb.memory import MemoryRaised, is_out_of_memory, is_raised, needs_more_to_read
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
-from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions
 from etl_core.errors import DestinationError, EtlError
 from etl_core.identifiers import TableId, TableName
@@ -212,5 +211,4 @@ class DuckDBDestination:
 
 def from_options(options: Mapping[str, object], pipeline: str) -> DuckDBDestination:
     """Builds the destination `{type: duckdb, path: …}`."""
-    check_options("duckdb", options, ("path",))
-    return DuckDBDestination(database_path(options), pipeline)
+    return DuckDBDestination(parse_options(options), pipeline)

@@ -6,15 +6,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from etl_core.destination.options import required_path
+from etl_core.destination.options import check_options, required_path
 from etl_core.errors import ConfigError
 
 _PREFIX = re.compile(r"(?P<prefix>[A-Za-z][A-Za-z0-9_+.-]+|):")
 """`md:`, `s3:`, `ducklake:`, `:memory:`. One letter is a drive of Windows."""
 
 
-def database_path(options: Mapping[str, object]) -> Path:
-    """The option `path`. Raises ConfigError for what would silently become a local file of that name."""
+def parse_options(options: Mapping[str, object]) -> Path:
+    """The one option, `path`. Raises ConfigError for others, and for what would silently become a file of that name."""
+    check_options("duckdb", options, ("path",))
     path = required_path("duckdb", options, "path")
     found = _PREFIX.match(str(options["path"]))
     if found is None:

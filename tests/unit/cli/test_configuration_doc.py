@@ -19,7 +19,7 @@ from etl_core.config import BatchConfig, CopyConfig, PipelineConfig, SourceConfi
 from etl_core.config_file import load_config
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.pipeline import PipelineStatus
+from etl_core.replication.status import PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.source.transport import Transport
 from etl_core.state.store import ReplicationProgress, TableStatus

@@ -21,13 +21,18 @@ destination: {{type: {destination}}}
 """
 
 
-def loaded_by(*code: str) -> set[str]:
-    """The heavy packages that a new process has loaded after running the lines of `code`, however it ends."""
+def modules_loaded_by(*code: str) -> set[str]:
+    """The modules that a new process has loaded after running the lines of `code`, however it ends."""
     lines = ["import atexit, sys", "atexit.register(lambda: print('LOADED', *sys.modules))", *code]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=REPOSITORY, capture_output=True, text=True)
-    told = done.stdout.rpartition("LOADED")[2].split()
+    told = set(done.stdout.rpartition("LOADED")[2].split())
     assert "etl_core" in told, done.stderr
-    return set(HEAVY).intersection(name.partition(".")[0] for name in told)
+    return told
+
+
+def loaded_by(*code: str) -> set[str]:
+    """The heavy packages among them."""
+    return set(HEAVY).intersection(name.partition(".")[0] for name in modules_loaded_by(*code))
 
 
 def etl(*arguments: str) -> tuple[str, str]:
@@ -56,8 +61,23 @@ def test_a_wrong_configuration_is_told_without_the_engine(tmp_path: Path) -> Non
     [("memory", set()), ("duckdb, path: shop.duckdb", {"duckdb"})],
     ids=lambda value: value.partition(",")[0] if isinstance(value, str) else "",
 )
-@pytest.mark.parametrize("command", ["status", "sync"])
+@pytest.mark.parametrize("command", ["status", "doctor", "sync"])
 def test_a_command_loads_what_its_pipeline_needs(tmp_path: Path, command: str, destination: str, own: set[str]) -> None:
     path = tmp_path / "etl.yaml"
     path.write_text(STATUS.format(publication="shop_pub", destination=destination))
     assert loaded_by(*etl(command, "-c", str(path))) == {"numpy", "psycopg", "pyarrow", "sqlalchemy", "yaml"} | own
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "resync"])
+def test_a_decision_about_a_table_loads_neither_columns_nor_the_destination(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "etl.yaml"
+    path.write_text(STATUS.format(publication="shop_pub", destination="duckdb, path: shop.duckdb"))
+    assert loaded_by(*etl(command, "public.orders", "-c", str(path))) == {"psycopg", "sqlalchemy", "yaml"}
+
+
+def test_status_loads_nothing_that_moves_rows(tmp_path: Path) -> None:
+    path = tmp_path / "etl.yaml"
+    path.write_text(STATUS.format(publication="shop_pub", destination="memory"))
+    loaded = modules_loaded_by(*etl("status", "-c", str(path)))
+    moving = ("etl_core.decode", "etl_core.pipeline", "etl_core.source.replication_stream")
+    assert not [name for name in loaded if name.startswith(moving)]

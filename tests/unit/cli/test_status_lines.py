@@ -9,7 +9,7 @@ import pytest
 from etl_core.cli.status import status_lines
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.pipeline import PipelineStatus
+from etl_core.replication.status import PipelineStatus
 from etl_core.state.store import ReplicationProgress, TableStatus
 from etl_core.state.table_state import TableState
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from etl_core.batch import TableChanges
+from etl_core.decode import decoder
 from etl_core.decode.decoder import decode_frames
 from etl_core.errors import MalformedMessage, TableError
 from etl_core.identifiers import TableId
@@ -47,14 +49,16 @@ SCHEMA, FRAMES = build_frames()
 LENGTHS = [len(frame) for frame in FRAMES]
 
 
-def decode(frames: list[bytes]) -> list[TableChanges]:
+def decode(
+    frames: list[bytes], on_table_error: Callable[[TableId, TableError], None] | None = None
+) -> list[TableChanges]:
     segment = Segment()
     for frame in frames:
         segment.append(frame)
     bounds = segment.bounds(0, 0)
     find_transactions(np.frombuffer(segment.data, np.uint8), bounds, open_lsn=Lsn(1), after=ZERO)
     found, _ = segment.split(len(frames), segment.size, Lsn(1), frozenset())
-    return list(decode_frames(found, {SCHEMA.table_id: SCHEMA}, {SCHEMA.table_id: ZERO}))
+    return list(decode_frames(found, {SCHEMA.table_id: SCHEMA}, {SCHEMA.table_id: ZERO}, on_table_error))
 
 
 def decode_or_refuse(frames: list[bytes]) -> None:
@@ -73,6 +77,36 @@ def test_the_frames_decode_as_they_are() -> None:
     (changes,) = decode(FRAMES)
     check_changes(changes)
     assert (changes.counts.inserted, changes.counts.updated, changes.counts.deleted) == (2, 3, 2)
+
+
+def test_an_update_of_a_row_that_has_gone_stops_its_table() -> None:
+    leaves, updates = FRAMES[3], FRAMES[2]
+    with pytest.raises(TableError, match=r"^public\.orders: an update follows the delete of its row") as raised:
+        decode([leaves, updates])
+    assert raised.value.table == "public.orders"
+    assert raised.value.hint
+
+    told: list[tuple[TableId, str]] = []
+    assert decode([leaves, updates], lambda table_id, error: told.append((table_id, str(error)))) == []
+    assert told == [(SCHEMA.table_id, str(raised.value))]
+
+
+def test_an_internal_error_stops_its_table_and_shows_no_value(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    value = "hunter2"
+
+    def fail(*_: object, **__: object) -> TableChanges:
+        raise KeyError(value)
+
+    monkeypatch.setattr(decoder, "decode_table", fail)
+    with pytest.raises(
+        TableError, match=r"internal error while decoding changes of public\.orders: KeyError"
+    ) as raised:
+        decode(FRAMES)
+    assert raised.value.__suppress_context__
+    assert value not in str(raised.value) + caplog.text
+    assert "test_malformed.py" in caplog.text, "the log says where"
 
 
 @given(number=st.integers(0, len(FRAMES) - 1), cut=st.integers(1, max(LENGTHS)), alone=st.booleans())

@@ -8,7 +8,7 @@ import pytest
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.memory import MemoryDestination
 from etl_core.destination.null import NullDestination
-from etl_core.destination.registry import build_destination, destination_types
+from etl_core.destination.registry import build_destination, check_options_of, destination_types
 from etl_core.errors import ConfigError
 
 
@@ -32,6 +32,8 @@ def test_an_unknown_option_is_named(kind: str) -> None:
     with pytest.raises(ConfigError, match="'pth'") as caught:
         build_destination(kind, {"path": "x.duckdb", "pth": 1} if kind == "duckdb" else {"pth": 1}, "shop")
     assert caught.value.field == "destination.pth"
+    with pytest.raises(ConfigError, match="'pth'"):
+        check_options_of(kind, {"path": "x.duckdb", "pth": 1} if kind == "duckdb" else {"pth": 1})
 
 
 @pytest.mark.parametrize("options", [{}, {"path": ""}, {"path": 5}])
@@ -45,6 +47,7 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     for module in [name for name in sys.modules if name.startswith("etl_core.destination.duckdb")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "duckdb", None)
+    check_options_of("duckdb", {"path": "x.duckdb"})
     with pytest.raises(ConfigError) as caught:
         build_destination("duckdb", {"path": "x.duckdb"}, "shop")
     assert caught.value.hint == "run: pip install 'etl-dagster[duckdb]'"

@@ -77,7 +77,9 @@ def test_what_nanoseconds_cannot_hold_is_refused(load_text: LoadText, text: str)
         load_text(pg_types.INTERVAL, ["P1D", text])
 
 
-@pytest.mark.parametrize("text", ["", "1 day", "P1", "1D", "PT1.5", "P1DP1D", "04:05:06", "PY", "P1-2"])
+@pytest.mark.parametrize(
+    "text", ["", "1 day", "P1", "1D", "PT1.5", "P1DP1D", "04:05:06", "PY", "P1-2", "P1T2H", "1P2D"]
+)
 def test_another_style_is_refused(load_text: LoadText, text: str) -> None:
     with pytest.raises(ValueOutOfRange):
         load_text(pg_types.INTERVAL, [text])

@@ -127,6 +127,7 @@ def test_an_unknown_type_is_its_text_as_bytes(load_text: LoadText) -> None:
         (pg_types.BYTEA, "\\001x"),
         (pg_types.BYTEA, "\\xAG"),
         (pg_types.BYTEA, "\\x0"),
+        (pg_types.BYTEA, "\\001xx"),
     ],
 )
 def test_text_of_another_type_is_refused_without_showing_it(load_text: LoadText, oid: int, text: str) -> None:
@@ -134,6 +135,17 @@ def test_text_of_another_type_is_refused_without_showing_it(load_text: LoadText,
         load_text(oid, [text])
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def test_a_decimal_that_is_none_is_refused_without_showing_it(load_text: LoadText) -> None:
+    with pytest.raises(ValueOutOfRange, match=r"column c of table public\.t holds text that is not a value") as raised:
+        load_text(pg_types.NUMERIC, ["7.25", "7,25"], (5 << 16 | 2) + 4)
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+@pytest.mark.parametrize(("oid", "text"), [(869, "192.168.0.1/24"), (1266, "12:00:00+01"), (3904, "[1,5)")])
+def test_a_type_without_columns_of_its_own_is_its_text(load_text: LoadText, oid: int, text: str) -> None:
+    assert load_text(oid, [text, None]).to_pylist() == [text, None]
 
 
 @pytest.mark.parametrize("oid", [pg_types.TEXT, pg_types.JSONB, pg_types.BPCHAR])
