@@ -16,6 +16,7 @@ from etl_core.control import PipelineControl
 from etl_core.destination.doctor import examine_destination
 from etl_core.errors import EtlError
 from etl_core.replication.catalog_findings import examine_known
+from etl_core.replication.other_slots import examine_other_slots
 from etl_core.source.doctor import Finding, Severity, examine
 from etl_core.state.doctor import examine_state
 
@@ -35,6 +36,7 @@ def doctor(pipeline: PipelineControl, _: Arguments) -> int:
     findings += examine_destination(pipeline.destination, pipeline.config.destination.type)
     findings += examine_state(pipeline.config.state.url, pipeline.config.pipeline)
     findings += examine_known(pipeline.config, pipeline.source, pipeline.store)
+    findings += examine_other_slots(pipeline.config.pipeline, pipeline.source, pipeline.store)
     for line in finding_lines(findings):
         put(line)
     return FAILED if any(finding.severity is Severity.UNSAFE for finding in findings) else DONE

@@ -19,6 +19,7 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer, tell_shortened
+from etl_core.replication.other_slots import describe_other_slot, drop_statement, find_other_slots
 from etl_core.replication.source import Source
 from etl_core.replication.stream_fence import begin_stream
 from etl_core.replication.table_errors import absent_update, is_absent
@@ -34,7 +35,7 @@ from etl_core.source.publication import (
     unpublished,
 )
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
-from etl_core.source.slot import SlotStatus, slot_status, unread_slots
+from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
 from etl_core.state.table_state import TableState
 
@@ -297,22 +298,11 @@ class Preparation:
                 self._drop_unless_active(owned.name)
 
     def _tell_of_other_slots(self, connection: Connection) -> None:
-        """The slot of a pipeline that was renamed fills the source's disk, and nobody else would say so."""
-        owned = {slot.name for slot in self._store.owned_slots()}
-        for slot in unread_slots(connection):
-            if slot.name in owned or slot.name in self._told:
-                continue
-            self._told.add(slot.name)
-            size = "WAL" if slot.bytes_behind is None else f"{slot.bytes_behind / (1 << 20):,.0f} MB of WAL"
-            _log.warning(
-                "replication slot %s is not one of pipeline %s; it is not read at the moment and keeps %s on the "
-                "source. If a pipeline that it belongs to still runs from time to time, nothing is wrong; if that was "
-                "renamed or given up, drop it: SELECT pg_drop_replication_slot('%s')",
-                slot.name,
-                self._config.pipeline,
-                size,
-                slot.name,
-            )
+        for slot in find_other_slots(connection, self._store):
+            if slot.name not in self._told:
+                self._told.add(slot.name)
+                sentence = describe_other_slot(slot, self._config.pipeline)
+                _log.warning("%s: %s", sentence, drop_statement(slot, connection))
 
     def reset_dead_copies(self) -> None:
         """Sets tables that nobody copies any more back to INIT."""

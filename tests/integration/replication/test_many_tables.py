@@ -34,7 +34,7 @@ def change(lab: Lab, count: int) -> None:
         lab.execute(f"DO $$ BEGIN FOR i IN 1..{count} LOOP EXECUTE format('{statement}', i); END LOOP; END $$")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_thousand_tables(lab: Lab) -> None:
     count = 1000
     create(lab, count)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from etl_core.config import StateConfig
 from etl_core.errors import SourceUnavailable
 from etl_core.identifiers import TableName
+from etl_core.replication.other_slots import examine_other_slots
+from etl_core.source.finding import Severity
 from etl_core.testing.postgres import Database, Postgres, create_database
 from tests.integration.replication.conftest import Lab
 
@@ -107,3 +111,21 @@ def test_the_slot_of_a_renamed_pipeline_is_told_of(
     [told] = [record.getMessage() for record in caplog.records if pipeline.source.main_slot in record.getMessage()]
     assert f"SELECT pg_drop_replication_slot('{pipeline.source.main_slot}')" in told
     assert lab.slots() == {pipeline.source.main_slot}
+
+
+def test_a_renamed_pipeline_is_told_of_the_slot_that_it_left(
+    lab: Lab, pipeline: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = pipeline.source.main_slot
+    drop = f"SELECT pg_drop_replication_slot('{left}')"
+    state = StateConfig(f"sqlite:///{tmp_path / 'renamed.db'}")
+    renamed = lab.pipeline(pipeline="renamed", state=state)  # which prepares it
+    told = [record.message for record in caplog.records if drop in record.message]
+    (finding,) = examine_other_slots("renamed", renamed.source, renamed.store)
+    assert (finding.severity, finding.check, finding.sql) == (Severity.WARNING, "slots", drop)
+    assert told == [f"{finding.message}: {drop}"]
+    renamed.prepare()  # as after each lost connection
+    assert len([record for record in caplog.records if drop in record.message]) == 1
+    lab.execute(drop)
+    assert examine_other_slots("renamed", renamed.source, renamed.store) == []
+    renamed.teardown()
