@@ -119,6 +119,7 @@ def _hash_pieces(data: NDArray[np.uint8], starts: Positions, lengths: Positions)
     words: Hashes = np.ndarray((data.size - 7,), "<u8", data, strides=(1,))
     hashes = _tails(words, starts + lengths, lengths)
     hashes |= lengths.astype(np.uint64) << np.uint64(56)
+    hashes ^= _START  # else a chain of zeros would stay 0, however long
     counts = (lengths >> 3).astype(np.uint8)
     most = int(counts.max(initial=0))
     if not most:
