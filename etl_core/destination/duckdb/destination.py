@@ -148,10 +148,11 @@ class DuckDBDestination:
             try:
                 first = next(rows, None)
                 break
-            except MemoryRaised:  # twice at most: it has the usual memory then, and then all there is
+            except MemoryRaised:  # a few times at most: it has the usual memory then, and then all there is
                 continue
         if first is not None:
             yield first
+        del first  # a batch of large rows is large
         yield from rows
 
     def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
@@ -163,6 +164,7 @@ class DuckDBDestination:
                 rows = connection.sql(statements.text(statements.select(table, schema.columns)))
                 for batch in rows.to_arrow_reader(_READ_LARGE if is_raised(self._file.path) else _READ_ROWS):
                     yield batch.cast(target)
+                    del batch  # not kept while the next one is made
             except (duckdb.Error, OSError) as failure:
                 error = of_reader(failure) if isinstance(failure, OSError) else failure
                 if is_out_of_memory(error) and (more := needs_more_to_read(self._file.path)) is not None:
