@@ -281,6 +281,7 @@ def scan_of(batches: Callable[[], Iterator[pa.RecordBatch]]) -> Scan:
             for batch in read:
                 gathered.append(batch)
                 rows, size = rows + batch.num_rows, size + batch.nbytes
+                del batch  # not kept while the next one is made
                 if rows >= _GATHERED_ROWS or size >= _GATHERED_BYTES:
                     _sink_together(gathered, sink)
                     gathered, rows, size = [], 0, 0
@@ -293,6 +294,7 @@ def scan_of(batches: Callable[[], Iterator[pa.RecordBatch]]) -> Scan:
 
 
 def _sink_together(batches: list[pa.RecordBatch], sink: Sink) -> None:
-    if batches:
-        for batch in pa.Table.from_batches(batches).combine_chunks().to_batches():
-            sink(batch)
+    if len(batches) > 1:
+        batches = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    for batch in batches:
+        sink(batch)

@@ -3,7 +3,7 @@
 Both sides of a comparison are hashed here, from the same Arrow types, so that no product's own hash function is
 relied on. The sum over rows does not depend on their order. It finds accidents; it does not resist an adversary.
 
-Measured with 8 columns and 80 bytes of text a row: 0.25 µs a row. What is worked on stays in the processor's cache,
+Measured with 8 columns and 50 bytes of text a row: 0.17 µs a row. What is worked on stays in the processor's cache,
 and needs less memory than the rows themselves, however long their values are.
 """
 
@@ -119,6 +119,7 @@ def _hash_pieces(data: NDArray[np.uint8], starts: Positions, lengths: Positions)
     words: Hashes = np.ndarray((data.size - 7,), "<u8", data, strides=(1,))
     hashes = _tails(words, starts + lengths, lengths)
     hashes |= lengths.astype(np.uint64) << np.uint64(56)
+    hashes ^= _START  # else a chain of zeros would stay 0, however long
     counts = (lengths >> 3).astype(np.uint8)
     most = int(counts.max(initial=0))
     if not most:

@@ -163,6 +163,7 @@ class Verifier:
                     raise Stopped(f"the comparison of {schema.name} was stopped")
                 progress.destination(batch.num_rows)
                 yield batch
+                del batch  # not kept while the next one is made
         finally:
             if isinstance(rows, Generator):
                 rows.close()

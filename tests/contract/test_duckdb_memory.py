@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from etl_core.destination.duckdb import connection
+from etl_core.destination.duckdb import connection, memory
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.duckdb.memory import MemoryRaised
+from etl_core.destination.protocol import read_whole
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin
@@ -68,3 +69,28 @@ def test_a_batch_that_runs_out_of_memory_may_be_written_again(destination: DuckD
     destination.write(batch(changes(SCHEMA, upserts=upserts), expected=100, new=200))
     assert destination.positions().tables == {SCHEMA.table_id: 200}
     destination.close()
+
+
+def test_large_rows_after_small_ones_are_read_at_the_next_attempt(destination: DuckDBDestination) -> None:
+    small, large = 60_000, 48
+    rows = [(number, 0, "x" * 50) for number in range(small)]
+    publish(destination, SCHEMA, rows)
+    upserts = [(small + number, 1, body(number)) for number in range(large)]
+    read_whole(lambda: destination.write(batch(changes(SCHEMA, upserts=upserts), expected=100, new=200)))
+    destination.close()
+    again = DuckDBDestination(destination._file.path, "shop")
+    memory._raised.clear()  # as in another process
+    memory._in_force.clear()
+    attempts = []
+
+    def read() -> list[Any]:
+        attempts.append(0)
+        found: list[Any] = []
+        for part in again.read(SCHEMA):
+            attempts[-1] += 1
+            found += part.column("id").to_pylist()
+        return found
+
+    assert sorted(read_whole(read)) == list(range(small + large))
+    assert len(attempts) > 1
+    assert attempts[-2] > 0  # it failed in the middle

@@ -26,7 +26,7 @@ from etl_core.destination.duckdb.backup import back_up
 from etl_core.destination.duckdb.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
-from etl_core.destination.duckdb.failures import DiskFull, explain_table
+from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_reader
 from etl_core.destination.duckdb.location import parse_options
 from etl_core.destination.duckdb.memory import MemoryRaised, is_out_of_memory, is_raised, needs_more_to_read
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
@@ -147,10 +147,11 @@ class DuckDBDestination:
             try:
                 first = next(rows, None)
                 break
-            except MemoryRaised:  # twice at most: it has the usual memory then, and then all there is
+            except MemoryRaised:  # a few times at most: it has the usual memory then, and then all there is
                 continue
         if first is not None:
             yield first
+        del first  # a batch of large rows is large
         yield from rows
 
     def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
@@ -162,7 +163,9 @@ class DuckDBDestination:
                 rows = connection.sql(statements.text(statements.select(table, schema.columns)))
                 for batch in rows.to_arrow_reader(_READ_LARGE if is_raised(self._file.path) else _READ_ROWS):
                     yield batch.cast(target)
-            except duckdb.Error as error:
+                    del batch  # not kept while the next one is made
+            except (duckdb.Error, OSError) as failure:
+                error = of_reader(failure) if isinstance(failure, OSError) else failure
                 if is_out_of_memory(error) and (more := needs_more_to_read(self._file.path)) is not None:
                     raise more from None
                 raise explain_table(error, schema.name, self._file.path) from None

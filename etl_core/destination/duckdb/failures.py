@@ -108,6 +108,13 @@ def _is_half_open(message: str) -> bool:
     return "python_arrow_scan" in message or "Unique file handle conflict" in message
 
 
+def of_reader(error: OSError) -> duckdb.Error:
+    """DuckDB's error, of which a reader of its rows that fails in the middle leaves nothing but the text."""
+    kinds = {"Out of Memory Error": duckdb.OutOfMemoryException, "IO Error": duckdb.IOException}
+    kind = next((kind for words, kind in kinds.items() if words in str(error)), duckdb.Error)
+    return kind(str(error))
+
+
 def explain_table(error: duckdb.Error, name: TableName, path: Path) -> EtlError:
     """The error for a failure while one table was worked on."""
     if _is_half_open(str(error)):

@@ -21,8 +21,9 @@ from etl_core.errors import DestinationError, EtlError, TableError, TryAgain
 from etl_core.identifiers import TableName
 
 _READING_MB = 28
-_wide: set[Path] = set()
-"""Of which a table could not be read with the memory for reading: it is read with the usual memory."""
+_DOUBLINGS = 2
+_doubled: dict[Path, int] = {}
+"""How often the memory for reading was doubled, because rows needed more; the next step is the usual memory."""
 _raised: set[Path] = set()
 _in_force: set[Path] = set()
 """Those of `_raised` that were opened since: until then another thread may run out of the smaller memory."""
@@ -48,17 +49,19 @@ def reading_limit(path: Path, columns: int) -> str | None:
     Two threads hold a block of 256 kB of each column.
     """
     with _guard:
-        if path.resolve() in _wide | _raised:
+        doubled = _doubled.get(path.resolve(), 0)
+        if doubled > _DOUBLINGS or path.resolve() in _raised:
             return None
-    return f"SET memory_limit = '{_READING_MB + columns // 2}MB'"
+    return f"SET memory_limit = '{(_READING_MB + columns // 2) << doubled}MB'"
 
 
 def needs_more_to_read(path: Path) -> EtlError | None:
     """The error to raise when reading ran out of memory; None if it had more than the memory for reading."""
     with _guard:
-        if path.resolve() in _wide | _raised:
+        doubled = _doubled.get(path.resolve(), 0)
+        if doubled > _DOUBLINGS or path.resolve() in _raised:
             return None
-        _wide.add(path.resolve())
+        _doubled[path.resolve()] = doubled + 1
     return MemoryRaised(f"DuckDB needs more memory for the rows it reads from {path}: it has more now")
 
 

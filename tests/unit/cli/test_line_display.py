@@ -67,6 +67,26 @@ def test_a_copy_speaks_every_ten_seconds(display: LineDisplay, clock: Clock, sai
     assert said() == ["public.orders: copied 40,000 rows in 40 s, 1,000 rows/s"]
 
 
+def test_a_comparison_speaks_every_ten_seconds(display: LineDisplay, clock: Clock, said: Said) -> None:
+    for table in (ORDERS, ITEMS):
+        display.on_comparing(table, is_again=False)
+        began = clock.now
+        for second in range(1, 25):
+            clock.now = began + second
+            display.on_compare_progress(table, second * 1000, second * 10, 400)
+        assert said() == [
+            f"{table}: comparing, 10,000 rows, 1,000 rows/s, 25%, about 30 s left",
+            f"{table}: comparing, 20,000 rows, 1,000 rows/s, 50%, about 20 s left",
+        ]
+        display.on_comparing(table, is_again=True)
+        assert said() == [f"{table}: differs, reading both sides again to find the rows"]
+        clock.now += 9
+        display.on_compare_progress(table, 9_000, 360, 400)
+        assert said() == []
+        display.on_compared(table, 40_000, 40.0)
+        assert said() == [f"{table}: compared 40,000 rows in 40 s, 1,000 rows/s"]
+
+
 def test_the_stream_speaks_at_once_then_every_ten_seconds(display: LineDisplay, clock: Clock, said: Said) -> None:
     display.on_flush(flush(0x10, 100))
     [first] = said()

@@ -52,6 +52,31 @@ def test_a_copy_that_was_read_is_being_published() -> None:
     assert "publishing" in drawn(display, console)
 
 
+def test_a_comparison_has_a_bar_until_it_is_done() -> None:
+    display, console = new_display()
+    [name, other] = names(2)
+    display.on_comparing(name, is_again=False)
+    assert "public.t0" in drawn(display, console)
+    display.on_compare_progress(name, 1200, 30, 120)
+    text = drawn(display, console)
+    assert "25%" in text
+    assert "1,200 rows" in text
+    assert "left" in text
+    display.on_compare_progress(name, 4800, 120, 120)
+    assert "100%" in drawn(display, console)
+    assert "publishing" not in drawn(display, console)
+    display.on_comparing(name, is_again=True)
+    assert "100%" not in drawn(display, console)
+    display.on_compared(name, 4800, 2.0)
+    assert "public.t0" not in drawn(display, console)
+    display.on_comparing(other, is_again=False)
+    assert "public.t1" in drawn(display, console)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue().splitlines()
+    assert "public.t0: differs, reading both sides again to find the rows" in said
+    assert any(line.startswith("public.t0: compared 4,800 rows in 2") for line in said)
+
+
 def test_what_has_begun_stands_beside_the_title() -> None:
     display, console = new_display()
     display.begin("comparing 8 tables")
