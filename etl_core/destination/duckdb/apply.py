@@ -22,6 +22,7 @@ import pyarrow as pa
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.additions import AddedColumn, Additions, check_clash, made_anew, read_additions
+from etl_core.destination.duckdb.compression import Compression, sizes_of, sizes_of_columns
 from etl_core.destination.duckdb.names import check_columns
 from etl_core.destination.duckdb.statements import fold
 from etl_core.destination.duckdb.types import duckdb_type, tag_json, tagged_field
@@ -40,9 +41,15 @@ class TableWriter:
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, database: str, name: TableName, attnums: Mapping[str, int]
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        compression: Compression,
+        database: str,
+        name: TableName,
+        attnums: Mapping[str, int],
     ) -> None:
         self._connection = connection
+        self._compression = compression
         self._database = database
         self._table = statements.table_identifier(database, name)
         self._name = name
@@ -128,6 +135,7 @@ class TableWriter:
         additions = read_additions(self._connection, self._database, self._name, self._attnums)
         replaces = {fold(name) for name in dropped} & {fold(column.name) for column in added}
         if self._touched or replaces or additions.hold_columns:
+            self._note_stored(self._table, [column for column in schema.columns if column not in added])
             if additions:
                 self._rebuild_with(additions, schema, added)
             else:
@@ -159,6 +167,7 @@ class TableWriter:
     def _carry(self, schema: TableSchema, rows: pa.Table) -> str:
         """Puts rows that may be there, with a person's values of them, into a temporary table; returns its name."""
         result = "etl$carried"
+        self._compression.note(self._connection, sizes_of(rows))
         query = statements.carry(result, self._table, schema.columns, _key_columns(schema), self._foreign)
         statements.execute_with(self._connection, query, _ordered(rows, schema.columns))
         return result
@@ -184,6 +193,8 @@ class TableWriter:
                 table=str(schema.name),
                 hint=f"the table was changed from outside; copy it again: etl resync {schema.name}",
             )
+        self._compression.note(self._connection, sizes_of(partial.rows))
+        self._note_stored(statements.temporary(result), unchanged)
         return result
 
     def _delete(self, schema: TableSchema, keys: Sequence[pa.Table]) -> int:
@@ -195,7 +206,15 @@ class TableWriter:
         return statements.execute_with(self._connection, query, together)
 
     def _insert(self, schema: TableSchema, rows: pa.Table) -> int:
+        self._compression.note(self._connection, sizes_of(rows))
         return statements.execute_with(self._connection, statements.insert(self._table, schema.columns), rows)
+
+    def _note_stored(self, table: statements.Query, columns: Sequence[Column]) -> None:
+        """Notes values that are in DuckDB and are written once more."""
+        query = statements.text_sizes(table, columns)
+        if query is not None:
+            rows, *sizes = self._run(query).fetchall()[0]
+            self._compression.note(self._connection, sizes_of_columns(rows, sizes))
 
     def _run(self, query: statements.Query) -> duckdb.DuckDBPyConnection:
         return self._connection.execute(statements.text(query))

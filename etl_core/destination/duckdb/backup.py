@@ -49,7 +49,7 @@ def back_up(file: DatabaseFile, target: Path) -> int:
 def _copy_alone(file: DatabaseFile, writing: IO[bytes]) -> None:
     # A process that closes any descriptor of a file loses its lock on it (POSIX): closed after DuckDB's connection is.
     with ExitStack() as afterwards, file.alone() as connection:
-        connection.execute("CHECKPOINT")
+        file.compression.checkpoint(connection)
         if wal_path(file.path).exists():
             raise DestinationUnavailable(f"another connection of this process changes {file.path}")
         reading = afterwards.enter_context(file.path.open("rb"))

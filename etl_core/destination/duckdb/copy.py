@@ -105,6 +105,7 @@ class DuckDBCopy:
         if kept is not None:
             key = [schema.column(name) for name in schema.key]
             query = statements.insert_carrying(table, schema.columns, key, additions.columns, kept)
+        self._file.compression.note(connection, self._staging.sizes)
         with made_anew(connection, book.database, schema, additions):
             loaded = statements.execute_with(connection, query, rows)
         book.put_table(schema, watermark)

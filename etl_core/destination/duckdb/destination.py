@@ -201,7 +201,9 @@ class DuckDBDestination:
             table_id = part.schema.table_id
             if table_id not in writers:
                 before = stored[table_id]
-                writers[table_id] = TableWriter(connection, book.database, before.name, before.attnums)
+                writers[table_id] = TableWriter(
+                    connection, self._file.compression, book.database, before.name, before.attnums
+                )
             try:
                 changed += writers[table_id].apply(part)
             except duckdb.Error as error:

@@ -22,6 +22,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.ipc
 
+from etl_core.destination.duckdb.compression import TextSizes, sizes_of
 from etl_core.errors import DestinationError, DestinationUnavailable
 from etl_core.identifiers import TableId
 
@@ -79,6 +80,11 @@ class Staging:
                 self._files[thread] = file
         return file
 
+    @property
+    def sizes(self) -> TextSizes:
+        """Of the rows that this process wrote; those of helping processes are of the same table."""
+        return sum((file.sizes for file in self._files.values()), TextSizes())
+
     def include(self, receipt: str) -> None:
         """Has `read` read a file of a helping process."""
         path = self._directory / Path(receipt).name
@@ -116,11 +122,13 @@ class StagingFile:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
+        self.sizes = TextSizes()
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_stream(self._sink, schema)
 
     def write(self, rows: pa.RecordBatch) -> None:
         self._writer.write_batch(rows)
+        self.sizes += sizes_of(rows)
 
     def close(self) -> None:
         if not self._sink.closed:

@@ -33,6 +33,7 @@ RELATIONS = """
     UNION ALL
     SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = current_database() AND NOT internal
 """
+_LENGTHS = {"VARCHAR": "strlen", "JSON": "strlen", "BLOB": "octet_length"}
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
@@ -140,9 +141,7 @@ def insert_carrying(
     table: Query, columns: Sequence[Column], key: Sequence[Column], added: Sequence[AddedColumn], source: str
 ) -> Query:
     """Inserts the Arrow rows, with the values that rows of the same key have in `added` in temporary table `source`."""
-    return sql.SQL("INSERT INTO {} BY NAME {}").format(
-        table, _carrying(columns, key, added, sql.Identifier("temp", "main", source))
-    )
+    return sql.SQL("INSERT INTO {} BY NAME {}").format(table, _carrying(columns, key, added, temporary(source)))
 
 
 def carry(
@@ -240,8 +239,22 @@ def complete(
     )
 
 
+def temporary(name: str) -> sql.Identifier:
+    return sql.Identifier("temp", "main", name)
+
+
 def drop_temporary(name: str) -> Query:
-    return sql.SQL("DROP TABLE {}").format(sql.Identifier("temp", "main", name))
+    return sql.SQL("DROP TABLE {}").format(temporary(name))
+
+
+def text_sizes(table: Query, columns: Sequence[Column]) -> Query | None:
+    """One row: the number of rows and the bytes in each column of text and bytea. None without such a column."""
+    sizes = [
+        sql.SQL("coalesce(sum({}({})), 0)").format(_word(_LENGTHS[duckdb_type(c)]), sql.Identifier(c.name))
+        for c in columns
+        if duckdb_type(c) in _LENGTHS
+    ]
+    return sql.SQL("SELECT count(*), {} FROM {}").format(sql.SQL(", ").join(sizes), table) if sizes else None
 
 
 def describe(table: Query) -> Query:
@@ -269,7 +282,7 @@ def insert_rebuilt(table: Query, added: Sequence[Column], source: str) -> Query:
     """Inserts the rows of temporary table `source`; the columns in `added` have the values in the one Arrow row."""
     values = [sql.SQL("{} AS {}").format(_cast(sql.Identifier("f", c.name), c), sql.Identifier(c.name)) for c in added]
     return sql.SQL("INSERT INTO {} BY NAME SELECT {} FROM {} AS t CROSS JOIN {} AS f").format(
-        table, sql.SQL(", ").join([sql.SQL("t.*"), *values]), sql.Identifier("temp", "main", source), _ROWS
+        table, sql.SQL(", ").join([sql.SQL("t.*"), *values]), temporary(source), _ROWS
     )
 
 
