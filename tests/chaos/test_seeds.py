@@ -24,8 +24,8 @@ from tests.chaos.workload import KEYED, Workload, create_tables
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine needs minutes for a seed
 
-# Their second rounds: the publication publishes less, a full disk, a restored state store, late packets.
-SEEDS = (26, 36, 129, 139)
+# Their second rounds: a full disk, a restored state store, late packets.
+SEEDS = (36, 129, 139)
 ROUNDS = 2
 
 
