@@ -128,6 +128,7 @@ class StreamWorker:
         self._next_question = self._next_store
         self._stored_at = 0.0
         self._deadline: float | None = None
+        self._over_at: Lsn | None = None
         self._finishes: Callable[[], bool] = lambda: False
         self._quiet = False
         self._hold: Lsn | None = None
@@ -141,7 +142,7 @@ class StreamWorker:
     ) -> Streamed:
         """Streams until the position `until` is reached exactly, for `seconds`, or until stopped.
 
-        When `seconds` are over it goes on as long as `finishes()`.
+        When `seconds` are over it goes on as long as `finishes()`, and to the end of the transaction that is being read.
         On return the writer is done and the last position confirmed. Raises what ended it: SourceUnavailable,
         DestinationUnavailable, a PermanentError.
         """
@@ -194,7 +195,7 @@ class StreamWorker:
         if self._stop.is_set():
             self._cut()
             return Ended.STOPPED
-        if self._is_over(now):
+        if self._is_over(now) and self._may_end():
             self._cut()
             return Ended.TIME
         if self._is_due(now):
@@ -223,8 +224,17 @@ class StreamWorker:
             return False
         if not self._finishes():
             return True
-        self._deadline = now + _LOOK_AROUND
+        self._deadline, self._over_at = now + _LOOK_AROUND, None
         return False
+
+    def _may_end(self) -> bool:
+        """Whether the transaction that was open when the time was over has come wholly.
+
+        One that takes longer than the time given would never be passed: the next run reads it from its beginning.
+        """
+        if self._over_at is None:
+            self._over_at = self._assembler.end_lsn
+        return not self._assembler.in_transaction or self._assembler.end_lsn > self._over_at
 
     def _is_due(self, now: float) -> bool:
         if self._batch_since is None:

@@ -66,12 +66,13 @@ def _wait(conn: Connection, stop: threading.Event, while_waiting: Callable[[], N
         if stop.is_set():
             return False
         if poll.poll(_LOOK_EVERY_MS):
-            pgconn.consume_input()
             watch.heard()
-            continue
-        if while_waiting is not None:
-            while_waiting()
-        watch.check()
+        else:
+            if while_waiting is not None:
+                while_waiting()
+            watch.check()
+        # Whatever the socket says: OpenSSL may hold what it has read ahead, and a low-water mark keeps a little back.
+        pgconn.consume_input()
     return True
 
 

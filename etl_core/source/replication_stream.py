@@ -53,6 +53,9 @@ _SEND_TIME: Final = 17
 """In a frame with WAL data, 8 bytes: when the server sent it, after the kind and two positions."""
 _READ_BYTES: Final = 1 << 20
 """After so many bytes somebody looks around, though there is more to be read."""
+_READ_SECONDS: Final = 0.02
+"""The same after so many seconds, though no message may be whole: one of a gigabyte comes slowly, and with synchronous
+replication the server sends a keepalive for each transaction that it skips."""
 
 _LSN: Final = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
 
@@ -78,7 +81,7 @@ class Pause(Enum):
     QUIET = "quiet"
     """Nothing arrived within the given time."""
     READ = "read"
-    """Frames were read: all that had come, or so many that it is time to look around."""
+    """All that had come was read, or so much that it is time to look around; maybe no whole frame."""
     ASKED = "asked"
     """The server wants to know where we are. When it shuts down it asks again the moment it is answered, without end,
     until everything it has sent is flushed."""
@@ -164,7 +167,7 @@ class ReplicationStream:
         return True
 
     def receive(self, segment: Segment, wait: float) -> Message | Pause:
-        """Appends frames to `segment`: all that has come, after waiting for the first at most `wait` seconds.
+        """Appends frames to `segment`: all that has come, after waiting for something at most `wait` seconds.
 
         Returns a control message (any that is not kept as a frame) as soon as it comes, or a Pause. Raises
         SourceUnavailable when the connection ends or is silent, what `stream_error` makes of an error of the server,
@@ -175,6 +178,7 @@ class ReplicationStream:
         begun = at = segment.size
         enough = at + _READ_BYTES
         gathered = at
+        has_waited, late = False, time.monotonic() + _READ_SECONDS
         try:
             while True:
                 size, frame = get(1)
@@ -199,13 +203,17 @@ class ReplicationStream:
                 elif self._may_hold_more():
                     self._pgconn.consume_input()
                 elif at > begun:
-                    if not self._flows(at - gathered):
+                    if time.monotonic() >= late or not self._flows(at - gathered):
                         return Pause.READ
                     gathered = at
                     self._pgconn.consume_input()
+                elif has_waited and time.monotonic() >= late:
+                    return Pause.READ
                 elif not self._wait(wait):
                     self._check_silence()
                     return Pause.QUIET
+                elif not has_waited:
+                    has_waited, late = True, time.monotonic() + _READ_SECONDS
         except SilentServer as silent:
             self.connection.give_up(silent)
             raise translate(silent) from None

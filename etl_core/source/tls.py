@@ -49,4 +49,10 @@ def read_ahead(connection: psycopg.Connection[Any]) -> Callable[[], bool] | None
         return None
     set_read_ahead(ssl, 1)
     byte = ctypes.create_string_buffer(1)
-    return lambda: peek(ssl, byte, 1) > 0
+
+    def is_readable() -> bool:
+        # Found anew each time: libpq frees it the moment that it finds the connection broken.
+        found = find(getattr(connection.pgconn, "pgconn_ptr", None), b"OpenSSL")
+        return bool(found) and peek(found, byte, 1) > 0
+
+    return is_readable

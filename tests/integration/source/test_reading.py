@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from etl_core.errors import SourceUnavailable
+from etl_core.errors import SourceUnavailable, StreamBlocked
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import Relation
 from etl_core.protocol.segment import BEGIN, COMMIT, INSERT, Segment
@@ -16,6 +17,7 @@ from etl_core.source.connection import connect
 from etl_core.source.replication_stream import Pause, ReplicationStream
 from etl_core.source.tls import read_ahead
 from etl_core.testing.postgres import Database
+from tests.distant_proxy import DistantProxy
 
 OpenStream = Callable[[], ReplicationStream]
 
@@ -134,6 +136,26 @@ def test_values_larger_than_a_record_are_read_whole(open_stream: OpenStream, dat
             assert received.lengths[1] > size
 
 
+@pytest.mark.parametrize("connection", ["tcp", "tls", "tls, without asking OpenSSL"], indirect=True)
+def test_somebody_looks_around_while_a_large_value_comes(open_stream: OpenStream, database: Database) -> None:
+    """A status must be sent meanwhile, and a stop be heard."""
+    with open_stream() as stream, DistantProxy(stream.connection.info.port, piece=lambda: 4096, delay=0.0) as line:
+        stream.close()
+        distant = make_conninfo(database.dsn, host="127.0.0.1", port=line.port)
+        with ReplicationStream(
+            connect(distant, pipeline="reading", role="stream", replication=True),
+            f"reading_{database.name}",
+            "p",
+            Lsn(0),
+        ) as slow:
+            database.execute("INSERT INTO t SELECT 1, repeat('x', 40000000)")
+            received, looked_around = Segment(), 0  # the row of `open_stream` comes again
+            while tags(received).count(COMMIT) < 2:
+                before = received.size
+                looked_around += slow.receive(received, 600.0) is Pause.READ and received.size == before
+            assert looked_around
+
+
 def test_a_server_that_ends_the_connection(open_stream: OpenStream, database: Database) -> None:
     with open_stream() as stream:
         database.execute(
@@ -143,3 +165,31 @@ def test_a_server_that_ends_the_connection(open_stream: OpenStream, database: Da
         with pytest.raises(SourceUnavailable, match="the connection to PostgreSQL was lost"):
             stream.receive(received, 600.0)
         assert received.is_empty
+
+
+def test_a_connection_that_was_cut_is_found_so_again(open_stream: OpenStream, database: Database) -> None:
+    """libpq has freed what OpenSSL had of it, for others to take: whoever reads on must not meet that."""
+    with open_stream() as stream:
+        stream.cut()
+        for _ in range(10):
+            with (
+                pytest.raises(SourceUnavailable, match="the connection to PostgreSQL was lost"),
+                connect(database.dsn, pipeline="reading", role="other"),
+            ):
+                stream.receive(Segment(), 600.0)
+
+
+def test_an_error_of_the_server_that_keeps_the_connection(open_stream: OpenStream, database: Database) -> None:
+    """What follows it lies in OpenSSL, or is shorter than the low-water mark: the socket says nothing of it."""
+    if database.server.version_num < 150000:
+        pytest.skip("row filters came with PostgreSQL 15")
+    with open_stream() as stream:
+        database.execute("ALTER PUBLICATION p SET TABLE t WHERE (10 / id > 0)")
+        database.execute("UPDATE t SET body = 'x' WHERE id = 0")
+        with pytest.raises(StreamBlocked, match="division by zero"):
+            read_on(stream)
+
+
+def read_on(stream: ReplicationStream) -> None:
+    while True:
+        stream.receive(Segment(), 600.0)
