@@ -104,7 +104,7 @@ class BatchConfig:
     """
 
     max_rows: int = 100_000
-    max_bytes: int = 64 * 2**20
+    max_bytes: int = 16 * 2**20
     max_age: float = 1.0
     kept_wal: int = 2**30
 

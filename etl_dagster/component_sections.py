@@ -90,7 +90,7 @@ class Batch(dg.Model, dg.Resolvable):
 
     max_rows: int | None = Field(default=None, ge=1)
     max_bytes: Annotated[str | None, checked(positive("max_bytes", parse_size))] = Field(
-        default=None, description="Such as 64MiB."
+        default=None, description="Such as 16MiB."
     )
     max_age: Annotated[str | None, checked(positive("max_age", parse_duration))] = Field(
         default=None, description="Such as 500ms or 1s."

@@ -196,7 +196,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
         default=None, description="namespace.table, quoted as in SQL; default: what the publication publishes."
     )
     batch_max_rows: int = 100_000
-    batch_max_bytes: str = "64MiB"
+    batch_max_bytes: str = "16MiB"
     batch_max_age: str = "1s"
     copy_connections: int = Field(default=4, description="Connections that copy one table at a time.")
     unknown_types_to_bytes: bool = Field(

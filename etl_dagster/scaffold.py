@@ -52,7 +52,7 @@ attributes:
   #   sensor: running # it, or the schedule, is on from the start; `stopped` waits for a person to switch it on
   #   op_tags: {{}} # of the step that streams
 
-  # batch: {{max_rows: 100000, max_bytes: 64MiB, max_age: 1s}} # a batch is written at the first of these
+  # batch: {{max_rows: 100000, max_bytes: 16MiB, max_age: 1s}} # a batch is written at the first of these
   # initial_sync:
   #   connections: 4 # that copy one table at a time
   #   processes: {{public.customers: 2}} # big tables that several processes copy together

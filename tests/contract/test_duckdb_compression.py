@@ -16,8 +16,8 @@ from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.duckdb.same_file import wal_path
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import PgType, builtin
-from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
+from etl_core.schema.pg_types import builtin
+from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema
 from etl_core.testing.destination_tables import Row, batch, changes, partial, publish
 
 ROWS = 1200
@@ -78,10 +78,10 @@ def _methods(path: Path, schema: TableSchema, column: str) -> set[str]:
     with duckdb.connect(path) as connection:
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")
         query = (
-            f"SELECT DISTINCT compression FROM pragma_storage_info('{schema.name}')"
-            f" WHERE column_name = '{column}' AND segment_type <> 'VALIDITY' AND persistent"
+            "SELECT DISTINCT compression FROM pragma_storage_info(?)"
+            " WHERE column_name = ? AND segment_type <> 'VALIDITY' AND persistent"
         )
-        return {row[0] for row in connection.execute(query).fetchall()}
+        return {row[0] for row in connection.execute(query, [str(schema.name), column]).fetchall()}
 
 
 def _old_default(tmp_path: Path, kind: str, values: Sequence[Any]) -> str:
@@ -165,12 +165,16 @@ def test_nothing_is_left_set(path: Path, destination: DuckDBDestination) -> None
         assert other.execute(setting).fetchall() == [("",)]
 
 
+def _note_and_fail(file: DatabaseFile, connection: duckdb.DuckDBPyConnection) -> None:
+    file.compression.note(connection, TextSizes(long=1 << 30))
+    raise ZeroDivisionError
+
+
 def test_what_was_rolled_back_is_not_counted(path: Path, destination: DuckDBDestination, short: str) -> None:
     publish(destination, SHORT)
     file = DatabaseFile(path)
     with pytest.raises(ZeroDivisionError), file.transaction() as connection:
-        file.compression.note(connection, TextSizes(long=1 << 30))
-        raise ZeroDivisionError
+        _note_and_fail(file, connection)
     _write(destination, SHORT, 0, ROWS, 100)
     destination.close()
     assert _methods(path, SHORT, "v1") == {short}

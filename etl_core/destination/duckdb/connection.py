@@ -43,8 +43,8 @@ from etl_core.errors import DestinationError, DestinationUnavailable, EtlError
 
 _log = logging.getLogger(__name__)
 
+_CHECKPOINT = "SET checkpoint_threshold = '4MB'"
 _CHECKPOINT_BYTES = 4_000_000
-_CHECKPOINT = f"SET checkpoint_threshold = '{_CHECKPOINT_BYTES}B'"
 _CHECKPOINT_AT_ONCE = "SET checkpoint_threshold = '0KB'"
 _SETTINGS = (
     "SET TimeZone = 'UTC'",

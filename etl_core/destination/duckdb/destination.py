@@ -118,6 +118,8 @@ class DuckDBDestination:
                 book = Bookkeeping(connection, self._pipeline)
                 stored = book.check_fence(batch)
                 changed = self._apply(connection, book, stored, batch)
+                # Arrow keeps what it freed, as much as the batch had, while DuckDB compresses the same rows.
+                pa.default_memory_pool().release_unused()
                 book.move_watermarks(batch.watermarks)
                 if batch.stream is not None:
                     book.move_stream(batch.stream)

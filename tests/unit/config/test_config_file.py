@@ -74,7 +74,7 @@ def test_defaults(write: Write, tmp_path: Path) -> None:
     config = load_config(write(LEAST))
     assert config.source.tables is None
     assert config.state.url == f"sqlite:///{tmp_path}/shop.state.db"
-    assert config.batch == BatchConfig(max_rows=100_000, max_bytes=64 * 2**20, max_age=1.0)
+    assert config.batch == BatchConfig(max_rows=100_000, max_bytes=16 * 2**20, max_age=1.0)
     assert config.copy == CopyConfig(workers=4, connections_per_table=4)
     assert config.unknown_types_to_bytes is True
 
