@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+import pyarrow as pa
 
 from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_frames
@@ -32,7 +34,7 @@ from etl_core.errors import (
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
-from etl_core.replication.assembler import Assembled
+from etl_core.replication.assembler import Assembled, Piece
 from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, GROUP_WRITTEN, PROGRESS_STORED, reach
 from etl_core.replication.isolation import find_failing
 from etl_core.replication.observer import Flush, Observer
@@ -315,16 +317,23 @@ class Applier:
     ) -> Iterator[TableChanges]:
         watermarks = {table_id: move.expected for table_id, move in moves.items()}
         for piece in batch.pieces:
-            for changes in decode_frames(piece.load(), piece.schemas, watermarks):
-                table_id = changes.schema.table_id
-                known = attempt.schemas.get(table_id) or self._active.schema(table_id)
-                if known is not None and known != changes.schema:
-                    _check_forward(known, changes.schema)
-                    if not self._unknown_types_to_bytes:
-                        refuse_unsupported(changes.schema)
-                attempt.schemas[table_id] = changes.schema
-                attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
-                yield changes
+            yield from self._decode_piece(piece, watermarks, attempt)
+            # Arrow keeps what decoding has freed: 37 MB in a transaction of 1.5 M rows, 30 MB in a batch of 16 MiB.
+            pa.default_memory_pool().release_unused()
+
+    def _decode_piece(
+        self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt
+    ) -> Iterator[TableChanges]:
+        for changes in decode_frames(piece.load(), piece.schemas, watermarks):
+            table_id = changes.schema.table_id
+            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
+            if known is not None and known != changes.schema:
+                _check_forward(known, changes.schema)
+                if not self._unknown_types_to_bytes:
+                    refuse_unsupported(changes.schema)
+            attempt.schemas[table_id] = changes.schema
+            attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
+            yield changes
 
     def _was_applied(self, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> bool:
         """Whether the write whose answer was lost took place: then every position is where it was to go."""

@@ -210,6 +210,7 @@ class DuckDBDestination:
                 changed += writers[table_id].apply(part)
             except duckdb.Error as error:
                 raise explain_table(error, part.schema.name, self._file.path) from None
+            del part  # while the next one is decoded
         for table_id, writer in writers.items():
             if writer.attnums != stored[table_id].attnums:
                 book.put_attnums(table_id, writer.attnums)
