@@ -142,7 +142,7 @@ class StreamWorker:
     ) -> Streamed:
         """Streams until the position `until` is reached exactly, for `seconds`, or until stopped.
 
-        When `seconds` are over it goes on as long as `finishes()`, and to the end of the transaction that is being read.
+        When they are over it goes on as long as `finishes()`, and to the end of the transaction that is being read.
         On return the writer is done and the last position confirmed. Raises what ended it: SourceUnavailable,
         DestinationUnavailable, a PermanentError.
         """
