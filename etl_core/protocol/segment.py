@@ -1,7 +1,8 @@
 """A segment: the raw frames of transactions under one set of relations, as the reader laid them down.
 
-The reader only appends bytes and remembers how long each frame is. A new segment begins when a Relation message changes
-a table, when a Truncate arrives, and when one grows past `SEGMENT_BYTES`, so that decoding is bounded.
+The reader only appends bytes and remembers how long each frame is. A new segment begins when a batch is taken, when a
+Relation message changes a table, when a Truncate arrives, and when one grows past `SEGMENT_BYTES`, so that decoding is
+bounded.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Assembler:
         on_truncate: Callable[[frozenset[TableId], Lsn], None] = lambda *_: None,
     ) -> None:
         self._describe = describe
-        self._on_truncation = on_truncate
+        self._tell_truncated = on_truncate
         self._memory_limit = memory_limit
         self._segment_bytes = segment_bytes
         self._schemas: dict[TableId, TableSchema] = {}
@@ -219,7 +219,7 @@ class Assembler:
             raise MalformedMessage("a truncation outside of a transaction", offset=0)
         self._close()
         self._begin_segment(Segment(), tables)
-        self._on_truncation(tables, self._open_lsn)
+        self._tell_truncated(tables, self._open_lsn)
 
     def _close(self) -> None:
         """Ends the segment behind what was scanned."""

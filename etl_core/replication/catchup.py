@@ -111,7 +111,7 @@ class CatchUp:
         return self._through
 
     def stop(self) -> None:
-        """Stops at the next transaction boundary; what fails then is not tried again."""
+        """Stops after what is being read or written; what fails then is not tried again."""
         self._stop.set()
         self.applier.give_up()
         self._thread.join()

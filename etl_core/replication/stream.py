@@ -72,7 +72,7 @@ class Streamed:
 
 
 class Boundary(Protocol):
-    """What else happens between transactions; see `handover.py`."""
+    """What else happens behind a whole transaction, maybe while the next one is read; see `handover.py`."""
 
     def look_around(self, position: Lsn, busy_wait: Callable[[], bool]) -> Lsn | None:
         """Takes tables in that are ready for it at `position`, the end of the last batch cut.
@@ -142,7 +142,7 @@ class StreamWorker:
     ) -> Streamed:
         """Streams until the position `until` is reached exactly, for `seconds`, or until stopped.
 
-        When `seconds` are over it goes on as long as `finishes()`, and to the end of the transaction that is open then.
+        When they are over it goes on as long as `finishes()`, and to the end of the transaction that is being read.
         On return the writer is done and the last position confirmed. Raises what ended it: SourceUnavailable,
         DestinationUnavailable, a PermanentError.
         """
@@ -297,7 +297,10 @@ class StreamWorker:
         self._writer.moved(position)
 
     def _at_limit(self, limit: Lsn, until: Lsn | None) -> Ended | None:
-        """The position is exactly `limit`: everything before is made durable. Ends, or stands still while held."""
+        """All before `limit` has come, and is made durable. Ends, or stands still while held.
+
+        The position is exactly `limit` then, unless it was beyond when the limit was set.
+        """
         self._cut()
         self._wait_writer()
         self._position = max(self._position, limit)
@@ -339,7 +342,7 @@ class StreamWorker:
             self._stream.send_status()
 
     def _note_lag(self) -> None:
-        """Once a second while a change waits for more than that: the store is told how long."""
+        """Every `_NOTE_LAG` seconds while a change waits for more than that: the store is told how long."""
         now = time.monotonic()
         if now < self._next_lag or self._stop.is_set():
             return
