@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
+import threading
 from io import FileIO
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class Spool:
             raise SpoolUnavailable("create a file", directory, error) from error
         self._end = 0
         self._pieces = 0
+        # The pieces of one file may be in two batches, of which one is written and given up while the other is read.
+        self._lock = threading.Lock()
 
     def put(self, frames: Frames) -> SpooledFrames:
         """Raises SpoolUnavailable when the disk is full or fails."""
@@ -56,7 +59,8 @@ class Spool:
             raise SpoolUnavailable(f"write {frames.size} bytes", self._directory, error) from error
         spooled = SpooledFrames(self, self._end, frames)
         self._end += frames.size + frames.bounds.nbytes
-        self._pieces += 1
+        with self._lock:
+            self._pieces += 1
         return spooled
 
     def read(self, start: int, size: int) -> bytearray:
@@ -71,8 +75,9 @@ class Spool:
 
     def release(self) -> None:
         """One of its pieces is no longer needed; with the last one the disk space is given back."""
-        self._pieces -= 1
-        self._close_if_empty()
+        with self._lock:
+            self._pieces -= 1
+            self._close_if_empty()
 
     def _close_if_empty(self) -> None:
         if self._pieces == 0:

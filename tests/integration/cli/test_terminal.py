@@ -101,6 +101,8 @@ def test_a_run_is_drawn_and_the_cursor_given_back(project: Project, terminal: Op
     project.run("resync", "items")
     screen = terminal("run")
     screen.read_until("✓ public.items: copied 200 rows")
+    while ["public.items", "ready"] not in [line.split()[:2] for line in project.run("status").out.splitlines()]:
+        pass  # else the end says that it was not caught up
     project.database.execute("UPDATE orders SET note = 'x' WHERE id <= 10")
     screen.read_until("10 row changes so far: public.orders ~10")
     assert f"{project.pipeline} → duckdb" in screen.text
