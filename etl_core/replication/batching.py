@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from etl_core.config import BatchConfig
+from etl_core.source.replication_stream import READ_BYTES
 
 _LEAST_AGE = 0.02
 """Seconds that a batch gathers at least."""
@@ -11,6 +12,15 @@ _SHARE = 3
 want to open, is in use for a quarter of the time at most while little changes."""
 _PATIENT = 1.0
 """Whoever lets a batch grow older than so many seconds wants few of them: jobs and queries are counted and paid for."""
+
+
+_ROW_BYTES = 64
+"""What a row of a table takes at least on the wire, nearly."""
+
+
+def bytes_per_read(limits: BatchConfig) -> int:
+    """How much may be read before it is looked whether a batch is due: not much more than a batch holds."""
+    return min(READ_BYTES, limits.max_bytes, _ROW_BYTES * limits.max_rows)
 
 
 def batch_is_due(

@@ -17,7 +17,7 @@ from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.applier import Applier
 from etl_core.replication.assembler import Assembler
-from etl_core.replication.batching import batch_is_due
+from etl_core.replication.batching import batch_is_due, bytes_per_read
 from etl_core.replication.failpoints import CATCHUP_WRITTEN, reach
 from etl_core.source.replication_stream import Pause, ReplicationStream
 
@@ -127,6 +127,7 @@ class CatchUp:
         try:
             with self._open_stream() as stream:
                 self._reading = stream
+                stream.read_bytes = bytes_per_read(self._limits)
                 self._stream(stream)
             if self._is_finishing:
                 self.applier.move_watermark(self.table_id, self._through)

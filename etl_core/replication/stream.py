@@ -24,7 +24,7 @@ from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.applier import Applier
 from etl_core.replication.assembler import Assembler
-from etl_core.replication.batching import batch_is_due
+from etl_core.replication.batching import batch_is_due, bytes_per_read
 from etl_core.replication.failpoints import CONFIRMED, reach
 from etl_core.replication.writer import Writer
 from etl_core.source.replication_stream import Pause, ReplicationStream
@@ -110,6 +110,7 @@ class StreamWorker:
         watch: ShutdownWatch | None = None,
     ) -> None:
         self._stream = stream
+        stream.read_bytes = bytes_per_read(limits)
         self._assembler = assembler
         self._applier = applier
         self._boundary = boundary

@@ -51,7 +51,7 @@ _XLOG_DATA: Final = XLOG_DATA
 _HEADER: Final = XLOG_DATA_HEADER_LENGTH
 _SEND_TIME: Final = 17
 """In a frame with WAL data, 8 bytes: when the server sent it, after the kind and two positions."""
-_READ_BYTES: Final = 1 << 20
+READ_BYTES: Final = 1 << 20
 """After so many bytes somebody looks around, though there is more to be read."""
 _READ_SECONDS: Final = 0.02
 """The same after so many seconds, though no message may be whole: one of a gigabyte comes slowly, and with synchronous
@@ -113,6 +113,8 @@ class ReplicationStream:
         self._pgconn = connection.pgconn
         self.server_lsn = start_lsn
         """The end of WAL the server has sent us everything up to, as its last keepalive said."""
+        self.read_bytes = READ_BYTES
+        """After so many bytes `receive` returns."""
         self.told_at = 0.0
         """When it said so last, by `time.monotonic`; 0 if it has not yet."""
         self.reply_wanted = False
@@ -176,7 +178,7 @@ class ReplicationStream:
         get = self._pgconn.get_copy_data
         data, append = segment.data, segment.lengths.append
         begun = at = segment.size
-        enough = at + _READ_BYTES
+        enough = at + self.read_bytes
         gathered = at
         has_waited, late = False, time.monotonic() + _READ_SECONDS
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from etl_core.config import BatchConfig
-from etl_core.replication.batching import batch_is_due
+from etl_core.replication.batching import batch_is_due, bytes_per_read
+from etl_core.source.replication_stream import READ_BYTES
 
 PATIENT = BatchConfig(max_rows=1000, max_bytes=1 << 20, max_age=2.0)
 PROMPT = BatchConfig(max_rows=1000, max_bytes=1 << 20, max_age=1.0)
@@ -38,3 +39,9 @@ def test_due(
     assert due is batch_is_due(
         limits, rows=rows, size=size, age=age, quiet=quiet, writer_idle=writer_idle, last_write=last_write
     )
+
+
+def test_a_read_holds_not_much_more_than_a_batch() -> None:
+    assert bytes_per_read(BatchConfig()) == READ_BYTES
+    assert bytes_per_read(BatchConfig(max_rows=20)) == 1280
+    assert bytes_per_read(BatchConfig(max_bytes=1000)) == 1000
