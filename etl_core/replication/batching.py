@@ -7,13 +7,8 @@ from etl_core.source.replication_stream import READ_BYTES
 
 _LEAST_AGE = 0.02
 """Seconds that a batch gathers at least."""
-_SHARE = 3
-"""A batch gathers so many times as long as the last one took to be written: a destination, a DuckDB file that others
-want to open, is in use for a quarter of the time at most while little changes."""
 _PATIENT = 1.0
 """Whoever lets a batch grow older than so many seconds wants few of them: jobs and queries are counted and paid for."""
-
-
 _ROW_BYTES = 64
 """What a row of a table takes at least on the wire, nearly."""
 
@@ -30,11 +25,12 @@ def batch_is_due(
 
     A full batch does, though the writer may have to be waited for. Otherwise, with the writer idle: one that is
     `max_age` seconds old, or a quarter of that when the source has nothing more to send; but one that has gathered
-    three times as long as the last one took to be written is old enough, unless `max_age` is over a second.
+    as long as the last one took to be written is old enough, unless `max_age` is over a second. So the destination, a
+    DuckDB file that others want to open, is in use for half of the time at most.
     """
     if rows >= limits.max_rows or size >= limits.max_bytes:
         return True
     old = limits.max_age / 4 if quiet else limits.max_age
     if limits.max_age <= _PATIENT:
-        old = min(old, max(_LEAST_AGE, _SHARE * last_write))
+        old = min(old, max(_LEAST_AGE, last_write))
     return writer_idle and age >= old
