@@ -86,7 +86,7 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def verify(spec: dict[str, Any]) -> dict[str, float]:
-    """A comparison of all tables with DuckDB; nobody streams meanwhile."""
+    """A comparison of all tables with DuckDB; no stream runs meanwhile."""
     with build_pipeline(spec["dsn"], Path(spec["directory"])) as pipeline:
         pipeline.prepare()
         meter = Meter()

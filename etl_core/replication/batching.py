@@ -8,7 +8,7 @@ from etl_core.source.replication_stream import READ_BYTES
 _LEAST_AGE = 0.02
 """Seconds that a batch gathers at least."""
 _PATIENT = 1.0
-"""Whoever lets a batch grow older than so many seconds wants few of them: jobs and queries are counted and paid for."""
+"""A `max_age` of more seconds says that few batches are wanted: a warehouse counts jobs, and takes money for each."""
 _ROW_BYTES = 64
 """What a row of a table takes at least on the wire, nearly."""
 
