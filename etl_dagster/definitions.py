@@ -44,8 +44,8 @@ def build_postgres_replication(
     schedule, whichever there is, when the code location is first loaded. `max_lag` is in seconds, for the check
     `replication_lag`.
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
-    the big tables that several processes copy together, and how many. The concurrency pools are `<name>_sync` and
-    `<name>_stream` unless named here; that of the stream needs room for two.
+    the large tables, which have steps of their own, and says how many processes copy each; the others share one step.
+    The concurrency pools are `<name>_sync` and `<name>_stream` unless named here; that of the stream needs room for two.
     """
     check_replication(replication)
     found = _tables(replication, tables)
@@ -65,7 +65,7 @@ def build_postgres_replication(
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
         selection=dg.AssetSelection.assets(*sync_assets).without_checks(),
-        description=f"Copies tables of pipeline {replication.name}, each in a step of its own.",
+        description=f"Brings tables of pipeline {replication.name} up to now: copies those that need it.",
         tags={names.PIPELINE_TAG: replication.name},
     )
     stream_job = build_stream_job(

@@ -11,7 +11,6 @@ from etl_core.identifiers import TableName
 from etl_dagster import names, presence
 from etl_dagster.runs import failures_in_a_row, latest_runs, latest_with_tag, may_start_again, runs_in_flight
 from etl_dagster.supervisor import Decision, Situation, decide
-from etl_dagster.sync_op import InitialSyncConfig
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
@@ -133,13 +132,11 @@ def _copy_request(
     status: "TableStatus", key: dg.AssetKey, sync_job: str, pipeline: str, before: dg.RunRecord | None
 ) -> dg.RunRequest:
     """Once for each time the table was set back, and after a run for it that ended without moving it."""
-    op = names.sync_op_name(pipeline, status.name)
     after = "" if before is None else f":after:{before.dagster_run.run_id}"
     return dg.RunRequest(
         run_key=f"{pipeline}:copy:{_life(status)}{after}",
         job_name=sync_job,
         asset_selection=[key],
-        run_config=dg.RunConfig(ops={op: InitialSyncConfig(full_refresh=False)}),
         tags={_TAG: _life(status)},
     )
 

@@ -33,8 +33,8 @@ class DagsterReplicationTranslator:
         return dg.AssetSpec(
             [replication.destination.type, *replication.destination.table_path(table)],
             deps=[self.get_source_asset_spec(props).key],
-            description=f"{table} of {replication.name}, replicated from PostgreSQL. Materialising it copies the table"
-            " again behind the swap; changes then arrive by the stream.",
+            description=f"{table} of {replication.name}, replicated from PostgreSQL. Materialising it brings it up to"
+            " now: it is copied if it was not yet, else the stream is waited for.",
             group_name=replication.name,
             kinds={"postgres", replication.destination.type},
             metadata={"dagster/table_name": ".".join(replication.destination.table_path(table))},
