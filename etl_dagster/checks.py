@@ -175,10 +175,11 @@ def _open(replication: PostgresReplicationResource, connections: int | None, log
     config = replication.config()
     if connections is not None:
         config = dataclasses.replace(config, copy=dataclasses.replace(config.copy, connections_per_table=connections))
-    return Pipeline(config, observer=_logging_observer(log))
+    return Pipeline(config, observer=logging_observer(log))
 
 
-def _logging_observer(log: dg.DagsterLogManager) -> "Observer":
+def logging_observer(log: dg.DagsterLogManager) -> "Observer":
+    """Tells a step's log of a comparison: its progress, what it waits for, what it tries again."""
     from etl_core.replication.observer import Observer
 
     waits = Waits()

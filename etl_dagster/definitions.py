@@ -10,6 +10,7 @@ from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
+from etl_dagster.control_job import build_control_job
 from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
@@ -71,6 +72,7 @@ def build_postgres_replication(
     stream_job = build_stream_job(
         replication, found, config=stream, translator=translator, op_tags=stream_op_tags, pool=stream_pool
     )
+    control_job = build_control_job(replication, found, translator=translator)
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
     schedules, sensors = [], []
     if cron_schedule is not None:
@@ -93,7 +95,7 @@ def build_postgres_replication(
     return dg.Definitions(
         assets=[*build_source_asset_specs(replication, found, translator=translator), *sync_assets],
         asset_checks=checks,
-        jobs=[sync_job, stream_job, *([build_check_job(replication, checks)] if checks else [])],
+        jobs=[sync_job, stream_job, control_job, *([build_check_job(replication, checks)] if checks else [])],
         sensors=sensors,
         schedules=schedules,
         resources={names.resource_key(replication.name): replication},
