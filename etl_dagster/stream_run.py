@@ -10,7 +10,7 @@ loaded and prepared, begins within a fraction of a second. Without a successor i
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,13 @@ from etl_dagster.presence import Presence
 from etl_dagster.reporting import Reporter, last_materialized
 from etl_dagster.runs import runs_in_flight
 from etl_dagster.standstill import Standstill
+from etl_dagster.table_states import TableStates, last_told
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
     from etl_core.replication.stream import Streamed
     from etl_core.source.connection import Connection
+    from etl_core.state.store import StateStore
     from etl_dagster.resources import PostgresReplicationResource
 
 _LOOK_EVERY = 0.1
@@ -63,6 +65,8 @@ class StreamRun:
             every=report_every,
             heartbeat_every=heartbeat_every,
         )
+        self._states = TableStates(keys, replication.name, partial(last_told, context.instance))
+        self._store: StateStore | None = None
         self._stop = threading.Event()
 
     def stream(self, lease: float) -> None:
@@ -119,6 +123,7 @@ class StreamRun:
     def _opened(self) -> "Iterator[Pipeline]":
         """The pipeline; what was streamed is reported whatever ends the block, also an interruption."""
         with self._replication.pipeline(observer=self._reporter.observer(), stop=self._stop) as pipeline:
+            self._store = pipeline.store
             try:
                 yield pipeline
             finally:
@@ -127,6 +132,11 @@ class StreamRun:
     def _report(self, *, everything: bool = False) -> None:
         for event in self._reporter.due(everything=everything):
             self._context.log_event(event)
+            self._states.reported(event.asset_key)
+        if self._store is not None:
+            with suppress(EtlError):  # what the store cannot say now it says later; the stream goes on without
+                for result in self._states.due(self._store, at_once=everything):
+                    self._context.log_event(result)  # type: ignore[arg-type]  # Dagster takes it, and does not say so
 
     def _stream_once(self, pipeline: "Pipeline", lease: float) -> None:
         """Waits for the turn and streams until the run gives way to its successor."""
