@@ -22,6 +22,7 @@ from etl_core.state.table_state import TableState
 from etl_dagster.load_checks import check_max_lag, check_replication, definition_errors
 from etl_dagster.names import PIPELINE_TAG, check_job_name, check_op_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.table_states import TABLE_STATE, judge_table_state
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 from etl_dagster.verdicts import (
     SlotReading,
@@ -75,9 +76,9 @@ def build_replication_checks(
     max_lag: float = 60.0,
     connections: int | None = None,
 ) -> list[dg.AssetChecksDefinition]:
-    """`replication_lag`, `slot_health`, `schema_matches` and `equals_source` for each table, in one definition.
+    """`replication_lag`, `table_state`, `slot_health`, `schema_matches`, `equals_source` for each table.
 
-    The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
+    All are one definition. The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
     read the source at a time in `equals_source` (default: as many as copy a table).
     """
     check_replication(replication)
@@ -90,6 +91,11 @@ def build_replication_checks(
             "replication_lag",
             f"The table has what the source had {max_lag:g} s ago. A quiet source has no lag.",
             lambda pipeline, wanted: _examine_lag(pipeline, wanted, max_lag),
+        ),
+        _Kind(
+            TABLE_STATE,
+            "The table streams. The stream reports it when it changes, with the error, the hint and the next try.",
+            _examine_states,
         ),
         _Kind(
             "slot_health",
@@ -204,10 +210,11 @@ def _open(replication: PostgresReplicationResource, connections: int | None, log
     config = replication.config()
     if connections is not None:
         config = dataclasses.replace(config, copy=dataclasses.replace(config.copy, connections_per_table=connections))
-    return Pipeline(config, observer=_logging_observer(log))
+    return Pipeline(config, observer=logging_observer(log))
 
 
-def _logging_observer(log: dg.DagsterLogManager) -> "Observer":
+def logging_observer(log: dg.DagsterLogManager) -> "Observer":
+    """Tells a step's log of a comparison: its progress, what it waits for, what it tries again."""
     from etl_core.replication.observer import Observer
 
     waits = Waits()
@@ -274,6 +281,15 @@ def _read_stream(pipeline: "Pipeline", max_lag: float) -> StreamReading:
         if not is_late or slot is None or not slot.active or time.monotonic() >= deadline:
             return reading
         pipeline.stop.wait(_POLL)
+
+
+def _examine_states(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    statuses, store, name = _statuses(pipeline), pipeline.store, pipeline.config.pipeline
+    found = [(table, statuses.get(table)) for table in tables]
+    return {
+        table: judge_table_state(table, status, store.history(status.table_id) if status else (), name)
+        for table, status in found
+    }
 
 
 def _examine_slot(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:

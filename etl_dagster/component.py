@@ -176,7 +176,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             try:
                 tables = _published_tables(self._replication())
             except EtlError as error:
-                raise failure_of(error) from error
+                raise failure_of(error, self.name) from error
         state_path.write_text(json.dumps({"tables": tables}))
 
     def build_defs_from_state(

@@ -10,6 +10,7 @@ from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
+from etl_dagster.control_job import build_control_job
 from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
@@ -45,7 +46,7 @@ def build_postgres_replication(
     `replication_lag`.
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
     the large tables, which have steps of their own, and says how many processes copy each; the others share one step.
-    The concurrency pools are `<name>_sync` and `<name>_stream` unless named here; that of the stream needs room for two.
+    The concurrency pools are `<name>_sync` and `<name>_stream` unless named here; that of the stream has room for two.
     """
     check_replication(replication)
     found = _tables(replication, tables)
@@ -71,6 +72,7 @@ def build_postgres_replication(
     stream_job = build_stream_job(
         replication, found, config=stream, translator=translator, op_tags=stream_op_tags, pool=stream_pool
     )
+    control_job = build_control_job(replication, found, translator=translator)
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
     schedules, sensors = [], []
     if cron_schedule is not None:
@@ -93,7 +95,7 @@ def build_postgres_replication(
     return dg.Definitions(
         assets=[*build_source_asset_specs(replication, found, translator=translator), *sync_assets],
         asset_checks=checks,
-        jobs=[sync_job, stream_job, *([build_check_job(replication, checks)] if checks else [])],
+        jobs=[sync_job, stream_job, control_job, *([build_check_job(replication, checks)] if checks else [])],
         sensors=sensors,
         schedules=schedules,
         resources={names.resource_key(replication.name): replication},

@@ -14,6 +14,7 @@ from etl_core.schema.pg_types import format_type
 from etl_dagster import names
 from etl_dagster.bring_up import BringUp, bring_up_table
 from etl_dagster.failures import failure_of, failure_of_tables
+from etl_dagster.hints import sentence
 from etl_dagster.materialize_options import MATERIALIZE_KEY, MaterializeOptions
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, yield_interruptibly
@@ -97,7 +98,7 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
             if isinstance(outcome, EtlError):
                 failed[table] = outcome
                 if len(wanted) > 1:  # of one the step's failure says it
-                    context.log.error(f"{table}: {outcome}" + (f" → {outcome.hint}" if outcome.hint else ""))
+                    context.log.error(f"{table}: {sentence(outcome, replication.name)}")
                 continue
             if not is_alone and outcome.cost is not None and outcome.cost.size >= _LARGE:
                 context.log.info(
@@ -106,7 +107,9 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
                 )
             yield wanted[table].result(replication, outcome)
         if failed:
-            raise failure_of_tables({table: failed[table] for table in wanted if table in failed}, len(wanted))
+            raise failure_of_tables(
+                {table: failed[table] for table in wanted if table in failed}, len(wanted), replication.name
+            )
 
     return bring_up
 
