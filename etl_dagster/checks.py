@@ -78,8 +78,8 @@ def build_replication_checks(
 ) -> list[dg.AssetChecksDefinition]:
     """`replication_lag`, `table_state`, `slot_health`, `schema_matches`, `equals_source` for each table.
 
-    All are one definition. The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
-    read the source at a time in `equals_source` (default: as many as copy a table).
+    All are one definition. The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in
+    seconds; `connections` read the source at a time in `equals_source` (default: as many as copy a table).
     """
     check_replication(replication)
     with definition_errors(replication.name):
