@@ -127,7 +127,7 @@ class InitialSync(dg.Model, dg.Resolvable):
 class Pools(dg.Model, dg.Resolvable):
     """Concurrency pools other than `<name>_sync` and `<name>_stream`."""
 
-    sync: str | None = Field(default=None, description="Its limit is how many initial syncs run at a time.")
+    sync: str | None = Field(default=None, description="Its limit is how many steps that copy run at a time.")
     stream: str | None = Field(default=None, description="Its limit must be two or more.")
 
 
