@@ -159,7 +159,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Connects to nothing. Dagster's state is looked at only to `discover`."""
-        return super().build_defs(context) if self.tables is None else self._definitions(self.tables)
+        return super().build_defs(context) if self.tables is None else self._definitions(self.tables, {})
 
     @property
     def defs_state_config(self) -> DefsStateConfig:
@@ -170,14 +170,15 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         return DefsStateConfig.from_args(args, default_key=f"PostgresReplicationComponent[{self.name}]")
 
     def write_state_to_path(self, state_path: Path) -> None:
-        """For `dg utils refresh-defs-state`: `{"tables": […]}`, asked of the source. Raises dg.Failure."""
-        tables = self.tables
-        if tables is None:
+        """For `dg utils refresh-defs-state`: `{"tables": {name: bytes}}`, asked of the source. Raises dg.Failure."""
+        if self.tables is not None:
+            sizes = dict.fromkeys(self.tables, 0)
+        else:
             try:
-                tables = _published_tables(self._replication())
+                sizes = _published_tables(self._replication())
             except EtlError as error:
                 raise failure_of(error, self.name) from error
-        state_path.write_text(json.dumps({"tables": tables}))
+        state_path.write_text(json.dumps({"tables": sizes}))
 
     def build_defs_from_state(
         self,
@@ -186,7 +187,8 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     ) -> dg.Definitions:
         """The definitions of the tables found; without state only the resource, and a line of log."""
         if state_path is not None:
-            return self._definitions(json.loads(state_path.read_text())["tables"])
+            sizes: dict[str, int] = json.loads(state_path.read_text())["tables"]
+            return self._definitions(list(sizes), sizes)
         _log.warning(
             "pipeline %s has no tables yet: run `dg utils refresh-defs-state`, which asks publication %s, then reload",
             self.name,
@@ -196,7 +198,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         check_replication(replication)
         return dg.Definitions(resources={names.resource_key(self.name): replication})
 
-    def _definitions(self, tables: list[str]) -> dg.Definitions:
+    def _definitions(self, tables: list[str], sizes: Mapping[str, int]) -> dg.Definitions:
         return build_postgres_replication(
             self._replication(),
             tables=tables,
@@ -208,7 +210,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             op_tags=self.op_tags,
             stream_op_tags=self.stream.op_tags,
             freshness_policy=None if self.freshness is None else self.freshness.policy(),
-            copy_processes=self.initial_sync.processes,
+            copy_processes=self.initial_sync.processes_of(sizes),
             sync_pool=self.pools.sync,
             stream_pool=self.pools.stream,
             default_sensor_status=self.stream.sensor_status(),
@@ -250,11 +252,13 @@ def _literal_or_variable(field: str, literal: str | None, variable: str | None) 
     return literal
 
 
-def _published_tables(replication: PostgresReplicationResource) -> list[str]:
+def _published_tables(replication: PostgresReplicationResource) -> dict[str, int]:
+    """By name, with their sizes in bytes as of the last VACUUM or ANALYZE."""
     from etl_core.source.catalog import published_tables
     from etl_core.source.publication import check_publication
 
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(replication.connect("discover"))
         check_publication(connection, replication.publication, None)
-        return sorted(str(table.name) for table in published_tables(connection, replication.publication))
+        tables = published_tables(connection, replication.publication)
+        return {str(table.name): table.estimated_bytes for table in sorted(tables, key=lambda table: str(table.name))}
