@@ -135,8 +135,7 @@ class StreamRun:
             self._states.reported(event.asset_key)
         if self._store is not None:
             with suppress(EtlError):  # what the store cannot say now it says later; the stream goes on without
-                for result in self._states.due(self._store, at_once=everything):
-                    self._context.log_event(result)  # type: ignore[arg-type]  # Dagster takes it, and does not say so
+                self._states.report(self._store, self._context, at_once=everything)
 
     def _stream_once(self, pipeline: "Pipeline", lease: float) -> None:
         """Waits for the turn and streams until the run gives way to its successor."""

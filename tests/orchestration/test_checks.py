@@ -169,7 +169,7 @@ def test_every_check_of_every_table_passes_and_none_blocks(
     assert checked.number("equals_source", "notes", "etl/destination_rows") == 0
     assert "without a limit" in checked.description("slot_health", "orders")
     specs = [spec for each in build_replication_checks(replicated, TABLES) for spec in each.check_specs]
-    assert len(specs) == 12
+    assert len(specs) == 15
     assert not any(spec.blocking for spec in specs)
 
 
@@ -187,7 +187,7 @@ def test_the_check_job_runs_all_of_them(replicated: PostgresReplicationResource,
     )
     job = definitions.resolve_job_def(check_job_name(replicated.name))
     result = job.execute_in_process(instance=instance)
-    assert len(result.get_asset_check_evaluations()) == 12
+    assert len(result.get_asset_check_evaluations()) == 15
     assert job.tags[PIPELINE_TAG] == replicated.name
 
 
