@@ -19,7 +19,7 @@ from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 ASSET = "/assets/duckdb/public/orders"
-CHECKS = ("replication_lag", "slot_health", "schema_matches", "equals_source")
+CHECKS = ("replication_lag", "table_state", "slot_health", "schema_matches", "equals_source")
 
 _SIZE: ViewportSize = {"width": 1440, "height": 900}
 _WIDE: ViewportSize = {"width": 1920, "height": 1200}
@@ -62,7 +62,7 @@ def show_lineage(page: Page, site: Site) -> None:
     nodes = page.locator("foreignObject").filter(has=page.get_by_text("orders", exact=True))
     copy = nodes.filter(has_text="DuckDB")
     expect(copy).to_contain_text("Materialized")
-    expect(copy).to_contain_text(re.compile(r"\d / 4 Passed"))
+    expect(copy).to_contain_text(re.compile(r"\d / 5 Passed"))
     expect(nodes.filter(has_not_text="DuckDB")).to_contain_text("Postgres")
 
 
@@ -96,7 +96,7 @@ def show_events(page: Page, site: Site) -> None:
 
 
 def show_checks(page: Page, site: Site) -> None:
-    """All four passed, and what the chosen one says."""
+    """All passed, and what the chosen one says."""
     page.goto(f"{site.url}{ASSET}?view=checks")
     for check in CHECKS:
         expect(page.get_by_text(check, exact=True).first).to_be_visible()
@@ -126,6 +126,15 @@ def show_runs(page: Page, site: Site) -> None:
         expect(row.last).to_be_visible()
 
 
+def show_control(page: Page, site: Site) -> None:
+    """The launchpad of the control job: an action is filled in, and nothing is wrong with it."""
+    page.goto(f"{site.code}/jobs/{site.pipeline}_control/playground")
+    editor = page.locator(".CodeMirror").first
+    for text in (f"control_{site.pipeline}", "action", "resync", "tables"):
+        expect(editor).to_contain_text(text)
+    expect(page.get_by_role("button", name="Launch run", exact=False).first).to_be_enabled()
+
+
 def show_resources(page: Page, site: Site) -> None:
     """The list of the code location's resources."""
     page.goto(f"{site.code}/resources")
@@ -148,11 +157,13 @@ PAGES: Mapping[str, Callable[[Page, Site], None]] = {
     "checks": show_checks,
     "sensor": show_sensor,
     "runs": show_runs,
+    "control": show_control,
     "resources": show_resources,
     "resource": show_resource,
 }
 
-_NOT_IN_DOCS = ("events", "resources")  # the one shows where on this machine the demo lies, the other one line
+# Where on this machine the demo is, one line, and what is in the text.
+_NOT_IN_DOCS = ("events", "resources", "control")
 
 
 @contextlib.contextmanager
