@@ -317,9 +317,12 @@ class Applier:
     ) -> Iterator[TableChanges]:
         watermarks = {table_id: move.expected for table_id, move in moves.items()}
         for piece in batch.pieces:
-            yield from self._decode_piece(piece, watermarks, attempt)
-            # Arrow keeps what decoding has freed: 37 MB in a transaction of 1.5 M rows, 30 MB in a batch of 16 MiB.
+            # A piece as a whole, so that its frames are let go before the destination works on its rows.
+            decoded = list(self._decode_piece(piece, watermarks, attempt))
+            # Arrow keeps what decoding has freed: 30 to 40 MB of a piece of 16 MiB.
             pa.default_memory_pool().release_unused()
+            while decoded:
+                yield decoded.pop(0)
 
     def _decode_piece(
         self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt

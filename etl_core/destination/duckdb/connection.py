@@ -60,7 +60,7 @@ _SETTINGS = (
     "SET max_vacuum_tasks = 0",
     "PRAGMA disable_checkpoint_on_shutdown",
 )
-_MEMORY_MB = 192
+_MEMORY_MB = 64
 _MEMORY_MB_PER_TABLE = 1
 """What a transaction holds of each table it changes and nothing can evict: two blocks of 256 kB, measured."""
 _STOP_PATIENCE = 1.0
