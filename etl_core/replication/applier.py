@@ -315,7 +315,10 @@ class Applier:
     ) -> Iterator[TableChanges]:
         watermarks = {table_id: move.expected for table_id, move in moves.items()}
         for piece in batch.pieces:
-            yield from self._decode_piece(piece, watermarks, attempt)
+            # A piece as a whole, so that its frames are let go before the destination works on its rows.
+            decoded = list(self._decode_piece(piece, watermarks, attempt))
+            while decoded:
+                yield decoded.pop(0)
 
     def _decode_piece(
         self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt

@@ -28,7 +28,7 @@ from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_reader
 from etl_core.destination.duckdb.location import parse_options
-from etl_core.destination.duckdb.memory import MemoryRaised, is_out_of_memory, is_raised, needs_more_to_read
+from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
 from etl_core.destination.protocol import Positions
 from etl_core.errors import DestinationError, EtlError
@@ -149,7 +149,7 @@ class DuckDBDestination:
             try:
                 first = next(rows, None)
                 break
-            except MemoryRaised:  # a few times at most: it has the usual memory then, and then all there is
+            except MemoryRaised:  # a few times at most: it has all there is then
                 continue
         if first is not None:
             yield first
@@ -168,8 +168,6 @@ class DuckDBDestination:
                     del batch  # not kept while the next one is made
             except (duckdb.Error, OSError) as failure:
                 error = of_reader(failure) if isinstance(failure, OSError) else failure
-                if is_out_of_memory(error) and (more := needs_more_to_read(self._file.path)) is not None:
-                    raise more from None
                 raise explain_table(error, schema.name, self._file.path) from None
 
     def forget(self, table_id: TableId) -> None:
