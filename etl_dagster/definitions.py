@@ -10,6 +10,7 @@ from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
+from etl_dagster.key_clashes import tell_clashes
 from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
@@ -62,6 +63,7 @@ def build_postgres_replication(
         copy_processes=copy_processes,
         pool=sync_pool,
     )
+    tell_clashes(replication.name, sync_assets)
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
         selection=dg.AssetSelection.assets(*sync_assets).without_checks(),

@@ -36,6 +36,11 @@ def check_job_name(pipeline: str) -> str:
     return f"{pipeline}_checks"
 
 
+def source_group(pipeline: str) -> str:
+    """The group of the assets at the source, which folds them into one box of the lineage."""
+    return f"{pipeline}_source"
+
+
 def sync_pool(pipeline: str) -> str:
     """The concurrency pool of initial syncs: its limit is how many tables are copied at a time."""
     return f"{pipeline}_sync"
