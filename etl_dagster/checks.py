@@ -49,8 +49,6 @@ _POLL = 0.2
 _PROGRESS_EVERY = 10.0
 _UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
 
-_WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
-
 _Examine = Callable[["Pipeline", Sequence[TableName]], Mapping[TableName, Verdict]]
 """Gives a verdict for every one of the tables. Raises EtlError when nothing can be said of any."""
 
@@ -256,10 +254,10 @@ def _examine_slot(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[Tab
 
 
 def _read_slot(connection: "Connection", pipeline: "Pipeline") -> SlotReading:
-    from etl_core.source.slot import slot_status
+    from etl_core.source.slot import slot_status, wal_limit
 
     name = pipeline.source.main_slot
-    limit = _read_wal_limit(connection)
+    limit = wal_limit(connection)
     rate = _measure_wal_rate(connection, pipeline)
     return SlotReading(name, slot_status(connection, name), limit, rate)
 
@@ -275,20 +273,6 @@ def _measure_wal_rate(connection: "Connection", pipeline: "Pipeline") -> float:
     pipeline.stop.wait(_RATE_OVER)
     last, ended = read()
     return (last - first) / (ended - began)
-
-
-def _read_wal_limit(connection: "Connection") -> int | None:
-    """Bytes; None when WAL is kept without a limit."""
-    import psycopg
-
-    from etl_core.source.sqlstate import translate
-
-    try:
-        row = connection.execute(_WAL_LIMIT).fetchone()
-    except psycopg.Error as error:
-        raise translate(error) from None
-    megabytes = -1 if row is None else int(row[0])
-    return None if megabytes < 0 else megabytes * 2**20
 
 
 def _examine_schemas(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:

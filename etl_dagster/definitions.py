@@ -71,7 +71,13 @@ def build_postgres_replication(
         tags={names.PIPELINE_TAG: replication.name},
     )
     stream_job = build_stream_job(
-        replication, found, config=stream, translator=translator, op_tags=stream_op_tags, pool=stream_pool
+        replication,
+        found,
+        config=stream,
+        translator=translator,
+        max_lag=max_lag,
+        op_tags=stream_op_tags,
+        pool=stream_pool,
     )
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
     schedules, sensors = [], []

@@ -10,11 +10,19 @@ from pydantic import Field
 
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
-from etl_core.schema.pg_types import format_type
 from etl_dagster import names
 from etl_dagster.failures import failure_of
+from etl_dagster.last_reports import NEVER, last_reports
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, sync_table
+from etl_dagster.table_report import (
+    TableFacts,
+    copied_text,
+    found_text,
+    reported_columns,
+    schema_change,
+    table_metadata,
+)
 
 _T = TypeVar("_T")
 
@@ -58,10 +66,16 @@ class TableSync:
             return replication
         return replication.model_copy(update={"copy_connections": config.connections})
 
-    def result(self, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
+    def result(self, context: Any, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
+        """What the step gives. Logs an event first if the columns are not those that were last reported."""
+        metadata = _metadata(self, replication, synced)
+        before = last_reports(context.instance, [self.key]).get(self.key, NEVER)
+        change = schema_change(self.key, metadata, reported_columns(before.metadata))
+        if change is not None:
+            context.log_event(change)
         return dg.MaterializeResult(
             asset_key=self.key,
-            metadata=_metadata(synced, replication.destination.uri(self.table), self.source),
+            metadata=metadata,
             data_version=dg.DataVersion(str(synced.lsn)),
         )
 
@@ -83,7 +97,7 @@ def sync_op(sync: TableSync, upstream: Iterable[str]) -> dg.OpDefinition:
     )
     def copy(context: dg.AssetExecutionContext, config: InitialSyncConfig) -> dg.MaterializeResult:
         replication = sync.replication(context, config)
-        return sync.result(replication, copy_table(context, replication, sync.table, config))
+        return sync.result(context, replication, copy_table(context, replication, sync.table, config))
 
     return copy
 
@@ -121,30 +135,15 @@ def interruptible_step(context: Any, progress: CopyProgress, stop: threading.Eve
         raise failure_of(error) from error
 
 
-def _metadata(synced: Synced, uri: str, source: dg.AssetKey) -> dict[str, Any]:
-    columns = synced.schema.columns
-    metadata: dict[str, Any] = {
-        "dagster/column_schema": dg.TableSchema(
-            [
-                dg.TableColumn(
-                    column.name,
-                    format_type(column),
-                    description=column.comment,
-                    constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                )
-                for column in columns
-            ]
-        ),
-        "dagster/column_lineage": dg.TableColumnLineage(
-            {column.name: [dg.TableColumnDep(source, column.name)] for column in columns}
-        ),
-        "dagster/uri": uri,
-        "etl/lsn": str(synced.lsn),
-    }
-    if synced.rows is not None:
-        metadata["dagster/row_count"] = synced.rows
-    if synced.cost is not None and synced.rows is not None:
-        metadata["etl/bytes"] = synced.cost.size
-        metadata["etl/duration_seconds"] = round(synced.cost.seconds, 3)
-        metadata["etl/rows_per_second"] = round(synced.rows / synced.cost.seconds)
+def _metadata(sync: TableSync, replication: PostgresReplicationResource, synced: Synced) -> dict[str, Any]:
+    cost = synced.cost
+    if cost is None or synced.rows is None:
+        summary, size = found_text(synced.rows, synced.lsn), None
+    else:
+        summary, size = copied_text(synced.rows, synced.lsn), cost.size
+    facts = TableFacts(synced.lsn, synced.schema, synced.rows, size)
+    metadata = table_metadata(replication.destination, sync.table, sync.source, facts, summary)
+    if cost is not None and synced.rows is not None:
+        metadata["etl/duration_seconds"] = round(cost.seconds, 3)
+        metadata["etl/rows_per_second"] = round(synced.rows / cost.seconds)
     return metadata

@@ -152,9 +152,9 @@ def test_materialising_copies_and_tells(
     assert [
         (column.name, column.type, column.constraints.nullable, column.description) for column in schema.columns
     ] == [
-        ("id", "int4", False, None),
-        ("n", "int4", False, "how many"),
-        ("note", "text", True, None),
+        ("id", "INTEGER", False, None),
+        ("n", "INTEGER", False, "how many"),
+        ("note", "VARCHAR", True, None),
     ]
     source = dg.AssetKey([replication.name, "public", "orders"])
     lineage: Any = metadata["dagster/column_lineage"].value
