@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
 
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
+from etl_dagster.live_checks import REPLICATION_LAG, SLOT_HEALTH
 from etl_dagster.load_checks import check_max_lag, check_replication, definition_errors
 from etl_dagster.names import PIPELINE_TAG, check_job_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
@@ -49,8 +50,10 @@ _POLL = 0.2
 _PROGRESS_EVERY = 10.0
 _UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
 
-_Examine = Callable[["Pipeline", Sequence[TableName]], Mapping[TableName, Verdict]]
-"""Gives a verdict for every one of the tables. Raises EtlError when nothing can be said of any."""
+_Subject: TypeAlias = TableName | None
+"""What a check is of: a table, or with None the replication slot, of which a pipeline has one."""
+_Examine = Callable[["Pipeline", Sequence[Any]], Mapping[Any, Verdict]]
+"""Gives a verdict for every one of the subjects. Raises EtlError when nothing can be said of any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,9 @@ def build_replication_checks(
     max_lag: float = 60.0,
     connections: int | None = None,
 ) -> list[dg.AssetChecksDefinition]:
-    """`replication_lag`, `slot_health`, `schema_matches` and `equals_source` for each table, one definition a kind.
+    """`replication_lag`, `schema_matches` and `equals_source` of each table, and `slot_health` of the replication slot.
+
+    One definition a kind. A stream run reports `replication_lag` and `slot_health` by itself.
 
     The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
     read the source at a time in `equals_source` (default: as many as copy a table).
@@ -77,15 +82,18 @@ def build_replication_checks(
     with definition_errors(replication.name):
         check_max_lag(max_lag)
     translator = translator or DagsterReplicationTranslator()
-    keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
+    keys: dict[_Subject, dg.AssetKey] = {
+        table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables
+    }
+    slot: dict[_Subject, dg.AssetKey] = {None: translator.get_slot_asset_spec(replication).key}
     kinds = (
         _Kind(
-            "replication_lag",
+            REPLICATION_LAG,
             f"The table has what the source had {max_lag:g} s ago. A quiet source has no lag.",
             lambda pipeline, wanted: _examine_lag(pipeline, wanted, max_lag),
         ),
         _Kind(
-            "slot_health",
+            SLOT_HEALTH,
             "The WAL that the replication slot needs is safe: bytes and time to the server's limit.",
             _examine_slot,
         ),
@@ -96,7 +104,11 @@ def build_replication_checks(
             _examine_rows,
         ),
     )
-    return [_build_checks(kind, replication.name, keys, connections) for kind in kinds] if keys else []
+    if not keys:
+        return []
+    return [
+        _build_checks(kind, replication.name, slot if kind.name == SLOT_HEALTH else keys, connections) for kind in kinds
+    ]
 
 
 def build_check_job(
@@ -113,11 +125,11 @@ def build_check_job(
 
 
 def _build_checks(
-    kind: _Kind, pipeline_name: str, keys: Mapping[TableName, dg.AssetKey], connections: int | None
+    kind: _Kind, pipeline_name: str, keys: Mapping[_Subject, dg.AssetKey], connections: int | None
 ) -> dg.AssetChecksDefinition:
     resource = resource_key(pipeline_name)
     # @dg.multi_asset_check names the op's inputs and outputs after the keys, and refuses one that has to be quoted.
-    inputs = {f"table_{number}": key for number, key in enumerate(keys.values(), 1)}
+    inputs = {f"asset_{number}": key for number, key in enumerate(keys.values(), 1)}
     specs = {
         f"check_{number}": dg.AssetCheckSpec(kind.name, asset=key, description=kind.description)
         for number, key in enumerate(keys.values(), 1)
@@ -133,12 +145,12 @@ def _build_checks(
     )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         selected = {check_key.asset_key for check_key in context.selected_asset_check_keys}
-        wanted = [table for table, key in keys.items() if key in selected]
+        wanted = [subject for subject, key in keys.items() if key in selected]
         replication: PostgresReplicationResource = getattr(context.resources, resource)
-        for table, verdict in _examine(kind, replication, wanted, connections, context.log).items():
+        for subject, verdict in _examine(kind, replication, wanted, connections, context.log).items():
             yield dg.AssetCheckResult(
                 passed=verdict.passed,
-                asset_key=keys[table],
+                asset_key=keys[subject],
                 check_name=kind.name,
                 severity=verdict.severity,
                 description=verdict.description,
@@ -154,17 +166,17 @@ def _build_checks(
 def _examine(
     kind: _Kind,
     replication: PostgresReplicationResource,
-    tables: Sequence[TableName],
+    subjects: Sequence[_Subject],
     connections: int | None,
     log: dg.DagsterLogManager,
-) -> Mapping[TableName, Verdict]:
+) -> Mapping[_Subject, Verdict]:
     try:
         with _open(replication, connections, log) as pipeline:
             pipeline.store.migrate()
-            return kind.examine(pipeline, tables)
+            return kind.examine(pipeline, subjects)
     except EtlError as error:
         verdict = judge_failure(error)
-        return dict.fromkeys(tables, verdict)
+        return dict.fromkeys(subjects, verdict)
 
 
 def _open(replication: PostgresReplicationResource, connections: int | None, log: dg.DagsterLogManager) -> "Pipeline":
@@ -245,12 +257,12 @@ def _read_stream(pipeline: "Pipeline", max_lag: float) -> StreamReading:
         pipeline.stop.wait(_POLL)
 
 
-def _examine_slot(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
-    """One fact, told of every table; the tables' states do not matter to it."""
+def _examine_slot(pipeline: "Pipeline", _: Sequence[None]) -> dict[None, Verdict]:
+    """The tables' states do not matter to it."""
     if pipeline.store.source_identity() is None:
-        return dict.fromkeys(tables, judge_no_slot(pipeline.source.main_slot))
+        return {None: judge_no_slot(pipeline.source.main_slot)}
     with pipeline.source.connect("check") as connection:
-        return dict.fromkeys(tables, judge_slot(_read_slot(connection, pipeline)))
+        return {None: judge_slot(_read_slot(connection, pipeline))}
 
 
 def _read_slot(connection: "Connection", pipeline: "Pipeline") -> SlotReading:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union
 
@@ -170,14 +171,15 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         return DefsStateConfig.from_args(args, default_key=f"PostgresReplicationComponent[{self.name}]")
 
     def write_state_to_path(self, state_path: Path) -> None:
-        """For `dg utils refresh-defs-state`: `{"tables": […]}`, asked of the source. Raises dg.Failure."""
-        tables = self.tables
-        if tables is None:
+        """For `dg utils refresh-defs-state`: tables and their comments, asked of the source. Raises dg.Failure."""
+        comments: dict[str, str | None] = dict.fromkeys(self.tables or ())
+        if self.tables is None:
             try:
-                tables = _published_tables(self._replication())
+                comments = _published_tables(self._replication())
             except EtlError as error:
                 raise failure_of(error) from error
-        state_path.write_text(json.dumps({"tables": tables}))
+        known = {table: comment for table, comment in comments.items() if comment}
+        state_path.write_text(json.dumps({"tables": [*comments], "comments": known}))
 
     def build_defs_from_state(
         self,
@@ -186,7 +188,8 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     ) -> dg.Definitions:
         """The definitions of the tables found; without state only the resource, and a line of log."""
         if state_path is not None:
-            return self._definitions(json.loads(state_path.read_text())["tables"])
+            state = json.loads(state_path.read_text())
+            return self._definitions(state["tables"], state.get("comments"))
         _log.warning(
             "pipeline %s has no tables yet: run `dg utils refresh-defs-state`, which asks publication %s, then reload",
             self.name,
@@ -196,14 +199,14 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         check_replication(replication)
         return dg.Definitions(resources={names.resource_key(self.name): replication})
 
-    def _definitions(self, tables: list[str]) -> dg.Definitions:
+    def _definitions(self, tables: list[str], comments: Mapping[str, str] | None = None) -> dg.Definitions:
         return build_postgres_replication(
             self._replication(),
             tables=tables,
             stream=self.stream.config(),
             cron_schedule=self.stream.cron,
             max_lag=self.max_lag,
-            translator=_ComponentTranslator(self),
+            translator=_ComponentTranslator(self, comments or {}),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
             op_tags=self.op_tags,
             stream_op_tags=self.stream.op_tags,
@@ -231,11 +234,19 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
 
 class _ComponentTranslator(DagsterReplicationTranslator):
-    def __init__(self, component: PostgresReplicationComponent) -> None:
+    def __init__(self, component: PostgresReplicationComponent, comments: Mapping[str, str]) -> None:
+        super().__init__()
         self._component = component
+        self._comments = comments
 
     def get_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
-        return self._component.get_asset_spec(props)
+        return self._component.get_asset_spec(self._with_comment(props))
+
+    def get_source_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
+        return super().get_source_asset_spec(self._with_comment(props))
+
+    def _with_comment(self, props: ReplicatedTableProps) -> ReplicatedTableProps:
+        return replace(props, comment=self._comments.get(str(props.table)))
 
 
 def _literal_or_variable(field: str, literal: str | None, variable: str | None) -> str | None:
@@ -250,11 +261,13 @@ def _literal_or_variable(field: str, literal: str | None, variable: str | None) 
     return literal
 
 
-def _published_tables(replication: PostgresReplicationResource) -> list[str]:
+def _published_tables(replication: PostgresReplicationResource) -> dict[str, str | None]:
+    """Their names, in order, with their comments."""
     from etl_core.source.catalog import published_tables
     from etl_core.source.publication import check_publication
 
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(replication.connect("discover"))
         check_publication(connection, replication.publication, None)
-        return sorted(str(table.name) for table in published_tables(connection, replication.publication))
+        tables = published_tables(connection, replication.publication)
+        return dict(sorted((str(table.name), table.schema.comment) for table in tables))

@@ -10,11 +10,12 @@ from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
+from etl_dagster.code_reference import caller, refer_to
 from etl_dagster.key_clashes import tell_clashes
 from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
-from etl_dagster.specs import build_source_asset_specs
+from etl_dagster.specs import build_slot_asset_spec, build_source_asset_specs
 from etl_dagster.stream_job import StreamConfig, build_stream_job, build_stream_schedule
 from etl_dagster.translator import DagsterReplicationTranslator
 
@@ -64,6 +65,7 @@ def build_postgres_replication(
         pool=sync_pool,
     )
     tell_clashes(replication.name, sync_assets)
+    sync_assets = refer_to(caller(), sync_assets)
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
         selection=dg.AssetSelection.assets(*sync_assets).without_checks(),
@@ -99,7 +101,11 @@ def build_postgres_replication(
             )
         )
     return dg.Definitions(
-        assets=[*build_source_asset_specs(replication, found, translator=translator), *sync_assets],
+        assets=[
+            *build_source_asset_specs(replication, found, translator=translator),
+            build_slot_asset_spec(replication, translator),
+            *sync_assets,
+        ],
         asset_checks=checks,
         jobs=[sync_job, stream_job, *([build_check_job(replication, checks)] if checks else [])],
         sensors=sensors,

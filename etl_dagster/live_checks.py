@@ -5,6 +5,7 @@ check for fresh as long as the run that evaluated it is the one that reported th
 with every report: each event stays in Dagster's storage for ever.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
@@ -12,12 +13,14 @@ from typing import TypeAlias
 import dagster as dg
 
 from etl_core.identifiers import TableName
+from etl_core.state.table_state import TableState
 from etl_dagster.source_watch import SourceWatch
 from etl_dagster.verdicts import Verdict, judge_lag, judge_slot, judge_state
 
 REPLICATION_LAG = "replication_lag"
 SLOT_HEALTH = "slot_health"
 
+_JUDGED = (TableState.READY, TableState.ERRORED, TableState.PAUSED)
 _AGAIN_AFTER = 60.0
 _SLOT_CHECK_AGAIN_AFTER = 900.0
 
@@ -31,24 +34,24 @@ class LiveChecks:
         self._keys = keys
         self._slot = slot
         self._max_lag = max_lag
-        self._reported: set[TableName] = set()
+        self._reported: set[dg.AssetKey] = set()
         self._told: dict[tuple[dg.AssetKey, str], tuple[tuple[bool, dg.AssetCheckSeverity], float]] = {}
         self._observed_at: float | None = None
 
-    def reported(self, name: TableName) -> None:
-        """The table was reported: its checks are due with it."""
-        self._reported.add(name)
+    def reported(self, key: dg.AssetKey) -> None:
+        """The table with this asset was reported: its checks are due with it."""
+        self._reported.add(key)
 
     def due(self, watch: SourceWatch) -> Iterator[LiveEvent]:
         """What to tell after a look of `watch`."""
         now = time.monotonic()
         if watch.stream is not None:
-            for name in self._keys:
+            for name, key in self._keys.items():
                 status = watch.tables.get(name)
-                if status is None:
-                    continue  # it was never copied, which its page shows
+                if status is None or status.state not in _JUDGED:
+                    continue  # it is being copied, or is about to be: its page shows that
                 verdict = judge_state(name, status) or judge_lag(name, watch.stream, self._max_lag)
-                yield from self._table(name, verdict, now)
+                yield from self._table(key, verdict, now)
         if watch.slot is not None:
             verdict = judge_slot(watch.slot)
             yield from self._evaluation(self._slot, SLOT_HEALTH, verdict, now, _SLOT_CHECK_AGAIN_AFTER)
@@ -59,14 +62,13 @@ class LiveChecks:
                     numbers["etl/lag_seconds"] = round(watch.stream.lag_seconds, 3)
                 yield dg.AssetObservation(self._slot, description=verdict.description, metadata=numbers)
 
-    def _table(self, name: TableName, verdict: Verdict, now: float) -> Iterator[dg.AssetCheckEvaluation]:
-        key = self._keys[name]
-        is_first = (key, REPLICATION_LAG) not in self._told
-        if name not in self._reported and verdict.passed and is_first:
+    def _table(self, key: dg.AssetKey, verdict: Verdict, now: float) -> Iterator[dg.AssetCheckEvaluation]:
+        is_reported = key in self._reported
+        if verdict.passed and not is_reported and (key, REPLICATION_LAG) not in self._told:
             return  # an earlier run has told that
-        again = _AGAIN_AFTER if name in self._reported else float("inf")
-        for evaluation in self._evaluation(key, REPLICATION_LAG, verdict, now, again):
-            self._reported.discard(name)
+        again_after = _AGAIN_AFTER if is_reported else math.inf
+        for evaluation in self._evaluation(key, REPLICATION_LAG, verdict, now, again_after):
+            self._reported.discard(key)
             yield evaluation
 
     def _evaluation(

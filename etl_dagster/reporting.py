@@ -26,6 +26,7 @@ from etl_dagster.table_report import (
     quiet_text,
     reported_columns,
     schema_change,
+    source_observation,
 )
 from etl_dagster.waits import Waits
 
@@ -83,9 +84,10 @@ class _Table:
 class Reporter:
     """Collects what the engine's threads tell; `due` gives what is to be reported, in the calling thread.
 
-    `keys` has the asset key of every table in Dagster; others are left out. `describe` gives a report's metadata from
-    what is known of the table. `last_reports` is asked once a run, and once more for each table before its first
-    report. `every` and `heartbeat_every` are seconds. `look` may be set once there is something to look at.
+    `keys` has the asset key of every table in Dagster; others are left out. `sources` are the assets of the tables at
+    the source. `describe` gives a report's metadata from what is known of the table. `last_reports` is asked once a
+    run, and once more for each table before its first report. `every` and `heartbeat_every` are seconds. `look` may be
+    set once there is something to look at.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Reporter:
         log: Any,
         last_reports: Callable[[Sequence[dg.AssetKey]], Mapping[dg.AssetKey, LastReport]],
         *,
+        sources: Mapping[TableName, dg.AssetKey],
         every: float,
         heartbeat_every: float,
     ) -> None:
@@ -102,6 +105,7 @@ class Reporter:
         self._describe = describe
         self._log = log
         self._last_reports = last_reports
+        self._sources = sources
         self._every = every
         self._heartbeat_every = heartbeat_every
         self._lock = threading.Lock()
@@ -265,6 +269,8 @@ class Reporter:
         change = schema_change(key, metadata, reported_columns(last.metadata))
         if change is not None:
             yield change
+            if seen.schema is not None and name in self._sources:
+                yield source_observation(self._sources[name], name, seen.schema, seen.size)
         tags = {DATA_VERSION_TAG: str(version)}
         event = dg.AssetMaterialization(key, description=summary, metadata=metadata, tags=tags)
         with self._lock:

@@ -10,6 +10,7 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names, presence
 from etl_dagster.runs import failures_in_a_row, latest_runs, latest_with_tag, may_start_again, runs_in_flight
+from etl_dagster.sensor_text import REASON_TAG, stream_text
 from etl_dagster.supervisor import Decision, Situation, decide
 from etl_dagster.sync_op import InitialSyncConfig
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
@@ -63,7 +64,9 @@ def build_stream_sensor(
             return dg.SkipReason(f"{error}" + (f" → {error.hint}" if error.hint else ""))
         requests = []
         if decision.run_key is not None:
-            requests.append(dg.RunRequest(run_key=decision.run_key, job_name=job.name))
+            context.log.info(decision.reason)
+            tags = {REASON_TAG: decision.reason}
+            requests.append(dg.RunRequest(run_key=decision.run_key, job_name=job.name, tags=tags))
         if sync_job is not None:
             wanted = [status for status in again if status.name in keys]
             attempts = latest_with_tag(context.instance, sync_job.name, _TAG, [_life(status) for status in wanted])
@@ -74,7 +77,7 @@ def build_stream_sensor(
             ]
         if requests:
             return dg.SensorResult(run_requests=requests)
-        return dg.SkipReason(decision.reason + _remark(statuses, again))
+        return dg.SkipReason(decision.reason + stream_text(supervised, _LOOK_TIMEOUT) + _remark(statuses, again))
 
     return stream_sensor
 
@@ -140,7 +143,7 @@ def _copy_request(
         job_name=sync_job,
         asset_selection=[key],
         run_config=dg.RunConfig(ops={op: InitialSyncConfig(full_refresh=False)}),
-        tags={_TAG: _life(status)},
+        tags={_TAG: _life(status), REASON_TAG: f"{status.name} is to be copied again"},
     )
 
 

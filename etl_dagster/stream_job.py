@@ -60,6 +60,7 @@ def build_stream_job(
     props = {table: ReplicatedTableProps(table, replication) for table in tables}
     keys = {table: translator.get_asset_spec(prop).key for table, prop in props.items()}
     sources = {table: translator.get_source_asset_spec(prop).key for table, prop in props.items()}
+    slot = translator.get_slot_asset_spec(replication).key
     key = names.resource_key(replication.name)
     job_name = names.stream_job_name(replication.name)
 
@@ -78,6 +79,7 @@ def build_stream_job(
             keys,
             context,
             sources=sources,
+            slot=slot,
             max_lag=max_lag,
             report_every=config.report_every_seconds,
             heartbeat_every=config.heartbeat_every_seconds,

@@ -22,6 +22,7 @@ from etl_core.lsn import ZERO, Lsn
 from etl_dagster import presence
 from etl_dagster.dead_runs import DeadRuns
 from etl_dagster.last_reports import last_reports
+from etl_dagster.live_checks import LiveChecks
 from etl_dagster.presence import Presence
 from etl_dagster.reporting import Reporter
 from etl_dagster.source_watch import SourceWatch
@@ -44,7 +45,7 @@ _GIVE_UP_AFTER = 300.0
 class StreamRun:
     """Streams one pipeline for one Dagster run, `context`. `keys` and `sources` are the tables' assets on both sides.
 
-    `max_lag` is in seconds, for the checks that the run reports.
+    `slot` is that of the replication slot. `max_lag` is in seconds, for the checks that the run reports.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class StreamRun:
         context: dg.OpExecutionContext,
         *,
         sources: Mapping[TableName, dg.AssetKey],
+        slot: dg.AssetKey,
         max_lag: float,
         report_every: float,
         heartbeat_every: float,
@@ -62,6 +64,7 @@ class StreamRun:
         self._sources = sources
         self._max_lag = max_lag
         self._watch: SourceWatch | None = None
+        self._live_checks = LiveChecks(keys, slot, max_lag)
         self._context = context
         self._log = context.log
         self._reporter = Reporter(
@@ -69,6 +72,7 @@ class StreamRun:
             self._describe,
             context.log,
             partial(last_reports, context.instance),
+            sources=sources,
             every=report_every,
             heartbeat_every=heartbeat_every,
         )
@@ -136,13 +140,16 @@ class StreamRun:
         self._look(now=True)
 
     def _look(self, *, now: bool = False) -> None:
-        """Looks at the source if it is time to, or `now`."""
-        if self._watch is not None:
-            self._watch.look(now=now)
+        """Looks at the source if it is time to, or `now`, and reports the checks that are due."""
+        if self._watch is not None and self._watch.look(now=now):
+            for event in self._live_checks.due(self._watch):
+                self._context.log_event(event)  # type: ignore[arg-type] # it takes evaluations, its signature does not
 
     def _report(self, *, everything: bool = False) -> None:
         for event in self._reporter.due(everything=everything):
             self._context.log_event(event)
+            if isinstance(event, dg.AssetMaterialization):
+                self._live_checks.reported(event.asset_key)
 
     def _stream_once(self, pipeline: "Pipeline", lease: float) -> None:
         """Waits for the turn and streams until the run gives way to its successor."""

@@ -21,6 +21,7 @@ from etl_dagster.table_report import (
     found_text,
     reported_columns,
     schema_change,
+    source_observation,
     table_metadata,
 )
 
@@ -67,12 +68,14 @@ class TableSync:
         return replication.model_copy(update={"copy_connections": config.connections})
 
     def result(self, context: Any, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
-        """What the step gives. Logs an event first if the columns are not those that were last reported."""
+        """What the step gives. Logs first how the columns differ from those last reported, and what the source has."""
         metadata = _metadata(self, replication, synced)
         before = last_reports(context.instance, [self.key]).get(self.key, NEVER)
         change = schema_change(self.key, metadata, reported_columns(before.metadata))
         if change is not None:
             context.log_event(change)
+        if synced.cost is not None:
+            context.log_event(source_observation(self.source, self.table, synced.schema, synced.cost.size))
         return dg.MaterializeResult(
             asset_key=self.key,
             metadata=metadata,

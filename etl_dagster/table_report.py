@@ -115,6 +115,20 @@ def schema_change(
     )
 
 
+def source_observation(
+    key: dg.AssetKey, table: TableName, schema: "TableSchema", size: int | None
+) -> dg.AssetObservation:
+    """What the table at the source is like: its columns with PostgreSQL's types. `size` is in bytes on its disk."""
+    from etl_core.schema.pg_types import format_type
+
+    metadata: dict[str, Any] = {COLUMN_SCHEMA: column_schema(schema, [format_type(each) for each in schema.columns])}
+    if schema.comment:
+        metadata["etl/comment"] = schema.comment
+    if size is not None:
+        metadata["etl/bytes"] = size
+    return dg.AssetObservation(key, description=f"the columns of {table}", metadata=metadata)
+
+
 def column_differences(before: dg.TableSchema, after: dg.TableSchema) -> list[str]:
     """Each difference as a sentence, in the order of the columns."""
     old, new = ({column.name: column for column in schema.columns} for schema in (before, after))

@@ -63,6 +63,17 @@ class DagsterReplicationTranslator:
             metadata=_known({"dagster/table_name": name, "dagster/uri": address.uri}),
         )
 
+    def get_slot_asset_spec(self, replication: "PostgresReplicationResource") -> dg.AssetSpec:
+        """The replication slot at the source, `[<pipeline>, replication_slot]`: there is one for all tables."""
+        return dg.AssetSpec(
+            [replication.name, "replication_slot"],
+            description=f"The replication slot of {replication.name}: the stream reports how far behind it is, the"
+            " server's rate of WAL, and how much more the server keeps for it.",
+            group_name=source_group(replication.name),
+            kinds={"postgres"},
+            metadata=_known({"dagster/uri": replication.source_address().uri}),
+        )
+
 
 def _known(metadata: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in metadata.items() if value is not None}

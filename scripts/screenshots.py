@@ -19,7 +19,7 @@ from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 ASSET = "/assets/duckdb/public/orders"
-CHECKS = ("replication_lag", "slot_health", "schema_matches", "equals_source")
+CHECKS = ("replication_lag", "schema_matches", "equals_source")
 
 _SIZE: ViewportSize = {"width": 1440, "height": 900}
 _WIDE: ViewportSize = {"width": 1920, "height": 1200}
@@ -62,7 +62,7 @@ def show_lineage(page: Page, site: Site) -> None:
     nodes = page.locator("foreignObject").filter(has=page.get_by_text("orders", exact=True))
     copy = nodes.filter(has_text="DuckDB")
     expect(copy).to_contain_text("Materialized")
-    expect(copy).to_contain_text(re.compile(r"\d / 4 Passed"))
+    expect(copy).to_contain_text(re.compile(r"\d / 3 Passed"))
     expect(nodes.filter(has_not_text="DuckDB")).to_contain_text("Postgres")
 
 
@@ -96,7 +96,7 @@ def show_events(page: Page, site: Site) -> None:
 
 
 def show_checks(page: Page, site: Site) -> None:
-    """All four passed, and what the chosen one says."""
+    """All passed, and what the chosen one says."""
     page.goto(f"{site.url}{ASSET}?view=checks")
     for check in CHECKS:
         expect(page.get_by_text(check, exact=True).first).to_be_visible()

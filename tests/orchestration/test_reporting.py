@@ -89,6 +89,7 @@ def run_of(instance: Instance, *, ready_at: datetime | None = None) -> Reporter:
         described,
         logging.getLogger("test"),
         instance.last_reports,
+        sources={ORDERS: dg.AssetKey("source")},
         every=30,
         heartbeat_every=900,
     )
@@ -368,8 +369,9 @@ def test_changed_columns_are_an_event_of_their_own_before_the_report(reporter: R
     note = Column("note", TEXT)
     destination.schema = replace(destination.schema, columns=(COLUMN, note))
     reporter.add(flush(400, orders=ChangeCounts(inserted=1)))
-    change, report = reporter.due(everything=True)
+    change, source, report = reporter.due(everything=True)
     assert isinstance(change, dg.AssetObservation)
+    assert source.asset_key == dg.AssetKey("source")
     assert change.description == "columns changed: note (VARCHAR) was added"
     assert change.metadata["dagster/column_schema"] == report.metadata["dagster/column_schema"]
 

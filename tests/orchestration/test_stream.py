@@ -247,6 +247,7 @@ def test_a_run_gives_up_when_it_does_not_come_on_however_long_each_try_takes(
         {},
         dg.build_op_context(),
         sources={},
+        slot=dg.AssetKey("slot"),
         max_lag=60.0,
         report_every=30.0,
         heartbeat_every=900.0,
