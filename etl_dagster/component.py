@@ -24,6 +24,7 @@ from etl_dagster import names
 from etl_dagster.component_schema import exact_model, without_secrets
 from etl_dagster.component_sections import (
     Batch,
+    Compare,
     Freshness,
     InitialSync,
     Pools,
@@ -128,6 +129,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     initial_sync: InitialSync = InitialSync()
     pools: Pools = Pools()
     max_lag: float = Field(default=60.0, gt=0, description="Seconds, for the check replication_lag.")
+    compare: Compare | None = None
     freshness: Freshness | None = None
     retry_policy: Retries | None = None
     op_tags: dict[str, Any] = Field(default={}, description="On the steps of the initial syncs.")
@@ -206,6 +208,10 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             stream=self.stream.config(),
             cron_schedule=self.stream.cron,
             max_lag=self.max_lag,
+            compare_cron=None if self.compare is None else self.compare.cron,
+            compare_max_bytes=Compare.model_fields["max_bytes"].default
+            if self.compare is None
+            else self.compare.max_bytes,
             translator=_ComponentTranslator(self, comments or {}),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
             op_tags=self.op_tags,

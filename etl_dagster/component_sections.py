@@ -114,6 +114,15 @@ class InitialSync(dg.Model, dg.Resolvable):
         return {} if self.connections is None else {"copy_connections": self.connections}
 
 
+class Compare(dg.Model, dg.Resolvable):
+    """A schedule for the check equals_source."""
+
+    cron: str = Field(description="When tables are compared.")
+    max_bytes: Annotated[str, checked(positive("max_bytes", parse_size))] = Field(
+        default="50GiB", description="Of tables at a time, on the source's disk; those first that wait longest."
+    )
+
+
 class Pools(dg.Model, dg.Resolvable):
     """Concurrency pools other than `<name>_sync` and `<name>_stream`."""
 

@@ -11,6 +11,7 @@ from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
 from etl_dagster.code_reference import caller, refer_to
+from etl_dagster.compare_schedule import build_compare_job, build_compare_schedule
 from etl_dagster.key_clashes import tell_clashes
 from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
@@ -27,6 +28,8 @@ def build_postgres_replication(
     stream: StreamConfig | None = None,
     cron_schedule: str | None = None,
     max_lag: float = 60.0,
+    compare_cron: str | None = None,
+    compare_max_bytes: str = "50GiB",
     translator: DagsterReplicationTranslator | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     op_tags: Mapping[str, Any] | None = None,
@@ -44,7 +47,8 @@ def build_postgres_replication(
     location asks no database. `stream` gives the defaults of the stream job. With `cron_schedule` there is a schedule
     of micro-batches instead of the sensor; mode `micro_batch` needs it. `default_sensor_status` is that of sensor or
     schedule, whichever there is, when the code location is first loaded. `max_lag` is in seconds, for the check
-    `replication_lag`.
+    `replication_lag`. With `compare_cron` a schedule compares at each tick tables of `compare_max_bytes` at most, those
+    first that wait longest (`equals_source`).
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
     the big tables that several processes copy together, and how many. The concurrency pools are `<name>_sync` and
     `<name>_stream` unless named here; that of the stream needs room for two.
@@ -100,6 +104,20 @@ def build_postgres_replication(
                 default_status=default_sensor_status,
             )
         )
+    jobs = [sync_job, stream_job, *([build_check_job(replication, checks)] if checks else [])]
+    if compare_cron is not None and found:
+        jobs.append(build_compare_job(replication, found, translator))
+        schedules.append(
+            build_compare_schedule(
+                replication,
+                found,
+                jobs[-1],
+                compare_cron,
+                max_bytes=compare_max_bytes,
+                translator=translator,
+                default_status=dg.DefaultScheduleStatus[default_sensor_status.name],
+            )
+        )
     return dg.Definitions(
         assets=[
             *build_source_asset_specs(replication, found, translator=translator),
@@ -107,7 +125,7 @@ def build_postgres_replication(
             *sync_assets,
         ],
         asset_checks=checks,
-        jobs=[sync_job, stream_job, *([build_check_job(replication, checks)] if checks else [])],
+        jobs=jobs,
         sensors=sensors,
         schedules=schedules,
         resources={names.resource_key(replication.name): replication},

@@ -36,6 +36,14 @@ def check_job_name(pipeline: str) -> str:
     return f"{pipeline}_checks"
 
 
+def compare_job_name(pipeline: str) -> str:
+    return f"{pipeline}_compare"
+
+
+def compare_schedule_name(pipeline: str) -> str:
+    return f"{pipeline}_compare_schedule"
+
+
 def source_group(pipeline: str) -> str:
     """The group of the assets at the source, which folds them into one box of the lineage."""
     return f"{pipeline}_source"

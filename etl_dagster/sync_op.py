@@ -21,6 +21,7 @@ from etl_dagster.table_report import (
     found_text,
     reported_columns,
     schema_change,
+    size_at_source,
     source_observation,
     table_metadata,
 )
@@ -69,13 +70,14 @@ class TableSync:
 
     def result(self, context: Any, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
         """What the step gives. Logs first how the columns differ from those last reported, and what the source has."""
-        metadata = _metadata(self, replication, synced)
+        size = size_at_source(replication, synced.schema.table_id)
+        metadata = _metadata(self, replication, synced, size)
         before = last_reports(context.instance, [self.key]).get(self.key, NEVER)
         change = schema_change(self.key, metadata, reported_columns(before.metadata))
         if change is not None:
             context.log_event(change)
         if synced.cost is not None:
-            context.log_event(source_observation(self.source, self.table, synced.schema, synced.cost.size))
+            context.log_event(source_observation(self.source, self.table, synced.schema, size))
         return dg.MaterializeResult(
             asset_key=self.key,
             metadata=metadata,
@@ -138,15 +140,18 @@ def interruptible_step(context: Any, progress: CopyProgress, stop: threading.Eve
         raise failure_of(error) from error
 
 
-def _metadata(sync: TableSync, replication: PostgresReplicationResource, synced: Synced) -> dict[str, Any]:
+def _metadata(
+    sync: TableSync, replication: PostgresReplicationResource, synced: Synced, size: int | None
+) -> dict[str, Any]:
     cost = synced.cost
     if cost is None or synced.rows is None:
-        summary, size = found_text(synced.rows, synced.lsn), None
+        summary = found_text(synced.rows, synced.lsn)
     else:
-        summary, size = copied_text(synced.rows, synced.lsn), cost.size
+        summary = copied_text(synced.rows, synced.lsn)
     facts = TableFacts(synced.lsn, synced.schema, synced.rows, size)
     metadata = table_metadata(replication.destination, sync.table, sync.source, facts, summary)
     if cost is not None and synced.rows is not None:
+        metadata["etl/bytes_copied"] = cost.size
         metadata["etl/duration_seconds"] = round(cost.seconds, 3)
         metadata["etl/rows_per_second"] = round(synced.rows / cost.seconds)
     return metadata

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from etl_core.identifiers import TableName
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 
 if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts
     from etl_core.schema.table import TableSchema
-    from etl_dagster.resources import DestinationResource
+    from etl_dagster.resources import DestinationResource, PostgresReplicationResource
 
 COLUMN_SCHEMA = "dagster/column_schema"
 ROW_COUNT = "dagster/row_count"
 LAST_CHANGE = "etl/last_change"
+_SIZE_TIMEOUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,17 @@ def source_observation(
     if size is not None:
         metadata["etl/bytes"] = size
     return dg.AssetObservation(key, description=f"the columns of {table}", metadata=metadata)
+
+
+def size_at_source(replication: "PostgresReplicationResource", table_id: TableId) -> int | None:
+    """Bytes of the table on the source's disk; None where the source cannot say it within a few seconds."""
+    from etl_core.source.sizes import table_sizes
+
+    try:
+        with replication.connect("size", timeout=_SIZE_TIMEOUT) as connection:
+            return table_sizes(connection, [table_id]).get(table_id)
+    except EtlError:
+        return None
 
 
 def column_differences(before: dg.TableSchema, after: dg.TableSchema) -> list[str]:

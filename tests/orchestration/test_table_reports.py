@@ -77,6 +77,7 @@ def shop(replication: PostgresReplicationResource, instance: dg.DagsterInstance,
 def test_what_is_known_of_a_table_stays_on_its_page(shop: Shop) -> None:
     copied = shop.page()
     assert copied.keys() >= STAYS
+    assert copied["etl/bytes"] >= copied["etl/bytes_copied"]
     assert copied["etl/summary"] == f"copied 100 rows at {copied['etl/lsn']}"
     shop.database.execute(
         "INSERT INTO orders SELECT i, i FROM generate_series(101, 150) i; DELETE FROM orders WHERE id < 21"
