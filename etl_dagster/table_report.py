@@ -123,7 +123,9 @@ def source_observation(
     """What the table at the source is like: its columns with PostgreSQL's types. `size` is in bytes on its disk."""
     from etl_core.schema.pg_types import format_type
 
-    metadata: dict[str, Any] = {COLUMN_SCHEMA: column_schema(schema, [format_type(each) for each in schema.columns])}
+    columns = column_schema(schema, [format_type(column) for column in schema.columns])
+    # Dagster's page shows the standard key of materialisations only, which an asset that nobody here makes has none of.
+    metadata: dict[str, Any] = {COLUMN_SCHEMA: columns, "etl/columns": columns}
     if schema.comment:
         metadata["etl/comment"] = schema.comment
     if size is not None:

@@ -57,8 +57,10 @@ class Site:
 
 
 def show_lineage(page: Page, site: Site) -> None:
-    """The replicated table with its state and checks, and the table at the source."""
-    page.goto(f"{site.url}/asset-groups")
+    """The replicated table with its state and checks, and the table at the source, whose groups are unfolded."""
+    groups = (site.pipeline, f"{site.pipeline}_source")
+    expanded = ",".join(f"{site.location}:__repository__:{group}" for group in groups)
+    page.goto(f"{site.url}/asset-groups?expanded={expanded}")
     nodes = page.locator("foreignObject").filter(has=page.get_by_text("orders", exact=True))
     copy = nodes.filter(has_text="DuckDB")
     expect(copy).to_contain_text("Materialized")
@@ -69,8 +71,11 @@ def show_lineage(page: Page, site: Site) -> None:
 def show_asset(page: Page, site: Site) -> None:
     """What the stream told last, and what the table is a copy of."""
     page.goto(f"{site.url}{ASSET}?view=overview")
-    for label in ("etl/lsn", "etl/rows_updated", "etl/lag_seconds"):
+    for label in ("etl/summary", "etl/bytes", "etl/rows_updated", "etl/lag_seconds"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
+    for text in ("Row count", "INTEGER", "non-nullable"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^\d+ changes? up to ")).first).to_be_visible()
     expect(page.get_by_text(re.compile(r"^\d+/\d+/\d{4}$")).first).to_be_visible()  # the history's axis comes last
     expect(page.get_by_text("Upstream assets", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name=f"{site.pipeline} / public / orders").first).to_be_visible()
@@ -80,7 +85,7 @@ def show_plots(page: Page, site: Site) -> None:
     """The numbers of all reports, drawn."""
     page.goto(f"{site.url}{ASSET}?view=overview")
     page.get_by_role("button", name="Plots").click()
-    for label in ("dagster/row_count", "etl/lag_seconds", "etl/rows_updated"):
+    for label in ("dagster/row_count", "etl/bytes", "etl/changes_per_minute", "etl/lag_seconds", "etl/rows_updated"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
     page.wait_for_function(_DRAWN)
     page.get_by_text("Metadata", exact=True).first.evaluate("heading => heading.scrollIntoView()")
@@ -93,6 +98,20 @@ def show_events(page: Page, site: Site) -> None:
     page.locator("[data-index]").last.click()
     for label in ("dagster/row_count", "dagster/column_schema", "dagster/uri", "etl/rows_per_second"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
+
+
+def show_slot(page: Page, site: Site) -> None:
+    """How far behind the stream is, and how fast the server writes WAL."""
+    page.goto(f"{site.url}/assets/{site.pipeline}/replication_slot?view=overview")
+    for label in ("etl/bytes_behind", "etl/wal_bytes_per_second", "etl/lag_seconds"):
+        expect(page.get_by_text(label, exact=True)).to_be_visible()
+
+
+def show_source(page: Page, site: Site) -> None:
+    """The columns of the table at the source, with PostgreSQL's types."""
+    page.goto(f"{site.url}/assets/{site.pipeline}/public/orders?view=overview")
+    for text in ("etl/columns", "int4"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
 
 
 def show_checks(page: Page, site: Site) -> None:
@@ -145,6 +164,8 @@ PAGES: Mapping[str, Callable[[Page, Site], None]] = {
     "asset": show_asset,
     "plots": show_plots,
     "events": show_events,
+    "slot": show_slot,
+    "source": show_source,
     "checks": show_checks,
     "sensor": show_sensor,
     "runs": show_runs,
@@ -152,7 +173,7 @@ PAGES: Mapping[str, Callable[[Page, Site], None]] = {
     "resource": show_resource,
 }
 
-_NOT_IN_DOCS = ("events", "resources")  # the one shows where on this machine the demo lies, the other one line
+_NOT_IN_DOCS = ("events", "resources", "source")  # where on this machine the demo lies, one line, what others show
 
 
 @contextlib.contextmanager

@@ -147,7 +147,7 @@ def test_a_schema_change_is_an_event_with_its_difference(shop: Shop) -> None:
     assert change.metadata["dagster/column_schema"].value == columns
     after, before = shop.observations(dg.AssetKey([shop.replication.name, "public", "orders"]))
     for observation, types in ((before, ["int4", "int4", "text"]), (after, ["int4", "int4", "text", "bool"])):
-        shown: Any = observation.metadata["dagster/column_schema"].value
+        shown: Any = observation.metadata["etl/columns"].value
         assert [column.type for column in shown.columns] == types
         assert observation.metadata["etl/comment"].value == "What was bought"
     shop.stream(heartbeat_every_seconds=1e-9)
