@@ -1,4 +1,4 @@
-"""What a person asks of a pipeline and decides about its tables: status, pause, resume, resync, teardown.
+"""What a person asks of a pipeline and decides about its tables: status, pause, resume, resync, reset, teardown.
 
 Apart from `pipeline`, which moves rows: whoever asks for the status loads neither Arrow nor the decoder, and whoever
 pauses a table not even the destination.
@@ -7,6 +7,7 @@ pauses a table not even the destination.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,7 @@ from etl_core.destination.protocol import Destination, WaitingDestination
 from etl_core.destination.registry import build_destination, check_options_of
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
+from etl_core.replication.copy_estimate import CopyEstimate, read_copy_estimates
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.naming import tables_named
 from etl_core.replication.observer import Observer
@@ -135,6 +137,18 @@ class PipelineControl:
     def stream_error(self) -> StreamError | None:
         """What ended the main stream and needs a person, None if it has gone on since."""
         return stream_error(self.store)
+
+    def copy_estimates(self, tables: Sequence[TableStatus]) -> list[CopyEstimate]:
+        """What copying these tables again would read, in their order. A source out of reach is not asked."""
+        return read_copy_estimates(self.source, self.store, tables)
+
+    def reset(self) -> list[str]:
+        """The way on after a lost slot or a restored source: drops the slots, forgets the position; says what dropped.
+
+        Every table that is not paused is then copied again, behind the swap, as after `resync`. Raises SlotInUse while
+        a stream runs, SourceUnavailable if the source is out of reach.
+        """
+        return Teardown(self.source, self.store, self.destination).reset()
 
     def plan_teardown(self) -> TeardownPlan:
         """What `teardown` would drop on the source, and what it would leave behind."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from etl_dagster.automation import on_replicated_change as on_replicated_change
     from etl_dagster.checks import build_replication_checks as build_replication_checks
     from etl_dagster.component import PostgresReplicationComponent as PostgresReplicationComponent
+    from etl_dagster.control_job import build_control_job as build_control_job
     from etl_dagster.definitions import build_postgres_replication as build_postgres_replication
     from etl_dagster.resources import BigQueryDestinationResource as BigQueryDestinationResource
     from etl_dagster.resources import DestinationResource as DestinationResource
@@ -45,6 +46,7 @@ _MODULES = {
     "ReplicatedTableProps": "translator",
     "StateStoreResource": "resources",
     "StreamConfig": "stream_job",
+    "build_control_job": "control_job",
     "build_initial_sync_assets": "assets",
     "build_postgres_replication": "definitions",
     "build_replication_checks": "checks",

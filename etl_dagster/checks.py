@@ -20,6 +20,7 @@ from etl_dagster.live_checks import REPLICATION_LAG, SLOT_HEALTH
 from etl_dagster.load_checks import check_max_lag, check_replication, definition_errors
 from etl_dagster.names import PIPELINE_TAG, check_job_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.table_states import TABLE_STATE, judge_table_state
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 from etl_dagster.verdicts import (
     SlotReading,
@@ -71,9 +72,9 @@ def build_replication_checks(
     max_lag: float = 60.0,
     connections: int | None = None,
 ) -> list[dg.AssetChecksDefinition]:
-    """`replication_lag`, `schema_matches` and `equals_source` of each table, and `slot_health` of the replication slot.
+    """`replication_lag`, `table_state`, `schema_matches`, `equals_source` of each table; `slot_health` of the slot.
 
-    One definition a kind. A stream run reports `replication_lag` and `slot_health` by itself.
+    One definition a kind. A stream run reports the first two and `slot_health` by itself.
 
     The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
     read the source at a time in `equals_source` (default: as many as copy a table).
@@ -91,6 +92,11 @@ def build_replication_checks(
             REPLICATION_LAG,
             f"The table has what the source had {max_lag:g} s ago. A quiet source has no lag.",
             lambda pipeline, wanted: _examine_lag(pipeline, wanted, max_lag),
+        ),
+        _Kind(
+            TABLE_STATE,
+            "The table streams. The stream reports it when it changes, with the error, the hint and the next try.",
+            _examine_states,
         ),
         _Kind(
             SLOT_HEALTH,
@@ -185,10 +191,11 @@ def _open(replication: PostgresReplicationResource, connections: int | None, log
     config = replication.config()
     if connections is not None:
         config = dataclasses.replace(config, copy=dataclasses.replace(config.copy, connections_per_table=connections))
-    return Pipeline(config, observer=_logging_observer(log))
+    return Pipeline(config, observer=logging_observer(log))
 
 
-def _logging_observer(log: dg.DagsterLogManager) -> "Observer":
+def logging_observer(log: dg.DagsterLogManager) -> "Observer":
+    """Tells a step's log of a comparison: its progress, what it waits for, what it tries again."""
     from etl_core.replication.observer import Observer
 
     waits = Waits()
@@ -255,6 +262,15 @@ def _read_stream(pipeline: "Pipeline", max_lag: float) -> StreamReading:
         if not is_late or slot is None or not slot.active or time.monotonic() >= deadline:
             return reading
         pipeline.stop.wait(_POLL)
+
+
+def _examine_states(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    statuses, store, name = _statuses(pipeline), pipeline.store, pipeline.config.pipeline
+    found = [(table, statuses.get(table)) for table in tables]
+    return {
+        table: judge_table_state(table, status, store.history(status.table_id) if status else (), name)
+        for table, status in found
+    }
 
 
 def _examine_slot(pipeline: "Pipeline", _: Sequence[None]) -> dict[None, Verdict]:

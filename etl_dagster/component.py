@@ -179,7 +179,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             try:
                 comments = _published_tables(self._replication())
             except EtlError as error:
-                raise failure_of(error) from error
+                raise failure_of(error, self.name) from error
         known = {table: comment for table, comment in comments.items() if comment}
         state_path.write_text(json.dumps({"tables": [*comments], "comments": known}))
 

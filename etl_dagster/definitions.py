@@ -12,6 +12,7 @@ from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
 from etl_dagster.code_reference import caller, refer_to
 from etl_dagster.compare_schedule import build_compare_job, build_compare_schedule
+from etl_dagster.control_job import build_control_job
 from etl_dagster.key_clashes import tell_clashes
 from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
@@ -85,6 +86,7 @@ def build_postgres_replication(
         op_tags=stream_op_tags,
         pool=stream_pool,
     )
+    control_job = build_control_job(replication, found, translator=translator)
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
     schedules, sensors = [], []
     if cron_schedule is not None:
@@ -104,7 +106,7 @@ def build_postgres_replication(
                 default_status=default_sensor_status,
             )
         )
-    jobs = [sync_job, stream_job, *([build_check_job(replication, checks)] if checks else [])]
+    jobs = [sync_job, stream_job, control_job, *([build_check_job(replication, checks)] if checks else [])]
     if compare_cron is not None and found:
         jobs.append(build_compare_job(replication, found, translator))
         schedules.append(

@@ -3,12 +3,16 @@
 import dagster as dg
 
 from etl_core.errors import EtlError, PermanentError
+from etl_dagster.hints import in_dagster, sentence
 
 
-def failure_of(error: EtlError) -> dg.Failure:
-    """The failure that says what happened, with what to do as `hint`; it is retried unless that cannot help."""
+def failure_of(error: EtlError, pipeline: str | None = None) -> dg.Failure:
+    """The failure that says what happened and what to do, both in its message: alerts show nothing else.
+
+    What to do is its metadata `hint` as well. It is retried unless that cannot help.
+    """
     return dg.Failure(
-        description=str(error),
-        metadata={"hint": error.hint} if error.hint else None,
+        description=sentence(error, pipeline),
+        metadata={"hint": in_dagster(error.hint, pipeline)} if error.hint else None,
         allow_retries=not isinstance(error, PermanentError),
     )

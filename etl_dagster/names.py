@@ -32,6 +32,10 @@ def stream_schedule_name(pipeline: str) -> str:
     return f"{pipeline}_stream_schedule"
 
 
+def control_job_name(pipeline: str) -> str:
+    return f"{pipeline}_control"
+
+
 def check_job_name(pipeline: str) -> str:
     return f"{pipeline}_checks"
 

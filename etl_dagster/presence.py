@@ -74,6 +74,17 @@ def standing_by(connection: "Connection", pipeline: str) -> set[str]:
     return _ids(connection, f"etl_{pipeline}_turn_")
 
 
+def streaming(connection: "Connection", pipeline: str) -> str | None:
+    """The beginning of the id of the run whose turn it is; None if it is no run's."""
+    from etl_core.source.server import Turn, turn_holder
+
+    holder = turn_holder(connection, Turn.STREAM, pipeline)
+    prefix = f"etl_{pipeline}_turn_"
+    if holder is None or holder.name is None or not holder.name.startswith(prefix):
+        return None
+    return holder.name.removeprefix(prefix)
+
+
 def try_to_stream(connection: "Connection", pipeline: str) -> bool:
     """Whether it is the turn of the run whose session `connection` is. It has it until the connection is closed."""
     from etl_core.source.server import Turn, try_turn

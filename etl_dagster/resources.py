@@ -23,6 +23,7 @@ from etl_dagster.secrets import is_secret_name, literal, plain, refuse_literal_s
 
 if TYPE_CHECKING:
     from etl_core.config import PipelineConfig
+    from etl_core.control import PipelineControl
     from etl_core.destination.bigquery.names import Place
     from etl_core.identifiers import TableName
     from etl_core.pipeline import Pipeline
@@ -314,6 +315,15 @@ class PostgresReplicationResource(dg.ConfigurableResource):
 
         with Pipeline(self.config(), observer=observer, stop=stop) as pipeline:
             yield pipeline
+
+    @contextlib.contextmanager
+    def control(self) -> "Iterator[PipelineControl]":
+        """The pipeline without what moves rows, its state store migrated, closed at the end of the block."""
+        from etl_core.control import PipelineControl
+
+        with PipelineControl(self.config()) as control:
+            control.store.migrate()
+            yield control
 
     @contextlib.contextmanager
     def connect(

@@ -18,10 +18,21 @@ _IN_FLIGHT = [
 _LOOK_BACK = 8
 
 
-def runs_in_flight(instance: dg.DagsterInstance, job: str, sessions: set[str]) -> list[StreamRun]:
-    """Runs of the job that have not ended as far as Dagster knows, the newest first."""
+def runs_in_flight(
+    instance: dg.DagsterInstance, job: str, sessions: set[str], streaming: str | None = None
+) -> list[StreamRun]:
+    """Runs of the job that have not ended as far as Dagster knows, the newest first. `streaming` has the turn."""
     records = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_IN_FLIGHT), limit=_LOOK_BACK)
-    return [_stream_run(record, sessions) for record in records]
+    return [_stream_run(record, sessions, streaming) for record in records]
+
+
+def failure_message(instance: dg.DagsterInstance, run_id: str) -> str | None:
+    """What the step that failed said; None if none has."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        data = entry.dagster_event.step_failure_data if entry.dagster_event is not None else None
+        if data is not None and data.user_failure_data is not None:
+            return data.user_failure_data.description
+    return None
 
 
 def latest_runs(instance: dg.DagsterInstance, job: str) -> Sequence[dg.RunRecord]:
@@ -29,21 +40,26 @@ def latest_runs(instance: dg.DagsterInstance, job: str) -> Sequence[dg.RunRecord
     return instance.get_run_records(dg.RunsFilter(job_name=job), limit=_LOOK_BACK)
 
 
-def latest_with_tag(instance: dg.DagsterInstance, job: str, tag: str, values: Sequence[str]) -> dict[str, dg.RunRecord]:
-    """For each of the tag's values the latest run of the job that has it, whatever became of it."""
-    if not values:
-        return {}
-    records = instance.get_run_records(dg.RunsFilter(job_name=job, tags={tag: list(values)}), ascending=True)
-    return {record.dagster_run.tags[tag]: record for record in records}
+def runs_with_tag(
+    instance: dg.DagsterInstance, job: str, tag: str, values: Sequence[str]
+) -> dict[str, list[dg.RunRecord]]:
+    """For each of the tag's values the runs of the job that have it, whatever became of them, the newest first."""
+    found: dict[str, list[dg.RunRecord]] = {value: [] for value in values}
+    if values:
+        for record in instance.get_run_records(dg.RunsFilter(job_name=job, tags={tag: list(values)})):
+            found[record.dagster_run.tags[tag]].append(record)
+    return found
 
 
-def may_start_again(record: dg.RunRecord | None, pause: float) -> bool:
-    """Whether there was no such run yet, or it ended at least `pause` seconds ago."""
-    if record is None:
+def may_start_again(records: Sequence[dg.RunRecord], pause: float, longest: float) -> bool:
+    """Whether there was no such run yet, or the last one ended at least `pause` seconds ago: twice that after two."""
+    if not records:
         return True
-    if record.dagster_run.status in _IN_FLIGHT:
+    last = records[0]
+    if last.dagster_run.status in _IN_FLIGHT:
         return False
-    return time.time() - (record.end_time or record.create_timestamp.timestamp()) >= pause
+    wait: float = min(pause * 2 ** (len(records) - 1), longest)
+    return time.time() - (last.end_time or last.create_timestamp.timestamp()) >= wait
 
 
 def failures_in_a_row(records: Sequence[dg.RunRecord]) -> tuple[int, float]:
@@ -65,7 +81,7 @@ def _lasted(record: dg.RunRecord) -> bool:
     return record.start_time is not None and (record.end_time or 0.0) - record.start_time > 60.0
 
 
-def _stream_run(record: dg.RunRecord, sessions: set[str]) -> StreamRun:
+def _stream_run(record: dg.RunRecord, sessions: set[str], streaming: str | None) -> StreamRun:
     run, now = record.dagster_run, time.time()
     return StreamRun(
         run.run_id,
@@ -73,4 +89,5 @@ def _stream_run(record: dg.RunRecord, sessions: set[str]) -> StreamRun:
         running=None if record.start_time is None else now - record.start_time,
         has_session=presence.is_present(run.run_id, sessions),
         is_queued=run.status is dg.DagsterRunStatus.QUEUED,
+        has_turn=streaming is not None and presence.is_present(run.run_id, {streaming}),
     )

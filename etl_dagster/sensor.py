@@ -1,5 +1,6 @@
 """The sensor that keeps a stream running. It looks and decides; it consumes nothing and may be previewed at will."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,24 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names, presence
-from etl_dagster.runs import failures_in_a_row, latest_runs, latest_with_tag, may_start_again, runs_in_flight
+from etl_dagster.control_job import ACTION_TAG
+from etl_dagster.hints import in_dagster, sentence
+from etl_dagster.runs import (
+    failure_message,
+    failures_in_a_row,
+    latest_runs,
+    may_start_again,
+    runs_in_flight,
+    runs_with_tag,
+)
 from etl_dagster.sensor_text import REASON_TAG, stream_text
-from etl_dagster.supervisor import Decision, Situation, decide
+from etl_dagster.standstill import latest_control_run, may_stand_still, stands_still, surroundings
+from etl_dagster.supervisor import Situation, decide
 from etl_dagster.sync_op import InitialSyncConfig
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
+    from etl_core.source.connection import Connection
     from etl_core.state.store import StateStore, TableStatus
     from etl_dagster.resources import PostgresReplicationResource
 
@@ -26,7 +38,8 @@ _SETTLED = timedelta(seconds=30)
 """A table that was set back is left alone for so long: whoever did it may be about to copy it."""
 _TAG = "etl/copy"
 _COPY_PAUSE = 60.0
-"""Seconds from the end of a run that did not copy such a table to the next one."""
+"""Seconds from the end of a run that did not copy such a table to the next one; twice as many after each further."""
+_LONGEST_COPY_PAUSE = 3600.0
 
 
 def build_stream_sensor(
@@ -58,44 +71,53 @@ def build_stream_sensor(
     def stream_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         supervised: PostgresReplicationResource = getattr(context.resources, resource)
         try:
-            decision = _look_and_decide(context.instance, supervised, job.name, lease_seconds)
-            statuses, again = _look_at_tables(supervised)
+            with contextlib.closing(supervised.state.open(supervised.name)) as store:
+                store.migrate()
+                situation = _look(context.instance, supervised, job.name, store)
+                statuses = store.tables()
+                again = [status for status in statuses if _is_to_be_copied(status, store)]
         except EtlError as error:
-            return dg.SkipReason(f"{error}" + (f" → {error.hint}" if error.hint else ""))
+            return dg.SkipReason(sentence(error, supervised.name))
+        decision = decide(situation, lease=lease_seconds)
         requests = []
         if decision.run_key is not None:
             context.log.info(decision.reason)
             tags = {REASON_TAG: decision.reason}
             requests.append(dg.RunRequest(run_key=decision.run_key, job_name=job.name, tags=tags))
-        if sync_job is not None:
+        # A copy prepares the pipeline as a stream run does: what one of them fails with, the other would.
+        if sync_job is not None and situation.standstill is None:
             wanted = [status for status in again if status.name in keys]
-            attempts = latest_with_tag(context.instance, sync_job.name, _TAG, [_life(status) for status in wanted])
+            attempts = runs_with_tag(context.instance, sync_job.name, _TAG, [_life(status) for status in wanted])
             requests += [
-                _copy_request(status, keys[status.name], sync_job.name, replication.name, attempts.get(_life(status)))
+                _copy_request(status, keys[status.name], sync_job.name, replication.name, attempts[_life(status)])
                 for status in wanted
-                if may_start_again(attempts.get(_life(status)), _COPY_PAUSE)
+                if may_start_again(attempts[_life(status)], _COPY_PAUSE, _LONGEST_COPY_PAUSE)
             ]
         if requests:
             return dg.SensorResult(run_requests=requests)
-        return dg.SkipReason(decision.reason + stream_text(supervised, _LOOK_TIMEOUT) + _remark(statuses, again))
+        return dg.SkipReason(
+            decision.reason + stream_text(supervised, _LOOK_TIMEOUT) + _remark(statuses, again, supervised.name)
+        )
 
     return stream_sensor
 
 
-def _look_and_decide(
-    instance: dg.DagsterInstance, replication: "PostgresReplicationResource", job: str, lease: float
-) -> Decision:
+def _look(
+    instance: dg.DagsterInstance, replication: "PostgresReplicationResource", job: str, store: "StateStore"
+) -> Situation:
     from etl_core.identifiers import main_slot_name
     from etl_core.source.slot import slot_status
 
     slot = main_slot_name(replication.name)
     with replication.connect("sensor", timeout=_LOOK_TIMEOUT) as connection:
         sessions = presence.sessions(connection, replication.name)
+        streaming = presence.streaming(connection, replication.name)
         status = slot_status(connection, slot)
-    runs = runs_in_flight(instance, job, sessions)
-    latest = latest_runs(instance, job)
+        runs = runs_in_flight(instance, job, sessions, streaming)
+        latest = latest_runs(instance, job)
+        standstill = _standstill(instance, replication, connection, store, latest[0]) if latest else None
     failures, since = failures_in_a_row(latest)
-    situation = Situation(
+    return Situation(
         slot=slot,
         runs=runs,
         latest_run_id=latest[0].dagster_run.run_id if latest else None,
@@ -103,20 +125,29 @@ def _look_and_decide(
         since_failure=since,
         other_sessions=len(presence.others(sessions, [record.dagster_run.run_id for record in latest])),
         active_pid=status.active_pid if status is not None else None,
+        standstill=standstill,
+        is_torn_down=store.source_identity() is None and _was_torn_down(instance, replication.name),
     )
-    return decide(situation, lease=lease)
 
 
-def _look_at_tables(
+def _standstill(
+    instance: dg.DagsterInstance,
     replication: "PostgresReplicationResource",
-) -> "tuple[Sequence[TableStatus], Sequence[TableStatus]]":
-    """All tables, and those that were copied once and must be copied again."""
-    import contextlib
+    connection: "Connection",
+    store: "StateStore",
+    newest: dg.RunRecord,
+) -> str | None:
+    """The permanent error that the newest run failed with, if another run would fail with it."""
+    if not may_stand_still(newest):
+        return None
+    if not stands_still(newest, surroundings(instance, replication, connection, store)):
+        return None
+    return failure_message(instance, newest.dagster_run.run_id) or "see its log"
 
-    with contextlib.closing(replication.state.open(replication.name)) as store:
-        store.migrate()
-        statuses = store.tables()
-        return statuses, [status for status in statuses if _is_to_be_copied(status, store)]
+
+def _was_torn_down(instance: dg.DagsterInstance, pipeline: str) -> bool:
+    record = latest_control_run(instance, pipeline)
+    return record is not None and record.dagster_run.tags.get(ACTION_TAG) == "teardown"
 
 
 def _is_to_be_copied(status: "TableStatus", store: "StateStore") -> bool:
@@ -133,11 +164,11 @@ def _is_to_be_copied(status: "TableStatus", store: "StateStore") -> bool:
 
 
 def _copy_request(
-    status: "TableStatus", key: dg.AssetKey, sync_job: str, pipeline: str, before: dg.RunRecord | None
+    status: "TableStatus", key: dg.AssetKey, sync_job: str, pipeline: str, before: Sequence[dg.RunRecord]
 ) -> dg.RunRequest:
     """Once for each time the table was set back, and after a run for it that ended without moving it."""
     op = names.sync_op_name(pipeline, status.name)
-    after = "" if before is None else f":after:{before.dagster_run.run_id}"
+    after = f":after:{before[0].dagster_run.run_id}" if before else ""
     return dg.RunRequest(
         run_key=f"{pipeline}:copy:{_life(status)}{after}",
         job_name=sync_job,
@@ -152,7 +183,7 @@ def _life(status: "TableStatus") -> str:
     return f"{status.table_id}:{status.version}"
 
 
-def _remark(statuses: "Sequence[TableStatus]", again: "Sequence[TableStatus]") -> str:
+def _remark(statuses: "Sequence[TableStatus]", again: "Sequence[TableStatus]", pipeline: str) -> str:
     from etl_core.state.table_state import TableState
 
     never = sum(status.state is TableState.INIT and status not in again for status in statuses)
@@ -165,5 +196,7 @@ def _remark(statuses: "Sequence[TableStatus]", again: "Sequence[TableStatus]") -
             f"{len(again)} tables are to be copied again: a run is under way, or the last one has just failed"
         )
     if stopped:
-        remarks.append(f"{len(stopped)} tables are stopped, the first with: {stopped[0].error}")
+        first = stopped[0]
+        what = f"{first.name}: {first.error}" + (f" → {in_dagster(first.hint, pipeline)}" if first.hint else "")
+        remarks.append(f"{len(stopped)} stopped, the first is {what}")
     return "".join(f"; {remark}" for remark in remarks)

@@ -90,7 +90,7 @@ def build_stream_job(
             else:
                 run.stream(config.lease_seconds)
         except EtlError as error:
-            raise failure_of(error) from error
+            raise failure_of(error, replication.name) from error
 
     @dg.job(
         name=job_name,

@@ -10,7 +10,7 @@ loaded and prepared, begins within a fraction of a second. Without a successor i
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +25,24 @@ from etl_dagster.last_reports import last_reports
 from etl_dagster.live_checks import LiveChecks
 from etl_dagster.presence import Presence
 from etl_dagster.reporting import Reporter
+from etl_dagster.runs import runs_in_flight
 from etl_dagster.source_watch import SourceWatch
+from etl_dagster.standstill import Standstill
 from etl_dagster.table_look import TableLook
 from etl_dagster.table_report import TableFacts, table_metadata
+from etl_dagster.table_states import TableStates, last_told
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
     from etl_core.replication.stream import Streamed
     from etl_core.source.connection import Connection
+    from etl_core.state.store import StateStore
     from etl_dagster.resources import PostgresReplicationResource
 
 _LOOK_EVERY = 0.1
 """Seconds between two looks of the main thread: at its turn, the worker, what is to be reported."""
 _SUCCESSOR_EVERY = 0.5
+_OVERTAKEN_EVERY = 1.0
 _GIVE_UP_AFTER = 300.0
 """Seconds of tries that bring the stream no further after which the run fails, for a person to see."""
 
@@ -76,10 +81,21 @@ class StreamRun:
             every=report_every,
             heartbeat_every=heartbeat_every,
         )
+        self._states = TableStates(keys, replication.name, partial(last_told, context.instance))
+        self._store: StateStore | None = None
         self._stop = threading.Event()
 
     def stream(self, lease: float) -> None:
         """Streams until the lease is over and a successor is there. Raises EtlError."""
+        standstill = Standstill(self._replication, self._context)
+        standstill.look()
+        try:
+            self._keep_streaming(lease, standstill)
+        except PermanentError as error:
+            standstill.note(error)
+            raise
+
+    def _keep_streaming(self, lease: float, standstill: Standstill) -> None:
         with Presence(self._replication, self._context.run_id) as present, self._opened() as pipeline:
             failing_since: float | None = None
             waits = _waits()
@@ -101,6 +117,7 @@ class StreamRun:
                     self._log.warning(f"{error}; next try in {wait:.1f} s")
                     self._report(everything=True)
                     time.sleep(wait)
+                    standstill.look()
 
     def drain(self) -> Lsn:
         """Streams up to where the source's WAL ends now, or waits until somebody else has. Raises EtlError."""
@@ -125,6 +142,7 @@ class StreamRun:
         """The pipeline; what was streamed is reported whatever ends the block, also an interruption."""
         with self._replication.pipeline(observer=self._reporter.observer(), stop=self._stop) as pipeline:
             self._reporter.look = TableLook(pipeline, lambda: {} if self._watch is None else self._watch.sizes)
+            self._store = pipeline.store
             try:
                 yield pipeline
             finally:
@@ -150,13 +168,21 @@ class StreamRun:
             self._context.log_event(event)
             if isinstance(event, dg.AssetMaterialization):
                 self._live_checks.reported(event.asset_key)
+                self._states.reported(event.asset_key)
+        if self._store is not None:
+            with suppress(EtlError):  # what the store cannot say now it says later; the stream goes on without
+                for result in self._states.due(self._store, at_once=everything):
+                    self._context.log_event(result)  # type: ignore[arg-type]  # Dagster takes it, and does not say so
 
     def _stream_once(self, pipeline: "Pipeline", lease: float) -> None:
         """Waits for the turn and streams until the run gives way to its successor."""
         self._stop.clear()
         pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
+        if self._is_overtaken():  # before it is seen to stand by: the run that streams would give way to it
+            return
         with self._replication.connect(presence.turn_of(self._context.run_id)) as session:
-            self._wait_for_turn(session)
+            if not self._wait_for_turn(session):
+                return
             self._begin(session, pipeline)
             started = time.monotonic()
             successor = _Successor(session, self._replication.name, self._context.run_id)
@@ -169,13 +195,36 @@ class StreamRun:
             streamed = self._supervise(pipeline.stream, meanwhile)
             self._log.info(f"gives way to its successor at {streamed.lsn}")
 
-    def _wait_for_turn(self, session: "Connection") -> None:
+    def _wait_for_turn(self, session: "Connection") -> bool:
+        """False if a run that was started later streams or stands by, and this one is to end."""
         told = False
+        look_at = time.monotonic()
         while not presence.try_to_stream(session, self._replication.name):
             if not told:
                 self._log.info("another run streams this pipeline: standing by to take over from it")
                 told = True
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + _OVERTAKEN_EVERY
+                if self._is_overtaken():
+                    return False
             time.sleep(_LOOK_EVERY)
+        return True
+
+    def _is_overtaken(self) -> bool:
+        """Whether a run that was started later has everything prepared: it may have newer code, which is to win.
+
+        So it is after a run lost its connection for a while and its successor began to stream meanwhile.
+        """
+        with self._replication.connect("look") as connection:
+            ready = presence.standing_by(connection, self._replication.name)
+        in_flight = runs_in_flight(self._context.instance, self._context.job_name, ready)
+        ids = [run.run_id for run in in_flight]
+        if self._context.run_id not in ids:  # not one of this instance's records
+            return False
+        younger = [run.run_id for run in in_flight[: ids.index(self._context.run_id)] if run.has_session]
+        if younger:
+            self._log.info(f"run {younger[0][:8]}, which was started later, streams this pipeline: this one ends")
+        return bool(younger)
 
     def _supervise(self, stream: "Callable[[], Streamed]", meanwhile: Callable[[], bool]) -> "Streamed":
         """Runs `stream` in a thread and reports beside it; stops it when `meanwhile` says so, or interrupted."""

@@ -30,6 +30,8 @@ class StreamRun:
     has_session: bool
     """Whether its process is connected to the source."""
     is_queued: bool = False
+    has_turn: bool = False
+    """Whether its process holds the lock by which runs stream one after the other: it streams, or begins to."""
 
     @property
     def is_dead(self) -> bool:
@@ -56,6 +58,10 @@ class Situation:
     """Stream runs connected to the source that are none of this Dagster instance's."""
     active_pid: int | None
     """The server process that reads the slot, whoever it is for."""
+    standstill: str | None = None
+    """The permanent error with which the newest run failed, if nothing has changed since."""
+    is_torn_down: bool = False
+    """Nothing is replicated, and a control run saw to that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +78,32 @@ def decide(situation: Situation, *, lease: float) -> Decision:
     run_key = f"{situation.slot}:after:{situation.latest_run_id or 'nothing'}"
     if not alive:
         return _without_a_run(situation, run_key)
-    oldest = alive[-1]
-    name = f"run {oldest.run_id[:8]}"
+    # The one that holds the lock, and not the oldest: a run that lost its connection may have been overtaken.
+    current = next((run for run in alive if run.has_turn), alive[-1])
+    younger = alive[: alive.index(current)]
+    name = _name(current)
     if alive[0].is_queued and alive[0].age > QUEUE_GRACE:
-        what = "" if len(alive) == 1 else f"{name} streams; its successor, "
+        what = f"{name} streams; its successor, " if younger else ""
         return Decision(
             None,
-            f"{what}run {alive[0].run_id[:8]}, has been in the queue for {alive[0].age:.0f} s: if it stays there, "
+            f"{what}{_name(alive[0])}, has been in the queue for {alive[0].age:.0f} s: if it stays there, "
             "make room for two runs (max_concurrent_runs, tag limits, pools)",
         )
-    if len(alive) > 1:
-        return Decision(None, f"{name} streams, run {alive[0].run_id[:8]} takes over from it")
-    if oldest.running is None:
+    if younger:
+        what = f"{name} streams" if current.has_turn else f"{name} is about to end"
+        return Decision(None, f"{what}, {_name(younger[0])} takes over from it")
+    if current.running is None:
         return Decision(None, f"{name} is starting")
-    if not oldest.has_session:
+    if not current.has_session:
         return Decision(None, f"{name} is connecting")
-    if oldest.running >= lease - standby_margin(lease):
+    if current.running >= lease - standby_margin(lease):
+        why_not = _why_not_now(situation)
+        if why_not is not None:
+            return Decision(None, f"{name} streams on past its lease, without a successor: {why_not}")
         return Decision(run_key, f"the lease of {name} is nearly over: its successor stands by")
-    if situation.active_pid is None:
+    if not current.has_turn:
         return Decision(None, f"{name} is about to stream")
-    return Decision(None, f"{name} streams; its lease has {max(0.0, lease - oldest.running):.0f} s to go")
+    return Decision(None, f"{name} streams; its lease has {max(0.0, lease - current.running):.0f} s to go")
 
 
 def standby_margin(lease: float) -> float:
@@ -106,11 +118,34 @@ def _without_a_run(situation: Situation, run_key: str) -> Decision:
         return Decision(
             None, f"the slot is read by server process {situation.active_pid}, which is no run of ours (etl stream?)"
         )
-    if situation.failures:
-        pause = min(FIRST_PAUSE * 2 ** (situation.failures - 1), LONGEST_PAUSE)
-        if situation.since_failure < pause:
-            wait = pause - situation.since_failure
-            return Decision(None, f"the last {situation.failures} stream runs failed: the next try is in {wait:.0f} s")
+    if situation.is_torn_down:
+        return Decision(None, "the pipeline was torn down: materialise a table to begin again, or turn this sensor off")
+    why_not = _why_not_now(situation)
+    if why_not is not None:
+        return Decision(None, why_not)
     if situation.runs:
-        return Decision(run_key, f"the process of run {situation.runs[0].run_id[:8]} is gone: starting its successor")
+        return Decision(run_key, f"the process of {_name(situation.runs[0])} is gone: starting its successor")
     return Decision(run_key, "nothing streams: starting a run")
+
+
+def _why_not_now(situation: Situation) -> str | None:
+    """What keeps a run from being started though one is wanted; also while an older one still streams."""
+    if situation.standstill is not None:
+        return (
+            f"{_name_of(situation.latest_run_id)} failed, and so would another: {situation.standstill}; no run is "
+            "started until a table's state, the configuration or the source's catalog changes, or you start one"
+        )
+    if not situation.failures:
+        return None
+    wait = min(FIRST_PAUSE * 2 ** (situation.failures - 1), LONGEST_PAUSE) - situation.since_failure
+    if wait <= 0:
+        return None
+    return f"the last {situation.failures} stream runs failed: the next try is in {wait:.0f} s"
+
+
+def _name(run: StreamRun) -> str:
+    return _name_of(run.run_id)
+
+
+def _name_of(run_id: str | None) -> str:
+    return f"run {run_id[:8]}" if run_id else "the last run"

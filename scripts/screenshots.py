@@ -19,7 +19,7 @@ from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 ASSET = "/assets/duckdb/public/orders"
-CHECKS = ("replication_lag", "schema_matches", "equals_source")
+CHECKS = ("replication_lag", "table_state", "schema_matches", "equals_source")
 
 _SIZE: ViewportSize = {"width": 1440, "height": 900}
 _WIDE: ViewportSize = {"width": 1920, "height": 1200}
@@ -64,7 +64,7 @@ def show_lineage(page: Page, site: Site) -> None:
     nodes = page.locator("foreignObject").filter(has=page.get_by_text("orders", exact=True))
     copy = nodes.filter(has_text="DuckDB")
     expect(copy).to_contain_text("Materialized")
-    expect(copy).to_contain_text(re.compile(r"\d / 3 Passed"))
+    expect(copy).to_contain_text(re.compile(r"\d / 4 Passed"))
     expect(nodes.filter(has_not_text="DuckDB")).to_contain_text("Postgres")
 
 

@@ -15,7 +15,7 @@ from etl_core.replication.teardown import TeardownPlan
 def teardown(pipeline: PipelineControl, arguments: Arguments) -> int:
     pipeline.store.migrate()
     planned = pipeline.plan_teardown()
-    plan = _plan(pipeline, planned)
+    plan = plan_lines(pipeline, planned)
     if not plan and not planned.left:
         put(f"there is nothing to tear down: pipeline {pipeline.config.pipeline} has created nothing")
         return DONE
@@ -38,7 +38,8 @@ def teardown(pipeline: PipelineControl, arguments: Arguments) -> int:
     return DONE
 
 
-def _plan(pipeline: PipelineControl, planned: TeardownPlan) -> list[str]:
+def plan_lines(pipeline: PipelineControl, planned: TeardownPlan) -> list[str]:
+    """What `planned` drops and what is forgotten with it, each a verb and its object; empty if there is nothing."""
     store = pipeline.store
     lines = [f"drop replication slot {slot.name}" for slot in planned.slots]
     if planned.drops_publication:

@@ -1,4 +1,4 @@
-"""The end of a pipeline: what it made on the source is dropped; what is another's or out of reach is named.
+"""The end of a pipeline, or of its stream: what it made on the source is dropped; what is another's is named.
 
 A name proves nothing: the address in the configuration may lead to another cluster or database by now, where a slot or
 a publication of the same name is somebody else's. So each is compared with where and as what it was made.
@@ -19,6 +19,7 @@ from etl_core.source.publication import drop_publication, publication_oid
 from etl_core.source.server import ServerInfo, server_info
 from etl_core.source.slot import SlotStatus, slot_status
 from etl_core.state.store import OwnedSlot, SourceIdentity, StateStore
+from etl_core.state.table_state import TableState
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class TeardownPlan:
     left: tuple[str, ...] = ()
     reader_pid: int | None = None
     """The server process that streams now, so that nothing may be dropped."""
+    is_elsewhere: bool = False
+    """What was made is on another cluster than the address in the configuration leads to."""
 
 
 class Teardown:
@@ -52,7 +55,8 @@ class Teardown:
             if identity is not None:
                 homes.add(identity.system_identifier)
             if homes and not homes & {server.system_identifier, None}:
-                return TeardownPlan(left=(self._on_another_cluster(server, identity, owned, has_publication),))
+                left = self._on_another_cluster(server, identity, owned, has_publication)
+                return TeardownPlan(left=(left,), is_elsewhere=True)
             return self._plan_here(connection, server, identity, owned, has_publication)
 
     def run(self) -> list[str]:
@@ -61,14 +65,7 @@ class Teardown:
         What a copy that was killed has staged beside them is removed. Raises SlotInUse while somebody streams.
         """
         plan = self.plan()
-        if plan.reader_pid is not None:
-            raise SlotInUse(
-                f"pipeline {self._source.pipeline} is streaming", active_pid=plan.reader_pid, hint="stop it first"
-            )
-        dropped = []
-        for owned in plan.slots:
-            self._source.drop_owned_slot(owned.name)
-            dropped.append(f"replication slot {owned.name}")
+        dropped = self._drop_slots(plan)
         if plan.drops_publication:
             with self._source.connect("teardown") as connection:
                 drop_publication(connection, self._source.publication)
@@ -79,6 +76,36 @@ class Teardown:
             self._destination.discard_staging()
         self._store.clear()
         return dropped
+
+    def reset(self) -> list[str]:
+        """Drops the slots and forgets the position; says what was dropped. The publication stays.
+
+        Every table that is not paused is to be copied again; the destination keeps what it has until then. On another
+        cluster than before the tables are forgotten too: an OID means another table there. Each step may be repeated
+        after a crash. Raises SlotInUse while somebody streams.
+        """
+        plan = self.plan()
+        dropped = self._drop_slots(plan)
+        for status in self._store.tables():
+            if status.state is not TableState.PAUSED:
+                self._store.transition(status, TableState.INIT)
+            self._destination.forget(status.table_id)
+        if isinstance(self._destination, StagingDestination):
+            self._destination.discard_staging()
+        if plan.is_elsewhere:
+            self._store.clear()
+        else:
+            self._store.forget_source()
+        return dropped
+
+    def _drop_slots(self, plan: TeardownPlan) -> list[str]:
+        if plan.reader_pid is not None:
+            raise SlotInUse(
+                f"pipeline {self._source.pipeline} is streaming", active_pid=plan.reader_pid, hint="stop it first"
+            )
+        for owned in plan.slots:
+            self._source.drop_owned_slot(owned.name)
+        return [f"replication slot {owned.name}" for owned in plan.slots]
 
     def _reach(self, identity: SourceIdentity | None, owned: Sequence[OwnedSlot], has_publication: bool) -> Connection:
         try:

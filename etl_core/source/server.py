@@ -42,7 +42,7 @@ WHERE stats_reset < pg_catalog.clock_timestamp() - interval '1 min'
 _TRY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))"
 # An advisory lock's second key is shown as an unsigned number.
 _TURN_HOLDER = """
-SELECT l.pid, a.backend_start
+SELECT l.pid, a.backend_start, a.application_name
 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
@@ -138,10 +138,14 @@ def try_turn(conn: Connection, turn: Turn, pipeline: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TurnHolder:
-    """The session that has a turn. `since` is when it began, by the server's clock; None where we may not see it."""
+    """The session that has a turn. `since` is when it began, by the server's clock; None where we may not see it.
+
+    `name` is its `application_name`, None if it has just ended.
+    """
 
     pid: int
     since: datetime | None
+    name: str | None = None
 
 
 def turn_holder(conn: Connection, turn: Turn, pipeline: str) -> TurnHolder | None:

@@ -327,9 +327,18 @@ class SqlStateStore:
         with self._write() as connection:
             connection.execute(sa.delete(holds).where(*self._mine(holds), holds.c.owner == owner))
 
+    def forget_source(self) -> None:
+        sql = self._sql
+        position = (sql.sources, sql.progress, sql.stream_errors, sql.slots, sql.holds)
+        self._delete(*position, sql.fingerprints, sql.copy_offers, sql.copy_ranges)
+
     def clear(self) -> None:
+        self._delete(*self._sql.of_pipeline())
+
+    def _delete(self, *tables: TableClause) -> None:
+        """Deletes the pipeline's rows in all of these, or in none."""
         with self._write() as connection:
-            for table in self._sql.of_pipeline():
+            for table in tables:
                 connection.execute(sa.delete(table).where(*self._mine(table)))
 
     def close(self) -> None:

@@ -260,6 +260,12 @@ class StateStore(Protocol):
 
     def release_hold(self, owner: str) -> None: ...
 
+    def forget_source(self) -> None:
+        """Forgets the source's identity, the position, the slots, the fingerprints and the shared copies.
+
+        The tables stay with their states, histories and schemas, and so does whose the publication is.
+        """
+
     def clear(self) -> None:
         """Forgets everything about this pipeline (teardown)."""
 

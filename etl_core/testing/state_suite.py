@@ -92,6 +92,20 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         assert len(store.history(ORDERS)) == 1
         assert store.save_schema(SCHEMA, Lsn(1)) == 1
 
+    def test_a_source_is_forgotten_and_its_tables_are_not(self, stores: Stores, store: StateStore) -> None:
+        fill(store)
+        store.save_stream_error("the slot is gone", None)
+        other = stores("other")
+        fill(other)
+        kept = store.tables(), store.history(ORDERS), store.schema(ORDERS), store.publication_owned()
+        store.forget_source()
+        assert (store.tables(), store.history(ORDERS), store.schema(ORDERS), store.publication_owned()) == kept
+        assert (store.source_identity(), store.progress(), store.stream_error(), store.hold()) == (None,) * 4
+        assert (list(store.owned_slots()), dict(store.fingerprints())) == ([], {})
+        assert store.shared_copies.find(ORDERS) is None
+        assert other.source_identity() is not None
+        assert other.owned_slots() != []
+
     # The source, its slots and its publication
 
     def test_source_identity_is_kept_and_replaced(self, store: StateStore) -> None:

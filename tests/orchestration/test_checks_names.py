@@ -18,7 +18,7 @@ from etl_dagster.resources import DuckDBDestinationResource, PostgresReplication
 ODD = [
     TableName("public", name) for name in ("Order Items", "Order_Items", "a.b", "a/b", "ümlaut", "日本語", 'say "hi"')
 ]
-KINDS = {"replication_lag", "schema_matches", "equals_source"}
+KINDS = {"replication_lag", "table_state", "schema_matches", "equals_source"}
 
 
 @pytest.fixture

@@ -101,7 +101,12 @@ def test_all_of_a_pipeline_comes_from_a_few_lines(sandbox: DefsFolderSandbox) ->
     defs = load(sandbox)
 
     assert table_keys(defs) == {"duckdb/public/orders", "duckdb/public/customers"}
-    assert {job.name for job in defs.jobs or ()} == {"shop_initial_sync", "shop_stream", "shop_checks"}
+    assert {job.name for job in defs.jobs or ()} == {
+        "shop_initial_sync",
+        "shop_stream",
+        "shop_control",
+        "shop_checks",
+    }
     assert [sensor.name for sensor in defs.sensors or ()] == ["shop_stream_sensor"]
     assert not defs.schedules
     replication = (defs.resources or {})["shop"]

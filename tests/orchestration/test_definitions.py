@@ -52,10 +52,11 @@ def test_everything_is_there_and_names_that_need_quotes_load() -> None:
     repository = definitions.get_repository_def()
     copied = {dg.AssetKey(["duckdb", "public", "orders"]), dg.AssetKey(["duckdb", "public", "Line Items"])}
     assert copied < set(repository.asset_graph.get_all_asset_keys())
-    assert {"shop_initial_sync", "shop_stream", "shop_checks"} <= {job.name for job in repository.get_all_jobs()}
+    jobs = {job.name for job in repository.get_all_jobs()}
+    assert {"shop_initial_sync", "shop_stream", "shop_checks", "shop_control"} <= jobs
     assert [sensor.name for sensor in repository.sensor_defs if "shop" in sensor.name] == ["shop_stream_sensor"]
     checked = {key.name for key in repository.asset_graph.asset_check_keys}
-    assert checked == {"replication_lag", "slot_health", "schema_matches", "equals_source"}
+    assert checked == {"replication_lag", "table_state", "slot_health", "schema_matches", "equals_source"}
 
 
 def test_a_schedule_takes_the_sensor_s_place() -> None:

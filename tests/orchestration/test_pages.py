@@ -36,7 +36,7 @@ def test_a_person_sees_what_is_going_on_and_no_secret(
         site = Site(dev.url, replication.name, dev.location)
         with browser() as page:
             html = {name: take(page, site, name, tmp_path) for name in PAGES}
-    assert html["lineage"].count("3 / 3 Passed") == 3
+    assert html["lineage"].count("4 / 4 Passed") == 3
     assert html["lineage"].count("1 / 1 Passed") == 1
     assert "TEST_DSN" in html["resource"]
     for secret in secrets(database):

@@ -20,11 +20,13 @@ TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")
 
 
 def tick(
-    replication: PostgresReplicationResource, instance: dg.DagsterInstance
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, *, lease: float = 900.0
 ) -> tuple[list[dg.RunRequest], str | None]:
     """The runs a tick requests, and why it requests none."""
     sync_job = dg.define_asset_job(names.sync_job_name(replication.name))
-    built = build_stream_sensor(replication, TABLES, build_stream_job(replication, TABLES), sync_job=sync_job)
+    built = build_stream_sensor(
+        replication, TABLES, build_stream_job(replication, TABLES), lease_seconds=lease, sync_job=sync_job
+    )
     resources = {names.resource_key(replication.name): replication}
     with dg.build_sensor_context(instance, resources=resources) as context:
         answer = built.evaluate_tick(context)

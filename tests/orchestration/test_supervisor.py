@@ -16,7 +16,7 @@ from etl_dagster.supervisor import (
 
 LEASE = 900.0
 NOTHING = Situation("etl_shop", (), None, 0, 0.0, 0, None)
-STREAMING = StreamRun("11111111-aaaa", age=100.0, running=90.0, has_session=True)
+STREAMING = StreamRun("11111111-aaaa", age=100.0, running=90.0, has_session=True, has_turn=True)
 STANDBY = StreamRun("22222222-bbbb", age=3.0, running=1.0, has_session=True)
 
 
@@ -38,8 +38,8 @@ def test_a_run_that_ended_has_a_successor_of_its_own() -> None:
     ("run", "says"),
     [
         (STREAMING, "streams; its lease has 810 s"),
-        (replace(STREAMING, has_session=False, running=START_GRACE - 1), "is connecting"),
-        (replace(STREAMING, has_session=False, running=None, age=LAUNCH_GRACE - 1), "is starting"),
+        (replace(STREAMING, has_turn=False, has_session=False, running=START_GRACE - 1), "is connecting"),
+        (replace(STREAMING, has_turn=False, has_session=False, running=None, age=LAUNCH_GRACE - 1), "is starting"),
     ],
 )
 def test_a_run_in_flight_is_left_alone(run: StreamRun, says: str) -> None:
@@ -52,9 +52,9 @@ def test_a_run_in_flight_is_left_alone(run: StreamRun, says: str) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        replace(STREAMING, has_session=False),
-        replace(STREAMING, has_session=False, running=START_GRACE + 1),
-        replace(STREAMING, has_session=False, running=None, age=LAUNCH_GRACE + 1),
+        replace(STREAMING, has_turn=False, has_session=False),
+        replace(STREAMING, has_turn=False, has_session=False, running=START_GRACE + 1),
+        replace(STREAMING, has_turn=False, has_session=False, running=None, age=LAUNCH_GRACE + 1),
     ],
 )
 def test_a_run_whose_process_is_gone_is_replaced(run: StreamRun) -> None:
@@ -64,7 +64,7 @@ def test_a_run_whose_process_is_gone_is_replaced(run: StreamRun) -> None:
 
 
 def test_a_killed_run_is_replaced_though_the_server_has_not_noticed_its_walsender() -> None:
-    dead = replace(STREAMING, has_session=False)
+    dead = replace(STREAMING, has_turn=False, has_session=False)
     decision = decide(replace(NOTHING, runs=(dead,), latest_run_id=dead.run_id, active_pid=7), lease=LEASE)
     assert decision.run_key == after(dead)
 
@@ -114,3 +114,48 @@ def test_runs_that_fail_are_started_ever_less_often() -> None:
     assert "in 15 s" in decision.reason
     assert decide(replace(failing, since_failure=20.0), lease=LEASE).run_key is not None
     assert decide(replace(failing, failures=50, since_failure=LONGEST_PAUSE), lease=LEASE).run_key is not None
+
+
+def test_the_run_that_has_the_lock_is_the_one_that_streams() -> None:
+    """The older one lost its connection, and its successor began to stream; it is not named, and starts nothing."""
+    old = replace(STREAMING, running=LEASE, has_turn=False)
+    new = replace(STANDBY, running=100.0, has_turn=True)
+    decision = decide(replace(NOTHING, runs=(new, old), latest_run_id=new.run_id, active_pid=7), lease=LEASE)
+    assert (decision.run_key, decision.reason) == (None, "run 22222222 streams; its lease has 800 s to go")
+    late = replace(new, running=LEASE)
+    decision = decide(replace(NOTHING, runs=(late, old), latest_run_id=late.run_id, active_pid=7), lease=LEASE)
+    assert decision.run_key == after(late), "an older run is nobody's successor"
+
+
+def test_between_two_turns_nobody_is_said_to_stream() -> None:
+    old = replace(STREAMING, running=LEASE, has_turn=False)
+    decision = decide(replace(NOTHING, runs=(STANDBY, old), latest_run_id=STANDBY.run_id), lease=LEASE)
+    assert decision.reason == "run 11111111 is about to end, run 22222222 takes over from it"
+
+
+@pytest.mark.parametrize("runs", [(), (replace(STREAMING, running=LEASE),)], ids=["nothing streams", "an old run does"])
+def test_after_a_permanent_error_no_run_is_started_until_something_changes(runs: tuple[StreamRun, ...]) -> None:
+    error = "publication shop_pub publishes no such table → add it"
+    failed = replace(NOTHING, runs=runs, latest_run_id="99999999-x", failures=1, since_failure=9e9, standstill=error)
+    decision = decide(failed, lease=LEASE)
+    assert decision.run_key is None
+    assert error in decision.reason
+    assert "run 99999999 failed, and so would another" in decision.reason
+    assert ("streams on past its lease" in decision.reason) == bool(runs)
+    assert decide(replace(failed, standstill=None), lease=LEASE).run_key == "etl_shop:after:99999999-x"
+
+
+def test_successors_that_fail_are_started_ever_less_often_while_the_old_run_streams() -> None:
+    old = replace(STREAMING, running=LEASE)
+    failing = replace(NOTHING, runs=(old,), latest_run_id="x", failures=3, since_failure=5.0, active_pid=7)
+    decision = decide(failing, lease=LEASE)
+    assert decision.run_key is None
+    assert "run 11111111 streams on past its lease" in decision.reason
+    assert "in 15 s" in decision.reason
+    assert decide(replace(failing, since_failure=20.0), lease=LEASE).run_key is not None
+
+
+def test_a_pipeline_that_was_torn_down_is_not_begun_again() -> None:
+    decision = decide(replace(NOTHING, is_torn_down=True), lease=LEASE)
+    assert decision.run_key is None
+    assert "was torn down" in decision.reason

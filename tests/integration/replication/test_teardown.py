@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from etl_core.config import StateConfig
-from etl_core.errors import SourceUnavailable
+from etl_core.errors import SourceChanged, SourceUnavailable
 from etl_core.identifiers import TableName
 from etl_core.replication.other_slots import examine_other_slots
 from etl_core.source.finding import Severity
+from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database, Postgres, create_database
 from tests.integration.replication.conftest import Lab
 
@@ -129,3 +130,36 @@ def test_a_renamed_pipeline_is_told_of_the_slot_that_it_left(
     lab.execute(drop)
     assert examine_other_slots("renamed", renamed.source, renamed.store) == []
     renamed.teardown()
+
+
+def test_a_reset_keeps_the_tables_and_begins_with_another_slot(lab: Lab, pipeline: Pipeline) -> None:
+    lab.execute(f"SELECT pg_drop_replication_slot('{pipeline.source.main_slot}')")
+    lab.execute("INSERT INTO a VALUES (2)")
+    with lab.unprepared() as decided:
+        with pytest.raises(SourceChanged, match="is gone"):
+            decided.prepare()
+        [estimate] = decided.copy_estimates(decided.store.tables())
+        assert (estimate.table.name, estimate.rows) == (A, 1)
+        assert estimate.seconds is not None
+        assert decided.reset() == [f"replication slot {pipeline.source.main_slot}"]
+        decided.reset()  # a crash may have it begin again
+        assert decided.find(A).state is TableState.INIT
+        assert [move.to_state for move in decided.store.history(decided.find(A).table_id)].count(TableState.READY) == 1
+    assert publications(lab.database) == ["lab_pub"]
+    lab.assert_equal(lab.synced())
+    with lab.unprepared() as decided:
+        decided.teardown()
+    assert publications(lab.database) == [], "it is still this pipeline's"
+
+
+def test_a_reset_on_another_cluster_forgets_the_tables(lab: Lab, pipeline: Pipeline) -> None:
+    store = pipeline.store
+    identity = store.source_identity()
+    assert identity is not None
+    store.save_source_identity(replace(identity, system_identifier="7000000000000000001"))
+    [slot] = store.owned_slots()
+    store.record_slot(slot.name, None, "7000000000000000001")
+    assert pipeline.plan_teardown().is_elsewhere
+    assert pipeline.reset() == []
+    assert (list(store.tables()), store.source_identity()) == ([], None)
+    assert lab.slots() == {slot.name}

@@ -1,0 +1,156 @@
+"""The check `table_state`: whether a table streams, and if not why, since when, and what brings it back.
+
+A stream run reports it when it changes, and with a table's first report: Dagster takes a check for evaluated as long as
+the table's last materialisation is of the same run. A failed table has no event of its own: the one that Dagster has
+for it (`ASSET_FAILED_TO_MATERIALIZE`) can be logged by no public name in 1.13.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeAlias
+
+import dagster as dg
+
+from etl_core.identifiers import TableName
+from etl_dagster.hints import in_dagster
+from etl_dagster.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from etl_core.state.store import StateStore, TableStatus, Transition
+
+TABLE_STATE = "table_state"
+
+_LOOK_EVERY = 5.0
+_WARN = dg.AssetCheckSeverity.WARN
+_COPIES = frozenset({"INIT", "DATA_SYNC", "FINISHED_COPY", "SYNC_DONE"})
+"""Told as one state: each of them is soon followed by the next."""
+
+_Told: TypeAlias = tuple[str, str | None, datetime | None]
+
+
+def judge_table_state(
+    table: TableName, status: "TableStatus | None", history: "Sequence[Transition]", pipeline: str
+) -> Verdict:
+    """The verdict on a table by its status in the state store, and its history, the newest move first."""
+    from etl_core.cli.texts import STATE_WORDS
+
+    if status is None:
+        return Verdict(False, f"{table} is not replicated: it is not published, or was never materialised", _WARN)
+    state = status.state.name
+    told: dict[str, float | int | str] = {"etl/state": state}
+    if state == "READY":
+        return Verdict(True, f"{table} streams", numbers=told)
+    since = _not_streaming_since(history)
+    if since is not None:
+        told["etl/since"] = _moment(since)
+    if state == "ERRORED":
+        return Verdict(False, _stopped(table, status, pipeline), numbers=told | _error(status, pipeline))
+    if state == "PAUSED":
+        advice = in_dagster(f"etl resume {table}", pipeline)
+        return Verdict(False, f"{table} is paused, and its changes are not replicated → {advice}", _WARN, told)
+    return Verdict(False, f"{table} is {STATE_WORDS[status.state]}; readers have what it had before", _WARN, told)
+
+
+def _stopped(table: TableName, status: "TableStatus", pipeline: str) -> str:
+    what = f"{table} stopped: {_one_line(status.error or 'the reason is not known')}"
+    again = "" if status.retry_at is None else f"; tried again at {_moment(status.retry_at)}"
+    hint = f" → {_one_line(in_dagster(status.hint, pipeline))}" if status.hint else ""
+    return f"{what}{again}{hint}"
+
+
+def _error(status: "TableStatus", pipeline: str) -> dict[str, float | int | str]:
+    found = {
+        "etl/error": status.error,
+        "etl/hint": None if status.hint is None else in_dagster(status.hint, pipeline),
+        "etl/next_try": None if status.retry_at is None else _moment(status.retry_at),
+    }
+    return {**{name: text for name, text in found.items() if text}, "etl/failed_tries": status.attempts}
+
+
+def _not_streaming_since(history: "Sequence[Transition]") -> datetime | None:
+    """When it left READY, or became known if it never was."""
+    since = None
+    for move in history:
+        if move.to_state.name == "READY":
+            break
+        since = move.at
+    return since
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+class TableStates:
+    """What one stream run tells of its tables' states. `last_told` is asked once for each table.
+
+    It gives the description of the last result that Dagster has of the check: most tables stream on from run to run.
+    """
+
+    def __init__(
+        self, keys: Mapping[TableName, dg.AssetKey], pipeline: str, last_told: Callable[[dg.AssetKey], str | None]
+    ) -> None:
+        self._keys = keys
+        self._pipeline = pipeline
+        self._last_told = last_told
+        self._told: dict[TableName, _Told] = {}
+        self._evaluated: set[dg.AssetKey] = set()
+        self._reported: set[dg.AssetKey] = set()
+        self._next = 0.0
+
+    def reported(self, key: dg.AssetKey) -> None:
+        """The run has reported the table: a result from an earlier run no longer counts."""
+        self._reported.add(key)
+
+    def due(self, store: "StateStore", *, at_once: bool = False) -> Iterator[dg.AssetCheckEvaluation]:
+        """What is to be told now. Looks into the store every few seconds, or `at_once`. Raises EtlError."""
+        if not at_once and time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _LOOK_EVERY
+        statuses = {status.name: status for status in store.tables()}
+        for table, key in self._keys.items():
+            status = statuses.get(table)
+            now = _told(status)
+            is_due = key in self._reported and key not in self._evaluated
+            if now == self._told.get(table) and not is_due:
+                continue
+            result = self._evaluation(table, key, status, store)
+            is_known = table not in self._told and result.description == self._last_told(key)
+            self._told[table] = now
+            if is_due or not is_known:
+                self._evaluated.add(key)
+                yield result
+
+    def _evaluation(
+        self, table: TableName, key: dg.AssetKey, status: "TableStatus | None", store: "StateStore"
+    ) -> dg.AssetCheckEvaluation:
+        history = [] if status is None else store.history(status.table_id)
+        verdict = judge_table_state(table, status, history, self._pipeline)
+        return dg.AssetCheckEvaluation(
+            asset_key=key,
+            check_name=TABLE_STATE,
+            passed=verdict.passed,
+            severity=verdict.severity,
+            description=verdict.description,
+            metadata=dict(verdict.numbers),
+        )
+
+
+def _told(status: "TableStatus | None") -> _Told:
+    """What a new result is worth: not each step of a copy."""
+    if status is None:
+        return "", None, None
+    state = status.state.name
+    return ("COPIED" if state in _COPIES else state), status.error, status.retry_at
+
+
+def last_told(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
+    """The description of the last result of the check that Dagster has; None if it has none."""
+    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(key, TABLE_STATE))
+    evaluation = None if record is None else record.evaluation
+    return None if evaluation is None else evaluation.description

@@ -1,0 +1,34 @@
+"""A run that lost its turn to one that was started later ends: code that was reloaded does not go back to the old."""
+
+import dagster as dg
+
+from etl_core.testing.postgres import Database
+from etl_dagster.resources import PostgresReplicationResource
+from tests.orchestration.test_sensor import synced, tick
+from tests.orchestration.test_stream import Runs, connected, until
+
+_END = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = ANY (%s)"
+
+
+def test_the_run_that_was_started_later_streams_on(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    synced(replication)
+    runs = Runs(replication, instance)
+    first = runs.start(lease_seconds=3600)
+    until(lambda: f"run {first[:8]} streams" in str(tick(replication, instance)[1]), "the first run's stream")
+    second = runs.start(lease_seconds=0.5)
+    until(lambda: second[:8] in connected(replication)[1], "its standby")
+    reason = str(tick(replication, instance)[1])
+    assert reason.startswith(f"run {first[:8]} streams, run {second[:8]} takes over from it")
+
+    name = f"etl_{replication.name}"
+    database.execute(_END, [[f"{name}_turn_{first[:8]}", f"{name}_stream"]])
+    until(lambda: first in runs.results, "the end of the first run")
+    assert runs.results[first].success
+    assert runs.logged(first, f"run {second[:8]}, which was started later, streams this pipeline: this one ends")
+    until(lambda: f"run {second[:8]} streams" in str(tick(replication, instance)[1]), "the second run's stream")
+    database.execute("INSERT INTO notes VALUES (1, 'x')")
+    assert runs.execute(mode="micro_batch").success
+    runs.end()
+    assert runs.results[second].success
