@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etl_dagster.component import PostgresReplicationComponent as PostgresReplicationComponent
     from etl_dagster.control_job import build_control_job as build_control_job
     from etl_dagster.definitions import build_postgres_replication as build_postgres_replication
+    from etl_dagster.materialize_options import MaterializeOptions as MaterializeOptions
     from etl_dagster.resources import BigQueryDestinationResource as BigQueryDestinationResource
     from etl_dagster.resources import DestinationResource as DestinationResource
     from etl_dagster.resources import DuckDBDestinationResource as DuckDBDestinationResource
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from etl_dagster.stream_job import StreamConfig as StreamConfig
     from etl_dagster.stream_job import build_stream_job as build_stream_job
     from etl_dagster.stream_job import build_stream_schedule as build_stream_schedule
-    from etl_dagster.sync_op import InitialSyncConfig as InitialSyncConfig
     from etl_dagster.tables import ReplicatedTable as ReplicatedTable
     from etl_dagster.translator import DagsterReplicationTranslator as DagsterReplicationTranslator
     from etl_dagster.translator import ReplicatedTableProps as ReplicatedTableProps
@@ -39,7 +39,7 @@ _MODULES = {
     "DestinationResource": "resources",
     "BigQueryDestinationResource": "resources",
     "DuckDBDestinationResource": "resources",
-    "InitialSyncConfig": "sync_op",
+    "MaterializeOptions": "materialize_options",
     "PostgresReplicationComponent": "component",
     "PostgresReplicationResource": "resources",
     "ReplicatedTable": "tables",

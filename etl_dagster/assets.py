@@ -1,6 +1,7 @@
-"""The replicated tables as assets: materialising one is its initial sync, one step a table.
+"""The replicated tables as assets: materialising one brings it up to now.
 
-A step copies its own table only: others neither wait for it nor fail with it, and any executor may run several at once.
+One step does so for all tables, as a process costs more than a small table; those that `copy_processes` names have
+steps of their own. A table that fails fails alone either way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ import dagster as dg
 from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.load_checks import check_replication
+from etl_dagster.materialize_options import MATERIALIZE_KEY, OPTIONS
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.shared_sync import shared_sync_graph
-from etl_dagster.sync_op import TableSync, sync_op
+from etl_dagster.sync_op import TableSync, outputs_of, sync_op
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 _IO_MANAGER_KEY = "dagster/io_manager_key"  # where AssetSpec.with_io_manager_key keeps it
@@ -31,17 +33,19 @@ def build_initial_sync_assets(
     copy_processes: Mapping[str, int] | None = None,
     pool: str | None = None,
 ) -> list[dg.AssetsDefinition]:
-    """One asset for each table, in the order of `tables`. Connects to nothing.
+    """An asset for each table: one definition of those that share a step, one of each other. Connects to nothing.
 
     They need the resource `names.resource_key(replication.name)`. Condition and policy are the translator's unless
-    given here. `copy_processes` says, by table, how many processes copy a big one together, on several machines where
-    the executor has them; the others are copied by one. `pool` is another concurrency pool than `<pipeline>_sync`.
+    given here. `copy_processes` names the large tables and says how many processes copy each, on several machines where
+    the executor has them: 1 gives a table a step of its own. The others are copied in one step, several at a time.
+    `pool` is another concurrency pool than `<pipeline>_sync`.
     """
     check_replication(replication)
     translator = translator or DagsterReplicationTranslator()
     tags = {**(op_tags or {}), names.PIPELINE_TAG: replication.name}
     processes = _processes(replication.name, tables, copy_processes or {})
-    assets = []
+    assets: list[dg.AssetsDefinition] = []
+    together: list[tuple[TableSync, dg.AssetSpec]] = []
     for table in tables:
         props = ReplicatedTableProps(table, replication)
         spec = translator.get_asset_spec(props)
@@ -59,7 +63,12 @@ def build_initial_sync_assets(
             retry_policy,
             pool or names.sync_pool(replication.name),
         )
-        assets.append(_asset(sync, spec, processes.get(table, 1)))
+        if table in processes:
+            assets.append(_asset([sync], [spec], processes[table]))
+        else:
+            together.append((sync, spec))
+    if together:
+        assets.insert(0, _asset([sync for sync, _ in together], [spec for _, spec in together], 1))
     return assets
 
 
@@ -73,11 +82,14 @@ def _processes(pipeline: str, tables: Sequence[TableName], copy_processes: Mappi
     return processes
 
 
-def _asset(sync: TableSync, spec: dg.AssetSpec, processes: int) -> dg.AssetsDefinition:
-    upstream = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps, 1)}
+def _asset(syncs: Sequence[TableSync], specs: Sequence[dg.AssetSpec], processes: int) -> dg.AssetsDefinition:
+    keys = dict.fromkeys(dep.asset_key for spec in specs for dep in spec.deps)
+    upstream = {f"upstream_{number}": key for number, key in enumerate(keys, 1)}
     return dg.AssetsDefinition(
         keys_by_input_name=upstream,
-        keys_by_output_name={"result": spec.key},
-        node_def=sync_op(sync, upstream) if processes == 1 else shared_sync_graph(sync, upstream, processes),
-        specs=[spec],
+        keys_by_output_name={name: sync.key for name, sync in outputs_of(syncs).items()},
+        node_def=sync_op(syncs, upstream) if processes == 1 else shared_sync_graph(syncs[0], upstream, processes),
+        specs=specs,
+        can_subset=len(syncs) > 1,
+        resource_defs={MATERIALIZE_KEY: OPTIONS},
     )

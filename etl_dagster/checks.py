@@ -1,7 +1,10 @@
 """Asset checks of the replicated tables: how late, how safe the slot, the same columns, the same rows.
 
-None is blocking, and all tables' checks of one kind are one op, which opens source and store once. What cannot be
-looked at, because the source or the destination is away, has not passed and says why; it raises nothing.
+None is blocking, and all of them are one op: a process costs more than most checks. What cannot be looked at, because
+the source or the destination is away, has not passed and says why; it raises nothing.
+
+Dagster adds the checks of an asset to every run that materialises it, in the page and in the command line. So a costly
+one leaves such runs alone: it is evaluated when a run has it without its table, that is when it was asked for.
 """
 
 import dataclasses
@@ -18,7 +21,7 @@ from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
 from etl_dagster.live_checks import REPLICATION_LAG, SLOT_HEALTH
 from etl_dagster.load_checks import check_max_lag, check_replication, definition_errors
-from etl_dagster.names import PIPELINE_TAG, check_job_name, resource_key
+from etl_dagster.names import PIPELINE_TAG, check_job_name, check_op_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.table_states import TABLE_STATE, judge_table_state
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
@@ -62,6 +65,8 @@ class _Kind:
     name: str
     description: str
     examine: _Examine
+    is_costly: bool = False
+    """Reads whole tables: not evaluated in a run that materialises them."""
 
 
 def build_replication_checks(
@@ -74,7 +79,7 @@ def build_replication_checks(
 ) -> list[dg.AssetChecksDefinition]:
     """`replication_lag`, `table_state`, `schema_matches`, `equals_source` of each table; `slot_health` of the slot.
 
-    One definition a kind. A stream run reports the first two and `slot_health` by itself.
+    In one definition. A stream run reports the first two and `slot_health` by itself.
 
     The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
     read the source at a time in `equals_source` (default: as many as copy a table).
@@ -106,15 +111,13 @@ def build_replication_checks(
         _Kind("schema_matches", "The source's columns are those the table was brought to.", _examine_schemas),
         _Kind(
             "equals_source",
-            "All rows equal the source's at one LSN; the stream is held there meanwhile, or brought there.",
+            "All rows equal the source's at one LSN; the stream is held there meanwhile, or brought there."
+            " Evaluated when executed by itself, by the checks' job or by a schedule, not with a materialisation.",
             _examine_rows,
+            is_costly=True,
         ),
     )
-    if not keys:
-        return []
-    return [
-        _build_checks(kind, replication.name, slot if kind.name == SLOT_HEALTH else keys, connections) for kind in kinds
-    ]
+    return [_build_checks(kinds, replication.name, keys, slot, connections)] if keys else []
 
 
 def build_check_job(
@@ -131,42 +134,67 @@ def build_check_job(
 
 
 def _build_checks(
-    kind: _Kind, pipeline_name: str, keys: Mapping[_Subject, dg.AssetKey], connections: int | None
+    kinds: Sequence[_Kind],
+    pipeline_name: str,
+    tables: Mapping[_Subject, dg.AssetKey],
+    slot: Mapping[_Subject, dg.AssetKey],
+    connections: int | None,
 ) -> dg.AssetChecksDefinition:
     resource = resource_key(pipeline_name)
     # @dg.multi_asset_check names the op's inputs and outputs after the keys, and refuses one that has to be quoted.
-    inputs = {f"asset_{number}": key for number, key in enumerate(keys.values(), 1)}
+    inputs = {f"asset_{number}": key for number, key in enumerate([*tables.values(), *slot.values()], 1)}
+    keys_of = {kind.name: slot if kind.name == SLOT_HEALTH else tables for kind in kinds}
     specs = {
-        f"check_{number}": dg.AssetCheckSpec(kind.name, asset=key, description=kind.description)
-        for number, key in enumerate(keys.values(), 1)
+        f"{kind.name}_{number}": dg.AssetCheckSpec(kind.name, asset=key, description=kind.description)
+        for kind in kinds
+        for number, key in enumerate(keys_of[kind.name].values(), 1)
     }
 
     @dg.op(
-        name=f"{pipeline_name}_{kind.name}",
-        description=kind.description,
+        name=check_op_name(pipeline_name),
+        description=f"Evaluates the selected checks of pipeline {pipeline_name}, one kind after the other.",
         ins={name: dg.In(dg.Nothing) for name in inputs},
         out={name: dg.Out(dg.Nothing, is_required=False) for name in specs},
         required_resource_keys={resource},
         tags={"kind": "postgres"},
     )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        selected = {check_key.asset_key for check_key in context.selected_asset_check_keys}
-        wanted = [subject for subject, key in keys.items() if key in selected]
         replication: PostgresReplicationResource = getattr(context.resources, resource)
-        for subject, verdict in _examine(kind, replication, wanted, connections, context.log).items():
-            yield dg.AssetCheckResult(
-                passed=verdict.passed,
-                asset_key=keys[subject],
-                check_name=kind.name,
-                severity=verdict.severity,
-                description=verdict.description,
-                metadata=dict(verdict.numbers),
-            )
+        materialized = _materialized(context)
+        for kind in kinds:
+            wanted = [
+                subject
+                for subject, key in keys_of[kind.name].items()
+                if dg.AssetCheckKey(key, kind.name) in context.selected_asset_check_keys
+            ]
+            left = [table for table in wanted if kind.is_costly and tables[table] in materialized]
+            if left:
+                context.log.info(
+                    f"{kind.name} reads whole tables, and is not evaluated in a run that materialises them:"
+                    f" execute it by itself, or by job {check_job_name(pipeline_name)}"
+                )
+            examined = [subject for subject in wanted if subject not in left]
+            for subject, verdict in _examine(kind, replication, examined, connections, context.log).items():
+                yield dg.AssetCheckResult(
+                    passed=verdict.passed,
+                    asset_key=keys_of[kind.name][subject],
+                    check_name=kind.name,
+                    severity=verdict.severity,
+                    description=verdict.description,
+                    metadata=dict(verdict.numbers),
+                )
 
     checks: dg.AssetChecksDefinition = dg.AssetChecksDefinition.create(
         keys_by_input_name=inputs, node_def=check, check_specs_by_output_name=specs, can_subset=True
     )
     return checks
+
+
+def _materialized(context: dg.AssetCheckExecutionContext) -> set[dg.AssetKey]:
+    """The assets that this run materialises, however it was launched: Dagster plans each in the run's events."""
+    planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    events = context.instance.all_logs(context.run.run_id, of_type=planned)
+    return {event.asset_key for entry in events if (event := entry.dagster_event) is not None and event.asset_key}
 
 
 def _examine(
@@ -176,6 +204,8 @@ def _examine(
     connections: int | None,
     log: dg.DagsterLogManager,
 ) -> Mapping[_Subject, Verdict]:
+    if not subjects:
+        return {}
     try:
         with _open(replication, connections, log) as pipeline:
             pipeline.store.migrate()

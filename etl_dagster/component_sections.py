@@ -106,7 +106,7 @@ class InitialSync(dg.Model, dg.Resolvable):
 
     connections: int | None = Field(default=None, ge=1, description="Connections that copy one table at a time.")
     processes: dict[str, int] = Field(
-        default={}, description="Big tables that several processes copy together, and how many."
+        default={}, description="Large tables, and how many processes copy each; the others are copied in one step."
     )
 
     def options(self) -> dict[str, Any]:

@@ -51,8 +51,9 @@ def build_postgres_replication(
     `replication_lag`. With `compare_cron` a schedule compares at each tick tables of `compare_max_bytes` at most, those
     first that wait longest (`equals_source`).
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
-    the big tables that several processes copy together, and how many. The concurrency pools are `<name>_sync` and
-    `<name>_stream` unless named here; that of the stream needs room for two.
+    the large tables, which have steps of their own, and says how many processes copy each; the others share one step.
+    The concurrency pools are `<name>_sync` and `<name>_stream` unless named here; that of the stream needs room for
+    two.
     """
     check_replication(replication)
     found = _tables(replication, tables)
@@ -74,7 +75,7 @@ def build_postgres_replication(
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
         selection=dg.AssetSelection.assets(*sync_assets).without_checks(),
-        description=f"Copies tables of pipeline {replication.name}, each in a step of its own.",
+        description=f"Brings tables of pipeline {replication.name} up to now: copies those that need it.",
         tags={names.PIPELINE_TAG: replication.name},
     )
     stream_job = build_stream_job(

@@ -40,6 +40,10 @@ def check_job_name(pipeline: str) -> str:
     return f"{pipeline}_checks"
 
 
+def check_op_name(pipeline: str) -> str:
+    return f"{pipeline}_evaluate_checks"
+
+
 def compare_job_name(pipeline: str) -> str:
     return f"{pipeline}_compare"
 
@@ -71,3 +75,8 @@ def sync_op_name(pipeline: str, table: TableName) -> str:
     digest = hashlib.sha256(str(table).encode()).hexdigest()[:12]
     readable = (_NOT_IN_NAMES.sub("_", part).strip("_") for part in parts)
     return "__".join((pipeline, *readable, digest))
+
+
+def sync_group_op_name(pipeline: str, first: TableName) -> str:
+    """The op of several tables' initial syncs, named after the first: a table is in one such group alone."""
+    return f"{sync_op_name(pipeline, first)}__and_others"

@@ -55,7 +55,7 @@ attributes:
   # batch: {{max_rows: 100000, max_bytes: 16MiB, max_age: 1s}} # a batch is written at the first of these
   # initial_sync:
   #   connections: 4 # that copy one table at a time
-  #   processes: {{public.customers: 2}} # big tables that several processes copy together
+  #   processes: {{public.customers: 2}} # large tables: how many processes copy each
   # unknown_types_to_bytes: true # off: tables with columns of unknown types are refused
   # allow_append_only: false # true: tables without a replica identity, their inserts alone
   # pools: {{sync: {name}_sync, stream: {name}_stream}} # concurrency pools; the stream's needs room for two

@@ -23,7 +23,6 @@ from etl_dagster.runs import (
 from etl_dagster.sensor_text import REASON_TAG, stream_text
 from etl_dagster.standstill import latest_control_run, may_stand_still, stands_still, surroundings
 from etl_dagster.supervisor import Situation, decide
-from etl_dagster.sync_op import InitialSyncConfig
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
@@ -167,13 +166,11 @@ def _copy_request(
     status: "TableStatus", key: dg.AssetKey, sync_job: str, pipeline: str, before: Sequence[dg.RunRecord]
 ) -> dg.RunRequest:
     """Once for each time the table was set back, and after a run for it that ended without moving it."""
-    op = names.sync_op_name(pipeline, status.name)
     after = f":after:{before[0].dagster_run.run_id}" if before else ""
     return dg.RunRequest(
         run_key=f"{pipeline}:copy:{_life(status)}{after}",
         job_name=sync_job,
         asset_selection=[key],
-        run_config=dg.RunConfig(ops={op: InitialSyncConfig(full_refresh=False)}),
         tags={_TAG: _life(status), REASON_TAG: f"{status.name} is to be copied again"},
     )
 

@@ -18,9 +18,10 @@ import dagster as dg
 from etl_core.errors import EtlError, StateConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.state.table_state import TableState
+from etl_dagster.bring_up import as_it_is
 from etl_dagster.failures import failure_of
-from etl_dagster.sync import CopyCost, CopyProgress, Synced, as_it_is
-from etl_dagster.sync_op import InitialSyncConfig, TableSync, copy_table, interruptible_step
+from etl_dagster.sync import CopyCost, CopyProgress, Synced
+from etl_dagster.sync_op import TableSync, copy_table, interruptible_step
 
 if TYPE_CHECKING:
     from etl_core.state.store import StateStore
@@ -87,7 +88,7 @@ def what_was_copied(replication: "PostgresReplicationResource", table: TableName
             ranges = store.shared_copies.ranges(offer)
             cost = CopyCost(sum(held.part.size for held in ranges), _seconds_of_copy(store, status.table_id))
             return Synced(offer.snapshot_lsn, schema[1], sum(held.rows or 0 for held in ranges), cost)
-        found = as_it_is(pipeline, status)
+        found = as_it_is(pipeline, status, pipeline.destination.positions().tables.get(status.table_id))
         if found is None:
             raise StateConflict(f"{table} was set back after it was copied", hint="materialise it again")
         return found
@@ -103,9 +104,9 @@ def _seconds_of_copy(store: "StateStore", table_id: TableId) -> float:
 
 
 def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) -> dg.GraphDefinition:
-    """The graph of a table that up to `processes` processes copy; its configuration is that of the op it stands for."""
+    """The graph of a table that up to `processes` processes copy."""
     inputs = sorted(upstream)
-    resources = {sync.resource_key}
+    resources = sync.resource_keys
 
     @dg.op(
         name=f"{sync.name}__copy",
@@ -117,8 +118,8 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         retry_policy=sync.retry_policy,
         pool=sync.pool,
     )
-    def copy(context: dg.OpExecutionContext, config: InitialSyncConfig) -> None:
-        copy_table(context, sync.replication(context, config), sync.table, config, context.run_id)
+    def copy(context: dg.OpExecutionContext) -> None:
+        copy_table(context, sync.replication(context), sync.table, context.run_id)
 
     @dg.op(
         name=f"{sync.name}__share",
@@ -149,9 +150,9 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         tags=sync.tags,
         pool=sync.pool,
     )
-    def help_copy(context: dg.OpExecutionContext, config: InitialSyncConfig) -> None:
+    def help_copy(context: dg.OpExecutionContext) -> None:
         progress, stop = CopyProgress(), threading.Event()
-        replication = sync.replication(context, config)
+        replication = sync.replication(context)
         context.log.info(
             interruptible_step(
                 context,
@@ -176,11 +177,6 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         except EtlError as error:
             raise failure_of(error) from error
 
-    @dg.config_mapping
-    def for_copy_and_helpers(config: InitialSyncConfig) -> dict[str, Any]:
-        given = config.model_dump()
-        return {"copy": {"config": given}, "help": {"config": given}}
-
     def compose(**inputs: Any) -> Any:
         shares = share.alias("share")(**inputs)
         helped = shares.map(lambda shared: help_copy.alias("help")(shared=shared))
@@ -194,5 +190,4 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         description=f"Copies {sync.table} into the destination, behind the swap, by up to {processes} processes.",
         ins={name: dg.GraphIn() for name in inputs},
         out=dg.GraphOut(),
-        config=for_copy_and_helpers,
     )(compose)

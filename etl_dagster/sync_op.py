@@ -1,20 +1,22 @@
-"""The step that copies one table, and what its materialisation says."""
+"""The step that brings tables up to now, one or many small ones, and what their materialisations say."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dagster as dg
-from pydantic import Field
 
-from etl_core.errors import EtlError
+from etl_core.errors import EtlError, PermanentError
 from etl_core.identifiers import TableName
 from etl_dagster import names
-from etl_dagster.failures import failure_of
+from etl_dagster.bring_up import BringUp, bring_up_table
+from etl_dagster.failures import failure_of, failure_of_tables
 from etl_dagster.last_reports import NEVER, last_reports
+from etl_dagster.materialize_options import MATERIALIZE_KEY, MaterializeOptions
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, sync_table
+from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, yield_interruptibly
 from etl_dagster.table_report import (
     TableFacts,
     copied_text,
@@ -28,16 +30,8 @@ from etl_dagster.table_report import (
 
 _T = TypeVar("_T")
 
-
-class InitialSyncConfig(dg.Config):
-    """What a person may set in the launchpad."""
-
-    full_refresh: bool = Field(
-        default=True, description="Copy the table again. Off: copy it only if it was not copied yet, else report it."
-    )
-    connections: int | None = Field(
-        default=None, ge=1, description="Connections that copy this table (default: the resource's copy_connections)."
-    )
+_LARGE = 2**30
+"""Bytes on the source's disk from which a table is worth a step of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +52,14 @@ class TableSync:
         return names.sync_op_name(self.pipeline, self.table)
 
     @property
-    def resource_key(self) -> str:
-        return names.resource_key(self.pipeline)
+    def resource_keys(self) -> set[str]:
+        return {names.resource_key(self.pipeline), MATERIALIZE_KEY}
 
-    def replication(self, context: Any, config: InitialSyncConfig | None = None) -> PostgresReplicationResource:
+    def replication(self, context: Any) -> PostgresReplicationResource:
         """The pipeline's resource as the step has it, with what the launchpad says."""
-        replication: PostgresReplicationResource = getattr(context.resources, self.resource_key)
-        if config is None or config.connections is None:
-            return replication
-        return replication.model_copy(update={"copy_connections": config.connections})
+        replication: PostgresReplicationResource = getattr(context.resources, names.resource_key(self.pipeline))
+        connections = launch_options(context).connections
+        return replication if connections is None else replication.model_copy(update={"copy_connections": connections})
 
     def result(self, context: Any, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
         """What the step gives. Logs first how the columns differ from those last reported, and what the source has."""
@@ -85,59 +78,149 @@ class TableSync:
         )
 
 
-def sync_op(sync: TableSync, upstream: Iterable[str]) -> dg.OpDefinition:
-    """The op of a table that one process copies; `upstream` names its inputs, which carry nothing."""
+def launch_options(context: Any) -> MaterializeOptions:
+    """What the launchpad says for all steps of the run."""
+    options: MaterializeOptions = getattr(context.resources, MATERIALIZE_KEY)
+    return options
+
+
+def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinition:
+    """The op of tables that one process brings up; `upstream` names its inputs, which carry nothing.
+
+    Of several, a run may select some, and each one that fails fails alone: the others are materialised as they end.
+    Those that failed and may succeed are tried again within the step, as Dagster would begin with all of them again.
+    """
+    first, is_alone = syncs[0], len(syncs) == 1
+    what = str(first.table) if is_alone else f"{len(syncs)} tables"
 
     # @dg.asset and @dg.multi_asset name the op's inputs and outputs after asset keys, and refuse a table's name that
     # has to be quoted. Nothing: whatever IO manager the table is read with does not write it.
     @dg.op(
-        name=sync.name,
-        description=f"Copies {sync.table} into the destination, behind the swap.",
+        name=first.name if is_alone else names.sync_group_op_name(first.pipeline, first.table),
+        description=f"Brings {what} up to now: copied behind the swap where needed, else streamed.",
         ins={name: dg.In(dg.Nothing) for name in upstream},
-        out=dg.Out(dg.Nothing, io_manager_key=sync.io_manager_key),
-        required_resource_keys={sync.resource_key},
-        tags=sync.tags,
-        retry_policy=sync.retry_policy,
-        pool=sync.pool,
+        out={
+            name: dg.Out(dg.Nothing, io_manager_key=sync.io_manager_key, is_required=is_alone)
+            for name, sync in outputs_of(syncs).items()
+        },
+        required_resource_keys=first.resource_keys,
+        tags=first.tags,
+        retry_policy=first.retry_policy if is_alone else None,
+        pool=first.pool,
     )
-    def copy(context: dg.AssetExecutionContext, config: InitialSyncConfig) -> dg.MaterializeResult:
-        replication = sync.replication(context, config)
-        return sync.result(context, replication, copy_table(context, replication, sync.table, config))
+    def bring_up(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        wanted = {sync.table: sync for sync in syncs if sync.key in context.selected_asset_keys}
+        replication = first.replication(context)
+        failed: dict[TableName, EtlError] = {}
+        for table, outcome in _bring_up(context, replication, list(wanted), None if is_alone else first.retry_policy):
+            if isinstance(outcome, EtlError):
+                failed[table] = outcome
+                if len(wanted) > 1:  # of one the step's failure says it
+                    context.log.error(f"{table}: {outcome}" + (f" → {outcome.hint}" if outcome.hint else ""))
+                continue
+            if not is_alone and outcome.cost is not None and outcome.cost.size >= _LARGE:
+                context.log.info(
+                    f"{table} has {outcome.cost.size / 2**30:,.1f} GiB: give it a step of its own by"
+                    f' copy_processes={{"{table}": 1}}, or several processes'
+                )
+            yield wanted[table].result(context, replication, outcome)
+        if failed:
+            raise failure_of_tables({table: failed[table] for table in wanted if table in failed}, len(wanted))
 
-    return copy
+    return bring_up
+
+
+def outputs_of(syncs: Sequence[TableSync]) -> dict[str, TableSync]:
+    """The tables by the names of the op's outputs."""
+    return {"result": syncs[0]} if len(syncs) == 1 else {f"table_{n}": sync for n, sync in enumerate(syncs, 1)}
+
+
+def _bring_up(
+    context: Any,
+    replication: PostgresReplicationResource,
+    tables: Sequence[TableName],
+    retry_policy: dg.RetryPolicy | None,
+) -> Iterator[tuple[TableName, Synced | EtlError]]:
+    """Each table with what became of it, in the order in which they end; several at a time."""
+    progress, stop = CopyProgress(), threading.Event()
+    full_refresh = launch_options(context).full_refresh
+
+    def once(wanted: Sequence[TableName], tell: Callable[[TableName, Synced | EtlError], None]) -> None:
+        try:
+            with replication.pipeline(observer=progress.observer(), stop=stop) as pipeline:
+                together = BringUp(pipeline, progress, full_refresh=full_refresh)
+
+                def one(table: TableName) -> None:
+                    try:
+                        tell(table, together.table(table))
+                    except EtlError as error:
+                        tell(table, error)
+
+                with ThreadPoolExecutor(pipeline.config.copy.workers, thread_name_prefix="sync") as pool:
+                    for _ in pool.map(one, wanted):
+                        pass
+        except EtlError as error:  # before any table was looked at: the source is away, the configuration is wrong
+            for table in wanted:
+                tell(table, error)
+
+    def work(give: Callable[[tuple[TableName, Synced | EtlError]], None]) -> None:
+        left, tries = list(tables), 0
+        while left:
+            may_retry = retry_policy is not None and tries < retry_policy.max_retries
+            again: dict[TableName, EtlError] = {}
+
+            def tell(
+                table: TableName, outcome: Synced | EtlError, again: Any = again, may_retry: Any = may_retry
+            ) -> None:
+                if may_retry and isinstance(outcome, EtlError) and not isinstance(outcome, PermanentError):
+                    again[table] = outcome
+                else:
+                    give((table, outcome))
+
+            once(left, tell)
+            left, tries = list(again), tries + 1
+            if left and retry_policy is not None:
+                wait = retry_policy.calculate_delay(tries)
+                for table, error in again.items():
+                    progress.say(
+                        f"{table}: {error} (tried again in {wait:.0f} s, {tries} of {retry_policy.max_retries})"
+                    )
+                stop.wait(wait)
+
+    yield from yield_interruptibly(work, stop, _reporter(context, progress))
 
 
 def copy_table(
-    context: Any,
-    replication: PostgresReplicationResource,
-    table: TableName,
-    config: InitialSyncConfig,
-    share: str | None = None,
+    context: Any, replication: PostgresReplicationResource, table: TableName, share: str | None = None
 ) -> Synced:
-    """`sync_table` as a step: its progress in the step's log, its errors as Dagster's."""
+    """`bring_up_table` as a step: its progress in the step's log, its errors as Dagster's."""
     progress, stop = CopyProgress(), threading.Event()
+    full_refresh = launch_options(context).full_refresh
     return interruptible_step(
         context,
         progress,
         stop,
-        lambda: sync_table(
-            replication, table, full_refresh=config.full_refresh, progress=progress, stop=stop, share=share
+        lambda: bring_up_table(
+            replication, table, full_refresh=full_refresh, progress=progress, stop=stop, share=share
         ),
     )
 
 
 def interruptible_step(context: Any, progress: CopyProgress, stop: threading.Event, work: Callable[[], _T]) -> _T:
     """What `work` gives, which ends soon after `stop` is set. Logs `progress` meanwhile; raises dg.Failure."""
+    try:
+        return run_interruptibly(work, stop, _reporter(context, progress))
+    except EtlError as error:
+        raise failure_of(error) from error
 
+
+def _reporter(context: Any, progress: CopyProgress) -> Callable[[], None]:
     def report() -> None:
         line = progress.line()
         if line is not None:
             context.log.info(line)
 
-    try:
-        return run_interruptibly(work, stop, report)
-    except EtlError as error:
-        raise failure_of(error) from error
+    return report
 
 
 def _metadata(
@@ -150,6 +233,7 @@ def _metadata(
         summary = copied_text(synced.rows, synced.lsn)
     facts = TableFacts(synced.lsn, synced.schema, synced.rows, size)
     metadata = table_metadata(replication.destination, sync.table, sync.source, facts, summary)
+    metadata["etl/brought_up_by"] = "stream" if cost is None else "copy"
     if cost is not None and synced.rows is not None:
         metadata["etl/bytes_copied"] = cost.size
         metadata["etl/duration_seconds"] = round(cost.seconds, 3)

@@ -111,8 +111,18 @@ class DagsterDev:
             raise RuntimeError(f"the code location does not load: {causes[-1].strip()}")
         self.location, self.repository = entry["name"], loaded["repositories"][0]["name"]
 
-    def launch(self, job: str, *, assets: Sequence[Sequence[str]] = (), run_config: Any = None) -> str:
-        """Starts a run of a job, or of some of its assets; returns its id."""
+    def launch(
+        self,
+        job: str,
+        *,
+        assets: Sequence[Sequence[str]] = (),
+        checks: Sequence[tuple[Sequence[str], str]] = (),
+        run_config: Any = None,
+    ) -> str:
+        """Starts a run of a job, or of some of its assets; returns its id.
+
+        `checks`, each an asset and a name, are those of its checks to run; else all of these assets.
+        """
         selector: dict[str, Any] = {
             "repositoryLocationName": self.location,
             "repositoryName": self.repository,
@@ -120,6 +130,10 @@ class DagsterDev:
         }
         if assets:
             selector["assetSelection"] = [{"path": list(path)} for path in assets]
+        if checks:
+            selector["assetCheckSelection"] = [
+                {"assetKey": {"path": list(path)}, "name": name} for path, name in checks
+            ]
         params = {"selector": selector, "runConfigData": run_config or {}, "mode": "default"}
         answer = self.ask(_LAUNCH, params=params)["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":

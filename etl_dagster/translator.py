@@ -44,7 +44,9 @@ class DagsterReplicationTranslator:
         return dg.AssetSpec(
             [*self._key_prefix, replication.destination.type, *replication.destination.table_path(table)],
             deps=[self.get_source_asset_spec(props).key],
-            description=props.comment or f"{table} of {replication.name}, replicated from PostgreSQL.",
+            description=props.comment
+            or f"{table} of {replication.name}, replicated from PostgreSQL. Materialising it brings it up to now: it is"
+            " copied if it was not yet, else the stream is waited for.",
             group_name=replication.name,
             kinds={"postgres", replication.destination.type},
             metadata=_known({"dagster/table_name": replication.destination.table_name(table)}),

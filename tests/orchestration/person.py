@@ -83,6 +83,13 @@ class Person:
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             return [entry.dagster_event_type.value for entry in instance.all_logs(run_id) if entry.dagster_event_type]
 
+    def evaluated(self, run_id: str) -> set[str]:
+        """The names of the checks that the run evaluated."""
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        found = [entry.dagster_event for entry in entries if entry.dagster_event]
+        return {event.asset_check_evaluation_data.check_name for event in found}
+
     def kills(self, run_id: str) -> None:
         """The run's process, found by its session's port on the source."""
         with self.replication.connect("test") as connection:

@@ -1,6 +1,8 @@
 """Initial syncs in tests: materialise in process, and look at what came of it on every side."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -25,15 +27,20 @@ def sync(
     retry_policy: dg.RetryPolicy | None = None,
     **config: Any,
 ) -> dg.ExecuteInProcessResult:
-    """Materialises in process, with `config` in the launchpad of every table."""
+    """Materialises in process, with `config` in the launchpad."""
     assets = build_initial_sync_assets(replication, tables or TABLES, retry_policy=retry_policy)
     return dg.materialize(
         assets,
         instance=instance,
         resources={names.resource_key(replication.name): replication},
-        run_config={"ops": {asset.op.name: {"config": config} for asset in assets}},
+        run_config=launchpad(**config),
         raise_on_error=False,
     )
+
+
+def launchpad(**options: Any) -> dict[str, Any]:
+    """The run configuration that sets these options, once for all steps."""
+    return {"resources": {"etl_materialize": {"config": options}}}
 
 
 def like(
@@ -86,6 +93,29 @@ def slots(database: Database) -> list[str]:
 def state(replication: PostgresReplicationResource, table: TableName) -> TableState:
     with replication.pipeline() as pipeline:
         return pipeline.find(table).state
+
+
+@contextlib.contextmanager
+def streaming(replication: PostgresReplicationResource) -> Iterator[None]:
+    """Another pipeline object streams beside the block."""
+    stop, failed = threading.Event(), []
+    with replication.pipeline(stop=stop) as pipeline:
+
+        def stream() -> None:
+            try:
+                pipeline.prepare()
+                pipeline.stream()
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=stream)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+    assert not failed
 
 
 def await_row(connection: psycopg.Connection[Any], query: str) -> None:

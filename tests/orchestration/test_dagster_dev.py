@@ -9,6 +9,10 @@ from etl_dagster import names
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.supervisor import START_GRACE
 from tests.orchestration.person import PATIENCE, Person, until
+from tests.orchestration.syncing import launchpad
+
+ORDERS = ("duckdb", "public", "orders")
+CHECKS = {"replication_lag", "slot_health", "schema_matches", "equals_source"}
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,12 +43,19 @@ def test_the_whole_way_and_two_deaths_of_the_stream(person: Person) -> None:
         until(lambda: dev.status(terminated) == "CANCELED", "the end of the terminated run")
 
         streaming = person.streaming_run(dev)
-        again = dev.launch(person.sync_job, assets=[("duckdb", "public", "orders")])
+        again = dev.launch(person.sync_job, assets=[ORDERS], run_config=launchpad(full_refresh=True))
         person.notes(20)
         assert dev.wait_run(again, PATIENCE) == "SUCCESS"
         person.notes()
         person.sees_it()
         person.proves_it()
+
+        # The page's button names all checks of what it materialises.
+        page = dev.launch("__ASSET_JOB", assets=[ORDERS], checks=[(ORDERS, check) for check in CHECKS])
+        assert dev.wait_run(page, PATIENCE) == "SUCCESS"
+        assert person.evaluated(page) == CHECKS - {"equals_source"}
+        told = [entry for each in dev.materializations(*ORDERS) for entry in each["metadataEntries"]]
+        assert {"copy", "stream"} <= {entry.get("text") for entry in told if entry["label"] == "etl/brought_up_by"}
 
         preview = dev.preview(person.sensor)
         assert preview["error"] is None

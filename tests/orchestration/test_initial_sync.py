@@ -1,7 +1,6 @@
 """The replicated tables as assets: defined, materialised, again, partly, and failing."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +32,7 @@ from tests.orchestration.syncing import (
     materializations,
     slots,
     state,
+    streaming,
     sync,
 )
 
@@ -91,7 +91,7 @@ def test_names_of_ops_are_valid_and_tell_apart_every_two_tables(tmp_path: Path) 
         ("größe", "한국어"),
     ]
     replication, tables = offline(tmp_path), [TableName(*parts) for parts in odd]
-    assets = build_initial_sync_assets(replication, tables)
+    assets = build_initial_sync_assets(replication, tables, copy_processes=dict.fromkeys(map(str, tables), 1))
     assert len({asset.op.name for asset in assets}) == len(odd)
     definitions = dg.Definitions(
         assets=[*assets, *build_source_asset_specs(replication, tables)], resources={"shop": replication}
@@ -186,7 +186,7 @@ def test_materialising_again_copies_again_while_the_others_stay(
 ) -> None:
     first = materializations(sync(replication, instance))
     database.execute("UPDATE orders SET n = -n WHERE id <= 10; DELETE FROM orders WHERE id > 90; DELETE FROM customers")
-    second = materializations(sync(replication, instance, ORDERS))
+    second = materializations(sync(replication, instance, ORDERS, full_refresh=True))
     assert list(second) == ["orders"]
     assert content(replication, "orders") == at_source(database, "orders")
     assert second["orders"].metadata["dagster/row_count"].value == 90
@@ -198,60 +198,16 @@ def test_a_table_is_copied_again_beside_a_stream(
     replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
 ) -> None:
     assert sync(replication, instance).success
-    stop, failed = threading.Event(), []
-    with replication.pipeline(stop=stop) as streaming:
-
-        def stream() -> None:
-            try:
-                streaming.prepare()
-                streaming.stream()
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=stream)
-        thread.start()
-        try:
-            with psycopg.connect(database.dsn, autocommit=True) as connection:
-                await_row(connection, "SELECT 1 FROM pg_replication_slots WHERE active")
-                connection.execute("UPDATE orders SET n = 1")
-                assert sync(replication, instance, ORDERS).success
-                connection.execute("UPDATE orders SET n = n + 1; UPDATE customers SET n = 3")
-            with replication.pipeline() as asking:
-                verified = asking.verify([ORDERS, CUSTOMERS])
-        finally:
-            stop.set()
-            thread.join()
-    assert not failed
+    with streaming(replication), psycopg.connect(database.dsn, autocommit=True) as connection:
+        await_row(connection, "SELECT 1 FROM pg_replication_slots WHERE active")
+        connection.execute("UPDATE orders SET n = 1")
+        assert sync(replication, instance, ORDERS, full_refresh=True).success
+        connection.execute("UPDATE orders SET n = n + 1; UPDATE customers SET n = 3")
+        with replication.pipeline() as asking:
+            verified = asking.verify([ORDERS, CUSTOMERS])
     assert [(comparison.is_equal, comparison.problem) for comparison in verified] == [(True, None)] * 2
     assert content(replication, "orders") == at_source(database, "orders")
     assert slots(database) == [f"etl_{replication.name}"]
-
-
-def test_without_full_refresh_a_copied_table_is_reported_as_it_is(
-    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
-) -> None:
-    first = materializations(sync(replication, instance, ORDERS, CUSTOMERS, full_refresh=False))
-    copied = content(replication, "orders")
-    database.execute("DELETE FROM orders")
-    again = materializations(sync(replication, instance, full_refresh=False))
-    assert content(replication, "orders") == copied
-    assert again["orders"].tags == {**(again["orders"].tags or {}), **data_version(first["orders"])}
-    assert again["orders"].metadata["dagster/row_count"].value == 100
-    assert "etl/duration_seconds" not in again["orders"].metadata
-    assert "etl/duration_seconds" in again["notes"].metadata  # the one that was not copied before
-
-    with replication.pipeline() as pipeline:
-        pipeline.prepare()
-        pipeline.stream(until=pipeline.current_lsn())
-        lsn = str(pipeline.destination.positions().tables[pipeline.find(ORDERS).table_id])
-    streamed = materializations(sync(replication, instance, ORDERS, full_refresh=False))["orders"]
-    assert streamed.metadata["etl/lsn"].value == lsn
-    assert data_version(streamed) != data_version(first["orders"])
-    assert "dagster/row_count" not in streamed.metadata  # nobody counted
-
-
-def data_version(event: dg.AssetMaterialization) -> dict[str, str]:
-    return {"dagster/data_version": (event.tags or {})["dagster/data_version"]}
 
 
 def test_connections_of_the_launchpad_win(
@@ -268,7 +224,7 @@ def test_connections_of_the_launchpad_win(
 
     watched = like(replication, Watched, copy_connections=3)
     assert sync(watched, instance, ORDERS).success
-    assert sync(watched, instance, ORDERS, connections=1).success
+    assert sync(watched, instance, ORDERS, connections=1, full_refresh=True).success
     assert used == [3, 1]
     assert not sync(watched, instance, ORDERS, connections=0).success
 
@@ -283,13 +239,15 @@ def test_a_table_that_cannot_be_copied_fails_alone(
     database.execute("UPDATE customers SET price = 'NaN' WHERE id = 7")
     result = sync(replication, instance, retry_policy=dg.RetryPolicy(max_retries=3))
     assert not result.success
-    [(table, (description, hint))] = failures(result).items()
-    assert table == "customers"
+    [(description, hint)] = failures(result).values()
+    assert description.startswith("1 of 3 tables failed: ")
+    assert "public.customers" in description
     assert "price" in description
     assert hint
     assert set(materializations(result)) == {"orders", "notes"}
     assert content(replication, "orders") == at_source(database, "orders")
-    assert result.retry_attempts_for_node(f"{replication.name}__public__customers") == 0  # it would fail again
+    with replication.pipeline() as pipeline:
+        assert pipeline.find(CUSTOMERS).attempts == 1  # it would fail again
     assert state(replication, CUSTOMERS) is TableState.ERRORED
     assert state(replication, ORDERS) is TableState.FINISHED_COPY
 
@@ -303,7 +261,7 @@ def test_a_table_that_is_not_the_pipelines_is_refused_with_those_that_are(
 ) -> None:
     result = sync(replication, instance, ORDERS, TableName("public", "invoices"))
     [(description, hint)] = failures(result).values()
-    assert description.startswith("public.invoices is not a table of pipeline")
+    assert description.startswith("1 of 2 tables failed: public.invoices is not a table of pipeline")
     assert "public.orders" in hint
     assert set(materializations(result)) == {"orders"}
 
@@ -350,6 +308,15 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, instance: dg.DagsterInstan
     [(description, _)] = failures(result).values()
     assert description.startswith("cannot connect to 127.0.0.1:1")
     assert result.retry_attempts_for_node("shop__public__orders") == 1
+
+
+def test_what_may_pass_is_tried_again_within_the_step_of_several(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    result = sync(offline(tmp_path), instance, retry_policy=dg.RetryPolicy(max_retries=2))
+    [(description, _)] = failures(result).values()
+    assert description.startswith("3 of 3 tables failed: public.orders, public.customers, public.notes: cannot connect")
+    logged = [record.user_message for record in instance.all_logs(result.run_id)]
+    tried = [line for line in logged if "public.notes: cannot connect" in line and "tried again" in line]
+    assert len(tried) == 1  # the same again is left out
 
 
 def test_an_error_without_a_hint_is_a_failure_too() -> None:

@@ -20,7 +20,17 @@ from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
 from etl_dagster.shared_sync import helpers_wanted
-from tests.orchestration.syncing import ORDERS, at_source, content, failures, materializations, slots, state
+from tests.orchestration.syncing import (
+    ORDERS,
+    at_source,
+    content,
+    failures,
+    launchpad,
+    materializations,
+    slots,
+    state,
+    streaming,
+)
 
 EVENTS = TableName("public", "events")
 ROWS, PARTS = 4_000, 8
@@ -69,7 +79,7 @@ def sync_events(
         assets,
         instance=instance,
         resources={names.resource_key(replication.name): replication},
-        run_config={"ops": {asset.node_def.name: {"config": config} for asset in assets}},
+        run_config=launchpad(**config),
         raise_on_error=False,
     )
 
@@ -96,16 +106,18 @@ def test_in_one_process_the_copy_does_everything_itself(
     assert state(events, EVENTS) is TableState.FINISHED_COPY
 
 
-def test_without_full_refresh_a_copied_table_is_reported_as_it_is(
-    events: PostgresReplicationResource, instance: dg.DagsterInstance
+def test_a_table_that_streams_waits_for_the_stream_and_is_not_copied_again(
+    events: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
 ) -> None:
-    first = materializations(sync_events(events, instance))["events"]
-    result = sync_events(events, instance, full_refresh=False)
+    assert sync_events(events, instance).success
+    with streaming(events):
+        database.execute("UPDATE events SET v = 'new' WHERE id < 10")
+        result = sync_events(events, instance)
+        assert content(events, "events") == at_source(database, "events")
     assert steps(result) == ["copy", "report", "share"]
-    again = materializations(result)["events"]
-    assert again.metadata["etl/lsn"] == first.metadata["etl/lsn"]
-    assert again.metadata["dagster/row_count"].value == ROWS
-    assert "etl/duration_seconds" not in again.metadata  # nothing was copied
+    again = materializations(result)["events"].metadata
+    assert again["etl/brought_up_by"].value == "stream"
+    assert "etl/duration_seconds" not in again  # nothing was copied
 
 
 class WaitsForHelp(PostgresReplicationResource):

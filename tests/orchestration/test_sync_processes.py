@@ -71,16 +71,16 @@ def test_a_copy_under_way_elsewhere_is_left_alone(
     replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
 ) -> None:
     with copied_elsewhere(replication, ORDERS):
-        result = sync(replication, instance, ORDERS, NOTES)
+        result = sync(replication, instance, ORDERS, NOTES, full_refresh=True)
     [(description, hint)] = failures(result).values()
-    assert description == "another process is copying public.orders now"
+    assert description == "1 of 2 tables failed: another process is copying public.orders now"
     assert "materialise again" in hint
     assert set(materializations(result)) == {"notes"}
     assert state(replication, ORDERS) is TableState.FINISHED_COPY
     assert content(replication, "orders") == at_source(database, "orders")
 
 
-def test_without_full_refresh_a_copy_under_way_elsewhere_is_waited_for(
+def test_a_copy_under_way_elsewhere_is_waited_for(
     replication: PostgresReplicationResource, instance: dg.DagsterInstance
 ) -> None:
     with copied_elsewhere(replication, ORDERS) as hold:
@@ -100,7 +100,7 @@ def test_without_full_refresh_a_copy_under_way_elsewhere_is_waited_for(
                     pipeline.find = found  # type: ignore[method-assign]
                     yield pipeline
 
-        result = sync(like(replication, Waiting), instance, ORDERS, full_refresh=False)
+        result = sync(like(replication, Waiting), instance, ORDERS)
     event = materializations(result)["orders"]
     assert event.metadata["dagster/row_count"].value == 100
     assert "etl/duration_seconds" not in event.metadata  # it did not copy
@@ -130,7 +130,7 @@ def job_of(kind: type[PostgresReplicationResource]) -> dg.JobDefinition:
     assert tables is not None
     job = dg.define_asset_job("sync", executor_def=dg.multiprocess_executor.configured({"max_concurrent": 3}))
     return dg.Definitions(
-        assets=build_initial_sync_assets(replication, tables),
+        assets=build_initial_sync_assets(replication, tables, copy_processes=dict.fromkeys(map(str, tables), 1)),
         resources={names.resource_key(replication.name): replication},
         jobs=[job],
     ).resolve_job_def("sync")
@@ -266,7 +266,7 @@ def test_a_terminated_copy_again_leaves_readers_what_was_there(
     before = content(replication, "orders")
     database.execute("DELETE FROM orders WHERE id = 1")
     with interrupted(reached):
-        assert_interrupted(sync(like(replication, Held), instance, ORDERS))
+        assert_interrupted(sync(like(replication, Held), instance, ORDERS, full_refresh=True))
     assert content(replication, "orders") == before
     with replication.pipeline() as pipeline:
         pipeline.prepare()

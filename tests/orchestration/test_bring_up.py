@@ -1,0 +1,251 @@
+"""Materialising brings up to now: what is copied, what waits for the stream, and what is said when neither can be."""
+
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from etl_core.errors import TransientError
+from etl_core.replication.table_errors import kept_update
+from etl_core.state.table_state import TableState
+from etl_core.testing.postgres import Database
+from etl_dagster import names
+from etl_dagster.assets import build_initial_sync_assets
+from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.sync import CopyProgress
+from tests.orchestration.syncing import (
+    CUSTOMERS,
+    ORDERS,
+    TABLES,
+    at_source,
+    content,
+    failures,
+    launchpad,
+    materializations,
+    state,
+    sync,
+)
+
+
+def brought_up_by(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    return {table: event.metadata["etl/brought_up_by"].value for table, event in materializations(result).items()}
+
+
+def logged(instance: dg.DagsterInstance, run_id: str) -> str:
+    return "\n".join(record.user_message for record in instance.all_logs(run_id))
+
+
+def test_what_streams_waits_for_the_stream_and_what_does_not_is_copied(
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert brought_up_by(sync(replication, instance, ORDERS, CUSTOMERS)) == {"orders": "copy", "customers": "copy"}
+    database.execute("UPDATE orders SET n = -n; DELETE FROM customers WHERE id > 50; INSERT INTO notes VALUES (1, 'x')")
+    with replication.pipeline() as pipeline:
+        before = pipeline.current_lsn()
+    is_waited_for = threading.Event()
+
+    class Told(CopyProgress):
+        def say(self, news: str) -> None:
+            super().say(news)
+            if "nothing streams" in news:
+                is_waited_for.set()
+
+    monkeypatch.setattr("etl_dagster.sync_op.CopyProgress", Told)
+
+    def stream_once_it_is_waited_for() -> None:
+        assert is_waited_for.wait(60)
+        with replication.pipeline() as other:
+            other.prepare()
+            other.stream(until=other.current_lsn())
+
+    thread = threading.Thread(target=stream_once_it_is_waited_for)
+    thread.start()
+    result = sync(replication, instance)
+    thread.join()
+    assert result.success
+    assert brought_up_by(result) == {"orders": "stream", "customers": "stream", "notes": "copy"}
+    for table in ("orders", "customers", "notes"):
+        assert content(replication, table) == at_source(database, table)
+    assert "nothing streams pipeline" in logged(instance, result.run_id)
+    with replication.pipeline() as pipeline:
+        progress = pipeline.store.progress()
+        positions = pipeline.destination.positions().tables
+        told = materializations(result)["orders"]
+        assert told.metadata["etl/lsn"].value == str(positions[pipeline.find(ORDERS).table_id])
+    assert progress is not None
+    assert progress.flushed_lsn >= before
+    assert "dagster/row_count" not in told.metadata  # nobody counted
+
+
+def test_a_table_that_was_set_back_is_copied_again(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    assert sync(replication, instance).success
+    database.execute("DELETE FROM orders WHERE id > 10")
+    with replication.pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.resync(ORDERS)
+    assert brought_up_by(sync(replication, instance, ORDERS)) == {"orders": "copy"}
+    assert content(replication, "orders") == at_source(database, "orders")
+
+
+def test_without_a_stream_the_failure_says_what_to_start(
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("etl_dagster.bring_up._NO_STREAM_PATIENCE", 0.5)
+    assert sync(replication, instance, ORDERS, CUSTOMERS).success
+    database.execute("DELETE FROM orders")
+    result = sync(replication, instance)
+    assert set(materializations(result)) == {"notes"}
+    [(description, hint)] = failures(result).values()
+    told = f"2 of 3 tables failed: public.orders, public.customers: nothing streams pipeline {replication.name}"
+    assert description.startswith(told)
+    assert names.stream_job_name(replication.name) in hint
+    assert "full_refresh: true" in hint
+    assert state(replication, ORDERS) is TableState.FINISHED_COPY
+
+
+def test_a_copy_as_new_as_the_source_needs_no_stream(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance
+) -> None:
+    first = materializations(sync(replication, instance, ORDERS))["orders"]
+    with replication.pipeline() as pipeline:
+        assert pipeline.current_lsn() == pipeline.find(ORDERS).snapshot_lsn
+    again = sync(replication, instance, ORDERS)
+    assert materializations(again)["orders"].metadata["etl/lsn"] == first.metadata["etl/lsn"]
+    assert materializations(again)["orders"].metadata["dagster/row_count"].value == 100
+    assert "waiting" not in logged(instance, again.run_id)
+
+
+def test_a_stream_that_does_not_move_is_not_waited_for_for_ever(
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sync(replication, instance, ORDERS).success
+    database.execute("DELETE FROM orders")
+    monkeypatch.setattr("etl_dagster.bring_up._STALLED_PATIENCE", 0.5)
+    [(description, hint)] = failures(sync(replication, instance, ORDERS)).values()
+    assert description.startswith(f"the stream of pipeline {replication.name} has been at 0/0 for")
+    assert names.stream_job_name(replication.name) in hint
+
+
+def test_the_error_that_ended_the_stream_is_told_at_once(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    assert sync(replication, instance, ORDERS).success
+    database.execute("DELETE FROM orders")
+    with replication.pipeline() as pipeline:
+        pipeline.store.save_stream_error("the slot was dropped", "create another one")
+    [(description, hint)] = failures(sync(replication, instance, ORDERS)).values()
+    assert description == f"the stream of pipeline {replication.name} has ended: the slot was dropped"
+    assert hint == "create another one"
+
+
+def test_a_paused_table_says_so_and_copying_it_again_is_one_switch_away(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance
+) -> None:
+    assert sync(replication, instance, ORDERS).success
+    with replication.pipeline() as pipeline:
+        pipeline.pause(ORDERS)
+    [(description, hint)] = failures(sync(replication, instance, ORDERS)).values()
+    assert description == "public.orders is paused, so nothing brings it up to now"
+    assert "full_refresh: true" in hint
+    assert state(replication, ORDERS) is TableState.PAUSED
+    assert brought_up_by(sync(replication, instance, ORDERS, full_refresh=True)) == {"orders": "copy"}
+
+
+def test_a_table_that_stopped_with_its_changes_kept_says_why(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance
+) -> None:
+    assert sync(replication, instance, ORDERS).success
+    with replication.pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.stream(until=pipeline.current_lsn())
+        status = pipeline.find(ORDERS)
+        assert status.snapshot_lsn is not None
+        error = TransientError("the disk is full", hint="make room")
+        update = kept_update(status, error, "etl_kept", status.snapshot_lsn, 2**30, timedelta(minutes=1))
+        pipeline.store.transition(status, TableState.ERRORED, update)
+        pipeline.store.record_slot("etl_kept", status.table_id)
+    [(description, hint)] = failures(sync(replication, instance, ORDERS)).values()
+    assert description == "public.orders is stopped, so nothing brings it up to now: the disk is full"
+    assert "make room" in hint
+
+
+def test_one_switch_copies_all_again_whatever_steps_there_are(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    assets = build_initial_sync_assets(replication, TABLES, copy_processes={"public.notes": 1})
+    assert [len(list(asset.keys)) for asset in assets] == [2, 1]
+    resources = {names.resource_key(replication.name): replication}
+    assert dg.materialize(assets, instance=instance, resources=resources).success
+    database.execute("DELETE FROM orders; DELETE FROM customers; INSERT INTO notes VALUES (1, 'x')")
+    result = dg.materialize(
+        assets, instance=instance, resources=resources, run_config=launchpad(full_refresh=True), raise_on_error=False
+    )
+    assert brought_up_by(result) == {"orders": "copy", "customers": "copy", "notes": "copy"}
+    assert (content(replication, "orders"), len(content(replication, "notes"))) == ([], 1)
+
+
+# --- checks that come with a materialisation --------------------------------------------------------------------------
+
+CHEAP = {"replication_lag", "slot_health", "schema_matches"}
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+def test_whole_tables_are_compared_when_asked_for_and_not_with_a_materialisation(
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = {
+        "DAGSTER_HOME": instance.root_directory,
+        "TEST_PIPELINE": replication.name,
+        "TEST_DSN": database.dsn,
+        "TEST_STATE": replication.state.url,
+        "TEST_DUCKDB": replication.destination.options()["path"],
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    location = Path(__file__).with_name("location.py")
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    command = [dagster, "asset", "materialize", "-d", str(REPOSITORY), "-f", str(location)]
+
+    subprocess.run([*command, "--select", "duckdb/public/orders"], check=True, cwd=tmp_path)
+    [run] = instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+    evaluated = evaluations(instance, run.run_id)
+    assert {check for check, _ in evaluated} == CHEAP
+    assert {table for _, table in evaluated} == {"orders"}
+    assert "equals_source reads whole tables" in logged(instance, run.run_id)
+
+    from tests.orchestration import location as loaded
+
+    job = loaded.defs.resolve_job_def(names.check_job_name(replication.name))
+    asked = job.execute_in_process(instance=instance)
+    assert asked.success
+    evaluated = evaluations(instance, asked.run_id)
+    assert {check for check, _ in evaluated} == CHEAP | {"equals_source"}
+    assert ("equals_source", "notes") in evaluated
+
+
+def evaluations(instance: dg.DagsterInstance, run_id: str) -> set[tuple[str, str]]:
+    """The checks that a run evaluated, each with its table."""
+    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    found = [entry.dagster_event.asset_check_evaluation_data for entry in entries if entry.dagster_event]
+    return {(each.check_name, each.asset_key.path[-1]) for each in found}
