@@ -1,4 +1,4 @@
-"""What Dagster already has of replicated tables: the last materialisation of each, whoever reported it."""
+"""What Dagster already has of replicated tables: the last materialisation of each, of a copy or a stream."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -16,9 +16,10 @@ REASON_TAG = "etl/reason"
 
 
 def stream_text(replication: "PostgresReplicationResource", timeout: int) -> str:
-    """To be put behind a tick's reason: `; 1.2 KiB and 0.4 s behind; …`. Empty where nobody can say.
+    """To be put behind a tick's reason: `; 1.2 KiB and 0.4 s behind; …`.
 
-    The source is given `timeout` seconds to connect and to answer.
+    Empty where the source or the state store cannot be asked; the source is given `timeout` seconds to connect and to
+    answer.
     """
     from etl_core.identifiers import main_slot_name
     from etl_core.source.server import average_wal_rate, current_lsn

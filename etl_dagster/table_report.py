@@ -124,7 +124,7 @@ def source_observation(
     from etl_core.schema.pg_types import format_type
 
     columns = column_schema(schema, [format_type(column) for column in schema.columns])
-    # Dagster's page shows the standard key of materialisations only, which an asset that nobody here makes has none of.
+    # Of the standard key Dagster's page shows that of the last materialisation, and the table at the source has none.
     metadata: dict[str, Any] = {COLUMN_SCHEMA: columns, "etl/columns": columns}
     if schema.comment:
         metadata["etl/comment"] = schema.comment

@@ -58,10 +58,11 @@ class Site:
 
 def show_lineage(page: Page, site: Site) -> None:
     """The replicated table with its state and checks, and the table at the source, whose groups are unfolded."""
-    groups = (site.pipeline, f"{site.pipeline}_source")
-    expanded = ",".join(f"{site.location}:__repository__:{group}" for group in groups)
-    page.goto(f"{site.url}/asset-groups?expanded={expanded}")
-    nodes = page.locator("foreignObject").filter(has=page.get_by_text("orders", exact=True))
+    page.goto(f"{site.url}/asset-groups")
+    boxes = page.locator("foreignObject")
+    expect(boxes.filter(has_text=f"{site.pipeline}_source").first).to_be_visible()
+    page.keyboard.press("Alt+KeyE")  # of the menu: expand all groups
+    nodes = boxes.filter(has=page.get_by_text("orders", exact=True))
     copy = nodes.filter(has_text="DuckDB")
     expect(copy).to_contain_text("Materialized")
     expect(copy).to_contain_text(re.compile(r"\d / 4 Passed"))
