@@ -22,7 +22,7 @@ venv: $(VENV)/installed ## .venv with all that the targets below need (they make
 $(VENV)/installed: pyproject.toml constraints.txt scripts/make-venv
 	@PYTHON='$(PYTHON)' scripts/make-venv
 
-test: venv ## the whole test suite; TESTS=… for a part, WORKERS=1 for one at a time, ETL_PG_SOURCE and ETL_PG_VERSION for another PostgreSQL
+test: venv ## the whole test suite; TESTS=… for a part, WORKERS=1 for one at a time, ETL_PG_SOURCE and ETL_PG_VERSION for another PostgreSQL, ETL_PG_TLS=required over TLS
 	$(PYTEST) $(TESTS)
 
 test-fast: venv ## the inner loop: what needs no server, with few random examples

@@ -32,7 +32,8 @@ from benchmarks.workload import create_workload
 from etl_core.identifiers import main_slot_name
 
 _BASE = 100_000
-_RATES = (50, 500)
+RATES = (50, 500)
+"""Transactions a second."""
 _SECONDS = 60
 _READ_EVERY = 2.0
 _PATIENCE = 300.0
@@ -45,12 +46,17 @@ def latency(session: Session) -> Result:
     for kind in session.kinds:
         if kind == "unix":
             continue  # waits as TCP does
-        for rate in _RATES:
+        for rate in RATES:
             measured = _follow(session, kind, rate)
-            key = {("tcp", 50): "latency", ("tcp", 500): "latency_500"}.get((kind, rate), f"latency_{rate}_{kind}")
+            key = f"latency{load_name(kind, rate)}"
             figures |= {f"{key}_p{p}_ms": value for p, value in measured.pop("percentiles").items()}
             details[key] = measured
     return Result(figures, details)
+
+
+def load_name(kind: Kind, rate: int) -> str:
+    """What a figure's key says of the load: nothing of TCP, and nothing of 50 a second over it."""
+    return {("tcp", 50): "", ("tcp", 500): "_500"}.get((kind, rate), f"_{rate}_{kind}")
 
 
 def _follow(session: Session, kind: Kind, rate: int) -> dict[str, Any]:

@@ -17,21 +17,25 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks.latency import RATES, load_name
+from benchmarks.server import Kind
 from benchmarks.session import Result, Session
 from etl_core.lsn import Lsn
+from etl_core.silence import WatchedConnection
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import StateStore
 from etl_dagster import names
 from etl_dagster.testing import DagsterDev, dagster_dev
 
-_DATABASE = "dagster"
 _PIPELINE = "bench_dagster"
 _SECONDS = 100
-_PER_SECOND = 20
+"""Over each kind of connection, in equal parts at each rate."""
 _LEASES = 5
 _REPORTS = 10
 """How many leases and intervals of reports the seconds are."""
@@ -40,12 +44,24 @@ _PATIENCE = 300.0
 
 
 def orchestration(session: Session) -> Result:
-    with session.server.connect("postgres") as connection:
-        connection.execute(f"CREATE DATABASE {_DATABASE}")
-    with session.server.connect(_DATABASE) as connection:
-        connection.execute("CREATE TABLE ticks (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
+    """At each rate over TCP and TLS; what is not latency is measured over the first of them."""
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    kinds = [kind for kind in session.kinds if kind != "unix"]  # waits as TCP does
+    for kind in kinds:
+        measured, more = _measure(session, kind)
+        figures, details[kind] = measured | figures, more
+    return Result(figures | {"import_etl_dagster_ratio": _import_ratio(2 * session.runs - 1)}, details)
+
+
+def _measure(session: Session, kind: Kind) -> tuple[dict[str, float], dict[str, float]]:
+    server, database = session.server_for([kind]), f"dagster_{kind}"
+    with server.connect("postgres") as connection:
+        connection.execute(f"CREATE DATABASE {database}")
+    with server.connect(database) as connection:
+        connection.execute("CREATE TABLE ticks (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
         connection.execute("CREATE PUBLICATION bench_pub FOR TABLE ticks")
-    directory = session.directory / "dagster"
+    directory = session.directory / database
     directory.mkdir()
     workspace = directory / "workspace.yaml"
     location = {"relative_path": str(Path(__file__).with_name("location.py")), "working_directory": str(Path.cwd())}
@@ -53,16 +69,19 @@ def orchestration(session: Session) -> Result:
     state = f"sqlite:///{directory / 'state.db'}"
     seconds = session.seconds or _SECONDS
     environment = {
-        "BENCH_DSN": session.server.dsn(_DATABASE),
+        "BENCH_DSN": server.dsn(database, kind),
         "BENCH_STATE": state,
         "BENCH_DUCKDB": str(directory / "bench.duckdb"),
         "BENCH_LEASE": str(seconds / _LEASES),
         "BENCH_REPORT": str(seconds / _REPORTS),
     }
     home = directory / "home"
-    with patch.dict(os.environ, environment), dagster_dev(workspace, home) as dev:
-        figures, details = _stream(session, seconds, dev, state, Storage(home, directory / "state.db"))
-    return Result(figures | {"import_etl_dagster_ratio": _import_ratio(2 * session.runs - 1)}, details)
+    with (
+        patch.dict(os.environ, environment),
+        dagster_dev(workspace, home) as dev,
+        server.connect(database) as connection,
+    ):
+        return _stream(connection, kind, seconds, dev, state, Storage(home, directory / "state.db"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +116,7 @@ def _growth(before: dict[str, int], after: dict[str, int], seconds: float, event
 
 
 def _stream(
-    session: Session, seconds: float, dev: DagsterDev, state: str, storage: Storage
+    connection: WatchedConnection, kind: Kind, seconds: float, dev: DagsterDev, state: str, storage: Storage
 ) -> tuple[dict[str, float], dict[str, float]]:
     if dev.wait_run(dev.launch(names.sync_job_name(_PIPELINE)), _PATIENCE) != "SUCCESS":
         raise RuntimeError(f"the initial sync failed; see {dev.log}")
@@ -105,32 +124,38 @@ def _stream(
     before, started = storage.sizes(), time.monotonic()
     dev.start_sensor(sensor)
     with closing(open_store(state, _PIPELINE)) as store:
-        commits, looks = _commit_and_look(session, seconds, store)
+        commits, looks = _commit_and_look(connection, seconds / len(RATES), store)
     dev.stop_sensor(sensor)
     ticks = [tick["endTimestamp"] - tick["timestamp"] for tick in dev.ticks(sensor) if tick["endTimestamp"]]
     runs = dev.runs(job)
     events = dev.materializations("duckdb", "public", "ticks")
     growth = _growth(before, storage.sizes(), time.monotonic() - started, len(events) - 1, len(runs))
     dev.end_runs(job, _PATIENCE)
-    at = np.array([seen for _, seen in looks])
-    reached = np.array([lsn for lsn, _ in looks], np.uint64)
-    visible = at[np.searchsorted(reached, np.array([lsn for lsn, _ in commits], np.uint64))]
-    milliseconds = (visible - np.array([committed for _, committed in commits])) * 1000
-    figures = {
-        "dagster_latency_p50_ms": float(np.percentile(milliseconds, 50)),
-        "dagster_latency_p99_ms": float(np.percentile(milliseconds, 99)),
-        "sensor_tick_ms": statistics.median(ticks) * 1000,
-        # The initial sync is one; a run that gives way reports what has come since its last report.
-        "events_per_table_and_interval": (len(events) - 1) / (_REPORTS + len(runs) - 1),
-    }
-    details = {"hand_overs": len(runs) - 1, "max_ms": float(milliseconds.max()), "commits": len(commits)}
+    figures: dict[str, float] = {}
+    details: dict[str, float] = {"hand_overs": len(runs) - 1}
+    for rate, committed in commits.items():
+        milliseconds, key = _visible_after(committed, looks), load_name(kind, rate)
+        figures |= {f"dagster_latency{key}_p{p}_ms": float(np.percentile(milliseconds, p)) for p in (50, 99)}
+        details |= {f"max_ms{key}": float(milliseconds.max()), f"commits{key}": len(committed)}
+    figures["sensor_tick_ms"] = statistics.median(ticks) * 1000
+    # The initial sync is one; a run that gives way reports what has come since its last report.
+    figures["events_per_table_and_interval"] = (len(events) - 1) / (_REPORTS + len(runs) - 1)
     return figures, details | growth
 
 
+def _visible_after(commits: list[tuple[int, float]], looks: list[tuple[int, float]]) -> NDArray[np.float64]:
+    """Milliseconds from each commit to the first look that saw its position passed."""
+    at = np.array([seen for _, seen in looks])
+    reached = np.array([lsn for lsn, _ in looks], np.uint64)
+    visible = at[np.searchsorted(reached, np.array([lsn for lsn, _ in commits], np.uint64))]
+    milliseconds: NDArray[np.float64] = (visible - np.array([committed for _, committed in commits])) * 1000
+    return milliseconds
+
+
 def _commit_and_look(
-    session: Session, seconds: float, store: StateStore
-) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """(LSN, time) of every commit, once the stream runs, and of every position seen."""
+    connection: WatchedConnection, seconds: float, store: StateStore
+) -> tuple[dict[int, list[tuple[int, float]]], list[tuple[int, float]]]:
+    """(LSN, time) of every commit by their rate, once the stream runs, and of every position seen."""
     looks: list[tuple[int, float]] = []
     stop = threading.Event()
 
@@ -140,25 +165,27 @@ def _commit_and_look(
             if progress is not None and (not looks or progress.flushed_lsn > looks[-1][0]):
                 looks.append((int(progress.flushed_lsn), time.monotonic()))
 
+    def commit() -> tuple[int, float]:
+        connection.execute("INSERT INTO ticks DEFAULT VALUES")
+        committed = time.monotonic()
+        row = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert row is not None
+        return int(Lsn.parse(row[0])), committed
+
     looking = threading.Thread(target=look)
     looking.start()
-    commits: list[tuple[int, float]] = []
+    commits: dict[int, list[tuple[int, float]]] = {}
     try:
-        with session.server.connect(_DATABASE) as connection:
-
-            def commit(number: int) -> int:
-                connection.execute("INSERT INTO ticks VALUES (%s)", (number,))
-                row = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
-                assert row is not None
-                return int(Lsn.parse(row[0]))
-
-            first = commit(-1)
-            _until(lambda: bool(looks) and looks[-1][0] >= first)
+        first, _ = commit()
+        _until(lambda: bool(looks) and looks[-1][0] >= first)
+        for rate in RATES:
+            commits[rate] = committed = []
             started = time.monotonic()
-            for number in range(int(seconds * _PER_SECOND)):
-                time.sleep(max(0.0, started + number / _PER_SECOND - time.monotonic()))
-                commits.append((commit(number), time.monotonic()))
-            _until(lambda: looks[-1][0] >= commits[-1][0])
+            for number in range(int(seconds * rate)):
+                time.sleep(max(0.0, started + number / rate - time.monotonic()))
+                committed.append(commit())
+        last = committed[-1][0]
+        _until(lambda: looks[-1][0] >= last)
     finally:
         stop.set()
         looking.join()

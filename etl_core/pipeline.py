@@ -109,6 +109,13 @@ class Pipeline(PipelineControl):
             wanted = None
         return self._copy(self._to_copy(wanted), self.stop, share)
 
+    def copy(self, status: TableStatus, *, share: str | None = None) -> Copied | EtlError:
+        """Copies one table that is in INIT, as `sync` does; from any thread, several at a time. After `prepare`.
+
+        It looks at no other table: `sync` reads the whole list several times for each, which many tables notice.
+        """
+        return self._copier(self.stop, share).copy_or_fail(status)
+
     def _to_copy(self, wanted: Collection[TableId] | None = None) -> list[TableStatus]:
         """Tables in INIT; failed ones whose time to try again has come, and dead copies, are set back first.
 

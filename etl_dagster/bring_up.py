@@ -45,6 +45,7 @@ class BringUp:
         self._pipeline = pipeline
         self._progress = progress
         self._full_refresh = full_refresh
+        self._ids = {status.name: status.table_id for status in pipeline.store.tables()}
         self._stream = _StreamWait(pipeline, pipeline.current_lsn(), progress)
         self._positions = _Positions(pipeline)
 
@@ -56,7 +57,7 @@ class BringUp:
         what the engine raises; Stopped or another TransientError once the pipeline's `stop` is set.
         """
         while True:
-            status = self._pipeline.find(table)
+            status = self._status(table)
             if status.state is TableState.DATA_SYNC:
                 self._wait_for_the_other(table)
                 continue
@@ -69,7 +70,7 @@ class BringUp:
                 if found is not None:
                     return found
             try:
-                copied = self._copy(table, share)
+                copied = self._copy(status, share)
             except StateConflict:
                 continue  # the table was moved on meanwhile, by a stream or another copy: look again
             schema = self._pipeline.store.schema(status.table_id)
@@ -78,13 +79,21 @@ class BringUp:
             cost = CopyCost(self._progress.size(table), copied.seconds)
             return Synced(copied.snapshot_lsn, schema[1], copied.rows, cost)
 
-    def _copy(self, table: TableName, share: str | None) -> "Copied":
-        results = self._pipeline.sync([table], share=share)
-        if not results:
-            raise StateConflict(f"another process has begun to copy {table}")
-        if isinstance(results[0], EtlError):
-            raise results[0]
-        return results[0]
+    def _status(self, table: TableName) -> TableStatus:
+        """Raises ConfigError for a table that is not the pipeline's."""
+        status = self._pipeline.store.table(self._ids[table]) if table in self._ids else None
+        return status or self._pipeline.find(table)  # it reads the whole list, once a table for each would be too much
+
+    def _copy(self, status: TableStatus, share: str | None) -> "Copied":
+        if status.state is not TableState.INIT:
+            self._pipeline.resync(status.name)
+            status = self._status(status.name)
+        if status.state is not TableState.INIT:
+            raise StateConflict(f"another process has begun to copy {status.name}")
+        result = self._pipeline.copy(status, share=share)
+        if isinstance(result, EtlError):
+            raise result
+        return result
 
     def _wait_for_the_other(self, table: TableName) -> None:
         if self._full_refresh:

@@ -162,7 +162,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Connects to nothing. Dagster's state is looked at only to `discover`."""
-        return super().build_defs(context) if self.tables is None else self._definitions(self.tables)
+        return super().build_defs(context) if self.tables is None else self._definitions(self.tables, {})
 
     @property
     def defs_state_config(self) -> DefsStateConfig:
@@ -173,15 +173,15 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         return DefsStateConfig.from_args(args, default_key=f"PostgresReplicationComponent[{self.name}]")
 
     def write_state_to_path(self, state_path: Path) -> None:
-        """For `dg utils refresh-defs-state`: tables and their comments, asked of the source. Raises dg.Failure."""
-        comments: dict[str, str | None] = dict.fromkeys(self.tables or ())
+        """For `dg utils refresh-defs-state`: `{"tables": {name: bytes}, "comments": {name: text}}`. Raises dg.Failure."""
+        sizes = dict.fromkeys(self.tables or (), 0)
+        comments: dict[str, str] = {}
         if self.tables is None:
             try:
-                comments = _published_tables(self._replication())
+                sizes, comments = _published_tables(self._replication())
             except EtlError as error:
                 raise failure_of(error, self.name) from error
-        known = {table: comment for table, comment in comments.items() if comment}
-        state_path.write_text(json.dumps({"tables": [*comments], "comments": known}))
+        state_path.write_text(json.dumps({"tables": sizes, "comments": comments}))
 
     def build_defs_from_state(
         self,
@@ -191,7 +191,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         """The definitions of the tables found; without state only the resource, and a line of log."""
         if state_path is not None:
             state = json.loads(state_path.read_text())
-            return self._definitions(state["tables"], state.get("comments"))
+            return self._definitions(list(state["tables"]), state["tables"], state.get("comments"))
         _log.warning(
             "pipeline %s has no tables yet: run `dg utils refresh-defs-state`, which asks publication %s, then reload",
             self.name,
@@ -201,7 +201,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         check_replication(replication)
         return dg.Definitions(resources={names.resource_key(self.name): replication})
 
-    def _definitions(self, tables: list[str], comments: Mapping[str, str] | None = None) -> dg.Definitions:
+    def _definitions(
+        self, tables: list[str], sizes: Mapping[str, int], comments: Mapping[str, str] | None = None
+    ) -> dg.Definitions:
         return build_postgres_replication(
             self._replication(),
             tables=tables,
@@ -217,7 +219,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             op_tags=self.op_tags,
             stream_op_tags=self.stream.op_tags,
             freshness_policy=None if self.freshness is None else self.freshness.policy(),
-            copy_processes=self.initial_sync.processes,
+            copy_processes=self.initial_sync.processes_of(sizes),
             sync_pool=self.pools.sync,
             stream_pool=self.pools.stream,
             default_sensor_status=self.stream.sensor_status(),
@@ -267,8 +269,8 @@ def _literal_or_variable(field: str, literal: str | None, variable: str | None) 
     return literal
 
 
-def _published_tables(replication: PostgresReplicationResource) -> dict[str, str | None]:
-    """Their names, in order, with their comments."""
+def _published_tables(replication: PostgresReplicationResource) -> tuple[dict[str, int], dict[str, str]]:
+    """Their sizes in bytes as of the last VACUUM or ANALYZE, by name and in order; and comments of those with one."""
     from etl_core.source.catalog import published_tables
     from etl_core.source.publication import check_publication
 
@@ -276,4 +278,6 @@ def _published_tables(replication: PostgresReplicationResource) -> dict[str, str
         connection = stack.enter_context(replication.connect("discover"))
         check_publication(connection, replication.publication, None)
         tables = published_tables(connection, replication.publication)
-        return dict(sorted((str(table.name), table.schema.comment) for table in tables))
+        found = [(str(table.name), table) for table in sorted(tables, key=lambda table: str(table.name))]
+        sizes = {name: table.estimated_bytes for name, table in found}
+        return sizes, {name: table.schema.comment for name, table in found if table.schema.comment}

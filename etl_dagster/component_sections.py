@@ -1,5 +1,6 @@
 """The sections of the component's YAML: what each may hold, and what it means to the factory."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -108,10 +109,19 @@ class InitialSync(dg.Model, dg.Resolvable):
     processes: dict[str, int] = Field(
         default={}, description="Large tables, and how many processes copy each; the others are copied in one step."
     )
+    own_step_from: Annotated[str, checked(positive("own_step_from", parse_size))] = Field(
+        default="1GiB",
+        description="discover: tables that had this size at the last refresh have a step of their own.",
+    )
 
     def options(self) -> dict[str, Any]:
         """As the resource calls them."""
         return {} if self.connections is None else {"copy_connections": self.connections}
+
+    def processes_of(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The tables with steps of their own, and by how many processes; `sizes` are in bytes, by table."""
+        limit = parse_size(self.own_step_from)
+        return {**{table: 1 for table, size in sizes.items() if size >= limit}, **self.processes}
 
 
 class Compare(dg.Model, dg.Resolvable):
@@ -126,7 +136,7 @@ class Compare(dg.Model, dg.Resolvable):
 class Pools(dg.Model, dg.Resolvable):
     """Concurrency pools other than `<name>_sync` and `<name>_stream`."""
 
-    sync: str | None = Field(default=None, description="Its limit is how many initial syncs run at a time.")
+    sync: str | None = Field(default=None, description="Its limit is how many steps that copy run at a time.")
     stream: str | None = Field(default=None, description="Its limit must be two or more.")
 
 

@@ -52,8 +52,7 @@ def build_postgres_replication(
     first that wait longest (`equals_source`).
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
     the large tables, which have steps of their own, and says how many processes copy each; the others share one step.
-    The concurrency pools are `<name>_sync` and `<name>_stream` unless named here; that of the stream needs room for
-    two.
+    The concurrency pools are `<name>_sync` and `<name>_stream` unless named here; the stream's needs room for two.
     """
     check_replication(replication)
     found = _tables(replication, tables)

@@ -23,22 +23,22 @@ def failure_of(error: EtlError, pipeline: str | None = None) -> dg.Failure:
     )
 
 
-def failure_of_tables(failed: Mapping[TableName, EtlError], of: int) -> dg.Failure:
+def failure_of_tables(failed: Mapping[TableName, EtlError], of: int, pipeline: str) -> dg.Failure:
     """The failure of a step of `of` tables, in which these failed: what happened to each, and what to do.
 
     Of one table alone that of its error. Of several it is not retried: the step has done so, and the others are done.
     """
     errors = list(failed.values())
     if of == 1:
-        return failure_of(errors[0])
-    tables: dict[tuple[str, str | None], list[str]] = {}
+        return failure_of(errors[0], pipeline)
+    tables: dict[tuple[str, str], list[str]] = {}
     for table, error in failed.items():
-        tables.setdefault((str(error), error.hint), []).append(str(table))
+        tables.setdefault((str(error), sentence(error, pipeline)), []).append(str(table))
     told = [
-        error if names[0] in error and len(names) == 1 else f"{_listed(names)}: {error}"
-        for (error, _), names in tables.items()
+        said if names[0] in error and len(names) == 1 else f"{_listed(names)}: {said}"
+        for (error, said), names in tables.items()
     ]
-    hints = list(dict.fromkeys(hint for _, hint in tables if hint))
+    hints = list(dict.fromkeys(in_dagster(error.hint, pipeline) for error in errors if error.hint))
     return dg.Failure(
         description=f"{len(failed)} of {of} tables failed: " + "; ".join(told[:_SHOWN]),
         metadata={

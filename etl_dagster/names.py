@@ -58,7 +58,7 @@ def source_group(pipeline: str) -> str:
 
 
 def sync_pool(pipeline: str) -> str:
-    """The concurrency pool of initial syncs: its limit is how many tables are copied at a time."""
+    """The concurrency pool of initial syncs: its limit is how many steps that copy run at a time."""
     return f"{pipeline}_sync"
 
 

@@ -18,6 +18,7 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
+from etl_dagster.hints import sentence
 from etl_dagster.last_reports import DATA_VERSION_TAG, NEVER, LastReport
 from etl_dagster.row_count import RowCount
 from etl_dagster.table_report import (
@@ -135,7 +136,7 @@ class Reporter:
                 reporter.moved(table, is_ready=False)
 
             def on_table_error(self, table: TableName, error: EtlError) -> None:
-                reporter._log.error(f"{table} stopped: {error}" + (f" → {error.hint}" if error.hint else ""))
+                reporter._log.error(f"{table} stopped: {sentence(error)}")
 
             def on_retry(self, error: EtlError, wait: float) -> None:
                 reporter._log.warning(f"{error}; next try in {wait:.1f} s")

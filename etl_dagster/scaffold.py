@@ -55,6 +55,7 @@ attributes:
   # batch: {{max_rows: 100000, max_bytes: 16MiB, max_age: 1s}} # a batch is written at the first of these
   # initial_sync:
   #   connections: 4 # that copy one table at a time
+  #   own_step_from: 1GiB # with discover: tables from this size on have a step of their own, the others share one
   #   processes: {{public.customers: 2}} # large tables: how many processes copy each
   # unknown_types_to_bytes: true # off: tables with columns of unknown types are refused
   # allow_append_only: false # true: tables without a replica identity, their inserts alone

@@ -25,7 +25,7 @@ from etl_dagster.last_reports import last_reports
 from etl_dagster.live_checks import LiveChecks
 from etl_dagster.presence import Presence
 from etl_dagster.reporting import Reporter
-from etl_dagster.runs import runs_in_flight
+from etl_dagster.runs import later_streams
 from etl_dagster.source_watch import SourceWatch
 from etl_dagster.standstill import Standstill
 from etl_dagster.table_look import TableLook
@@ -171,8 +171,7 @@ class StreamRun:
                 self._states.reported(event.asset_key)
         if self._store is not None:
             with suppress(EtlError):  # what the store cannot say now it says later; the stream goes on without
-                for result in self._states.due(self._store, at_once=everything):
-                    self._context.log_event(result)  # type: ignore[arg-type]  # Dagster takes it, and does not say so
+                self._states.report(self._store, self._context, at_once=everything)
 
     def _stream_once(self, pipeline: "Pipeline", lease: float) -> None:
         """Waits for the turn and streams until the run gives way to its successor."""
@@ -217,14 +216,10 @@ class StreamRun:
         """
         with self._replication.connect("look") as connection:
             ready = presence.standing_by(connection, self._replication.name)
-        in_flight = runs_in_flight(self._context.instance, self._context.job_name, ready)
-        ids = [run.run_id for run in in_flight]
-        if self._context.run_id not in ids:  # not one of this instance's records
-            return False
-        younger = [run.run_id for run in in_flight[: ids.index(self._context.run_id)] if run.has_session]
-        if younger:
-            self._log.info(f"run {younger[0][:8]}, which was started later, streams this pipeline: this one ends")
-        return bool(younger)
+        later = later_streams(self._context.instance, self._context.job_name, self._context.run_id, ready)
+        if later:
+            self._log.info(f"run {later[0][:8]}, which was started later, streams this pipeline: this one ends")
+        return bool(later)
 
     def _supervise(self, stream: "Callable[[], Streamed]", meanwhile: Callable[[], bool]) -> "Streamed":
         """Runs `stream` in a thread and reports beside it; stops it when `meanwhile` says so, or interrupted."""

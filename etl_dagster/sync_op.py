@@ -13,6 +13,7 @@ from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.bring_up import BringUp, bring_up_table
 from etl_dagster.failures import failure_of, failure_of_tables
+from etl_dagster.hints import sentence
 from etl_dagster.last_reports import NEVER, last_reports
 from etl_dagster.materialize_options import MATERIALIZE_KEY, MaterializeOptions
 from etl_dagster.resources import PostgresReplicationResource
@@ -116,7 +117,7 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
             if isinstance(outcome, EtlError):
                 failed[table] = outcome
                 if len(wanted) > 1:  # of one the step's failure says it
-                    context.log.error(f"{table}: {outcome}" + (f" → {outcome.hint}" if outcome.hint else ""))
+                    context.log.error(f"{table}: {sentence(outcome, replication.name)}")
                 continue
             if not is_alone and outcome.cost is not None and outcome.cost.size >= _LARGE:
                 context.log.info(
@@ -125,7 +126,9 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
                 )
             yield wanted[table].result(context, replication, outcome)
         if failed:
-            raise failure_of_tables({table: failed[table] for table in wanted if table in failed}, len(wanted))
+            raise failure_of_tables(
+                {table: failed[table] for table in wanted if table in failed}, len(wanted), replication.name
+            )
 
     return bring_up
 

@@ -1,8 +1,11 @@
 """The check `table_state`: whether a table streams, and if not why, since when, and what brings it back.
 
 A stream run reports it when it changes, and with a table's first report: Dagster takes a check for evaluated as long as
-the table's last materialisation is of the same run. A failed table has no event of its own: the one that Dagster has
-for it (`ASSET_FAILED_TO_MATERIALIZE`) can be logged by no public name in 1.13.
+the table's last materialisation is of the same run. The first result is of the run, later ones are of none: Dagster has
+one row for a run and a check, which a second result would overwrite behind those that other runs had since.
+
+A failed table has no event of its own: the one that Dagster has for it (`ASSET_FAILED_TO_MATERIALIZE`) can be logged by
+no public name in 1.13.
 """
 
 import time
@@ -107,8 +110,16 @@ class TableStates:
         """The run has reported the table: a result from an earlier run no longer counts."""
         self._reported.add(key)
 
-    def due(self, store: "StateStore", *, at_once: bool = False) -> Iterator[dg.AssetCheckEvaluation]:
-        """What is to be told now. Looks into the store every few seconds, or `at_once`. Raises EtlError."""
+    def report(self, store: "StateStore", context: dg.OpExecutionContext, *, at_once: bool = False) -> None:
+        """Tells Dagster what is new. Looks into the store every few seconds, or `at_once`. Raises EtlError."""
+        for result in self._due(store, at_once):
+            if result.asset_key in self._evaluated:
+                context.instance.report_runless_asset_event(result)
+            else:
+                self._evaluated.add(result.asset_key)
+                context.log_event(result)  # type: ignore[arg-type]  # Dagster takes it, and does not say so
+
+    def _due(self, store: "StateStore", at_once: bool) -> Iterator[dg.AssetCheckEvaluation]:
         if not at_once and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _LOOK_EVERY
@@ -123,7 +134,6 @@ class TableStates:
             is_known = table not in self._told and result.description == self._last_told(key)
             self._told[table] = now
             if is_due or not is_known:
-                self._evaluated.add(key)
                 yield result
 
     def _evaluation(

@@ -14,6 +14,7 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.state.table_state import TableState
+from etl_dagster.hints import in_dagster
 
 if TYPE_CHECKING:
     from etl_core.replication.compare import Comparison
@@ -76,7 +77,7 @@ class SlotReading:
 
 def judge_failure(error: EtlError) -> Verdict:
     """What could not be looked at has not passed."""
-    return Verdict(False, f"{error}; {error.hint}" if error.hint else str(error))
+    return Verdict(False, f"{error}; {in_dagster(error.hint)}" if error.hint else str(error))
 
 
 def judge_state(table: TableName, status: "TableStatus | None") -> Verdict | None:
@@ -88,7 +89,7 @@ def judge_state(table: TableName, status: "TableStatus | None") -> Verdict | Non
     if status.state is TableState.READY:
         return None
     sentence = f"{table} is {STATE_WORDS[status.state]}"
-    details = "; ".join(" ".join(text.split()) for text in (status.error, status.hint) if text)
+    details = "; ".join(" ".join(text.split()) for text in (status.error, in_dagster(status.hint or "")) if text)
     return Verdict(
         False,
         f"{sentence}: {details}" if details else sentence,

@@ -146,6 +146,15 @@ def show_runs(page: Page, site: Site) -> None:
         expect(row.last).to_be_visible()
 
 
+def show_control(page: Page, site: Site) -> None:
+    """The launchpad of the control job: an action is filled in, and nothing is wrong with it."""
+    page.goto(f"{site.code}/jobs/{site.pipeline}_control/playground")
+    editor = page.locator(".CodeMirror").first
+    for text in (f"control_{site.pipeline}", "action", "resync", "tables"):
+        expect(editor).to_contain_text(text)
+    expect(page.get_by_role("button", name="Launch run", exact=False).first).to_be_enabled()
+
+
 def show_resources(page: Page, site: Site) -> None:
     """The list of the code location's resources."""
     page.goto(f"{site.code}/resources")
@@ -170,11 +179,13 @@ PAGES: Mapping[str, Callable[[Page, Site], None]] = {
     "checks": show_checks,
     "sensor": show_sensor,
     "runs": show_runs,
+    "control": show_control,
     "resources": show_resources,
     "resource": show_resource,
 }
 
-_NOT_IN_DOCS = ("events", "resources", "source")  # where on this machine the demo lies, one line, what others show
+# Where on this machine the demo is, one line, and what is in the text or in other pictures.
+_NOT_IN_DOCS = ("events", "resources", "control", "source")
 
 
 @contextlib.contextmanager

@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import pyarrow as pa
-
 from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_frames
 from etl_core.destination.protocol import Destination, Job
@@ -317,9 +315,10 @@ class Applier:
     ) -> Iterator[TableChanges]:
         watermarks = {table_id: move.expected for table_id, move in moves.items()}
         for piece in batch.pieces:
-            yield from self._decode_piece(piece, watermarks, attempt)
-            # Arrow keeps what decoding has freed: 37 MB in a transaction of 1.5 M rows, 30 MB in a batch of 16 MiB.
-            pa.default_memory_pool().release_unused()
+            # A piece as a whole, so that its frames are let go before the destination works on its rows.
+            decoded = list(self._decode_piece(piece, watermarks, attempt))
+            while decoded:
+                yield decoded.pop(0)
 
     def _decode_piece(
         self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt

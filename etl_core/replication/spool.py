@@ -63,12 +63,13 @@ class Spool:
             self._pieces += 1
         return spooled
 
-    def read(self, start: int, size: int) -> bytearray:
-        """Raises SpoolUnavailable."""
-        data = bytearray(size)
+    def read(self, start: int, size: int, padding: int = 0) -> bytearray:
+        """So many bytes, and so many zeros behind them. Raises SpoolUnavailable."""
+        data = bytearray(size + padding)
         try:
             self._file.seek(start)
-            _read(self._file, data)
+            with memoryview(data) as view:
+                _read(self._file, view[:size])
         except OSError as error:
             raise SpoolUnavailable(f"read {size} bytes", None, error) from error
         return data
@@ -100,8 +101,7 @@ class SpooledFrames:
 
     def load(self) -> Frames:
         """Reads the frames back; may be called again, for a second try. Raises SpoolUnavailable."""
-        data = self._spool.read(self._start, self.size)
-        data += PADDING
+        data = self._spool.read(self._start, self.size, len(PADDING))
         bounds = np.frombuffer(self._spool.read(self._start + self.size, self._count * _BOUND.itemsize), _BOUND)
         return Frames(np.frombuffer(data, np.uint8), bounds, self._open_lsn, self._truncated)
 
@@ -118,11 +118,10 @@ def _write(file: FileIO, data: memoryview) -> None:
         written += file.write(data[written:])
 
 
-def _read(file: FileIO, data: bytearray) -> None:
-    with memoryview(data) as view:
-        done = 0
-        while done < len(data):
-            count = file.readinto(view[done:])
-            if not count:
-                raise OSError(f"the file ends after {done} bytes")
-            done += count
+def _read(file: FileIO, data: memoryview) -> None:
+    done = 0
+    while done < len(data):
+        count = file.readinto(data[done:])
+        if not count:
+            raise OSError(f"the file ends after {done} bytes")
+        done += count

@@ -14,7 +14,8 @@
         database.drop()
 
 Then `database.execute(sql)` prepares the source, `database.dsn` is where to connect, `postgres.restart()` and
-`postgres.crash()` are what a pipeline must survive. ETL_PG_SOURCE and ETL_PG_VERSION choose another PostgreSQL.
+`postgres.crash()` are what a pipeline must survive. ETL_PG_SOURCE, ETL_PG_VERSION and
+ETL_PG_TLS choose another PostgreSQL.
 
 Installed with `pip install 'etl-dagster[testing]'`.
 """

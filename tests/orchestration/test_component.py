@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import duckdb
@@ -477,7 +477,7 @@ def test_the_scaffolded_comments_are_attributes_too(sandbox: DefsFolderSandbox) 
     lines = file.read_text().splitlines()
     optional = ("stream:", "max_lag:", "freshness:", "retry_policy:", "op_tags:", "translation:", "batch:", "pools:")
     more = ("initial_sync:", "unknown_types_to_bytes:", "  lease_seconds:", "  sensor:", "  op_tags:")
-    copying = ("  connections:", "  processes:")
+    copying = ("  connections:", "  own_step_from:", "  processes:")
     inside = ("  key:", "  key_prefix:", "  group_name:", "  owners:", "  tags:", "  kinds:", "  automation_condition:")
     wanted = tuple(f"  # {start}" for start in (*optional, *more, *copying, *inside))
     file.write_text("\n".join(line.replace("# ", "", 1) if line.startswith(wanted) else line for line in lines))
@@ -567,7 +567,7 @@ def test_a_list_of_tables_needs_no_source_to_refresh(tmp_path: Path) -> None:
 
     component.write_state_to_path(tmp_path / "state")
 
-    expected = {"tables": ["public.orders", "public.customers"], "comments": {}}
+    expected = {"tables": {"public.orders": 0, "public.customers": 0}, "comments": {}}
     assert json.loads((tmp_path / "state").read_text()) == expected
 
 
@@ -588,7 +588,30 @@ def test_comments_that_discovery_found_describe_the_tables_on_both_sides(
     defs = component.build_defs_from_state(unused, tmp_path / "state")
     descriptions = {spec.key.to_user_string(): spec.description for spec in defs.resolve_all_asset_specs()}
     assert descriptions["duckdb/public/orders"] == descriptions["shop/public/orders"] == "What was bought"
-    assert descriptions["duckdb/public/notes"] == "public.notes of shop, replicated from PostgreSQL."
+    assert str(descriptions["duckdb/public/notes"]).startswith("public.notes of shop, replicated from PostgreSQL.")
+
+
+def test_discovered_tables_from_a_size_on_have_a_step_of_their_own(
+    replication: PostgresReplicationResource, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.execute("INSERT INTO orders SELECT i, i, repeat('x', 100) FROM generate_series(1000, 9000) i")
+    for table in ("orders", "customers", "notes"):
+        database.execute(f"ANALYZE {table}")
+    monkeypatch.setenv("SHOP_DSN", database.dsn)
+    given = {
+        "source": {"dsn_env": "SHOP_DSN", "publication": replication.publication},
+        "tables": None,
+        "discover": "publication",
+        "initial_sync": {"own_step_from": "100kB"},
+    }
+    component = PostgresReplicationComponent.from_attributes_dict(attributes=attributes(**given))
+    component.write_state_to_path(tmp_path / "state")
+
+    defs = component.build_defs_from_state(cast(Any, None), tmp_path / "state")
+    steps = [
+        {key.path[-1] for key in assets.keys} for assets in defs.assets or () if isinstance(assets, dg.AssetsDefinition)
+    ]
+    assert sorted(steps, key=len) == [{"orders"}, {"customers", "notes"}]
 
 
 def test_tables_in_bigquery_are_called_as_its_io_manager_looks_for_them(sandbox: DefsFolderSandbox) -> None:

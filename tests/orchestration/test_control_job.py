@@ -1,5 +1,6 @@
 """The control job on a real pipeline: what each action says first, does, and refuses."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -127,15 +128,42 @@ def test_a_comparison_is_a_result_of_the_check_too(
     assert "1 changed; key 7" in str(check.description)
 
 
+def drop_slot(database: Database, slot: str) -> str:
+    database.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+    return f"replication slot {slot} is gone"
+
+
+def invalidate_slot(database: Database, slot: str) -> str:
+    """As max_slot_wal_keep_size does to a slot that nobody reads for too long."""
+    database.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'")
+    try:
+        database.execute("SELECT pg_reload_conf()")
+        for _ in range(20):
+            database.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 8000000))")
+            database.execute("CHECKPOINT")
+            lost = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND wal_status = 'lost'"
+            if database.execute(lost, [slot]):
+                return f"the server has invalidated replication slot {slot}"
+    finally:
+        database.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+        database.execute("SELECT pg_reload_conf()")
+    raise AssertionError("the slot is not lost")
+
+
+@pytest.mark.parametrize("lose", [drop_slot, invalidate_slot])
 def test_a_lost_slot_is_reset_and_everything_is_copied_again(
-    control: Control, replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+    control: Control,
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    lose: Callable[[Database, str], str],
 ) -> None:
     slot = f"etl_{replication.name}"
     control.launch(pause={"tables": ["public.notes"]})
-    database.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+    said = lose(database, slot)
     database.execute("UPDATE orders SET n = -5 WHERE id = 5")
     lost = failure(drain(replication, instance))
-    assert f"replication slot {slot} is gone" in lost
+    assert said in lost
     assert f"launch job {replication.name}_control with reset, which has every table copied again" in lost
 
     asked = control.launch(reset={})

@@ -1,5 +1,6 @@
 """Dagster's pages in a real browser: what a person must see there, and what nobody may."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from etl_dagster.testing import DagsterDev
 from tests.orchestration.person import PATIENCE, Person, until
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
+
+from playwright.sync_api import expect
 
 from scripts.screenshots import PAGES, Site, browser, find_chromium, take
 
@@ -36,6 +39,12 @@ def test_a_person_sees_what_is_going_on_and_no_secret(
         site = Site(dev.url, replication.name, dev.location)
         with browser() as page:
             html = {name: take(page, site, name, tmp_path) for name in PAGES}
+            database.execute("DROP TABLE notes")
+            page.goto(f"{site.url}/assets/duckdb/public/notes?view=checks")
+            page.get_by_text("table_state", exact=True).first.click()
+            expect(page.get_by_text(re.compile("^public.notes stopped: .*"))).to_be_visible()
+            expect(page.get_by_text("etl/since", exact=True)).to_be_visible()
+            (tmp_path / "stopped.png").write_bytes(page.screenshot())
     assert html["lineage"].count("4 / 4 Passed") == 3
     assert html["lineage"].count("1 / 1 Passed") == 1
     assert "TEST_DSN" in html["resource"]

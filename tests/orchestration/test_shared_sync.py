@@ -130,17 +130,17 @@ class WaitsForHelp(PostgresReplicationResource):
     @contextlib.contextmanager
     def pipeline(self, **options: Any) -> Iterator[Any]:
         with activated(RANGE_STAGED, self.staged), super().pipeline(**options) as pipeline:
-            copy = pipeline.sync
+            original = pipeline.copy
 
             def wait(*_: Any) -> None:
                 while not Path(os.environ["ETL_TEST_HELPED"]).exists():
                     assert not pipeline.stop.wait(0.05), "stopped before anybody helped"
 
-            def sync(*args: Any, **more: Any) -> Any:
+            def copy(*args: Any, **more: Any) -> Any:
                 pipeline.observer.on_copy_progress = wait  # type: ignore[assignment, method-assign]
-                return copy(*args, **more)
+                return original(*args, **more)
 
-            pipeline.sync = sync  # type: ignore[method-assign]
+            pipeline.copy = copy  # type: ignore[method-assign]
             yield pipeline
 
 

@@ -20,7 +20,7 @@ from etl_core.testing.postgres import Database
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
-from etl_dagster.sync import run_interruptibly
+from etl_dagster.sync import CopyProgress, run_interruptibly
 from tests.orchestration.syncing import (
     NOTES,
     ORDERS,
@@ -81,26 +81,17 @@ def test_a_copy_under_way_elsewhere_is_left_alone(
 
 
 def test_a_copy_under_way_elsewhere_is_waited_for(
-    replication: PostgresReplicationResource, instance: dg.DagsterInstance
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with copied_elsewhere(replication, ORDERS) as hold:
 
-        class Waiting(PostgresReplicationResource):
-            @contextlib.contextmanager
-            def pipeline(self, **options: Any) -> Iterator[Any]:
-                with super().pipeline(**options) as pipeline:
-                    find = pipeline.find
+        class Told(CopyProgress):
+            def say(self, news: str) -> None:
+                super().say(news)
+                hold.go.set()  # only now that it is waited for
 
-                    def found(name: TableName) -> Any:
-                        status = find(name)
-                        if status.state is TableState.DATA_SYNC:
-                            hold.go.set()  # only now that we have seen it
-                        return status
-
-                    pipeline.find = found  # type: ignore[method-assign]
-                    yield pipeline
-
-        result = sync(like(replication, Waiting), instance, ORDERS)
+        monkeypatch.setattr("etl_dagster.sync_op.CopyProgress", Told)
+        result = sync(replication, instance, ORDERS)
     event = materializations(result)["orders"]
     assert event.metadata["dagster/row_count"].value == 100
     assert "etl/duration_seconds" not in event.metadata  # it did not copy

@@ -6,6 +6,8 @@ import pytest
 from etl_core.state.store import TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
+from etl_dagster.assets import build_initial_sync_assets
+from etl_dagster.checks import build_replication_checks
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.table_states import TABLE_STATE
 from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS
@@ -21,14 +23,13 @@ def runs(replication: PostgresReplicationResource, instance: dg.DagsterInstance)
     return Runs(replication, instance)
 
 
-def told(runs: Runs, run_id: str) -> dict[str, list[dg.AssetCheckEvaluation]]:
-    """What a run told of each table, the first first."""
-    found: dict[str, list[dg.AssetCheckEvaluation]] = {table.name: [] for table in KEYS}
-    for entry in runs.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
-        assert entry.dagster_event is not None
-        evaluation = entry.dagster_event.asset_check_evaluation_data
-        if evaluation.check_name == TABLE_STATE:
-            found[evaluation.asset_key.path[-1]].append(evaluation)
+def told(runs: Runs) -> dict[str, list[dg.AssetCheckEvaluation]]:
+    """What Dagster was told of each table so far, the first first."""
+    found = {}
+    for table, key in KEYS.items():
+        check = dg.AssetCheckKey(key, TABLE_STATE)
+        records = runs.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
+        found[table.name] = [record.evaluation for record in reversed(records) if record.evaluation is not None]
     return found
 
 
@@ -40,9 +41,13 @@ def fail(runs: Runs) -> None:
 
 def test_a_result_is_told_once_until_the_state_changes(runs: Runs) -> None:
     def run() -> dict[str, list[tuple[bool, str]]]:
-        result = runs.execute(mode="micro_batch")
-        evaluations = told(runs, result.run_id)
-        return {name: [(one.passed, str(one.description)) for one in ones] for name, ones in evaluations.items()}
+        """What one run told."""
+        before = told(runs)
+        runs.execute(mode="micro_batch")
+        return {
+            name: [(one.passed, str(one.description)) for one in results[len(before[name]) :]]
+            for name, results in told(runs).items()
+        }
 
     streams = {table.name: [(True, f"{table} streams")] for table in KEYS}
     assert run() == streams
@@ -59,7 +64,8 @@ def test_a_result_is_told_once_until_the_state_changes(runs: Runs) -> None:
 
 def test_a_failed_table_says_since_when_and_what_comes_next(runs: Runs) -> None:
     fail(runs)
-    [evaluation] = told(runs, runs.execute(mode="micro_batch").run_id)["orders"]
+    runs.execute(mode="micro_batch")
+    [evaluation] = told(runs)["orders"]
     assert evaluation.severity is dg.AssetCheckSeverity.ERROR
     metadata = {name: value.value for name, value in evaluation.metadata.items()}
     assert (metadata["etl/state"], metadata["etl/error"], metadata["etl/failed_tries"]) == (
@@ -74,8 +80,11 @@ def test_a_table_that_a_run_reports_has_a_result_of_the_same_run(runs: Runs, dat
     """Else Dagster shows the check as not evaluated since."""
     runs.execute(mode="micro_batch")
     database.execute("INSERT INTO notes VALUES (1, 'x')")
-    evaluations = told(runs, runs.execute(mode="micro_batch").run_id)
-    assert {name: len(ones) for name, ones in evaluations.items()} == {"orders": 0, "customers": 0, "notes": 1}
+    run = runs.execute(mode="micro_batch").run_id
+    assert {name: len(ones) for name, ones in told(runs).items()} == {"orders": 1, "customers": 1, "notes": 2}
+    latest = runs.instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(KEYS[NOTES], TABLE_STATE))
+    assert latest is not None
+    assert latest.run_id == run
 
 
 def test_tables_that_do_not_stream_have_no_heartbeat_and_a_reason(runs: Runs, database: Database) -> None:
@@ -84,15 +93,39 @@ def test_tables_that_do_not_stream_have_no_heartbeat_and_a_reason(runs: Runs, da
     database.execute("DROP TABLE orders")
     with runs.replication.pipeline() as pipeline:
         pipeline.pause(CUSTOMERS)
-    until(lambda: {len(told(runs, run)[name]) for name in ("orders", "customers")} == {2}, "both reasons")
+    until(lambda: {len(told(runs)[name]) for name in ("orders", "customers")} == {2}, "both reasons")
     stopped = {table: len(runs.materialized(KEYS[table])) for table in (ORDERS, CUSTOMERS)}
     beats = len(runs.materialized(KEYS[NOTES]))
     until(lambda: len(runs.materialized(KEYS[NOTES])) >= beats + 3, "three heartbeats of the one that streams")
     assert {table: len(runs.materialized(KEYS[table])) for table in stopped} == stopped
     runs.end()
     assert runs.results[run].success
-    orders, customers = (told(runs, run)[name][-1] for name in ("orders", "customers"))
+    orders, customers = (told(runs)[name][-1] for name in ("orders", "customers"))
     assert "public.orders stopped: " in str(orders.description)
     assert (orders.passed, orders.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "public.customers is paused" in str(customers.description)
     assert (customers.passed, customers.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_a_table_that_fails_after_a_person_ran_the_checks_is_seen_to_have_failed(runs: Runs) -> None:
+    """Dagster has one row for a run and a check: the run that streams must not write behind that person's."""
+    run = runs.start(lease_seconds=0.5)
+    until(lambda: len(told(runs)["orders"]) == 1, "the first result")
+    key = dg.AssetCheckKey(KEYS[ORDERS], TABLE_STATE)
+    checked = build_replication_checks(runs.replication, list(KEYS))
+    assets = build_initial_sync_assets(runs.replication, list(KEYS))
+    done = dg.materialize(
+        [*assets, *checked],
+        instance=runs.instance,
+        resources={runs.replication.name: runs.replication},
+        selection=dg.AssetSelection.checks(key),
+    )
+    assert done.success
+    fail(runs)
+    until(lambda: not told(runs)["orders"][-1].passed, "the failure")
+    latest = runs.instance.get_latest_asset_check_evaluation_record(key)
+    assert latest is not None
+    assert latest.evaluation is not None
+    assert not latest.evaluation.passed
+    runs.end()
+    assert runs.results[run].success

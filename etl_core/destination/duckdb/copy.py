@@ -7,6 +7,7 @@ one and writes each full row group out.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -54,10 +55,9 @@ class DuckDBCopy:
         self._staging.include(receipt)
 
     def publish(self, watermark: Lsn, expected: int | None = None) -> int:
-        try:
-            return self._publish(watermark, expected)
-        except MemoryRaised:
-            return self._publish(watermark, expected)
+        while True:  # a few times at most: it has all there is then
+            with suppress(MemoryRaised):
+                return self._publish(watermark, expected)
 
     def _publish(self, watermark: Lsn, expected: int | None) -> int:
         name = self._schema.name

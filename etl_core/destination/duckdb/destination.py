@@ -28,7 +28,7 @@ from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_reader
 from etl_core.destination.duckdb.location import parse_options
-from etl_core.destination.duckdb.memory import MemoryRaised, is_out_of_memory, is_raised, needs_more_to_read
+from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
 from etl_core.destination.protocol import Positions
 from etl_core.errors import DestinationError, EtlError
@@ -165,7 +165,7 @@ class DuckDBDestination:
             try:
                 first = next(rows, None)
                 break
-            except MemoryRaised:  # a few times at most: it has the usual memory then, and then all there is
+            except MemoryRaised:  # a few times at most: it has all there is then
                 continue
         if first is not None:
             yield first
@@ -184,8 +184,6 @@ class DuckDBDestination:
                     del batch  # not kept while the next one is made
             except (duckdb.Error, OSError) as failure:
                 error = of_reader(failure) if isinstance(failure, OSError) else failure
-                if is_out_of_memory(error) and (more := needs_more_to_read(self._file.path)) is not None:
-                    raise more from None
                 raise explain_table(error, schema.name, self._file.path) from None
 
     def forget(self, table_id: TableId) -> None:
@@ -216,6 +214,8 @@ class DuckDBDestination:
         writers: dict[TableId, TableWriter] = {}
         changed = 0
         for part in batch.parts:
+            # Arrow keeps what decoding has freed, 37 MB in a transaction of 1.5 M rows, 30 MB in a batch of 16 MiB.
+            pa.default_memory_pool().release_unused()
             table_id = part.schema.table_id
             if table_id not in writers:
                 before = stored[table_id]

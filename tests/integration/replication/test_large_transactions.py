@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from etl_core.batch import TableChanges
 from etl_core.config import BatchConfig
+from etl_core.destination.duckdb.apply import TableWriter
 from etl_core.protocol.segment import Frames
 from etl_core.replication import failpoints
 from etl_core.replication.spool import Spool, SpooledFrames
@@ -125,6 +128,32 @@ def test_a_transaction_larger_than_memory_is_seen_whole(lab: Lab, spooled: list[
     assert reader.answers[-1] == (ROWS + 200, ROWS + 200)
     assert not [answer for answer in reader.answers if answer[0] != answer[1]]
     lab.assert_equal(pipeline)
+
+
+def test_frames_are_let_go_before_their_rows_are_written(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.execute("CREATE TABLE a (id int PRIMARY KEY, note text)")
+    lab.publish()
+    pipeline = lab.synced(batch=SMALL)
+    lab.execute("INSERT INTO a SELECT i, repeat('note', 1500) FROM generate_series(1, 12000) i")
+    loaded: list[weakref.ref[Any]] = []
+    in_memory: list[int] = []
+    load, apply = SpooledFrames.load, TableWriter.apply
+
+    def load_noted(spooled: SpooledFrames) -> Frames:
+        frames = load(spooled)
+        loaded.append(weakref.ref(frames.data))
+        return frames
+
+    def apply_noted(writer: TableWriter, changes: TableChanges) -> int:
+        in_memory.append(sum(data() is not None for data in loaded))
+        return apply(writer, changes)
+
+    monkeypatch.setattr(SpooledFrames, "load", load_noted)
+    monkeypatch.setattr(TableWriter, "apply", apply_noted)
+    pipeline.stream(until=pipeline.current_lsn())
+    assert len(loaded) > 3
+    assert set(in_memory) == {0}
+    lab.assert_equal()
 
 
 def test_a_spooled_transaction_is_written_once_though_its_answer_is_lost(lab: Lab, spooled: list[int]) -> None:

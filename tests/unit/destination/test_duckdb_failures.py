@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from etl_core.destination.duckdb.failures import DiskFull, explain, explain_table, holder, is_held
-from etl_core.destination.duckdb.memory import MemoryRaised, memory_limit
+from etl_core.destination.duckdb.memory import MemoryRaised, memory_limit, reading_limit
 from etl_core.errors import (
     DestinationError,
     DestinationUnavailable,
@@ -85,12 +85,15 @@ def test_a_file_that_another_thread_is_opening_is_waited_for() -> None:
         duckdb.TransactionException("Failed to commit: failed to pin block of size 980.0 KiB (183.0 MiB used) SECRET"),
     ],
 )
-def test_memory_is_raised_once_and_then_the_table_is_at_fault(error: duckdb.Error, tmp_path: Path) -> None:
+def test_memory_is_doubled_and_in_the_end_the_table_is_at_fault(error: duckdb.Error, tmp_path: Path) -> None:
     path = tmp_path / "shop.duckdb"
-    assert memory_limit(path, 200) == "SET memory_limit = '200MB'"
-    # Another thread may run out of the smaller memory before the file is opened again.
-    assert type(explain_table(error, _NAME, path)) is type(explain(error, path)) is MemoryRaised
-    assert memory_limit(path, 200) == "RESET memory_limit"
+    assert reading_limit(path, 8) is not None
+    for megabytes in (64, 128, 256, 512, 1024):
+        assert memory_limit(path, 64) == f"SET memory_limit = '{megabytes}MB'"
+        # Another thread may run out of the smaller memory before the file is opened again.
+        assert type(explain_table(error, _NAME, path)) is type(explain(error, path)) is MemoryRaised
+        assert reading_limit(path, 8) is None
+    assert memory_limit(path, 64) == "RESET memory_limit"
     explained = explain_table(error, _NAME, path)
     assert type(explained) is TableError
     assert "SECRET" not in str(explained)
