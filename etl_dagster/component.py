@@ -173,7 +173,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         return DefsStateConfig.from_args(args, default_key=f"PostgresReplicationComponent[{self.name}]")
 
     def write_state_to_path(self, state_path: Path) -> None:
-        """For `dg utils refresh-defs-state`: `{"tables": {name: bytes}, "comments": {name: text}}`. Raises dg.Failure."""
+        """For `dg utils refresh-defs-state`: sizes and comments of the tables, by name. Raises dg.Failure."""
         sizes = dict.fromkeys(self.tables or (), 0)
         comments: dict[str, str] = {}
         if self.tables is None:
