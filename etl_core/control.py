@@ -71,7 +71,7 @@ class PipelineControl:
             self.config.destination.type, self.config.destination.options, self.config.pipeline
         )
         if isinstance(destination, WaitingDestination):
-            destination.stop_on(self.stop)
+            destination.stop_on(self.stop, self.observer.on_waiting)
         return destination
 
     def __enter__(self) -> Self:

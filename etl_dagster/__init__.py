@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from etl_dagster.resources import PostgresReplicationResource as PostgresReplicationResource
     from etl_dagster.resources import StateStoreResource as StateStoreResource
     from etl_dagster.sensor import build_stream_sensor as build_stream_sensor
+    from etl_dagster.specs import build_slot_asset_spec as build_slot_asset_spec
     from etl_dagster.specs import build_source_asset_specs as build_source_asset_specs
     from etl_dagster.stream_job import StreamConfig as StreamConfig
     from etl_dagster.stream_job import build_stream_job as build_stream_job
@@ -49,12 +50,36 @@ _MODULES = {
     "build_initial_sync_assets": "assets",
     "build_postgres_replication": "definitions",
     "build_replication_checks": "checks",
+    "build_slot_asset_spec": "specs",
     "build_source_asset_specs": "specs",
     "build_stream_job": "stream_job",
     "build_stream_schedule": "stream_job",
     "build_stream_sensor": "sensor",
     "on_replicated_change": "automation",
 }
+
+__all__ = [
+    "BigQueryDestinationResource",
+    "DagsterReplicationTranslator",
+    "DestinationResource",
+    "DuckDBDestinationResource",
+    "InitialSyncConfig",
+    "PostgresReplicationComponent",
+    "PostgresReplicationResource",
+    "ReplicatedTable",
+    "ReplicatedTableProps",
+    "StateStoreResource",
+    "StreamConfig",
+    "build_initial_sync_assets",
+    "build_postgres_replication",
+    "build_replication_checks",
+    "build_slot_asset_spec",
+    "build_source_asset_specs",
+    "build_stream_job",
+    "build_stream_schedule",
+    "build_stream_sensor",
+    "on_replicated_change",
+]
 
 DagsterLibraryRegistry.register("etl-dagster", __version__, is_dagster_package=False)
 

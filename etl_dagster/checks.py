@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
 
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
+from etl_dagster.live_checks import REPLICATION_LAG, SLOT_HEALTH
 from etl_dagster.load_checks import check_max_lag, check_replication, definition_errors
 from etl_dagster.names import PIPELINE_TAG, check_job_name, check_op_name, resource_key
 from etl_dagster.resources import PostgresReplicationResource
@@ -53,10 +54,10 @@ _POLL = 0.2
 _PROGRESS_EVERY = 10.0
 _UNCOPIED = (TableState.INIT, TableState.ERRORED, TableState.PAUSED)
 
-_WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
-
-_Examine = Callable[["Pipeline", Sequence[TableName]], Mapping[TableName, Verdict]]
-"""Gives a verdict for every one of the tables. Raises EtlError when nothing can be said of any."""
+_Subject: TypeAlias = TableName | None
+"""What a check is of: a table, or with None the replication slot, of which a pipeline has one."""
+_Examine = Callable[["Pipeline", Sequence[Any]], Mapping[Any, Verdict]]
+"""Gives a verdict for every one of the subjects. Raises EtlError when nothing can be said of any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +77,24 @@ def build_replication_checks(
     max_lag: float = 60.0,
     connections: int | None = None,
 ) -> list[dg.AssetChecksDefinition]:
-    """`replication_lag`, `table_state`, `slot_health`, `schema_matches`, `equals_source` for each table.
+    """`replication_lag`, `table_state`, `schema_matches`, `equals_source` of each table; `slot_health` of the slot.
 
-    All are one definition. The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in
-    seconds; `connections` read the source at a time in `equals_source` (default: as many as copy a table).
+    In one definition. A stream run reports the first two and `slot_health` by itself.
+
+    The resource is to be given under `names.resource_key(replication.name)`. `max_lag` is in seconds; `connections`
+    read the source at a time in `equals_source` (default: as many as copy a table).
     """
     check_replication(replication)
     with definition_errors(replication.name):
         check_max_lag(max_lag)
     translator = translator or DagsterReplicationTranslator()
-    keys = {table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables}
+    keys: dict[_Subject, dg.AssetKey] = {
+        table: translator.get_asset_spec(ReplicatedTableProps(table, replication)).key for table in tables
+    }
+    slot: dict[_Subject, dg.AssetKey] = {None: translator.get_slot_asset_spec(replication).key}
     kinds = (
         _Kind(
-            "replication_lag",
+            REPLICATION_LAG,
             f"The table has what the source had {max_lag:g} s ago. A quiet source has no lag.",
             lambda pipeline, wanted: _examine_lag(pipeline, wanted, max_lag),
         ),
@@ -98,7 +104,7 @@ def build_replication_checks(
             _examine_states,
         ),
         _Kind(
-            "slot_health",
+            SLOT_HEALTH,
             "The WAL that the replication slot needs is safe: bytes and time to the server's limit.",
             _examine_slot,
         ),
@@ -111,7 +117,7 @@ def build_replication_checks(
             is_costly=True,
         ),
     )
-    return [_build_checks(kinds, replication.name, keys, connections)] if keys else []
+    return [_build_checks(kinds, replication.name, keys, slot, connections)] if keys else []
 
 
 def build_check_job(
@@ -128,15 +134,20 @@ def build_check_job(
 
 
 def _build_checks(
-    kinds: Sequence[_Kind], pipeline_name: str, keys: Mapping[TableName, dg.AssetKey], connections: int | None
+    kinds: Sequence[_Kind],
+    pipeline_name: str,
+    tables: Mapping[_Subject, dg.AssetKey],
+    slot: Mapping[_Subject, dg.AssetKey],
+    connections: int | None,
 ) -> dg.AssetChecksDefinition:
     resource = resource_key(pipeline_name)
     # @dg.multi_asset_check names the op's inputs and outputs after the keys, and refuses one that has to be quoted.
-    inputs = {f"table_{number}": key for number, key in enumerate(keys.values(), 1)}
+    inputs = {f"asset_{number}": key for number, key in enumerate([*tables.values(), *slot.values()], 1)}
+    keys_of = {kind.name: slot if kind.name == SLOT_HEALTH else tables for kind in kinds}
     specs = {
         f"{kind.name}_{number}": dg.AssetCheckSpec(kind.name, asset=key, description=kind.description)
         for kind in kinds
-        for number, key in enumerate(keys.values(), 1)
+        for number, key in enumerate(keys_of[kind.name].values(), 1)
     }
 
     @dg.op(
@@ -152,21 +163,21 @@ def _build_checks(
         materialized = _materialized(context)
         for kind in kinds:
             wanted = [
-                table
-                for table, key in keys.items()
+                subject
+                for subject, key in keys_of[kind.name].items()
                 if dg.AssetCheckKey(key, kind.name) in context.selected_asset_check_keys
             ]
-            left = [table for table in wanted if kind.is_costly and keys[table] in materialized]
+            left = [table for table in wanted if kind.is_costly and tables[table] in materialized]
             if left:
                 context.log.info(
                     f"{kind.name} reads whole tables, and is not evaluated in a run that materialises them:"
                     f" execute it by itself, or by job {check_job_name(pipeline_name)}"
                 )
-            examined = [table for table in wanted if table not in left]
-            for table, verdict in _examine(kind, replication, examined, connections, context.log).items():
+            examined = [subject for subject in wanted if subject not in left]
+            for subject, verdict in _examine(kind, replication, examined, connections, context.log).items():
                 yield dg.AssetCheckResult(
                     passed=verdict.passed,
-                    asset_key=keys[table],
+                    asset_key=keys_of[kind.name][subject],
                     check_name=kind.name,
                     severity=verdict.severity,
                     description=verdict.description,
@@ -189,19 +200,19 @@ def _materialized(context: dg.AssetCheckExecutionContext) -> set[dg.AssetKey]:
 def _examine(
     kind: _Kind,
     replication: PostgresReplicationResource,
-    tables: Sequence[TableName],
+    subjects: Sequence[_Subject],
     connections: int | None,
     log: dg.DagsterLogManager,
-) -> Mapping[TableName, Verdict]:
-    if not tables:
+) -> Mapping[_Subject, Verdict]:
+    if not subjects:
         return {}
     try:
         with _open(replication, connections, log) as pipeline:
             pipeline.store.migrate()
-            return kind.examine(pipeline, tables)
+            return kind.examine(pipeline, subjects)
     except EtlError as error:
         verdict = judge_failure(error)
-        return dict.fromkeys(tables, verdict)
+        return dict.fromkeys(subjects, verdict)
 
 
 def _open(replication: PostgresReplicationResource, connections: int | None, log: dg.DagsterLogManager) -> "Pipeline":
@@ -292,19 +303,19 @@ def _examine_states(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[T
     }
 
 
-def _examine_slot(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
-    """One fact, told of every table; the tables' states do not matter to it."""
+def _examine_slot(pipeline: "Pipeline", _: Sequence[None]) -> dict[None, Verdict]:
+    """The tables' states do not matter to it."""
     if pipeline.store.source_identity() is None:
-        return dict.fromkeys(tables, judge_no_slot(pipeline.source.main_slot))
+        return {None: judge_no_slot(pipeline.source.main_slot)}
     with pipeline.source.connect("check") as connection:
-        return dict.fromkeys(tables, judge_slot(_read_slot(connection, pipeline)))
+        return {None: judge_slot(_read_slot(connection, pipeline))}
 
 
 def _read_slot(connection: "Connection", pipeline: "Pipeline") -> SlotReading:
-    from etl_core.source.slot import slot_status
+    from etl_core.source.slot import slot_status, wal_limit
 
     name = pipeline.source.main_slot
-    limit = _read_wal_limit(connection)
+    limit = wal_limit(connection)
     rate = _measure_wal_rate(connection, pipeline)
     return SlotReading(name, slot_status(connection, name), limit, rate)
 
@@ -320,20 +331,6 @@ def _measure_wal_rate(connection: "Connection", pipeline: "Pipeline") -> float:
     pipeline.stop.wait(_RATE_OVER)
     last, ended = read()
     return (last - first) / (ended - began)
-
-
-def _read_wal_limit(connection: "Connection") -> int | None:
-    """Bytes; None when WAL is kept without a limit."""
-    import psycopg
-
-    from etl_core.source.sqlstate import translate
-
-    try:
-        row = connection.execute(_WAL_LIMIT).fetchone()
-    except psycopg.Error as error:
-        raise translate(error) from None
-    megabytes = -1 if row is None else int(row[0])
-    return None if megabytes < 0 else megabytes * 2**20
 
 
 def _examine_schemas(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union
 
@@ -23,6 +24,7 @@ from etl_dagster import names
 from etl_dagster.component_schema import exact_model, without_secrets
 from etl_dagster.component_sections import (
     Batch,
+    Compare,
     Freshness,
     InitialSync,
     Pools,
@@ -127,6 +129,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     initial_sync: InitialSync = InitialSync()
     pools: Pools = Pools()
     max_lag: float = Field(default=60.0, gt=0, description="Seconds, for the check replication_lag.")
+    compare: Compare | None = None
     freshness: Freshness | None = None
     retry_policy: Retries | None = None
     op_tags: dict[str, Any] = Field(default={}, description="On the steps of the initial syncs.")
@@ -170,15 +173,15 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         return DefsStateConfig.from_args(args, default_key=f"PostgresReplicationComponent[{self.name}]")
 
     def write_state_to_path(self, state_path: Path) -> None:
-        """For `dg utils refresh-defs-state`: `{"tables": {name: bytes}}`, asked of the source. Raises dg.Failure."""
-        if self.tables is not None:
-            sizes = dict.fromkeys(self.tables, 0)
-        else:
+        """For `dg utils refresh-defs-state`: sizes and comments of the tables, by name. Raises dg.Failure."""
+        sizes = dict.fromkeys(self.tables or (), 0)
+        comments: dict[str, str] = {}
+        if self.tables is None:
             try:
-                sizes = _published_tables(self._replication())
+                sizes, comments = _published_tables(self._replication())
             except EtlError as error:
                 raise failure_of(error, self.name) from error
-        state_path.write_text(json.dumps({"tables": sizes}))
+        state_path.write_text(json.dumps({"tables": sizes, "comments": comments}))
 
     def build_defs_from_state(
         self,
@@ -187,8 +190,8 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     ) -> dg.Definitions:
         """The definitions of the tables found; without state only the resource, and a line of log."""
         if state_path is not None:
-            sizes: dict[str, int] = json.loads(state_path.read_text())["tables"]
-            return self._definitions(list(sizes), sizes)
+            state = json.loads(state_path.read_text())
+            return self._definitions(list(state["tables"]), state["tables"], state.get("comments"))
         _log.warning(
             "pipeline %s has no tables yet: run `dg utils refresh-defs-state`, which asks publication %s, then reload",
             self.name,
@@ -198,14 +201,20 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         check_replication(replication)
         return dg.Definitions(resources={names.resource_key(self.name): replication})
 
-    def _definitions(self, tables: list[str], sizes: Mapping[str, int]) -> dg.Definitions:
+    def _definitions(
+        self, tables: list[str], sizes: Mapping[str, int], comments: Mapping[str, str] | None = None
+    ) -> dg.Definitions:
         return build_postgres_replication(
             self._replication(),
             tables=tables,
             stream=self.stream.config(),
             cron_schedule=self.stream.cron,
             max_lag=self.max_lag,
-            translator=_ComponentTranslator(self),
+            compare_cron=None if self.compare is None else self.compare.cron,
+            compare_max_bytes=Compare.model_fields["max_bytes"].default
+            if self.compare is None
+            else self.compare.max_bytes,
+            translator=_ComponentTranslator(self, comments or {}),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
             op_tags=self.op_tags,
             stream_op_tags=self.stream.op_tags,
@@ -233,11 +242,19 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
 
 class _ComponentTranslator(DagsterReplicationTranslator):
-    def __init__(self, component: PostgresReplicationComponent) -> None:
+    def __init__(self, component: PostgresReplicationComponent, comments: Mapping[str, str]) -> None:
+        super().__init__()
         self._component = component
+        self._comments = comments
 
     def get_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
-        return self._component.get_asset_spec(props)
+        return self._component.get_asset_spec(self._with_comment(props))
+
+    def get_source_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
+        return super().get_source_asset_spec(self._with_comment(props))
+
+    def _with_comment(self, props: ReplicatedTableProps) -> ReplicatedTableProps:
+        return replace(props, comment=self._comments.get(str(props.table)))
 
 
 def _literal_or_variable(field: str, literal: str | None, variable: str | None) -> str | None:
@@ -252,8 +269,8 @@ def _literal_or_variable(field: str, literal: str | None, variable: str | None) 
     return literal
 
 
-def _published_tables(replication: PostgresReplicationResource) -> dict[str, int]:
-    """By name, with their sizes in bytes as of the last VACUUM or ANALYZE."""
+def _published_tables(replication: PostgresReplicationResource) -> tuple[dict[str, int], dict[str, str]]:
+    """Their sizes in bytes as of the last VACUUM or ANALYZE, by name and in order; and comments of those with one."""
     from etl_core.source.catalog import published_tables
     from etl_core.source.publication import check_publication
 
@@ -261,4 +278,6 @@ def _published_tables(replication: PostgresReplicationResource) -> dict[str, int
         connection = stack.enter_context(replication.connect("discover"))
         check_publication(connection, replication.publication, None)
         tables = published_tables(connection, replication.publication)
-        return {str(table.name): table.estimated_bytes for table in sorted(tables, key=lambda table: str(table.name))}
+        found = [(str(table.name), table) for table in sorted(tables, key=lambda table: str(table.name))]
+        sizes = {name: table.estimated_bytes for name, table in found}
+        return sizes, {name: table.schema.comment for name, table in found if table.schema.comment}

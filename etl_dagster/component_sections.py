@@ -124,6 +124,15 @@ class InitialSync(dg.Model, dg.Resolvable):
         return {**{table: 1 for table, size in sizes.items() if size >= limit}, **self.processes}
 
 
+class Compare(dg.Model, dg.Resolvable):
+    """A schedule for the check equals_source."""
+
+    cron: str = Field(description="When tables are compared.")
+    max_bytes: Annotated[str, checked(positive("max_bytes", parse_size))] = Field(
+        default="50GiB", description="Of tables at a time, on the source's disk; those first that wait longest."
+    )
+
+
 class Pools(dg.Model, dg.Resolvable):
     """Concurrency pools other than `<name>_sync` and `<name>_stream`."""
 

@@ -10,11 +10,14 @@ from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_check_job, build_replication_checks
+from etl_dagster.code_reference import caller, refer_to
+from etl_dagster.compare_schedule import build_compare_job, build_compare_schedule
 from etl_dagster.control_job import build_control_job
+from etl_dagster.key_clashes import tell_clashes
 from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
-from etl_dagster.specs import build_source_asset_specs
+from etl_dagster.specs import build_slot_asset_spec, build_source_asset_specs
 from etl_dagster.stream_job import StreamConfig, build_stream_job, build_stream_schedule
 from etl_dagster.translator import DagsterReplicationTranslator
 
@@ -26,6 +29,8 @@ def build_postgres_replication(
     stream: StreamConfig | None = None,
     cron_schedule: str | None = None,
     max_lag: float = 60.0,
+    compare_cron: str | None = None,
+    compare_max_bytes: str = "50GiB",
     translator: DagsterReplicationTranslator | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     op_tags: Mapping[str, Any] | None = None,
@@ -43,7 +48,8 @@ def build_postgres_replication(
     location asks no database. `stream` gives the defaults of the stream job. With `cron_schedule` there is a schedule
     of micro-batches instead of the sensor; mode `micro_batch` needs it. `default_sensor_status` is that of sensor or
     schedule, whichever there is, when the code location is first loaded. `max_lag` is in seconds, for the check
-    `replication_lag`.
+    `replication_lag`. With `compare_cron` a schedule compares at each tick tables of `compare_max_bytes` at most, those
+    first that wait longest (`equals_source`).
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
     the large tables, which have steps of their own, and says how many processes copy each; the others share one step.
     The concurrency pools are `<name>_sync` and `<name>_stream` unless named here; the stream's needs room for two.
@@ -63,6 +69,8 @@ def build_postgres_replication(
         copy_processes=copy_processes,
         pool=sync_pool,
     )
+    tell_clashes(replication.name, sync_assets)
+    sync_assets = refer_to(caller(), sync_assets)
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
         selection=dg.AssetSelection.assets(*sync_assets).without_checks(),
@@ -70,7 +78,13 @@ def build_postgres_replication(
         tags={names.PIPELINE_TAG: replication.name},
     )
     stream_job = build_stream_job(
-        replication, found, config=stream, translator=translator, op_tags=stream_op_tags, pool=stream_pool
+        replication,
+        found,
+        config=stream,
+        translator=translator,
+        max_lag=max_lag,
+        op_tags=stream_op_tags,
+        pool=stream_pool,
     )
     control_job = build_control_job(replication, found, translator=translator)
     checks = build_replication_checks(replication, found, translator=translator, max_lag=max_lag)
@@ -92,10 +106,28 @@ def build_postgres_replication(
                 default_status=default_sensor_status,
             )
         )
+    jobs = [sync_job, stream_job, control_job, *([build_check_job(replication, checks)] if checks else [])]
+    if compare_cron is not None and found:
+        jobs.append(build_compare_job(replication, found, translator))
+        schedules.append(
+            build_compare_schedule(
+                replication,
+                found,
+                jobs[-1],
+                compare_cron,
+                max_bytes=compare_max_bytes,
+                translator=translator,
+                default_status=dg.DefaultScheduleStatus[default_sensor_status.name],
+            )
+        )
     return dg.Definitions(
-        assets=[*build_source_asset_specs(replication, found, translator=translator), *sync_assets],
+        assets=[
+            *build_source_asset_specs(replication, found, translator=translator),
+            build_slot_asset_spec(replication, translator),
+            *sync_assets,
+        ],
         asset_checks=checks,
-        jobs=[sync_job, stream_job, control_job, *([build_check_job(replication, checks)] if checks else [])],
+        jobs=jobs,
         sensors=sensors,
         schedules=schedules,
         resources={names.resource_key(replication.name): replication},

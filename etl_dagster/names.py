@@ -44,6 +44,19 @@ def check_op_name(pipeline: str) -> str:
     return f"{pipeline}_evaluate_checks"
 
 
+def compare_job_name(pipeline: str) -> str:
+    return f"{pipeline}_compare"
+
+
+def compare_schedule_name(pipeline: str) -> str:
+    return f"{pipeline}_compare_schedule"
+
+
+def source_group(pipeline: str) -> str:
+    """The group of the assets at the source, which folds them into one box of the lineage."""
+    return f"{pipeline}_source"
+
+
 def sync_pool(pipeline: str) -> str:
     """The concurrency pool of initial syncs: its limit is how many steps that copy run at a time."""
     return f"{pipeline}_sync"

@@ -8,10 +8,10 @@ it takes a table in, also one that was copied meanwhile by another run.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
 
@@ -19,16 +19,42 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_dagster.hints import sentence
+from etl_dagster.last_reports import DATA_VERSION_TAG, NEVER, LastReport
+from etl_dagster.row_count import RowCount
+from etl_dagster.table_report import (
+    TableFacts,
+    changes_text,
+    quiet_text,
+    reported_columns,
+    schema_change,
+    source_observation,
+)
 from etl_dagster.waits import Waits
 
 if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts
     from etl_core.destination.protocol import Job
     from etl_core.replication.observer import Flush, Observer
+    from etl_core.schema.table import TableSchema
     from etl_core.state.store import TableStatus
     from etl_core.state.table_state import TableState
 
-DATA_VERSION_TAG = "dagster/data_version"
+Report: TypeAlias = dg.AssetMaterialization | dg.AssetObservation
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was looked up for a report: the columns, bytes on the source's disk, and rows with their watermark."""
+
+    schema: "TableSchema | None" = None
+    size: int | None = None
+    counted: tuple[Lsn, int] | None = None
+
+
+NOTHING_SEEN = Seen()
+
+Look: TypeAlias = Callable[[Sequence[TableName], Collection[TableName]], Mapping[TableName, Seen]]
+"""Looks at tables for their reports; those of the second argument are to be counted. Raises nothing."""
 
 
 @dataclass(slots=True)
@@ -49,42 +75,45 @@ class _Table:
     """Stands in for a report where Dagster never had one."""
     streams: bool = False
     """Whether its silence means that nothing has changed: a table that is stopped or copied again gets no heartbeat."""
-
-
-def last_materialized(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> dict[dg.AssetKey, datetime]:
-    """When each asset was, without those that never were. One query; a thousand tables take less than half a second."""
-    entries = [record.asset_entry for record in instance.get_asset_records(keys)]
-    records = {entry.asset_key: entry.last_materialization_record for entry in entries}
-    return {key: datetime.fromtimestamp(record.timestamp, UTC) for key, record in records.items() if record is not None}
+    rows: RowCount = field(default_factory=RowCount)
+    last_change: datetime | None = None
+    """When the last batch with a change of the table was committed at the source."""
+    last: LastReport | None = None
+    """What Dagster has of the table, whoever reported it; None until it is asked, and again after a copy."""
 
 
 class Reporter:
     """Collects what the engine's threads tell; `due` gives what is to be reported, in the calling thread.
 
-    `keys` has the asset key of every table in Dagster; others are left out. `uri` says where a reader finds a table.
-    `last_materialized` is asked once a run; `every` and `heartbeat_every` are seconds.
+    `keys` has the asset key of every table in Dagster; others are left out. `sources` are the assets of the tables at
+    the source. `describe` gives a report's metadata from what is known of the table. `last_reports` is asked once a
+    run, and once more for each table before its first report. `every` and `heartbeat_every` are seconds. `look` may be
+    set once there is something to look at.
     """
 
     def __init__(
         self,
         keys: Mapping[TableName, dg.AssetKey],
-        uri: Callable[[TableName], str],
+        describe: Callable[[TableName, TableFacts, str], dict[str, Any]],
         log: Any,
-        last_materialized: Callable[[Sequence[dg.AssetKey]], Mapping[dg.AssetKey, datetime]],
+        last_reports: Callable[[Sequence[dg.AssetKey]], Mapping[dg.AssetKey, LastReport]],
         *,
+        sources: Mapping[TableName, dg.AssetKey],
         every: float,
         heartbeat_every: float,
     ) -> None:
         self._keys = keys
-        self._uri = uri
+        self._describe = describe
         self._log = log
-        self._last_materialized = last_materialized
+        self._last_reports = last_reports
+        self._sources = sources
         self._every = every
         self._heartbeat_every = heartbeat_every
         self._lock = threading.Lock()
         self._tables: dict[TableName, _Table] = {}
         self._began = time.monotonic()
         self._waits = Waits()
+        self.look: Look = lambda _, __: {}
 
     def observer(self) -> "Observer":
         """For the pipeline; its methods may be called from any thread."""
@@ -135,7 +164,8 @@ class Reporter:
         """The table was copied, which is reported by whoever did it; or the stream passes it over from now on."""
         with self._lock:
             if is_ready and name in self._keys:
-                self._tables.setdefault(name, _Table()).reported_at = time.monotonic()
+                table = self._tables.setdefault(name, _Table())
+                table.reported_at, table.last = time.monotonic(), None
             elif name in self._tables:
                 self._tables[name].streams = False
 
@@ -145,6 +175,7 @@ class Reporter:
             if name in self._keys:
                 table = self._tables.setdefault(name, _Table())
                 table.version, table.streams = watermark, True
+                table.rows = RowCount(watermark)
 
     def add(self, flush: "Flush") -> None:
         """A batch became durable."""
@@ -155,7 +186,10 @@ class Reporter:
                     continue
                 table = self._tables.setdefault(name, _Table())
                 # The table may have been copied again since the batch was written.
-                table.version = max(flush.end_lsn, table.version or flush.end_lsn)
+                if table.version is None or flush.end_lsn > table.version:
+                    table.version = flush.end_lsn
+                    table.rows.add(counts)
+                    table.last_change = flush.commit_time or table.last_change
                 table.counts = counts if table.counts is None else table.counts + counts
                 if lag is not None:
                     table.lag = max(lag, table.lag or 0.0)
@@ -163,15 +197,38 @@ class Reporter:
                     table.job = flush.jobs[-1]
                     table.bytes_processed += sum(job.bytes_processed for job in flush.jobs)
 
-    def due(self, *, everything: bool = False) -> Iterator[dg.AssetMaterialization]:
+    def due(self, *, everything: bool = False) -> Iterator[Report]:
         """What to report now; with `everything`, also changes whose interval is not over."""
         self._recall_reports()
         now = time.monotonic()
         with self._lock:
-            taken = [(name, self._take(table, now, everything)) for name, table in self._tables.items()]
-        for name, table in taken:
-            if table is not None and table.version is not None:
-                yield self._materialization(name, table, table.version)
+            names = [name for name, table in self._tables.items() if self._is_due(table, now, everything)]
+        if not names:
+            return
+        found = self._look_at(names)
+        with self._lock:
+            taken = {name: self._take(self._tables[name], now) for name in names}
+        for name, table in taken.items():
+            yield from self._events(name, table, found.get(name, NOTHING_SEEN), now)
+
+    def _look_at(self, names: Sequence[TableName]) -> Mapping[TableName, Seen]:
+        """Looks at tables that are due, and finds out how many rows they have where that is not known."""
+        with self._lock:
+            unasked = [name for name in names if self._tables[name].last is None]
+        last = self._last_reports([self._keys[name] for name in unasked]) if unasked else {}
+        with self._lock:
+            for name in unasked:
+                table = self._tables[name]
+                table.last = last.get(self._keys[name], NEVER)
+                table.rows.begin_at(table.last.version, table.last.rows)
+            uncounted = {name for name in names if self._tables[name].rows.value is None}
+        found = self.look(names, uncounted)
+        with self._lock:
+            for name, seen in found.items():
+                table = self._tables[name]
+                if seen.counted is not None and seen.counted[0] == table.version:
+                    table.rows = RowCount(*seen.counted)
+        return found
 
     def _recall_reports(self) -> None:
         """Learns when earlier runs reported: every run may be shorter than a heartbeat's interval."""
@@ -179,48 +236,69 @@ class Reporter:
             unknown = {name: table for name, table in self._tables.items() if table.reported_at is None}
         if not unknown:
             return
-        materialized = self._last_materialized([self._keys[name] for name in unknown])
+        last = self._last_reports([self._keys[name] for name in unknown])
         now, clock = datetime.now(UTC), time.monotonic()
         with self._lock:
             for name, table in unknown.items():
-                last = materialized.get(self._keys[name], table.ready_at) or now
+                report = last.get(self._keys[name])
+                at = (report.at if report is not None else table.ready_at) or now
                 if table.reported_at is None:
-                    table.reported_at = clock - max(0.0, (now - last).total_seconds())
+                    table.reported_at = clock - max(0.0, (now - at).total_seconds())
 
-    def _take(self, table: _Table, now: float, everything: bool) -> _Table | None:
-        """What there is to report of the table, which begins anew; None if it is not time to."""
+    def _is_due(self, table: _Table, now: float, everything: bool) -> bool:
         if table.version is None or table.reported_at is None:
-            return None
-        if table.counts is not None:
-            # Of a table that streams no more at once: once it is copied again, its version would go back.
-            since = max(table.reported_at, self._began)
-            is_due = everything or not table.streams or now - since >= self._every
-        else:
-            is_due = table.streams and now - table.reported_at >= self._heartbeat_every
-        if not is_due:
-            return None
-        taken = replace(table)
+            return False
+        if table.counts is None:
+            return table.streams and now - table.reported_at >= self._heartbeat_every
+        # Of a table that streams no more at once: once it is copied again, its version would go back.
+        since = max(table.reported_at, self._began)
+        return everything or not table.streams or now - since >= self._every
+
+    def _take(self, table: _Table, now: float) -> _Table:
+        """What there is to report of the table, which begins anew."""
+        taken = replace(table, rows=replace(table.rows))
         table.counts, table.lag, table.job, table.bytes_processed, table.reported_at = None, None, None, 0, now
         return taken
 
-    def _materialization(self, name: TableName, table: _Table, version: Lsn) -> dg.AssetMaterialization:
-        counts, job = table.counts, table.job
-        metadata: dict[str, Any] = {"dagster/uri": self._uri(name), "etl/lsn": str(version)}
-        description: str | None = "no change since the last report: the stream is alive"
-        if counts is not None:
-            description = None
-            metadata |= {
-                "etl/rows_inserted": counts.inserted,
-                "etl/rows_updated": counts.updated,
-                "etl/rows_deleted": counts.deleted,
-            }
-            if counts.truncated:
-                metadata["etl/truncated"] = counts.truncated
-            if table.lag is not None:
-                metadata["etl/lag_seconds"] = round(table.lag, 3)
-            if job is not None:
-                metadata["etl/job"] = job.id if job.url is None else dg.MetadataValue.url(job.url)
-                metadata["etl/bytes_processed"] = table.bytes_processed
-        return dg.AssetMaterialization(
-            self._keys[name], description=description, metadata=metadata, tags={DATA_VERSION_TAG: str(version)}
-        )
+    def _events(self, name: TableName, table: _Table, seen: Seen, now: float) -> Iterator[Report]:
+        version, last, key = table.version, table.last or NEVER, self._keys[name]
+        assert version is not None  # noqa: S101 - it would not be due
+        quiet_since = last.last_change if last.version == str(version) else None
+        facts = TableFacts(version, seen.schema, table.rows.value, seen.size, table.last_change or quiet_since)
+        summary = quiet_text(version) if table.counts is None else changes_text(table.counts, version)
+        metadata = self._describe(name, facts, summary) | _numbers(table, now)
+        change = schema_change(key, metadata, reported_columns(last.metadata))
+        if change is not None:
+            yield change
+            if seen.schema is not None and name in self._sources:
+                yield source_observation(self._sources[name], name, seen.schema, seen.size)
+        tags = {DATA_VERSION_TAG: str(version)}
+        event = dg.AssetMaterialization(key, description=summary, metadata=metadata, tags=tags)
+        with self._lock:
+            if self._tables[name].last is table.last:  # else it was copied meanwhile
+                self._tables[name].last = LastReport(datetime.now(UTC), str(version), event.metadata)
+        yield event
+
+
+def _numbers(table: _Table, now: float) -> dict[str, Any]:
+    """What happened since the last report: nothing, in a heartbeat."""
+    counts, job = table.counts, table.job
+    seconds = now - (now if table.reported_at is None else table.reported_at)
+    metadata: dict[str, Any] = {}
+    if seconds >= 1.0:
+        metadata["etl/changes_per_minute"] = round((0 if counts is None else counts.rows) * 60 / seconds, 2)
+    if counts is None:
+        return metadata
+    metadata |= {
+        "etl/rows_inserted": counts.inserted,
+        "etl/rows_updated": counts.updated,
+        "etl/rows_deleted": counts.deleted,
+    }
+    if counts.truncated:
+        metadata["etl/truncated"] = counts.truncated
+    if table.lag is not None:
+        metadata["etl/lag_seconds"] = round(table.lag, 3)
+    if job is not None:
+        metadata["etl/job"] = job.id if job.url is None else dg.MetadataValue.url(job.url)
+        metadata["etl/bytes_processed"] = table.bytes_processed
+    return metadata

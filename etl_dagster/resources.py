@@ -11,14 +11,15 @@ import abc
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
-from etl_dagster.secrets import is_secret_name, plain, refuse_literal_secret
+from etl_dagster.addresses import Address, parse_address
+from etl_dagster.secrets import is_secret_name, literal, plain, refuse_literal_secret
 
 if TYPE_CHECKING:
     from etl_core.config import PipelineConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from etl_core.identifiers import TableName
     from etl_core.pipeline import Pipeline
     from etl_core.replication.observer import Observer
+    from etl_core.schema.table import TableSchema
     from etl_core.source.connection import Connection
     from etl_core.state.store import StateStore
     from etl_dagster.tables import ReplicatedTable
@@ -78,6 +80,21 @@ class DestinationResource(dg.ConfigurableResource, abc.ABC):
         """What the IO managers of the destination call schema, or dataset, and table."""
         return table.namespace, table.name
 
+    def database(self) -> str | None:
+        """What a query calls the database, or project, of the tables; None as long as only a variable says it."""
+        return None
+
+    def table_name(self, table: "TableName") -> str | None:
+        """`database.schema.table` as a query has it, by which Dagster tells tables apart; None as `database`."""
+        database = self.database()
+        return None if database is None else ".".join((database, *self.table_path(table)))
+
+    def column_types(self, schema: "TableSchema") -> Sequence[str]:
+        """The types of the columns as the destination spells them, in the order of `schema`; here PostgreSQL's."""
+        from etl_core.schema.pg_types import format_type
+
+        return [format_type(column) for column in schema.columns]
+
 
 class DuckDBDestinationResource(DestinationResource):
     """A DuckDB file. It is open only while a batch is written, so that others can read between."""
@@ -94,6 +111,15 @@ class DuckDBDestinationResource(DestinationResource):
     def uri(self, table: "TableName") -> str:
         file = Path(plain(self.path) or "").resolve()
         return f"duckdb://{file}/{table.namespace}/{table.name}"
+
+    def database(self) -> str | None:
+        path = literal(self.path)
+        return None if path is None else Path(path).name.partition(".")[0]
+
+    def column_types(self, schema: "TableSchema") -> Sequence[str]:
+        from etl_core.destination.duckdb.types import duckdb_type
+
+        return [duckdb_type(column) for column in schema.columns]
 
 
 class BigQueryDestinationResource(DestinationResource):
@@ -164,6 +190,14 @@ class BigQueryDestinationResource(DestinationResource):
         return (
             f"https://console.cloud.google.com/bigquery?p={place.project}&d={place.dataset}&t={place.table}&page=table"
         )
+
+    def database(self) -> str | None:
+        return literal(self.project)
+
+    def column_types(self, schema: "TableSchema") -> Sequence[str]:
+        from etl_core.destination.bigquery.types import bigquery_field
+
+        return [bigquery_field(column).sql for column in schema.columns]
 
     def _place(self, table: "TableName") -> "Place":
         from etl_core.destination.bigquery.names import place_of
@@ -258,6 +292,13 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             unknown_types_to_bytes=self.unknown_types_to_bytes,
             allow_append_only=self.allow_append_only,
         )
+
+    def source_address(self) -> Address:
+        """Where the source is, as far as the configuration says it without a variable."""
+        dsn = literal(self.dsn)
+        if dsn is not None:
+            return parse_address(dsn)
+        return Address(literal(self.host), str(self.port or 5432), literal(self.database))
 
     def table_names(self) -> "tuple[TableName, ...] | None":
         """`tables`, parsed. Raises ConfigError for what is not a table's name."""

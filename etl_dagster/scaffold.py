@@ -62,6 +62,7 @@ attributes:
   # pools: {{sync: {name}_sync, stream: {name}_stream}} # concurrency pools; the stream's needs room for two
 
   # max_lag: 60 # seconds, for the check replication_lag
+  # compare: {{cron: "0 3 * * *", max_bytes: 50GiB}} # equals_source in turn, up to so many bytes of tables at a time
   # freshness: {{fail_after_seconds: 7200, warn_after_seconds: 3600}}
   # retry_policy: {{max_retries: 3, delay_seconds: 10, backoff: exponential}} # of the initial syncs
   # op_tags: {{}} # of the initial syncs' steps

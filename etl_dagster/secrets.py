@@ -27,6 +27,11 @@ def plain(value: str | None) -> str | None:
     return found
 
 
+def literal(value: str | None) -> str | None:
+    """The value as far as it is known when a code location loads, which reads no variable: None for a `dg.EnvVar`."""
+    return None if isinstance(value, dg.EnvVar) else value
+
+
 def holds_secret(value: str) -> bool:
     """Whether the address or URL has a password in it."""
     return _SECRET.search(value) is not None

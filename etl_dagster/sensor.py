@@ -20,6 +20,7 @@ from etl_dagster.runs import (
     runs_in_flight,
     runs_with_tag,
 )
+from etl_dagster.sensor_text import REASON_TAG, stream_text
 from etl_dagster.standstill import latest_control_run, may_stand_still, stands_still, surroundings
 from etl_dagster.supervisor import Situation, decide
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
@@ -79,7 +80,9 @@ def build_stream_sensor(
         decision = decide(situation, lease=lease_seconds)
         requests = []
         if decision.run_key is not None:
-            requests.append(dg.RunRequest(run_key=decision.run_key, job_name=job.name))
+            context.log.info(decision.reason)
+            tags = {REASON_TAG: decision.reason}
+            requests.append(dg.RunRequest(run_key=decision.run_key, job_name=job.name, tags=tags))
         # A copy prepares the pipeline as a stream run does: what one of them fails with, the other would.
         if sync_job is not None and situation.standstill is None:
             wanted = [status for status in again if status.name in keys]
@@ -91,7 +94,9 @@ def build_stream_sensor(
             ]
         if requests:
             return dg.SensorResult(run_requests=requests)
-        return dg.SkipReason(decision.reason + _remark(statuses, again, supervised.name))
+        return dg.SkipReason(
+            decision.reason + stream_text(supervised, _LOOK_TIMEOUT) + _remark(statuses, again, supervised.name)
+        )
 
     return stream_sensor
 
@@ -166,7 +171,7 @@ def _copy_request(
         run_key=f"{pipeline}:copy:{_life(status)}{after}",
         job_name=sync_job,
         asset_selection=[key],
-        tags={_TAG: _life(status)},
+        tags={_TAG: _life(status), REASON_TAG: f"{status.name} is to be copied again"},
     )
 
 

@@ -173,7 +173,7 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         replication = sync.replication(context)
         try:
-            return sync.result(replication, what_was_copied(replication, sync.table, context.run.run_id))
+            return sync.result(context, replication, what_was_copied(replication, sync.table, context.run.run_id))
         except EtlError as error:
             raise failure_of(error) from error
 

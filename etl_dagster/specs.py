@@ -1,4 +1,4 @@
-"""The tables at the source as external assets: what the replicated tables are downstream of."""
+"""The source as external assets: its tables, which the replicated ones are downstream of, and the replication slot."""
 
 from collections.abc import Sequence
 
@@ -19,3 +19,11 @@ def build_source_asset_specs(
     check_replication(replication)
     translator = translator or DagsterReplicationTranslator()
     return [translator.get_source_asset_spec(ReplicatedTableProps(table, replication)) for table in tables]
+
+
+def build_slot_asset_spec(
+    replication: PostgresReplicationResource, translator: DagsterReplicationTranslator | None = None
+) -> dg.AssetSpec:
+    """The external asset of the pipeline's replication slot, which has the check `slot_health`. Connects to nothing."""
+    check_replication(replication)
+    return (translator or DagsterReplicationTranslator()).get_slot_asset_spec(replication)

@@ -43,10 +43,13 @@ def build_stream_job(
     *,
     config: StreamConfig | None = None,
     translator: DagsterReplicationTranslator | None = None,
+    max_lag: float = 60.0,
     op_tags: Mapping[str, Any] | None = None,
     pool: str | None = None,
 ) -> dg.JobDefinition:
     """The job `<pipeline>_stream`. `config` gives the launchpad's defaults; `pool` is another than `<pipeline>_stream`.
+
+    `max_lag` is in seconds: with its reports the run evaluates `replication_lag` against it.
 
     In process, so that a run costs one process; Dagster does not retry it, the sensor starts its successor. For the
     same reason `op_tags` are the run's too: what reads them (the queue, a launcher) looks at the process they are for.
@@ -56,6 +59,8 @@ def build_stream_job(
     translator = translator or DagsterReplicationTranslator()
     props = {table: ReplicatedTableProps(table, replication) for table in tables}
     keys = {table: translator.get_asset_spec(prop).key for table, prop in props.items()}
+    sources = {table: translator.get_source_asset_spec(prop).key for table, prop in props.items()}
+    slot = translator.get_slot_asset_spec(replication).key
     key = names.resource_key(replication.name)
     job_name = names.stream_job_name(replication.name)
 
@@ -73,6 +78,9 @@ def build_stream_job(
             getattr(context.resources, key),
             keys,
             context,
+            sources=sources,
+            slot=slot,
+            max_lag=max_lag,
             report_every=config.report_every_seconds,
             heartbeat_every=config.heartbeat_every_seconds,
         )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -21,10 +21,15 @@ from etl_core.identifiers import TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_dagster import presence
 from etl_dagster.dead_runs import DeadRuns
+from etl_dagster.last_reports import last_reports
+from etl_dagster.live_checks import LiveChecks
 from etl_dagster.presence import Presence
-from etl_dagster.reporting import Reporter, last_materialized
+from etl_dagster.reporting import Reporter
 from etl_dagster.runs import later_streams
+from etl_dagster.source_watch import SourceWatch
 from etl_dagster.standstill import Standstill
+from etl_dagster.table_look import TableLook
+from etl_dagster.table_report import TableFacts, table_metadata
 from etl_dagster.table_states import TableStates, last_told
 
 if TYPE_CHECKING:
@@ -43,7 +48,10 @@ _GIVE_UP_AFTER = 300.0
 
 
 class StreamRun:
-    """Streams one pipeline for one Dagster run. `log` is the run's; `log_event` takes materialisations."""
+    """Streams one pipeline for one Dagster run, `context`. `keys` and `sources` are the tables' assets on both sides.
+
+    `slot` is that of the replication slot. `max_lag` is in seconds, for the checks that the run reports.
+    """
 
     def __init__(
         self,
@@ -51,17 +59,25 @@ class StreamRun:
         keys: Mapping[TableName, dg.AssetKey],
         context: dg.OpExecutionContext,
         *,
+        sources: Mapping[TableName, dg.AssetKey],
+        slot: dg.AssetKey,
+        max_lag: float,
         report_every: float,
         heartbeat_every: float,
     ) -> None:
         self._replication = replication
+        self._sources = sources
+        self._max_lag = max_lag
+        self._watch: SourceWatch | None = None
+        self._live_checks = LiveChecks(keys, slot, max_lag)
         self._context = context
         self._log = context.log
         self._reporter = Reporter(
             keys,
-            replication.destination.uri,
+            self._describe,
             context.log,
-            partial(last_materialized, context.instance),
+            partial(last_reports, context.instance),
+            sources=sources,
             every=report_every,
             heartbeat_every=heartbeat_every,
         )
@@ -115,24 +131,44 @@ class StreamRun:
                         self._log.info(f"another run has streamed everything up to {target}")
                         return target
                     time.sleep(_LOOK_EVERY)
-                self._reporter.begin(pipeline.store.tables())
+                self._begin(session, pipeline)
                 self._supervise(lambda: pipeline.stream(until=target), lambda: False)
+                self._report(everything=True)
+                self._look(now=True)
         return target
 
     @contextmanager
     def _opened(self) -> "Iterator[Pipeline]":
         """The pipeline; what was streamed is reported whatever ends the block, also an interruption."""
         with self._replication.pipeline(observer=self._reporter.observer(), stop=self._stop) as pipeline:
+            self._reporter.look = TableLook(pipeline, lambda: {} if self._watch is None else self._watch.sizes)
             self._store = pipeline.store
             try:
                 yield pipeline
             finally:
                 self._report(everything=True)
 
+    def _describe(self, table: TableName, facts: TableFacts, summary: str) -> dict[str, Any]:
+        return table_metadata(self._replication.destination, table, self._sources.get(table), facts, summary)
+
+    def _begin(self, session: "Connection", pipeline: "Pipeline") -> None:
+        """It is the run's turn: the stream begins, perhaps again."""
+        self._reporter.begin(pipeline.store.tables())
+        self._watch = SourceWatch(session, pipeline, self._max_lag)
+        self._look(now=True)
+
+    def _look(self, *, now: bool = False) -> None:
+        """Looks at the source if it is time to, or `now`, and reports the checks that are due."""
+        if self._watch is not None and self._watch.look(now=now):
+            for event in self._live_checks.due(self._watch):
+                self._context.log_event(event)  # type: ignore[arg-type] # it takes evaluations, its signature does not
+
     def _report(self, *, everything: bool = False) -> None:
         for event in self._reporter.due(everything=everything):
             self._context.log_event(event)
-            self._states.reported(event.asset_key)
+            if isinstance(event, dg.AssetMaterialization):
+                self._live_checks.reported(event.asset_key)
+                self._states.reported(event.asset_key)
         if self._store is not None:
             with suppress(EtlError):  # what the store cannot say now it says later; the stream goes on without
                 self._states.report(self._store, self._context, at_once=everything)
@@ -146,7 +182,7 @@ class StreamRun:
         with self._replication.connect(presence.turn_of(self._context.run_id)) as session:
             if not self._wait_for_turn(session):
                 return
-            self._reporter.begin(pipeline.store.tables())
+            self._begin(session, pipeline)
             started = time.monotonic()
             successor = _Successor(session, self._replication.name, self._context.run_id)
             dead_runs = DeadRuns(session, self._replication.name, self._context)
@@ -191,6 +227,7 @@ class StreamRun:
         try:
             while not worker.wait(_LOOK_EVERY):
                 self._report()
+                self._look()
                 if not self._stop.is_set() and meanwhile():
                     self._stop.set()
         except BaseException:

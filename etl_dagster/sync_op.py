@@ -10,14 +10,24 @@ import dagster as dg
 
 from etl_core.errors import EtlError, PermanentError
 from etl_core.identifiers import TableName
-from etl_core.schema.pg_types import format_type
 from etl_dagster import names
 from etl_dagster.bring_up import BringUp, bring_up_table
 from etl_dagster.failures import failure_of, failure_of_tables
 from etl_dagster.hints import sentence
+from etl_dagster.last_reports import NEVER, last_reports
 from etl_dagster.materialize_options import MATERIALIZE_KEY, MaterializeOptions
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, yield_interruptibly
+from etl_dagster.table_report import (
+    TableFacts,
+    copied_text,
+    found_text,
+    reported_columns,
+    schema_change,
+    size_at_source,
+    source_observation,
+    table_metadata,
+)
 
 _T = TypeVar("_T")
 
@@ -52,10 +62,19 @@ class TableSync:
         connections = launch_options(context).connections
         return replication if connections is None else replication.model_copy(update={"copy_connections": connections})
 
-    def result(self, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
+    def result(self, context: Any, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
+        """What the step gives. Logs first how the columns differ from those last reported, and what the source has."""
+        size = size_at_source(replication, synced.schema.table_id)
+        metadata = _metadata(self, replication, synced, size)
+        before = last_reports(context.instance, [self.key]).get(self.key, NEVER)
+        change = schema_change(self.key, metadata, reported_columns(before.metadata))
+        if change is not None:
+            context.log_event(change)
+        if synced.cost is not None:
+            context.log_event(source_observation(self.source, self.table, synced.schema, size))
         return dg.MaterializeResult(
             asset_key=self.key,
-            metadata=_metadata(synced, replication.destination.uri(self.table), self.source),
+            metadata=metadata,
             data_version=dg.DataVersion(str(synced.lsn)),
         )
 
@@ -105,7 +124,7 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
                     f"{table} has {outcome.cost.size / 2**30:,.1f} GiB: give it a step of its own by"
                     f' copy_processes={{"{table}": 1}}, or several processes'
                 )
-            yield wanted[table].result(replication, outcome)
+            yield wanted[table].result(context, replication, outcome)
         if failed:
             raise failure_of_tables(
                 {table: failed[table] for table in wanted if table in failed}, len(wanted), replication.name
@@ -207,31 +226,19 @@ def _reporter(context: Any, progress: CopyProgress) -> Callable[[], None]:
     return report
 
 
-def _metadata(synced: Synced, uri: str, source: dg.AssetKey) -> dict[str, Any]:
-    columns = synced.schema.columns
-    metadata: dict[str, Any] = {
-        "dagster/column_schema": dg.TableSchema(
-            [
-                dg.TableColumn(
-                    column.name,
-                    format_type(column),
-                    description=column.comment,
-                    constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                )
-                for column in columns
-            ]
-        ),
-        "dagster/column_lineage": dg.TableColumnLineage(
-            {column.name: [dg.TableColumnDep(source, column.name)] for column in columns}
-        ),
-        "dagster/uri": uri,
-        "etl/lsn": str(synced.lsn),
-        "etl/brought_up_by": "stream" if synced.cost is None else "copy",
-    }
-    if synced.rows is not None:
-        metadata["dagster/row_count"] = synced.rows
-    if synced.cost is not None and synced.rows is not None:
-        metadata["etl/bytes"] = synced.cost.size
-        metadata["etl/duration_seconds"] = round(synced.cost.seconds, 3)
-        metadata["etl/rows_per_second"] = round(synced.rows / synced.cost.seconds)
+def _metadata(
+    sync: TableSync, replication: PostgresReplicationResource, synced: Synced, size: int | None
+) -> dict[str, Any]:
+    cost = synced.cost
+    if cost is None or synced.rows is None:
+        summary = found_text(synced.rows, synced.lsn)
+    else:
+        summary = copied_text(synced.rows, synced.lsn)
+    facts = TableFacts(synced.lsn, synced.schema, synced.rows, size)
+    metadata = table_metadata(replication.destination, sync.table, sync.source, facts, summary)
+    metadata["etl/brought_up_by"] = "stream" if cost is None else "copy"
+    if cost is not None and synced.rows is not None:
+        metadata["etl/bytes_copied"] = cost.size
+        metadata["etl/duration_seconds"] = round(cost.seconds, 3)
+        metadata["etl/rows_per_second"] = round(synced.rows / cost.seconds)
     return metadata

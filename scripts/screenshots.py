@@ -19,7 +19,7 @@ from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 ASSET = "/assets/duckdb/public/orders"
-CHECKS = ("replication_lag", "table_state", "slot_health", "schema_matches", "equals_source")
+CHECKS = ("replication_lag", "table_state", "schema_matches", "equals_source")
 
 _SIZE: ViewportSize = {"width": 1440, "height": 900}
 _WIDE: ViewportSize = {"width": 1920, "height": 1200}
@@ -57,20 +57,26 @@ class Site:
 
 
 def show_lineage(page: Page, site: Site) -> None:
-    """The replicated table with its state and checks, and the table at the source."""
+    """The replicated table with its state and checks, and the table at the source, whose groups are unfolded."""
     page.goto(f"{site.url}/asset-groups")
-    nodes = page.locator("foreignObject").filter(has=page.get_by_text("orders", exact=True))
+    boxes = page.locator("foreignObject")
+    expect(boxes.filter(has_text=f"{site.pipeline}_source").first).to_be_visible()
+    page.keyboard.press("Alt+KeyE")  # of the menu: expand all groups
+    nodes = boxes.filter(has=page.get_by_text("orders", exact=True))
     copy = nodes.filter(has_text="DuckDB")
     expect(copy).to_contain_text("Materialized")
-    expect(copy).to_contain_text(re.compile(r"\d / 5 Passed"))
+    expect(copy).to_contain_text(re.compile(r"\d / 4 Passed"))
     expect(nodes.filter(has_not_text="DuckDB")).to_contain_text("Postgres")
 
 
 def show_asset(page: Page, site: Site) -> None:
     """What the stream told last, and what the table is a copy of."""
     page.goto(f"{site.url}{ASSET}?view=overview")
-    for label in ("etl/lsn", "etl/rows_updated", "etl/lag_seconds"):
+    for label in ("etl/summary", "etl/bytes", "etl/rows_updated", "etl/lag_seconds"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
+    for text in ("Row count", "INTEGER", "non-nullable"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^\d+ changes? up to ")).first).to_be_visible()
     expect(page.get_by_text(re.compile(r"^\d+/\d+/\d{4}$")).first).to_be_visible()  # the history's axis comes last
     expect(page.get_by_text("Upstream assets", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name=f"{site.pipeline} / public / orders").first).to_be_visible()
@@ -80,7 +86,7 @@ def show_plots(page: Page, site: Site) -> None:
     """The numbers of all reports, drawn."""
     page.goto(f"{site.url}{ASSET}?view=overview")
     page.get_by_role("button", name="Plots").click()
-    for label in ("dagster/row_count", "etl/lag_seconds", "etl/rows_updated"):
+    for label in ("dagster/row_count", "etl/bytes", "etl/changes_per_minute", "etl/lag_seconds", "etl/rows_updated"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
     page.wait_for_function(_DRAWN)
     page.get_by_text("Metadata", exact=True).first.evaluate("heading => heading.scrollIntoView()")
@@ -93,6 +99,20 @@ def show_events(page: Page, site: Site) -> None:
     page.locator("[data-index]").last.click()
     for label in ("dagster/row_count", "dagster/column_schema", "dagster/uri", "etl/rows_per_second"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
+
+
+def show_slot(page: Page, site: Site) -> None:
+    """How far behind the stream is, and how fast the server writes WAL."""
+    page.goto(f"{site.url}/assets/{site.pipeline}/replication_slot?view=overview")
+    for label in ("etl/bytes_behind", "etl/wal_bytes_per_second", "etl/lag_seconds"):
+        expect(page.get_by_text(label, exact=True)).to_be_visible()
+
+
+def show_source(page: Page, site: Site) -> None:
+    """The columns of the table at the source, with PostgreSQL's types."""
+    page.goto(f"{site.url}/assets/{site.pipeline}/public/orders?view=overview")
+    for text in ("etl/columns", "int4"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
 
 
 def show_checks(page: Page, site: Site) -> None:
@@ -154,6 +174,8 @@ PAGES: Mapping[str, Callable[[Page, Site], None]] = {
     "asset": show_asset,
     "plots": show_plots,
     "events": show_events,
+    "slot": show_slot,
+    "source": show_source,
     "checks": show_checks,
     "sensor": show_sensor,
     "runs": show_runs,
@@ -162,8 +184,8 @@ PAGES: Mapping[str, Callable[[Page, Site], None]] = {
     "resource": show_resource,
 }
 
-# Where on this machine the demo is, one line, and what is in the text.
-_NOT_IN_DOCS = ("events", "resources", "control")
+# Where on this machine the demo is, one line, and what is in the text or in other pictures.
+_NOT_IN_DOCS = ("events", "resources", "control", "source")
 
 
 @contextlib.contextmanager

@@ -76,6 +76,16 @@ class MemoryDestination:
         tables = {table_id: mark.lsn for (owner, table_id), mark in state.watermarks.items() if owner == self._pipeline}
         return Positions(tables, state.streams.get(self._pipeline))
 
+    def count(self, tables: Mapping[TableId, TableName], wait_seconds: float) -> Mapping[TableId, tuple[Lsn, int]]:  # noqa: ARG002 - nothing is waited for
+        """See CountingDestination."""
+        state = self._database.state
+        marks = {table_id: state.watermarks.get((self._pipeline, table_id)) for table_id in tables}
+        return {
+            table_id: (mark.lsn, state.tables[mark.name].rows.num_rows)
+            for table_id, mark in marks.items()
+            if mark is not None
+        }
+
     def copy(self, schema: TableSchema) -> MemoryCopy:
         return MemoryCopy(self._database, self._pipeline, schema)
 

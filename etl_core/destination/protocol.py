@@ -142,11 +142,25 @@ class BackupDestination(Protocol):
 class WaitingDestination(Protocol):
     """A destination that waits while another process holds it, such as a file: an ability of its own, asked once."""
 
-    def stop_on(self, stop: threading.Event) -> None:
-        """From now on its waits end within a second or two after `stop` is set, with DestinationUnavailable."""
+    def stop_on(self, stop: threading.Event, on_waiting: Callable[[str], None]) -> None:
+        """From now on its waits end within a second or two after `stop` is set, with DestinationUnavailable.
+
+        `on_waiting` is told who is waited for, about every second from the fifth second of a wait on.
+        """
 
     def glance(self, wait_seconds: float) -> Positions:
         """`positions`, but waits at most so many seconds."""
+
+
+@runtime_checkable
+class CountingDestination(Protocol):
+    """A destination that counts rows without reading them: an ability of its own, asked once."""
+
+    def count(self, tables: Mapping[TableId, TableName], wait_seconds: float) -> Mapping[TableId, tuple[Lsn, int]]:
+        """The rows of each table and the watermark they are as of, both from one state; without those that have none.
+
+        Waits at most `wait_seconds` where another process holds the destination: DestinationUnavailable then.
+        """
 
 
 @runtime_checkable

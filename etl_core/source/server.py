@@ -34,6 +34,11 @@ SELECT pg_catalog.current_setting('server_version_num')::int AS version_num,
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
 
+_WAL_RATE = """
+SELECT wal_bytes / extract(epoch FROM pg_catalog.clock_timestamp() - stats_reset)
+FROM pg_catalog.pg_stat_wal
+WHERE stats_reset < pg_catalog.clock_timestamp() - interval '1 min'
+"""
 _TRY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))"
 # An advisory lock's second key is shown as an unsigned number.
 _TURN_HOLDER = """
@@ -107,6 +112,15 @@ def current_lsn(conn: Connection) -> Lsn:
         raise translate(error) from None
     assert row is not None  # noqa: S101 - a SELECT without FROM
     return Lsn.parse(row[0])
+
+
+def average_wal_rate(conn: Connection) -> float | None:
+    """Bytes of WAL a second that the server has written since its statistics were reset; None soon after that."""
+    try:
+        row = conn.execute(_WAL_RATE).fetchone()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    return None if row is None or row[0] is None else float(row[0])
 
 
 class Turn(IntEnum):

@@ -54,6 +54,7 @@ SELECT pg_catalog.to_jsonb(s),
                 ELSE pg_catalog.pg_current_wal_flush_lsn() END, s.confirmed_flush_lsn)::bigint
 FROM pg_catalog.pg_replication_slots s
 """
+_WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
 _ONE = _STATUS + "WHERE s.slot_name = %s"
 _UNREAD = (
     _STATUS
@@ -174,6 +175,16 @@ def copy_slot(conn: Connection, source: str, name: str) -> Lsn:
         raise translate(error) from None
     assert row is not None  # noqa: S101 - one row, or an error
     return Lsn.parse(row[0])
+
+
+def wal_limit(conn: Connection) -> int | None:
+    """How many bytes of WAL the server keeps for a slot; None where it keeps all of it."""
+    try:
+        row = conn.execute(_WAL_LIMIT).fetchone()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    megabytes = -1 if row is None else int(row[0])
+    return None if megabytes < 0 else megabytes * 2**20
 
 
 def slot_status(conn: Connection, name: str) -> SlotStatus | None:

@@ -13,6 +13,7 @@ from etl_core.destination.memory import MemoryDatabase, MemoryDestination
 from etl_core.destination.null import NullDestination
 from etl_core.destination.protocol import Destination
 from etl_core.schema.table import TableSchema
+from etl_core.testing.destination_counting_suite import CountingSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import ChangesSuite, DestinationSuite
@@ -21,14 +22,14 @@ from etl_core.testing.hostile import HostileDestination
 from etl_core.testing.scripted_destination import ScriptedDestination
 
 
-class TestMemory(DestinationSuite):
+class TestMemory(CountingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self) -> MakeDestination:
         database = MemoryDatabase()
         return lambda pipeline: MemoryDestination(database, pipeline)
 
 
-class TestDuckDB(SharingSuite, DestinationSuite):
+class TestDuckDB(CountingSuite, SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: DuckDBDestination(tmp_path / "public.duckdb", pipeline)

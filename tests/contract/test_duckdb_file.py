@@ -205,6 +205,25 @@ def test_a_held_file_is_waited_for(destination: DuckDBDestination, child: Child)
     assert found == [Positions({orders().table_id: Lsn(100)}, None)]
 
 
+def test_a_long_wait_for_a_held_file_says_for_whom_while_it_lasts(
+    destination: DuckDBDestination, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_SAY_AFTER", 0.0)
+    holding = child(
+        "connection = duckdb.connect(path)\nprint('ready', flush=True)\nsys.stdin.readline()\nconnection.close()\n"
+    )
+    said: list[str] = []
+
+    def end_it(sentence: str) -> None:
+        said.append(sentence)
+        holding.communicate("go\n")
+
+    destination.stop_on(threading.Event(), end_it)
+    assert destination.positions().tables == {orders().table_id: Lsn(100)}
+    [sentence] = said
+    assert f"is held by process {holding.pid} " in sentence
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_file_held_too_long_says_by_whom(
     destination: DuckDBDestination, child: Child, path: Path, read_only: bool

@@ -27,7 +27,9 @@ from etl_dagster.verdicts import SlotReading, StreamReading, Verdict, judge_lag,
 
 ORDERS, CUSTOMERS, NOTES = (TableName("public", name) for name in ("orders", "customers", "notes"))
 TABLES = (ORDERS, CUSTOMERS, NOTES)
-KINDS = ("replication_lag", "slot_health", "schema_matches", "equals_source")
+TABLE_KINDS = ("replication_lag", "schema_matches", "equals_source")
+KINDS = (*TABLE_KINDS, "slot_health")
+SLOT_ASSET = "replication_slot"
 
 NOW = datetime(2025, 1, 1, 12, tzinfo=UTC)
 SLOT = SlotStatus(
@@ -91,8 +93,9 @@ def run_checks(
     checks = build_replication_checks(
         replication, list(dict.fromkeys([*TABLES, *tables])), max_lag=max_lag, connections=1
     )
+    slot = dg.AssetKey([replication.name, SLOT_ASSET])
     wanted = [
-        dg.AssetCheckKey(dg.AssetKey(["duckdb", table.namespace, table.name]), kind)
+        dg.AssetCheckKey(slot if kind == "slot_health" else dg.AssetKey(["duckdb", table.namespace, table.name]), kind)
         for kind in kinds or KINDS
         for table in tables
     ]
@@ -155,7 +158,7 @@ def test_tables_whose_names_need_quotes_have_their_checks(
         pipeline.sync()
         pipeline.stream(until=pipeline.current_lsn())
     checked = run_checks(wider, instance, tables=quoted)
-    for kind in KINDS:
+    for kind in TABLE_KINDS:
         assert checked.passed(kind) == {table.name: True for table in quoted}
 
 
@@ -163,13 +166,14 @@ def test_every_check_of_every_table_passes_and_none_blocks(
     replicated: PostgresReplicationResource, instance: dg.DagsterInstance
 ) -> None:
     checked = run_checks(replicated, instance, max_lag=3600)
-    assert checked.keys() == {(kind, table.name) for kind in KINDS for table in TABLES}
+    of_tables = {(kind, table.name) for kind in TABLE_KINDS for table in TABLES}
+    assert checked.keys() == of_tables | {("slot_health", SLOT_ASSET)}
     assert all(all(checked.passed(kind).values()) for kind in KINDS)
     assert checked.number("equals_source", "orders", "etl/source_rows") == 100
     assert checked.number("equals_source", "notes", "etl/destination_rows") == 0
-    assert "without a limit" in checked.description("slot_health", "orders")
+    assert "without a limit" in checked.description("slot_health", SLOT_ASSET)
     specs = [spec for each in build_replication_checks(replicated, TABLES) for spec in each.check_specs]
-    assert sorted(spec.name for spec in specs) == sorted([*KINDS, "table_state"] * len(TABLES))
+    assert sorted(spec.name for spec in specs) == sorted([*TABLE_KINDS, "table_state"] * len(TABLES) + ["slot_health"])
     assert not any(spec.blocking for spec in specs)
 
 
@@ -187,7 +191,7 @@ def test_the_check_job_runs_all_of_them(replicated: PostgresReplicationResource,
     )
     job = definitions.resolve_job_def(check_job_name(replicated.name))
     result = job.execute_in_process(instance=instance)
-    assert len(result.get_asset_check_evaluations()) == (len(KINDS) + 1) * len(TABLES)
+    assert len(result.get_asset_check_evaluations()) == (len(TABLE_KINDS) + 1) * len(TABLES) + 1
     assert job.tags[PIPELINE_TAG] == replicated.name
 
 
@@ -282,8 +286,9 @@ def test_a_source_that_is_away_is_a_sentence_not_an_exception(
     postgres.stop()
     checked = run_checks(replicated, instance)
     for kind in KINDS:
-        assert checked.passed(kind) == {"orders": False, "customers": False, "notes": False}
-        description = checked.description(kind, "orders")
+        subjects = [SLOT_ASSET] if kind == "slot_health" else ["orders", "customers", "notes"]
+        assert checked.passed(kind) == dict.fromkeys(subjects, False)
+        description = checked.description(kind, subjects[0])
         assert "cannot connect to 127.0.0.1" in description
         assert "; check that the server runs" in description
         assert "password" not in description.lower()
@@ -319,7 +324,7 @@ def test_before_the_first_sync_nothing_passes_and_nothing_is_made(
     for kind in KINDS:
         assert set(checked.passed(kind).values()) == {False}
     assert "has not been replicated yet" in checked.description("equals_source", "orders")
-    assert "nothing has been replicated yet" in checked.description("slot_health", "orders")
+    assert "nothing has been replicated yet" in checked.description("slot_health", SLOT_ASSET)
     assert database.execute("SELECT 1 FROM pg_replication_slots WHERE database = current_database()") == []
 
 
@@ -328,7 +333,7 @@ def test_a_slot_that_is_gone_fails_slot_health_and_lag(
 ) -> None:
     database.execute("SELECT pg_drop_replication_slot(%s)", (f"etl_{replicated.name}",))
     checked = run_checks(replicated, instance, "slot_health", "replication_lag", "equals_source")
-    assert "does not exist" in checked.description("slot_health", "orders")
+    assert "does not exist" in checked.description("slot_health", SLOT_ASSET)
     assert "see slot_health" in checked.description("replication_lag", "orders")
     for kind in ("slot_health", "replication_lag", "equals_source"):
         assert set(checked.passed(kind).values()) == {False}
@@ -354,22 +359,22 @@ def test_slot_health_counts_down_to_the_wal_limit_until_the_slot_is_lost(
         pass  # the server reads its settings again a moment later
     checked = run_checks(replicated, instance, "slot_health")
     assert set(checked.passed("slot_health").values()) == {True}
-    assert "before the limit of 32.0 MiB" in checked.description("slot_health", "orders")
-    left = checked.number("slot_health", "orders", "etl/bytes_to_wal_limit")
+    assert "before the limit of 32.0 MiB" in checked.description("slot_health", SLOT_ASSET)
+    left = checked.number("slot_health", SLOT_ASSET, "etl/bytes_to_wal_limit")
     assert isinstance(left, int)
     assert 0.2 * wal_limit < left <= wal_limit + 16 * 2**20
 
     write_wal(database, left - int(0.1 * wal_limit))
     checked = run_checks(replicated, instance, "slot_health")
     assert set(checked.passed("slot_health").values()) == {False}
-    assert "of WAL before the limit of 32.0 MiB" in checked.description("slot_health", "orders")
-    assert checked.severity("slot_health", "orders") is dg.AssetCheckSeverity.WARN
+    assert "of WAL before the limit of 32.0 MiB" in checked.description("slot_health", SLOT_ASSET)
+    assert checked.severity("slot_health", SLOT_ASSET) is dg.AssetCheckSeverity.WARN
 
     write_wal(database, 2 * wal_limit)
     database.execute("CHECKPOINT")
     checked = run_checks(replicated, instance, "slot_health", "replication_lag")
-    assert f"replication slot {slot} is lost" in checked.description("slot_health", "notes")
-    assert checked.severity("slot_health", "notes") is dg.AssetCheckSeverity.ERROR
+    assert f"replication slot {slot} is lost" in checked.description("slot_health", SLOT_ASSET)
+    assert checked.severity("slot_health", SLOT_ASSET) is dg.AssetCheckSeverity.ERROR
     assert set(checked.passed("replication_lag").values()) == {False}
 
 

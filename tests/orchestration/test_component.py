@@ -567,7 +567,28 @@ def test_a_list_of_tables_needs_no_source_to_refresh(tmp_path: Path) -> None:
 
     component.write_state_to_path(tmp_path / "state")
 
-    assert json.loads((tmp_path / "state").read_text()) == {"tables": {"public.orders": 0, "public.customers": 0}}
+    expected = {"tables": {"public.orders": 0, "public.customers": 0}, "comments": {}}
+    assert json.loads((tmp_path / "state").read_text()) == expected
+
+
+def test_comments_that_discovery_found_describe_the_tables_on_both_sides(
+    replication: PostgresReplicationResource,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database.execute("COMMENT ON TABLE orders IS 'What was bought'")
+    monkeypatch.setenv("SHOP_DSN", database.dsn)
+    source = {"dsn_env": "SHOP_DSN", "publication": replication.publication}
+    discovering = attributes() | {"source": source, "tables": None, "discover": "publication"}
+    component = PostgresReplicationComponent.from_attributes_dict(attributes=discovering)
+    component.write_state_to_path(tmp_path / "state")
+    monkeypatch.delenv("SHOP_DSN")
+    unused: Any = None
+    defs = component.build_defs_from_state(unused, tmp_path / "state")
+    descriptions = {spec.key.to_user_string(): spec.description for spec in defs.resolve_all_asset_specs()}
+    assert descriptions["duckdb/public/orders"] == descriptions["shop/public/orders"] == "What was bought"
+    assert str(descriptions["duckdb/public/notes"]).startswith("public.notes of shop, replicated from PostgreSQL.")
 
 
 def test_discovered_tables_from_a_size_on_have_a_step_of_their_own(

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -259,3 +260,15 @@ def test_no_page_has_what_a_variable_holds(
     repository = build_postgres_replication(resource).get_repository_def()
 
     assert "hunter2" not in str(RepositorySnap.from_def(repository))
+
+
+def test_assets_refer_to_the_line_that_defines_the_pipeline() -> None:
+    definitions = build_postgres_replication(replication())
+    [spec] = [spec for spec in definitions.resolve_all_asset_specs() if spec.key.path == ["duckdb", "public", "orders"]]
+    value = spec.metadata["dagster/code_references"]
+    assert isinstance(value, dg.CodeReferencesMetadataValue)
+    [reference] = value.code_references
+    assert isinstance(reference, dg.LocalFileCodeReference)
+    assert reference.file_path == __file__
+    line = Path(__file__).read_text().splitlines()[(reference.line_number or 0) - 1]
+    assert line == "    definitions = build_postgres_replication(replication())"

@@ -66,5 +66,6 @@ def test_every_public_name_is_there_and_no_other() -> None:
     for name in etl_dagster._MODULES:
         assert getattr(etl_dagster, name).__module__.startswith("etl_dagster.")
         assert name in dir(etl_dagster)
+    assert sorted(etl_dagster._MODULES) == etl_dagster.__all__
     with pytest.raises(AttributeError, match="no attribute 'PostgresReplication'"):
         etl_dagster.PostgresReplication  # noqa: B018

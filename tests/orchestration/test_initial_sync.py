@@ -152,15 +152,15 @@ def test_materialising_copies_and_tells(
     assert [
         (column.name, column.type, column.constraints.nullable, column.description) for column in schema.columns
     ] == [
-        ("id", "int4", False, None),
-        ("n", "int4", False, "how many"),
-        ("note", "text", True, None),
+        ("id", "INTEGER", False, None),
+        ("n", "INTEGER", False, "how many"),
+        ("note", "VARCHAR", True, None),
     ]
     source = dg.AssetKey([replication.name, "public", "orders"])
     lineage: Any = metadata["dagster/column_lineage"].value
     assert lineage.deps_by_column == {column: [dg.TableColumnDep(source, column)] for column in ("id", "n", "note")}
     assert metadata["dagster/uri"].value == replication.destination.uri(ORDERS)
-    assert metadata["etl/bytes"].value == 8192
+    assert metadata["etl/bytes_copied"].value == 8192
     seconds: Any
     seconds, rate = metadata["etl/duration_seconds"].value, metadata["etl/rows_per_second"].value
     assert seconds > 0

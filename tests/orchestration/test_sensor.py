@@ -1,5 +1,7 @@
 """Ticks of the stream sensor, as the daemon and as "Preview tick result" evaluate them."""
 
+import re
+from dataclasses import replace
 from datetime import timedelta
 
 import dagster as dg
@@ -10,7 +12,9 @@ from etl_core.testing.postgres import Database
 from etl_dagster import names, sensor
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
+from etl_dagster.sensor_text import slot_text
 from etl_dagster.stream_job import StreamConfig, build_stream_job
+from tests.orchestration.test_checks import SLOT
 
 TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]
 
@@ -57,6 +61,38 @@ def test_each_run_has_one_successor(replication: PostgresReplicationResource, in
     )
     [request], _ = tick(replication, instance)
     assert request.run_key == f"etl_{replication.name}:after:{result.run_id}"
+
+
+def test_a_tick_says_how_far_behind_the_stream_is_and_how_long_its_slot_lasts(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    synced(replication)
+    [request], _ = tick(replication, instance)
+    assert request.tags["etl/reason"] == "nothing streams: starting a run"
+    database.execute("INSERT INTO notes VALUES (1, 'x')")
+    with replication.connect("other", replication=True) as other:
+        slot = f"etl_{replication.name}"
+        options = f"(proto_version '1', publication_names '{replication.publication}')"
+        other.pgconn.send_query(f"START_REPLICATION SLOT {slot} LOGICAL 0/0 {options}".encode())
+        other.pgconn.get_result()
+        _, said = tick(replication, instance)
+    assert said is not None
+    assert "the slot is read by server process" in said
+    assert re.search(r"; \d[\d.]* (B|KiB|MiB) and at most [\d.]+ s behind; ", said)
+    assert "its slot keeps WAL without a limit (max_slot_wal_keep_size)" in said
+
+
+@pytest.mark.parametrize(
+    ("left", "rate", "said"),
+    [
+        (10 * 2**30, 2**20, "its slot may fall behind by 10.0 GiB more, 2 h 50 min at the server's average rate"),
+        (2**20, None, "its slot may fall behind by 1.0 MiB more"),
+        (-5, 2**20, "its slot may fall behind by 0 B more, 0.0 s at the server's average rate"),
+        (None, 2**20, "its slot keeps WAL without a limit (max_slot_wal_keep_size)"),
+    ],
+)
+def test_the_room_that_a_slot_has(left: int | None, rate: float | None, said: str) -> None:
+    assert slot_text(replace(SLOT, safe_wal_size=left), 2**34, rate) == said
 
 
 def set_back(replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch) -> None:

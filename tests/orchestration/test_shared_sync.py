@@ -97,7 +97,7 @@ def test_in_one_process_the_copy_does_everything_itself(
     assert steps(result) == ["copy", "report", "share"]
     event = materializations(result)["events"]
     assert event.metadata["dagster/row_count"].value == ROWS
-    size: Any = event.metadata["etl/bytes"].value
+    size: Any = event.metadata["etl/bytes_copied"].value
     speed: Any = event.metadata["etl/rows_per_second"].value
     assert size > 0
     assert speed > 0

@@ -242,7 +242,16 @@ def test_a_run_gives_up_when_it_does_not_come_on_however_long_each_try_takes(
     monkeypatch.setattr(stream_run, "time", fake)
     monkeypatch.setattr(stream_run, "_position", lambda _: Lsn(int(clock.now) if comes_on else 5))
     monkeypatch.setattr(StreamRun, "_stream_once", once)
-    run = StreamRun(replication, {}, dg.build_op_context(), report_every=30.0, heartbeat_every=900.0)
+    run = StreamRun(
+        replication,
+        {},
+        dg.build_op_context(),
+        sources={},
+        slot=dg.AssetKey("slot"),
+        max_lag=60.0,
+        report_every=30.0,
+        heartbeat_every=900.0,
+    )
     with pytest.raises(LookupError if comes_on else DestinationUnavailable):
         run.stream(900.0)
     assert comes_on or 300 < clock.now < 600

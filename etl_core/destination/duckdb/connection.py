@@ -30,7 +30,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -65,6 +65,9 @@ _MEMORY_MB_PER_TABLE = 1
 """What a transaction holds of each table it changes and nothing can evict: two blocks of 256 kB, measured."""
 _STOP_PATIENCE = 1.0
 """Seconds that a wait goes on after the work was asked to stop: another process's query may just end."""
+_SAY_AFTER = 5.0
+"""Seconds of a wait that are usual: a query of another process takes so long."""
+_SAY_EVERY = 1.0
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.1
 
@@ -99,6 +102,8 @@ class DatabaseFile:
         self._same = SameFile(self.path)
         self.stop = threading.Event()
         """When it is set, another process is not waited for much longer."""
+        self.on_waiting: Callable[[str], None] = lambda _: None
+        """Told who is waited for, from the fifth second of a wait on."""
         with _turns_guard:
             self._turns = _turns.setdefault(self.path.resolve(), _Turns())
 
@@ -189,6 +194,7 @@ class DatabaseFile:
                 f"{self.path} cannot be created: its directory does not exist", hint=f"mkdir -p {self.path.parent}"
             )
         give_up_at = time.monotonic() + wait_seconds
+        say_at = time.monotonic() + _SAY_AFTER
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -207,6 +213,9 @@ class DatabaseFile:
                         f"{self.path} is held by {holder(error)}{waited}",
                         hint="close that connection; reading processes should open the file only while they query it",
                     ) from None
+                if time.monotonic() >= say_at:
+                    say_at += _SAY_EVERY
+                    self.on_waiting(f"{self.path} is held by {holder(error)}: waiting until it is closed there")
             if self.stop.wait(pause):
                 give_up_at = min(give_up_at, time.monotonic() + _STOP_PATIENCE)
                 time.sleep(pause)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import duckdb
@@ -33,6 +33,7 @@ from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, s
 from etl_core.destination.protocol import Positions
 from etl_core.errors import DestinationError, EtlError
 from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
 
@@ -95,9 +96,24 @@ class DuckDBDestination:
         with self._file.open(wait_seconds=wait_seconds) as connection:
             return Bookkeeping(connection, self._pipeline).positions()
 
-    def stop_on(self, stop: threading.Event) -> None:
+    def stop_on(self, stop: threading.Event, on_waiting: Callable[[str], None]) -> None:
         """See WaitingDestination."""
         self._file.stop = stop
+        self._file.on_waiting = on_waiting
+
+    def count(self, tables: Mapping[TableId, TableName], wait_seconds: float) -> Mapping[TableId, tuple[Lsn, int]]:
+        """See CountingDestination. DuckDB counts by the number of rows and of deleted ones that each row group has."""
+        if not self._file.exists():
+            return {}
+        with self._file.open(wait_seconds=wait_seconds) as connection:
+            connection.execute("BEGIN TRANSACTION")
+            book = Bookkeeping(connection, self._pipeline)
+            marks = book.positions().tables
+            return {
+                table_id: (marks[table_id], statements.count_rows(connection, book.database, name))
+                for table_id, name in tables.items()
+                if table_id in marks
+            }
 
     def copy(self, schema: TableSchema) -> DuckDBCopy:
         self._wrote = True

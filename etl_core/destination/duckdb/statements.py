@@ -78,6 +78,12 @@ def table_identifier(database: str, name: TableName) -> sql.Identifier:
     return sql.Identifier(database, name.namespace, name.name)
 
 
+def count_rows(connection: duckdb.DuckDBPyConnection, database: str, name: TableName) -> int:
+    """How many rows the table has."""
+    query = sql.SQL("SELECT count(*) FROM {}").format(table_identifier(database, name))
+    return int(connection.execute(text(query)).fetchall()[0][0])
+
+
 def create_schema(database: str, namespace: str) -> Query:
     return sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(database, namespace))
 
