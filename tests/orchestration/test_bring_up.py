@@ -202,7 +202,7 @@ def test_one_switch_copies_all_again_whatever_steps_there_are(
 
 # --- checks that come with a materialisation --------------------------------------------------------------------------
 
-CHEAP = {"replication_lag", "slot_health", "schema_matches"}
+CHEAP = {"replication_lag", "table_state", "slot_health", "schema_matches"}
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
