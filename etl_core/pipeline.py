@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from etl_core.config import PipelineConfig
@@ -193,13 +193,16 @@ class Pipeline(PipelineControl):
         with self.source.connect("prepare") as connection:
             return current_lsn(connection)
 
-    def stream(self, *, until: Lsn | None = None, seconds: float | None = None) -> Streamed:
+    def stream(
+        self, *, until: Lsn | None = None, seconds: float | None = None, finishes: Callable[[], bool] | None = None
+    ) -> Streamed:
         """Streams from the stored position until `until` is reached exactly, for `seconds`, or until stopped.
 
-        At `until` it waits for the tables that catch up. Raises SlotInUse while another consumer has the slot. After
+        After `seconds` it goes on as long as `finishes()`, and to the end of the transaction that is being read. At
+        `until` it waits for the tables that catch up. Raises SlotInUse while another consumer has the slot. After
         `prepare`.
         """
-        return self._streaming.stream(until=until, seconds=seconds)
+        return self._streaming.stream(until=until, seconds=seconds, finishes=finishes)
 
     def run(self, *, seconds: float | None = None) -> Streamed:
         """Copies what needs it and streams, for `seconds` or until stopped; tables stream while others are copied.

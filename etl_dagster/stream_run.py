@@ -132,7 +132,7 @@ class StreamRun:
                         return target
                     time.sleep(_LOOK_EVERY)
                 self._begin(session, pipeline)
-                self._supervise(lambda: pipeline.stream(until=target), lambda: False)
+                self._supervise(lambda: pipeline.stream(until=target), lambda: None)
                 self._report(everything=True)
                 self._look(now=True)
         return target
@@ -187,11 +187,18 @@ class StreamRun:
             successor = _Successor(session, self._replication.name, self._context.run_id)
             dead_runs = DeadRuns(session, self._replication.name, self._context)
 
-            def meanwhile() -> bool:
-                dead_runs.report()
-                return time.monotonic() - started >= lease and successor.is_there()
+            gives_way = threading.Event()
 
-            streamed = self._supervise(pipeline.stream, meanwhile)
+            def meanwhile() -> None:
+                dead_runs.report()
+                if time.monotonic() - started >= lease and successor.is_there():
+                    gives_way.set()
+
+            # Not by a stop: that would drop the transaction that is being read, and one that takes longer than a
+            # lease would be read by run after run, each from its beginning.
+            streamed = self._supervise(
+                lambda: pipeline.stream(seconds=lease, finishes=lambda: not gives_way.is_set()), meanwhile
+            )
             self._log.info(f"gives way to its successor at {streamed.lsn}")
 
     def _wait_for_turn(self, session: "Connection") -> bool:
@@ -221,15 +228,14 @@ class StreamRun:
             self._log.info(f"run {later[0][:8]}, which was started later, streams this pipeline: this one ends")
         return bool(later)
 
-    def _supervise(self, stream: "Callable[[], Streamed]", meanwhile: Callable[[], bool]) -> "Streamed":
-        """Runs `stream` in a thread and reports beside it; stops it when `meanwhile` says so, or interrupted."""
+    def _supervise(self, stream: "Callable[[], Streamed]", meanwhile: Callable[[], None]) -> "Streamed":
+        """Runs `stream` in a thread, and beside it reports and calls `meanwhile`; stops it when interrupted."""
         worker = _Worker(stream, self._replication.name)
         try:
             while not worker.wait(_LOOK_EVERY):
                 self._report()
                 self._look()
-                if not self._stop.is_set() and meanwhile():
-                    self._stop.set()
+                meanwhile()
         except BaseException:
             self._stop.set()
             worker.wait(None)

@@ -61,7 +61,10 @@ def _job(resource: PostgresReplicationResource) -> dg.JobDefinition:
         asset
         for queue, tables in QUEUES.items()
         for asset in build_initial_sync_assets(
-            resource, [TableName("public", table) for table in tables], op_tags={"dagster-celery/queue": queue}
+            resource,
+            [TableName("public", table) for table in tables],
+            op_tags={"dagster-celery/queue": queue},
+            copy_processes={f"public.{table}": 1 for table in tables},
         )
     ]
     return dg.Definitions(

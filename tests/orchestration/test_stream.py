@@ -15,6 +15,7 @@ import pytest
 from etl_core.errors import DestinationUnavailable
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
+from etl_core.replication.stream import StreamWorker
 from etl_core.testing.postgres import Database
 from etl_dagster import dead_runs, names, presence, stream_run
 from etl_dagster.resources import PostgresReplicationResource
@@ -181,6 +182,34 @@ def test_a_run_gives_way_to_its_successor_and_nothing_is_lost(runs: Runs, databa
     reported = runs.materialized(dg.AssetKey(["duckdb", "public", "notes"]))
     inserted: list[Any] = [event.metadata["etl/rows_inserted"].value for event in reported]
     assert sum(inserted) == len(written)
+
+
+def test_a_transaction_that_takes_longer_than_a_lease_is_passed(
+    runs: Runs, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amid, to_give_way = threading.Event(), threading.Event()
+    after_read, is_there = StreamWorker._after_read, stream_run._Successor.is_there
+
+    def slowly(worker: StreamWorker, until: Lsn | None) -> Any:
+        if worker._assembler.in_transaction:
+            amid.set()
+            assert to_give_way.wait(PATIENCE)
+        return after_read(worker, until)
+
+    def noticed(successor: Any) -> bool:
+        found = is_there(successor)
+        if found:
+            to_give_way.set()
+        return found
+
+    monkeypatch.setattr(StreamWorker, "_after_read", slowly)
+    monkeypatch.setattr(stream_run._Successor, "is_there", noticed)
+    run = runs.start(lease_seconds=0.1)
+    database.execute("INSERT INTO notes SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i")
+    assert amid.wait(PATIENCE)
+    runs.end()
+    assert runs.results[run].success
+    assert read(runs.replication, "SELECT count(*) FROM public.notes") == [(20_000,)]
 
 
 def connected(replication: PostgresReplicationResource) -> tuple[set[str], set[str]]:

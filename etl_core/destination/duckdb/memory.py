@@ -5,8 +5,8 @@ up to 2,048 rows of a table: of rows of 100 kB 200 MB, of rows of 8 MB as much a
 smaller, and nobody knows beforehand how large the rows are that an update leaves unchanged. So a transaction that ran
 out of memory is repeated with twice as much, and at last under DuckDB's own limit, 80 % of the machine's memory. The
 file keeps its limit until the process ends. More than is needed costs memory: DuckDB fills it with blocks that are not
-read again. One insert of 10 M rows had 386 MB of the process with 192 MB, and 271 with 64; a copy of 300 rows of 1 MB
-900 MB under DuckDB's own limit, and 680 with 512 MB.
+read again. A process that did nothing but write had 386 MB for one insert of 10 M rows with 192 MB, and 271 with 64;
+for a copy of 300 rows of 1 MB 900 MB under DuckDB's own limit, and 680 with 512 MB.
 
 Reading a table once, which fills whatever memory there is with blocks that are not read again, has less: measured with
 2.5 M rows of 8 columns 60 MB of this process in place of 110, for a tenth more CPU.
