@@ -69,8 +69,8 @@ def build_postgres_replication(
         copy_processes=copy_processes,
         pool=sync_pool,
     )
-    tell_clashes(replication.name, sync_assets)
     sync_assets = refer_to(caller(), sync_assets)
+    tell_clashes(replication.name, sync_assets)
     sync_job = dg.define_asset_job(
         names.sync_job_name(replication.name),
         selection=dg.AssetSelection.assets(*sync_assets).without_checks(),

@@ -138,7 +138,7 @@ def test_the_count_goes_on_after_a_run_that_could_report_nothing(shop: Shop) -> 
 def test_changes_that_a_new_copy_has_already_are_not_counted_twice(shop: Shop, instance: dg.DagsterInstance) -> None:
     shop.stream()
     shop.database.execute("INSERT INTO orders SELECT i, i FROM generate_series(101, 110) i")
-    assert sync(shop.replication, instance, ORDERS).success
+    assert sync(shop.replication, instance, ORDERS, full_refresh=True).success
     assert shop.page()["dagster/row_count"] == 110
     shop.database.execute("INSERT INTO orders SELECT i, i FROM generate_series(111, 115) i")
     shop.stream()  # reads both inserts, and applies the second
@@ -168,6 +168,6 @@ def test_a_schema_change_is_an_event_with_its_difference(shop: Shop) -> None:
 def test_a_change_that_takes_a_new_copy_is_an_event_of_the_copy(shop: Shop, instance: dg.DagsterInstance) -> None:
     shop.stream()
     shop.database.execute("ALTER TABLE orders ALTER COLUMN n TYPE bigint")
-    assert sync(shop.replication, instance, ORDERS).success
+    assert sync(shop.replication, instance, ORDERS, full_refresh=True).success
     [change] = shop.observations(KEY)
     assert change.description == "columns changed: n changed from INTEGER to BIGINT"
