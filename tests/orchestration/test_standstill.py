@@ -97,7 +97,14 @@ class Nowhere(DuckDBDestinationResource):
 def test_successors_that_fail_for_good_are_not_started_again_while_the_old_run_streams(runs: Runs) -> None:
     old = runs.start(lease_seconds=0.5)
     until(lambda: f"run {old[:8]} streams" in str(tick(runs.replication, runs.instance)[1]), "the stream")
-    wrong = runs.replication.model_copy(update={"destination": Nowhere(path="nowhere.duckdb")})
+    wrong = PostgresReplicationResource(
+        name=runs.replication.name,
+        publication=runs.replication.publication,
+        dsn=runs.replication.dsn,
+        tables=runs.replication.tables,
+        state=runs.replication.state,
+        destination=Nowhere(path="nowhere.duckdb"),
+    )
     failed = Runs(wrong, runs.instance).execute()
     assert not failed.success
     until(lambda: "past its lease" in str(tick(wrong, runs.instance, lease=0.5)[1]), "the end of the lease")
