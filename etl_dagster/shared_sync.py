@@ -133,6 +133,7 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         stop, replication = threading.Event(), sync.replication(context)
         wanted = interruptible_step(
             context,
+            replication.name,
             CopyProgress(),
             stop,
             lambda: helpers_wanted(replication, sync.table, context.run_id, processes - 1, stop),
@@ -156,6 +157,7 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         context.log.info(
             interruptible_step(
                 context,
+                replication.name,
                 progress,
                 stop,
                 lambda: help_with(replication, sync.table, context.run_id, progress, stop),
@@ -175,7 +177,7 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         try:
             return sync.result(context, replication, what_was_copied(replication, sync.table, context.run.run_id))
         except EtlError as error:
-            raise failure_of(error) from error
+            raise failure_of(error, replication.name) from error
 
     def compose(**inputs: Any) -> Any:
         shares = share.alias("share")(**inputs)

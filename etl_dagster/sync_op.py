@@ -201,6 +201,7 @@ def copy_table(
     full_refresh = launch_options(context).full_refresh
     return interruptible_step(
         context,
+        replication.name,
         progress,
         stop,
         lambda: bring_up_table(
@@ -209,12 +210,14 @@ def copy_table(
     )
 
 
-def interruptible_step(context: Any, progress: CopyProgress, stop: threading.Event, work: Callable[[], _T]) -> _T:
+def interruptible_step(
+    context: Any, pipeline: str, progress: CopyProgress, stop: threading.Event, work: Callable[[], _T]
+) -> _T:
     """What `work` gives, which ends soon after `stop` is set. Logs `progress` meanwhile; raises dg.Failure."""
     try:
         return run_interruptibly(work, stop, _reporter(context, progress))
     except EtlError as error:
-        raise failure_of(error) from error
+        raise failure_of(error, pipeline) from error
 
 
 def _reporter(context: Any, progress: CopyProgress) -> Callable[[], None]:

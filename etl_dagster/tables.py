@@ -44,7 +44,7 @@ class ReplicatedTable:
             ) as destination:
                 return read_whole(lambda: pyarrow.Table.from_batches(destination.read(schema), arrow_schema(schema)))
         except EtlError as error:
-            raise failure_of(error) from error
+            raise failure_of(error, replication.name) from error
 
     def to_pandas(self) -> "pandas.DataFrame":
         """All rows, in memory, in the types that Arrow gives pandas: integers with NULL become floats."""
