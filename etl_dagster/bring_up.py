@@ -66,9 +66,11 @@ class BringUp:
                 if status.state in COPIED and not self._stream.has_brought(status):
                     self._stream.wait()
                     continue
-                found = as_it_is(self._pipeline, status, self._positions.of(status.table_id))
-                if found is not None:
-                    return found
+                if status.state in COPIED:
+                    mark = self._positions.of(status, not_before=self._stream.passed_at)
+                    found = as_it_is(self._pipeline, status, mark)
+                    if found is not None:
+                        return found
             try:
                 copied = self._copy(status, share)
             except StateConflict:
@@ -164,6 +166,8 @@ class _StreamWait:
         self._looked_at = float("-inf")
         self._moved_at: float | None = None
         self._streamed_at: float | None = None
+        self.passed_at = float("-inf")
+        """When the stream was first seen to have passed `target`, by the monotonic clock."""
 
     def has_brought(self, status: TableStatus) -> bool:
         """Whether the table, which was copied, has everything up to `target`."""
@@ -186,6 +190,8 @@ class _StreamWait:
                 self._looked_at = time.monotonic()
                 if flushed != self._flushed or self._moved_at is None:
                     self._flushed, self._moved_at = flushed, self._looked_at
+                if flushed >= self._target:
+                    self.passed_at = self._looked_at
             return self._flushed
 
     def _look(self) -> None:
@@ -232,9 +238,12 @@ class _Positions:
         self._read_at = float("-inf")
         self._tables: Mapping[TableId, Lsn] = {}
 
-    def of(self, table_id: TableId) -> Lsn | None:
+    def of(self, status: TableStatus, *, not_before: float) -> Lsn | None:
+        """That of one table, which has its snapshot, read at `not_before` or later."""
         with self._lock:
-            if table_id not in self._tables or time.monotonic() - self._read_at >= _POSITIONS_FOR:
-                self._tables = self._pipeline.destination.positions().tables
+            mark = self._tables.get(status.table_id)
+            is_old = self._read_at < not_before or time.monotonic() - self._read_at >= _POSITIONS_FOR
+            if is_old or mark is None or mark < (status.snapshot_lsn or ZERO):
                 self._read_at = time.monotonic()
-            return self._tables.get(table_id)
+                self._tables = self._pipeline.destination.positions().tables
+            return self._tables.get(status.table_id)
