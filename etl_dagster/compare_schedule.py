@@ -13,6 +13,7 @@ from etl_core.config_values import parse_size
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names
+from etl_dagster.hints import sentence
 from etl_dagster.load_checks import check_replication, definition_errors, positive
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
@@ -73,10 +74,10 @@ def build_compare_schedule(
         try:
             sizes = _sizes(getattr(context.resources, resource), tables)
         except EtlError as error:
-            return dg.SkipReason(f"{error}" + (f" → {error.hint}" if error.hint else ""))
+            return dg.SkipReason(sentence(error, replication.name))
         if not sizes:
             return dg.SkipReason("no table has been copied yet")
-        chosen = choose(sizes, _last_compared(context.instance, job.name), parse_size(max_bytes))
+        chosen = choose(sizes, _last_compared(context.instance, job.name, len(tables)), parse_size(max_bytes))
         return dg.RunRequest(
             asset_check_keys=[keys[table] for table in chosen],
             tags={COMPARED_TAG: "\n".join(map(str, chosen))},
@@ -122,10 +123,11 @@ def _sizes(replication: PostgresReplicationResource, tables: Sequence[TableName]
     return {name: sizes.get(table_id, 0) for table_id, name in statuses.items()}
 
 
-def _last_compared(instance: dg.DagsterInstance, job: str) -> dict[TableName, float]:
-    """When a run that compares each table was last created, in seconds since 1970."""
+def _last_compared(instance: dg.DagsterInstance, job: str, tables: int) -> dict[TableName, float]:
+    """When a run that compares each of so many tables was last created, in seconds since 1970."""
+    # A run compares one at least: with fewer looked at, some would seem never compared again and again.
     last: dict[TableName, float] = {}
-    for record in instance.get_run_records(dg.RunsFilter(job_name=job), limit=_LOOK_BACK):
+    for record in instance.get_run_records(dg.RunsFilter(job_name=job), limit=_LOOK_BACK + tables):
         for table in filter(None, record.dagster_run.tags.get(COMPARED_TAG, "").splitlines()):
             last.setdefault(TableName.parse(table), record.create_timestamp.timestamp())
     return last

@@ -5,7 +5,7 @@ import pytest
 
 from etl_core.identifiers import TableName
 from etl_core.testing.postgres import Database
-from etl_dagster import names
+from etl_dagster import compare_schedule, names
 from etl_dagster.checks import build_replication_checks
 from etl_dagster.compare_schedule import build_compare_job, build_compare_schedule, choose
 from etl_dagster.definitions import build_postgres_replication
@@ -30,6 +30,22 @@ def test_those_that_wait_longest_come_first_and_a_large_one_is_not_pushed_back(
     last: dict[TableName, float], budget: int, chosen: list[TableName]
 ) -> None:
     assert choose({A: 4, B: 6, C: 20, D: 4}, last, budget) == chosen
+
+
+def test_none_of_many_tables_waits_for_ever(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_schedule, "_LOOK_BACK", 1)
+
+    @dg.job
+    def compares() -> None:
+        pass
+
+    sizes = dict.fromkeys((A, B, C, D), 1)
+    compared = []
+    for _ in range(8):
+        [table] = choose(sizes, compare_schedule._last_compared(instance, "compares", len(sizes)), 1)
+        instance.create_run_for_job(compares, tags={compare_schedule.COMPARED_TAG: str(table)})
+        compared.append(table)
+    assert compared == [A, B, C, D, A, B, C, D]
 
 
 def test_each_tick_compares_what_waits_and_proves_it(
