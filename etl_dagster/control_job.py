@@ -10,7 +10,7 @@ import dagster as dg
 
 from etl_core.errors import ConfigError, EtlError
 from etl_core.identifiers import TableName
-from etl_dagster import names
+from etl_dagster import names, presence
 from etl_dagster.control_actions import ControlConfig, Pause, Reset, Resume, Resync, Teardown, Verify
 from etl_dagster.failures import failure_of
 from etl_dagster.load_checks import check_replication, parse_tables
@@ -191,7 +191,7 @@ class _Actions:
         self._refuse_while_streamed(planned.reader_pid)
         for dropped in control.reset():
             self._log.info(f"dropped {dropped}")
-        for status in copied:
+        for status in copied if not planned.is_elsewhere else ():
             self._log.info(f"{status.name} {self._copied_when()}")
 
     def _teardown(self, control: "PipelineControl", action: Teardown) -> None:
@@ -226,10 +226,14 @@ class _Actions:
             )
 
     def _refuse_while_streamed(self, reader_pid: int | None) -> None:
-        if reader_pid is not None:
-            name = self._replication.name
+        name = self._replication.name
+        # One that waits for its next try reads nothing now: it would make anew what is dropped.
+        with self._replication.connect("control") as connection:
+            runs = sorted(presence.sessions(connection, name))
+        if reader_pid is not None or runs:
+            who = f"run {runs[0]}" if runs else f"server process {reader_pid}"
             raise dg.Failure(
-                f"pipeline {name} is streaming (server process {reader_pid}), so nothing was done → turn off "
+                f"pipeline {name} is streaming ({who}), so nothing was done → turn off "
                 f"{names.stream_sensor_name(name)}, terminate the run of {names.stream_job_name(name)}, then launch "
                 "this again",
                 allow_retries=False,

@@ -145,12 +145,13 @@ def _standstill(
 
 
 def _was_torn_down(instance: dg.DagsterInstance, pipeline: str) -> bool:
-    record = latest_control_run(instance, pipeline)
+    # Another action, such as a resync that found nothing, does not bring the pipeline back.
+    record = latest_control_run(instance, pipeline, {ACTION_TAG: ["teardown", "reset"]})
     return record is not None and record.dagster_run.tags.get(ACTION_TAG) == "teardown"
 
 
 def _is_to_be_copied(status: "TableStatus", store: "StateStore") -> bool:
-    """Set back by the engine some time ago, or failed with a time to try again that has come."""
+    """Set back some time ago, by the engine or a person, or failed with a time to try again that has come."""
     from etl_core.state.table_state import TableState
 
     now = datetime.now(UTC)
@@ -159,7 +160,9 @@ def _is_to_be_copied(status: "TableStatus", store: "StateStore") -> bool:
         return status.retry_at is not None and status.retry_at <= now and status.sync_slot is None
     if status.state is not TableState.INIT or status.updated_at is None or status.updated_at > now - _SETTLED:
         return False
-    return any(move.to_state is TableState.FINISHED_COPY for move in store.history(status.table_id))
+    # Not one that was never asked for. One that failed or was paused before its first copy somebody has set back.
+    asked_for = (TableState.FINISHED_COPY, TableState.ERRORED, TableState.PAUSED)
+    return any(move.to_state in asked_for for move in store.history(status.table_id))
 
 
 def _copy_request(

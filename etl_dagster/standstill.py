@@ -8,12 +8,13 @@ import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from etl_core import __version__
-from etl_core.errors import DestinationError, EtlError, PermanentError
+from etl_core.errors import ConfigError, DestinationError, EtlError, PermanentError
 from etl_dagster import names
 from etl_dagster.secrets import is_secret_name
 
@@ -28,7 +29,8 @@ SURROUNDINGS_TAG = "etl/stopped_in"
 RETRY_TAG = "etl/retry_after_seconds"
 """Besides, where the cause may be corrected without anybody here seeing it."""
 _RETRY_AFTER = 3600
-"""Seconds. The destination is not looked at: what was corrected there shows in a try only."""
+"""Seconds. The destination is not looked at, nor are files and packages that the configuration needs, such as a key:
+what was corrected there shows in a try only."""
 
 
 def surroundings(
@@ -59,9 +61,15 @@ def surroundings(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def latest_control_run(instance: dg.DagsterInstance, pipeline: str) -> dg.RunRecord | None:
-    """The last run of the control job that did what it was asked."""
-    finished = dg.RunsFilter(job_name=names.control_job_name(pipeline), statuses=[dg.DagsterRunStatus.SUCCESS])
+def latest_control_run(
+    instance: dg.DagsterInstance, pipeline: str, tags: Mapping[str, Sequence[str]] | None = None
+) -> dg.RunRecord | None:
+    """The last run of the control job that did what it was asked, among those with one of the values of each tag."""
+    finished = dg.RunsFilter(
+        job_name=names.control_job_name(pipeline),
+        statuses=[dg.DagsterRunStatus.SUCCESS],
+        tags={tag: list(values) for tag, values in (tags or {}).items()},
+    )
     return next(iter(instance.get_run_records(finished, limit=1)), None)
 
 
@@ -91,7 +99,7 @@ class Standstill:
         if self._before is None or self._look() != self._before:
             return
         tags = {SURROUNDINGS_TAG: self._before}
-        if isinstance(error, DestinationError):
+        if isinstance(error, DestinationError | ConfigError):
             tags[RETRY_TAG] = str(_RETRY_AFTER)
         self._context.instance.add_run_tags(self._context.run_id, tags)
 

@@ -11,7 +11,7 @@ import pytest
 from etl_core.state.store import TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
-from etl_dagster import names, sensor
+from etl_dagster import names, presence, sensor
 from etl_dagster.control_job import build_control_job
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream_job import StreamConfig, build_stream_job
@@ -111,6 +111,27 @@ def test_tables_are_paused_and_resumed_and_an_unknown_one_touches_none(
     assert (state(replication, ORDERS), state(replication, NOTES)) == (TableState.INIT, TableState.READY)
 
 
+@pytest.mark.parametrize(
+    ("stopped", "action"), [(TableState.ERRORED, {"resync": {}}), (TableState.PAUSED, {"resume": {}})]
+)
+def test_a_table_that_stopped_before_its_first_copy_is_copied_by_the_sensor(
+    control: Control,
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    stopped: TableState,
+    action: dict[str, Any],
+) -> None:
+    with replication.pipeline() as pipeline:
+        pipeline.store.remove_table(pipeline.find(ORDERS).table_id)
+        pipeline.prepare()
+        assert copies(replication, instance) == set(), "nobody has asked for it yet"
+        pipeline.store.transition(pipeline.find(ORDERS), stopped)
+    assert f"public.orders {'is resumed: it ' if stopped is TableState.PAUSED else ''}will be copied again by" in (
+        control.logged(control.launch(**action))
+    )
+    assert copies(replication, instance) == {"orders"}
+
+
 def test_a_comparison_is_a_result_of_the_check_too(
     control: Control, replication: PostgresReplicationResource, instance: dg.DagsterInstance
 ) -> None:
@@ -197,6 +218,10 @@ def test_a_teardown_drops_the_slot_and_the_sensor_starts_nothing_after_it(
     requests, reason = tick(replication, instance)
     assert requests == []
     assert "was torn down" in str(reason)
+    assert control.launch().success, "there is nothing to copy again"
+    requests, reason = tick(replication, instance)
+    assert requests == []
+    assert "was torn down" in str(reason)
     assert sync(replication, instance, ORDERS).success
     assert [request.job_name for request in tick(replication, instance)[0]] == [f"{replication.name}_stream"]
 
@@ -213,3 +238,15 @@ def test_what_streams_is_not_pulled_away_from_under_it(
     assert f"turn off {replication.name}_stream_sensor, terminate the run of {replication.name}_stream" in refused
     assert slots(database) == [f"etl_{replication.name}"]
     assert state(replication, ORDERS) is TableState.READY
+
+
+@pytest.mark.parametrize("action", ["reset", "teardown"])
+def test_a_run_that_waits_for_its_next_try_would_make_anew_what_is_dropped(
+    control: Control, replication: PostgresReplicationResource, database: Database, action: str
+) -> None:
+    confirmed = {action: {"confirm": replication.name}}
+    with replication.connect(presence.role_of("12345678")):
+        assert "is streaming (run 12345678), so nothing was done" in failure(control.launch(**confirmed))
+    assert slots(database) == [f"etl_{replication.name}"]
+    assert control.launch(**confirmed).success
+    assert slots(database) == []

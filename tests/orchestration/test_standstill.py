@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from etl_core.errors import DestinationError
+from etl_core.errors import ConfigError, DestinationError, PermanentError
 from etl_core.testing.postgres import Database
 from etl_dagster import sensor, standstill, supervisor
 from etl_dagster.control_job import build_control_job
@@ -119,15 +119,16 @@ def test_successors_that_fail_for_good_are_not_started_again_while_the_old_run_s
 
 
 @pytest.mark.parametrize(("after", "requested"), [(3600, 0), (0, 1)])
-def test_what_was_corrected_at_the_destination_is_seen_by_a_try_an_hour_later(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, after: int, requested: int
+@pytest.mark.parametrize("error", [DestinationError("the disk is full"), ConfigError("the key file cannot be read")])
+def test_what_was_corrected_where_nobody_looks_is_seen_by_a_try_an_hour_later(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, error: PermanentError, after: int, requested: int
 ) -> None:
     monkeypatch.setattr(standstill, "_RETRY_AFTER", after)
     run = runs.instance.create_run_for_job(runs.job)
     context: Any = SimpleNamespace(instance=runs.instance, run_id=run.run_id)
     noted = standstill.Standstill(runs.replication, context)
     noted.look()
-    noted.note(DestinationError("the disk is full"))
+    noted.note(error)
     runs.instance.report_run_failed(run)
     assert len(tick(runs.replication, runs.instance)[0]) == requested
 
