@@ -7,13 +7,13 @@ it. Whoever streams is another process: here it is only waited for, as long as i
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etl_core.errors import EtlError, PermanentError, StateConflict, Stopped, TableError, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
-from etl_core.state.store import TableStatus
+from etl_core.state.store import TableStatus, Transition
 from etl_core.state.table_state import COPIED, TableState
 from etl_dagster import names
 from etl_dagster.sync import CopyCost, CopyProgress, Synced
@@ -57,6 +57,7 @@ class BringUp:
         what the engine raises; Stopped or another TransientError once the pipeline's `stop` is set.
         """
         while True:
+            self._stream.look()  # first: a table that stops before the target is seen to have stopped
             status = self._status(table)
             if status.state is TableState.DATA_SYNC:
                 self._wait_for_the_other(table)
@@ -149,8 +150,14 @@ def as_it_is(pipeline: "Pipeline", status: TableStatus, lsn: Lsn | None) -> Sync
     schema = pipeline.store.schema(status.table_id)
     if status.state not in COPIED or schema is None or lsn is None:
         return None
-    is_untouched = lsn == status.snapshot_lsn
+    is_untouched = lsn == status.snapshot_lsn and not _has_caught_up(pipeline.store.history(status.table_id))
     return Synced(lsn, schema[1], status.rows_copied if is_untouched else None, None)
+
+
+def _has_caught_up(moves: Sequence[Transition]) -> bool:
+    """Whether a table, with its history, has changes since its copy though it is where it was taken in."""
+    states = [move.to_state for move in moves if move.to_state is not TableState.READY]
+    return states[:2] != [TableState.FINISHED_COPY, TableState.DATA_SYNC]
 
 
 class _StreamWait:
@@ -170,10 +177,10 @@ class _StreamWait:
         """When the stream was first seen to have passed `target`, by the monotonic clock."""
 
     def has_brought(self, status: TableStatus) -> bool:
-        """Whether the table, which was copied, has everything up to `target`."""
+        """Whether the table, which was copied, has everything up to `target`. After a `look`, and then its status."""
         if status.snapshot_lsn is not None and status.snapshot_lsn >= self._target:
             return True  # copied since, by whichever process
-        return status.state is TableState.READY and self._position() >= self._target
+        return status.state is TableState.READY and self._flushed >= self._target
 
     def wait(self) -> None:
         """Waits for a moment. Raises TransientError or PermanentError when no more waiting would help."""
@@ -182,7 +189,8 @@ class _StreamWait:
         if self._pipeline.stop.wait(_LOOK_EVERY):
             raise Stopped("stopped while waiting for the stream")
 
-    def _position(self) -> Lsn:
+    def look(self) -> None:
+        """At where the stream is, if it is time to."""
         with self._lock:
             if self._flushed < self._target and time.monotonic() - self._looked_at >= _LOOK_EVERY:
                 progress = self._pipeline.store.progress()
@@ -192,7 +200,6 @@ class _StreamWait:
                     self._flushed, self._moved_at = flushed, self._looked_at
                 if flushed >= self._target:
                     self.passed_at = self._looked_at
-            return self._flushed
 
     def _look(self) -> None:
         now = time.monotonic()

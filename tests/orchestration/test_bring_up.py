@@ -11,13 +11,16 @@ import dagster as dg
 import pytest
 
 from etl_core.errors import TransientError
+from etl_core.identifiers import TableName
 from etl_core.pipeline import Pipeline
+from etl_core.replication.failpoints import COPY_STAGED
 from etl_core.replication.table_errors import kept_update
+from etl_core.state.store import TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
 from etl_dagster.assets import build_initial_sync_assets
-from etl_dagster.bring_up import BringUp
+from etl_dagster.bring_up import BringUp, as_it_is
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync import CopyProgress
 from tests.orchestration.syncing import (
@@ -103,6 +106,52 @@ def test_a_position_that_was_read_before_the_stream_came_is_not_reported(
         found = together.table(ORDERS)
         assert found.lsn == other.destination.positions().tables[other.find(ORDERS).table_id]
         assert found.rows is None
+
+
+def test_a_table_that_caught_up_is_not_reported_with_the_rows_of_its_copy(
+    replication: PostgresReplicationResource, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with replication.pipeline() as pipeline, replication.pipeline() as other:
+        pipeline.prepare()
+
+        def reached(place: str, *_: object) -> None:
+            if place == COPY_STAGED:
+                database.execute("INSERT INTO orders SELECT i, i FROM generate_series(101, 150) i")
+                other.stream(until=other.current_lsn())
+
+        monkeypatch.setattr("etl_core.replication.copy.reach", reached)
+        pipeline.sync([ORDERS])
+        pipeline.stream(until=pipeline.current_lsn())
+        status = pipeline.find(ORDERS)
+        mark = pipeline.destination.positions().tables[status.table_id]
+        assert (status.state, status.snapshot_lsn, status.rows_copied) == (TableState.READY, mark, 100)
+        found = as_it_is(pipeline, status, mark)
+        assert found is not None
+        assert found.rows is None
+    assert len(content(replication, "orders")) == 150
+
+
+def test_a_table_that_stops_on_the_way_is_not_taken_for_brought_up(
+    replication: PostgresReplicationResource, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with replication.pipeline() as pipeline, replication.pipeline() as other:
+        other.prepare()
+        other.sync([ORDERS])
+        other.stream(until=other.current_lsn())
+        database.execute("DELETE FROM orders WHERE id > 10")
+        together = BringUp(pipeline, CopyProgress(), full_refresh=False)
+        look = together._status
+
+        def stops_just_then(table: TableName) -> TableStatus:
+            status = look(table)
+            if status.state is TableState.READY:
+                other.store.transition(status, TableState.ERRORED, TableUpdate(error="a value does not fit"))
+                other.stream(until=other.current_lsn())
+            return status
+
+        monkeypatch.setattr(together, "_status", stops_just_then)
+        found = together.table(ORDERS)
+        assert (found.rows, found.cost is None) == (10, False), "copied again, as it has stopped"
 
 
 def test_a_table_that_was_set_back_is_copied_again(
