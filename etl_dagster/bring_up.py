@@ -1,7 +1,7 @@
 """Brings tables up to now: copies those that need it, and waits for the stream with those that have one.
 
 "Now" is the source's position at the step's start. A table that streams has arrived when the stream is durable beyond
-it. Whoever streams is another process: here it is only waited for, as long as it moves.
+it. The stream is another process: this step only waits for it, as long as it moves.
 """
 
 import contextlib

@@ -79,11 +79,4 @@ class LiveChecks:
         if told is not None and told[0] == outcome and now - told[1] < again_after:
             return
         self._told[key, check] = (outcome, now)
-        yield dg.AssetCheckEvaluation(
-            asset_key=key,
-            check_name=check,
-            passed=verdict.passed,
-            severity=verdict.severity,
-            description=verdict.description,
-            metadata=dict(verdict.numbers),
-        )
+        yield verdict.evaluation(key, check)

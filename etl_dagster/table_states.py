@@ -141,14 +141,7 @@ class TableStates:
     ) -> dg.AssetCheckEvaluation:
         history = [] if status is None else store.history(status.table_id)
         verdict = judge_table_state(table, status, history, self._pipeline)
-        return dg.AssetCheckEvaluation(
-            asset_key=key,
-            check_name=TABLE_STATE,
-            passed=verdict.passed,
-            severity=verdict.severity,
-            description=verdict.description,
-            metadata=dict(verdict.numbers),
-        )
+        return verdict.evaluation(key, TABLE_STATE)
 
 
 def _told(status: "TableStatus | None") -> _Told:

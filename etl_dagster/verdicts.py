@@ -36,6 +36,17 @@ class Verdict:
     severity: dg.AssetCheckSeverity = _ERROR
     numbers: Mapping[str, float | int | str] = field(default_factory=dict)
 
+    def evaluation(self, key: dg.AssetKey, check: str) -> dg.AssetCheckEvaluation:
+        """The verdict as a run reports it, of the check of this name on the asset `key`."""
+        return dg.AssetCheckEvaluation(
+            asset_key=key,
+            check_name=check,
+            passed=self.passed,
+            severity=self.severity,
+            description=self.description,
+            metadata=dict(self.numbers),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StreamReading:

@@ -82,7 +82,7 @@ class Teardown:
 
         Every table that is not paused is to be copied again; the destination keeps what it has until then. On another
         cluster than before the tables are forgotten too: an OID means another table there. Each step may be repeated
-        after a crash. Raises SlotInUse while somebody streams.
+        after a crash. Raises SlotInUse while a process reads the slot.
         """
         plan = self.plan()
         dropped = self._drop_slots(plan)

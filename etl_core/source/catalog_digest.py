@@ -1,6 +1,6 @@
 """One text for all that the source's catalog says of a pipeline's surroundings: another text, something changed.
 
-For whoever waits for a person to correct the source. It says nothing about what changed or whether it matters. Rows of
+For a process that waits for a corrected source. It says nothing about what changed or whether it matters. Rows of
 the catalog are taken by their xmin, which VACUUM and ANALYZE leave alone; no table is opened or locked.
 """
 

@@ -10,7 +10,7 @@ from etl_core.identifiers import TableId
 from etl_core.source.connection import Connection
 from etl_core.source.sqlstate import translate
 
-# pg_table_size waits for whoever has locked a table against reading; a limit ends that, and all sizes with it.
+# pg_table_size waits for a session that has locked a table against reading; a limit ends that, and all sizes with it.
 _LIMIT = b"SET LOCAL statement_timeout = '2s'"
 # Of a partitioned table that of its partitions: it has none itself.
 _SIZES = b"""

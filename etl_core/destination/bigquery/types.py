@@ -172,7 +172,7 @@ def _from_bigquery(values: Array, column: Column) -> Array:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
         raise DestinationError(
             f"column {column.name} holds a value in BigQuery that is not of type {format_type(column)}",
-            hint="somebody else has changed the table; copy it again: etl resync TABLE",
+            hint="the table was changed by another program; copy it again: etl resync TABLE",
         ) from None
 
 
