@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from etl_core.identifiers import TableName
-from etl_core.replication.failpoints import COPY_STAGED, SLOT_CREATED, activated
+from etl_core.replication.failpoints import COPY_STARTED, SLOT_CREATED, activated
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
@@ -39,8 +39,8 @@ from tests.orchestration.syncing import (
 # --- several processes ----------------------------------------------------------------------------------------
 
 
-class AtStaged:
-    """Holds the first copy that reaches COPY_STAGED, in this process, until `go` is set."""
+class AtStart:
+    """Holds the first copy that reaches COPY_STARTED, in this process, until `go` is set."""
 
     def __init__(self) -> None:
         self.reached, self.go = threading.Event(), threading.Event()
@@ -52,10 +52,13 @@ class AtStaged:
 
 
 @contextlib.contextmanager
-def copied_elsewhere(replication: PostgresReplicationResource, table: TableName) -> Iterator[AtStaged]:
-    """Another pipeline object copies `table` beside the block, and stands just before it publishes."""
-    hold = AtStaged()
-    with activated(COPY_STAGED, hold), replication.pipeline() as other:
+def copied_elsewhere(replication: PostgresReplicationResource, table: TableName) -> Iterator[AtStart]:
+    """Another pipeline object copies `table` beside the block, and stands before its snapshot.
+
+    So what begins in the block needs nothing that is not in that copy, whatever WAL the server writes by itself.
+    """
+    hold = AtStart()
+    with activated(COPY_STARTED, hold), replication.pipeline() as other:
         other.prepare()
         thread = threading.Thread(target=lambda: other.sync([table]))
         thread.start()
