@@ -1,6 +1,7 @@
-"""A replicated table as Arrow or pandas, for people who read it without an IO manager."""
+"""A replicated table as Arrow, pandas or polars, for people who read it without an IO manager."""
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from etl_dagster.failures import failure_of
 
 if TYPE_CHECKING:
     import pandas
+    import polars
     import pyarrow
 
     from etl_core.schema.table import TableSchema
@@ -48,13 +50,17 @@ class ReplicatedTable:
 
     def to_pandas(self) -> "pandas.DataFrame":
         """All rows, in memory, in the types that Arrow gives pandas: integers with NULL become floats."""
-        try:
-            import pandas  # noqa: F401
-        except ModuleNotFoundError:
-            raise failure_of(
-                ConfigError("pandas is not installed", hint="run: pip install 'etl-dagster[pandas]', or use to_arrow()")
-            ) from None
+        _check_installed("pandas")
         return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> "polars.DataFrame":
+        """All rows, in memory, in the types that polars has for Arrow's."""
+        _check_installed("polars")
+        import polars
+
+        frame = polars.from_arrow(self.to_arrow())
+        assert isinstance(frame, polars.DataFrame)  # noqa: S101 - of one column it would be a Series
+        return frame
 
     def _schema(self) -> "TableSchema":
         with self._store() as store:
@@ -75,3 +81,14 @@ class ReplicatedTable:
         with contextlib.closing(self.replication.state.open(self.replication.name)) as store:
             store.migrate()
             yield store
+
+
+def _check_installed(library: str) -> None:
+    """Before a row is read. Raises dg.Failure."""
+    if importlib.util.find_spec(library) is None:
+        raise failure_of(
+            ConfigError(
+                f"{library} is not installed",
+                hint=f"run: pip install 'etl-dagster[{library}]', or use to_arrow()",
+            )
+        )

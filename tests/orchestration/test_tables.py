@@ -1,4 +1,6 @@
-"""Replicated tables read as Arrow and pandas, from the destination alone."""
+"""Replicated tables read as Arrow, pandas and polars, from the destination alone."""
+
+import importlib.util
 
 import dagster as dg
 import pytest
@@ -37,6 +39,23 @@ def test_a_table_is_read_as_pandas(copied: PostgresReplicationResource) -> None:
     assert len(frame) == 100
     assert frame["n"].sum() == 5050
     assert frame.set_index("id")["note"][7] == "note 7"
+
+
+def test_a_table_is_read_as_polars(copied: PostgresReplicationResource) -> None:
+    frame = copied.table("orders").to_polars()
+    assert {name: str(kind) for name, kind in frame.schema.items()} == {"id": "Int32", "n": "Int32", "note": "String"}
+    assert frame["n"].sum() == 5050
+    assert copied.table("public.notes").to_polars().columns == ["id", "note"]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_library_that_is_not_there_is_named(
+    copied: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == library else found(name))
+    with pytest.raises(dg.Failure, match=rf"{library} is not installed → run: pip install 'etl-dagster\[{library}\]'"):
+        getattr(copied.table("orders"), f"to_{library}")()
 
 
 def test_an_empty_table_has_its_columns(copied: PostgresReplicationResource) -> None:
