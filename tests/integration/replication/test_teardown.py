@@ -152,6 +152,48 @@ def test_a_reset_keeps_the_tables_and_begins_with_another_slot(lab: Lab, pipelin
     assert publications(lab.database) == [], "it is still this pipeline's"
 
 
+class Killed(BaseException):
+    """The process ends here: nothing of the engine handles it."""
+
+
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        ("source", "drop_owned_slot"),
+        ("store", "transition"),
+        ("destination", "forget"),
+        ("destination", "discard_staging"),
+        ("store", "forget_source"),
+    ],
+)
+@pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+def test_a_reset_that_was_killed_is_repeated_and_nothing_streams_in_between(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, part: str, method: str, is_done: bool
+) -> None:
+    lab.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); INSERT INTO a VALUES (1)")
+    lab.publish()
+    pipeline = lab.synced()
+    lab.execute("INSERT INTO a VALUES (2); INSERT INTO b VALUES (2)")  # not streamed: only a copy may bring them
+    work = getattr(getattr(pipeline, part), method)
+
+    def killed(_: object, *arguments: object) -> None:
+        if is_done:
+            work(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(getattr(pipeline, part)), method, killed)
+        with pytest.raises(Killed):
+            pipeline.reset()
+    pipeline.close()
+    if not lab.slots() and (part, method, is_done) != ("store", "forget_source", True):
+        with lab.unprepared() as next_process, pytest.raises(SourceChanged, match="is gone"):
+            next_process.prepare()
+    with lab.unprepared() as again:
+        again.reset()
+    lab.assert_equal(lab.synced())
+
+
 def test_a_reset_on_another_cluster_forgets_the_tables(lab: Lab, pipeline: Pipeline) -> None:
     store = pipeline.store
     identity = store.source_identity()
