@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from etl_dagster.checks import build_replication_checks as build_replication_checks
     from etl_dagster.component import PostgresReplicationComponent as PostgresReplicationComponent
     from etl_dagster.control_job import build_control_job as build_control_job
+    from etl_dagster.dbt import dbt_sources as dbt_sources
     from etl_dagster.definitions import build_postgres_replication as build_postgres_replication
     from etl_dagster.materialize_options import MaterializeOptions as MaterializeOptions
     from etl_dagster.resources import BigQueryDestinationResource as BigQueryDestinationResource
@@ -55,6 +56,7 @@ _MODULES = {
     "build_stream_job": "stream_job",
     "build_stream_schedule": "stream_job",
     "build_stream_sensor": "sensor",
+    "dbt_sources": "dbt",
     "on_replicated_change": "automation",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "build_stream_job",
     "build_stream_schedule",
     "build_stream_sensor",
+    "dbt_sources",
     "on_replicated_change",
 ]
 

@@ -10,6 +10,7 @@ variable that holds it (`password_env`), or give the whole address as `dg.EnvVar
 import abc
 import contextlib
 import os
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -120,6 +121,28 @@ class DuckDBDestinationResource(DestinationResource):
         from etl_core.destination.duckdb.types import duckdb_type
 
         return [duckdb_type(column) for column in schema.columns]
+
+    def copy_file(self, target: str | Path) -> int:
+        """Copies the file to `target`, replacing that, and returns its bytes: for readers that hold a file for long.
+
+        The copy is as of the end of a batch. The stream waits meanwhile, not while the copy is read; nor need whoever
+        reads an older copy be waited for. Raises dg.Failure, with what to do.
+        """
+        from etl_core.destination.duckdb.destination import DuckDBDestination
+        from etl_core.destination.duckdb.location import parse_options
+        from etl_core.errors import EtlError
+        from etl_dagster.failures import failure_of
+
+        target = Path(target)
+        fresh = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
+        try:
+            size = DuckDBDestination(parse_options(self.options()), "copy_file").backup(fresh)
+            fresh.replace(target)
+        except EtlError as error:
+            raise failure_of(error) from error
+        finally:
+            fresh.unlink(missing_ok=True)
+        return size
 
 
 class BigQueryDestinationResource(DestinationResource):

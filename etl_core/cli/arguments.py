@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 class Arguments:
     """A command line that was understood. `seconds` is `--for`; `tables` are those named, none for all.
 
-    `file` is where a backup goes.
+    `file` is where a backup goes, or a `sources.yml`.
     """
 
     command: str
@@ -92,6 +92,8 @@ def _build_parser() -> argparse.ArgumentParser:
         add(name, text).add_argument("tables", nargs="+", type=_table, metavar="TABLE", help="namespace.name")
     backup = add("backup", "Copy the destination's file (DuckDB), consistently, also while a run writes it.")
     backup.add_argument("file", type=Path, metavar="FILE", help="the copy; must not exist yet")
+    sources = add("dbt-sources", "Write a sources.yml for dbt: the replicated tables as sources.")
+    sources.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the file, replaced (standard output)")
     add("failpoints", "List the places where ETL_FAILPOINTS can make a test process fail, and how.")
     teardown = add("teardown", "Drop the slots and the publication this pipeline created, and forget its state.")
     teardown.add_argument("--yes", action="store_true", default=argparse.SUPPRESS, help="do not ask")

@@ -14,7 +14,7 @@ from etl_core.cli.interrupt import Interrupt
 from etl_core.config import PipelineConfig
 from etl_core.control import PipelineControl
 
-# command: the module that has a function of that name
+# command: the module that has a function of that name, with _ for -
 _SHORT: dict[str, str] = {
     "doctor": "etl_core.cli.doctor",
     "status": "etl_core.cli.status",
@@ -22,6 +22,7 @@ _SHORT: dict[str, str] = {
     "pause": "etl_core.cli.tables",
     "resume": "etl_core.cli.tables",
     "backup": "etl_core.cli.backup",
+    "dbt-sources": "etl_core.cli.dbt_sources",
     "teardown": "etl_core.cli.teardown",
 }
 
@@ -33,8 +34,7 @@ def run_command(arguments: Arguments, config: PipelineConfig, interrupt: Interru
         from etl_core.cli.long_commands import run_long_command
 
         return run_long_command(arguments, config, interrupt)
-    command = cast(
-        Callable[[PipelineControl, Arguments], int], getattr(importlib.import_module(module), arguments.command)
-    )
+    found = getattr(importlib.import_module(module), arguments.command.replace("-", "_"))
+    command = cast(Callable[[PipelineControl, Arguments], int], found)
     with PipelineControl(config) as pipeline:
         return command(pipeline, arguments)

@@ -2,7 +2,8 @@
 
 A module is imported only when its type is asked for, so that nobody needs the libraries of the others. It has a
 function `from_options(options, pipeline) -> Destination`; `parse_options(options)`, which raises ConfigError, may be in
-a module of its own that needs no library, so that a command that writes nothing checks them without it.
+a module of its own that needs no library, so that a command that writes nothing checks them without it. Likewise
+`reader_names(options)`, of a destination that others query.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from etl_core.destination.protocol import Destination
+from etl_core.destination.reader_names import ReaderNames
 from etl_core.errors import ConfigError
 
 
@@ -23,11 +25,22 @@ class _Type:
     module: str
     options: str
     extra: str | None = None
+    readers: str | None = None
 
 
 _TYPES = {
-    "bigquery": _Type("etl_core.destination.bigquery.destination", "etl_core.destination.bigquery.options", "bigquery"),
-    "duckdb": _Type("etl_core.destination.duckdb.destination", "etl_core.destination.duckdb.location", "duckdb"),
+    "bigquery": _Type(
+        "etl_core.destination.bigquery.destination",
+        "etl_core.destination.bigquery.options",
+        "bigquery",
+        "etl_core.destination.bigquery.readers",
+    ),
+    "duckdb": _Type(
+        "etl_core.destination.duckdb.destination",
+        "etl_core.destination.duckdb.location",
+        "duckdb",
+        "etl_core.destination.duckdb.readers",
+    ),
     "memory": _Type("etl_core.destination.memory", "etl_core.destination.memory"),
     "null": _Type("etl_core.destination.null", "etl_core.destination.null"),
 }
@@ -61,6 +74,21 @@ def build_destination(type: str, options: Mapping[str, object], pipeline: str) -
             hint=f"run: pip install 'etl-dagster[{found.extra}]'",
         ) from None
     return cast(Destination, module.from_options(options, pipeline))
+
+
+def reader_names(type: str, options: Mapping[str, object]) -> ReaderNames:
+    """What queries call the tables of the destination. Opens nothing, and needs no library of the destination's.
+
+    Raises ConfigError for an unknown type or option, and for a type that cannot be queried.
+    """
+    found = _find(type)
+    if found.readers is None:
+        raise ConfigError(
+            f"destination type {type} keeps no tables that can be queried",
+            field="destination.type",
+            hint=f"use one of: {', '.join(name for name in destination_types() if _TYPES[name].readers)}",
+        )
+    return cast(ReaderNames, importlib.import_module(found.readers).reader_names(options))
 
 
 def _find(type: str) -> _Type:

@@ -145,7 +145,7 @@ def test_the_json_of_status_is_as_documented(folder: Path) -> None:
 def test_every_command_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_arguments(["--help"])
-    commands = re.findall(r"^    (\w+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert len(commands) == 12
+    commands = re.findall(r"^    ([\w-]+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert len(commands) == 13
     for command in commands:
         assert f"`etl {command}" in TEXT

@@ -75,6 +75,12 @@ def test_a_decision_about_a_table_loads_neither_columns_nor_the_destination(tmp_
     assert loaded_by(*etl(command, "public.orders", "-c", str(path))) == {"psycopg", "sqlalchemy", "yaml"}
 
 
+def test_dbt_sources_of_nothing_load_neither_columns_nor_the_destination(tmp_path: Path) -> None:
+    path = tmp_path / "etl.yaml"
+    path.write_text(STATUS.format(publication="shop_pub", destination="duckdb, path: shop.duckdb"))
+    assert loaded_by(*etl("dbt-sources", "-c", str(path))) == {"psycopg", "sqlalchemy", "yaml"}
+
+
 def test_status_loads_nothing_that_moves_rows(tmp_path: Path) -> None:
     path = tmp_path / "etl.yaml"
     path.write_text(STATUS.format(publication="shop_pub", destination="memory"))
