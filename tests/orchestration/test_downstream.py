@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -100,26 +101,27 @@ def read(path: Path, query: str) -> list[tuple[object, ...]]:
 class Daemon:
     """Evaluates the condition of one downstream asset, tick by tick, as the daemon does."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, instance: dg.DagsterInstance, every: str | None = None) -> None:
         self.instance = instance
         self.ticked_inside: list[int] = []
         self.inside: Callable[[], None] = lambda: None
         self._cursor: dg.AssetDaemonCursor | None = None
 
-        @dg.asset(deps=[ORDERS, CUSTOMERS], automation_condition=on_replicated_change())
+        @dg.asset(deps=[ORDERS, CUSTOMERS], automation_condition=on_replicated_change(every=every))
         def report() -> None:
             self.inside()
 
         self.report = report
         self.definitions = dg.Definitions(assets=[*TABLES, report])
 
-    def tick(self) -> int:
-        """How often the report is requested."""
+    def tick(self, at: datetime | None = None) -> int:
+        """How often the report is requested; `at` is what the daemon's clock says."""
         result = dg.evaluate_automation_conditions(
             self.definitions,
             instance=self.instance,
             asset_selection=dg.AssetSelection.assets("report"),
             cursor=self._cursor,
+            evaluation_time=at,
         )
         self._cursor = result.cursor
         return result.total_requested
@@ -193,3 +195,133 @@ def test_a_change_during_the_run_requests_the_asset_after_it_and_not_meanwhile(d
     assert daemon.tick() == 1
     daemon.run()
     assert daemon.tick() == 0
+
+
+def at(clock: str) -> datetime:
+    """A time of one day, such as `10:05:30`."""
+    return datetime.fromisoformat(f"2026-03-01T{clock}").replace(tzinfo=UTC)
+
+
+@pytest.fixture
+def paced(instance: dg.DagsterInstance) -> Daemon:
+    """Both tables are there since 09:55, and the report is to be built every ten minutes at most."""
+    daemon = Daemon(instance, every="10m")
+    daemon.report_table(ORDERS, "0/A0")
+    daemon.report_table(CUSTOMERS, "0/B0")
+    assert daemon.tick(at("09:55:00")) == 0
+    return daemon
+
+
+def test_with_every_changes_request_the_asset_once_when_the_time_is_over(paced: Daemon) -> None:
+    requested = {}
+    for minute in range(30):  # changes all the time, two ticks a minute
+        for second in (10, 40):
+            paced.report_table(ORDERS, f"0/A{minute:02}{second}")
+            clock = f"10:{minute:02}:{second}"
+            if paced.tick(at(clock)):
+                requested[clock] = True
+                paced.run()
+    assert [*requested] == ["10:00:10", "10:10:10", "10:20:10"]
+
+
+def test_with_every_a_change_within_the_time_is_not_lost(paced: Daemon) -> None:
+    paced.report_table(ORDERS, "0/A1")
+    assert paced.tick(at("09:59:30")) == 0
+    assert paced.tick(at("10:00:05")) == 1
+    paced.run()
+    paced.report_table(CUSTOMERS, "0/B1")  # the last one for long
+    ticks = [paced.tick(at(f"10:{minute:02}:05")) for minute in range(1, 20)]
+    assert ticks == [0] * 9 + [1] + [0] * 9
+
+
+def test_with_every_nothing_is_requested_where_nothing_changed(paced: Daemon) -> None:
+    assert paced.tick(at("10:00:05")) == 0
+    paced.report_table(ORDERS, "0/A0")  # a heartbeat
+    assert paced.tick(at("10:10:05")) == 0
+    assert paced.tick(at("10:20:05")) == 0
+
+
+def test_with_every_a_time_that_ends_during_the_run_counts_after_it(paced: Daemon) -> None:
+    paced.report_table(ORDERS, "0/A1")
+    assert paced.tick(at("10:00:05")) == 1
+    ticks: list[int] = []
+
+    def during_the_run() -> None:
+        paced.report_table(CUSTOMERS, "0/B1")
+        ticks.extend(paced.tick(at(clock)) for clock in ("10:02:00", "10:10:05", "10:11:00"))
+
+    paced.inside = during_the_run
+    paced.run()
+    paced.inside = lambda: None
+    assert ticks == [0, 0, 0]
+    assert paced.tick(at("10:12:00")) == 1
+    paced.run()
+    assert paced.tick(at("10:20:05")) == 0
+
+
+def test_with_every_a_daemon_that_was_away_requests_the_asset_once(paced: Daemon) -> None:
+    paced.report_table(ORDERS, "0/A1")
+    assert paced.tick(at("12:34:56")) == 1
+    assert paced.tick(at("12:40:01")) == 0
+    paced.run()
+    paced.report_table(ORDERS, "0/A2")
+    assert paced.tick(at("14:00:00")) == 1  # between two ticks: the request, its run, and the next change
+    paced.report_table(ORDERS, "0/A3")
+    assert paced.tick(at("14:10:00")) == 1
+    assert paced.tick(at("14:20:00")) == 0
+
+
+@pytest.mark.parametrize(
+    ("every", "cron"),
+    [
+        ("1m", "*/1 * * * *"),
+        ("600s", "*/10 * * * *"),
+        ("60m", "0 * * * *"),
+        ("6h", "0 */6 * * *"),
+        ("24h", "0 0 * * *"),
+    ],
+)
+def test_every_is_a_schedule_that_dagsters_own_sensor_evaluates(every: str, cron: str) -> None:
+    condition = on_replicated_change(every=every)
+    assert condition.is_serializable
+    assert condition.get_label() == f"on_replicated_change(every={every})"
+    assert f"cron_schedule={cron}," in str(condition.get_snapshot())
+
+
+@pytest.mark.parametrize("every", ["30s", "7m", "90m", "5h", "48h", "0", "soon", "1.5m"])
+def test_every_that_is_no_part_of_the_clock_is_refused(every: str) -> None:
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="every: "):
+        on_replicated_change(every=every)
+
+
+def test_what_is_built_eagerly_on_a_paced_asset_is_built_in_its_run(instance: dg.DagsterInstance) -> None:
+    @dg.multi_asset(
+        can_subset=True,
+        specs=[
+            dg.AssetSpec("model", deps=[ORDERS], automation_condition=on_replicated_change(every="10m")),
+            dg.AssetSpec("mart", deps=["model"], automation_condition=dg.AutomationCondition.eager()),
+        ],
+    )
+    def models() -> Iterator[dg.MaterializeResult[None]]:
+        yield dg.MaterializeResult("model")
+        yield dg.MaterializeResult("mart")
+
+    definitions = dg.Definitions(assets=[dg.AssetSpec(ORDERS), models])
+    cursor: dg.AssetDaemonCursor | None = None
+    requested = []
+    for clock, lsn in (("09:55", "0/A0"), ("09:57", "0/A1"), ("10:00", None), ("10:01", None), ("10:10", None)):
+        if lsn is not None:
+            materialization = dg.AssetMaterialization(ORDERS, tags={"dagster/data_version": lsn})
+            instance.report_runless_asset_event(materialization)
+        result = dg.evaluate_automation_conditions(
+            definitions,
+            instance=instance,
+            asset_selection=dg.AssetSelection.assets("model", "mart"),
+            cursor=cursor,
+            evaluation_time=at(f"{clock}:05"),
+        )
+        cursor = result.cursor
+        requested.append(result.total_requested)
+        if clock == "09:55" or result.total_requested:
+            dg.materialize([models], instance=instance)
+    assert requested == [0, 0, 2, 0, 0]
