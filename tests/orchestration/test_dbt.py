@@ -15,9 +15,17 @@ import pytest
 import yaml
 
 from etl_core.cli import main
+from etl_core.destination.registry import reader_names
+from etl_core.identifiers import TableName
 from etl_core.testing.database import Database, Postgres, create_database
 from etl_dagster import DagsterReplicationTranslator, dbt_sources
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.resources import (
+    BigQueryDestinationResource,
+    DestinationResource,
+    DuckDBDestinationResource,
+    PostgresReplicationResource,
+    StateStoreResource,
+)
 from examples.shop import TABLES, create_shop
 from tests.orchestration.syncing import streaming
 
@@ -128,6 +136,21 @@ def test_the_keys_are_those_of_the_translator(shop: Shop) -> None:
             return super().get_asset_spec(props).replace_attributes(key=["raw", props.table.name])
 
     assert keys(dbt_sources(shop.replication, Other()))["shop_public.orders"] == ["raw", "orders"]
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        DuckDBDestinationResource(path="ware.house.duckdb"),
+        BigQueryDestinationResource(project="my-project", dataset="raw_{namespace}"),
+    ],
+    ids=lambda destination: destination.type,
+)
+def test_dbt_and_the_assets_call_a_table_the_same(destination: DestinationResource) -> None:
+    table = TableName("Sales 2", "Order {x}")
+    names = reader_names(destination.type, destination.options())
+    assert names.path(table) == destination.table_path(table)
+    assert names.database == destination.database()
 
 
 def test_the_command_line_writes_the_same_below_its_header(
