@@ -233,6 +233,7 @@ def test_the_lineage_leads_from_the_source_over_the_replicated_table_to_the_mode
     }
 
 
+@pytest.mark.timeout(1200)  # two runs of Dagster, each with dbt in a process of its own
 def test_dagster_builds_the_models_while_a_stream_writes(parsed: Shop) -> None:
     with streaming(parsed.replication):
         parsed.materialize("key:customer_orders+")
