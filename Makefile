@@ -34,7 +34,7 @@ coverage: venv ## the whole test suite with its branch coverage, that of the pro
 test-dbt: venv ## the dbt example with a real dbt, in .venv-dbt: dbt-core 1.12 needs pathspec < 1.1, and constraints.txt pins 1.1
 	$(RUN) venv .venv-dbt
 	grep -v '^pathspec==' constraints.txt >.venv-dbt/constraints.txt
-	# Newer versions of the parser are no wheels: they are fetched from elsewhere while they are installed.
+	@# Newer versions of the parser are no wheels: they are fetched from elsewhere while they are installed.
 	.venv-dbt/bin/python -m pip install --quiet --no-input --only-binary dbt-core-experimental-parser -e '.[dev,dbt]' -c .venv-dbt/constraints.txt
 	.venv-dbt/bin/python -m pytest tests/orchestration/test_dbt.py
 

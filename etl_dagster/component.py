@@ -34,6 +34,7 @@ from etl_dagster.component_sections import (
     Stream,
     Translation,
 )
+from etl_dagster.dbt import dbt_sources as build_dbt_sources
 from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.failures import failure_of
 from etl_dagster.load_checks import check_replication, checked, parse_tables
@@ -163,6 +164,10 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Connects to nothing. Dagster's state is looked at only to `discover`."""
         return super().build_defs(context) if self.tables is None else self._definitions(self.tables, {})
+
+    def dbt_sources(self) -> str:
+        """See `etl_dagster.dbt_sources`; with the keys that `get_asset_spec` gives."""
+        return build_dbt_sources(self._replication(), _ComponentTranslator(self, {}))
 
     @property
     def defs_state_config(self) -> DefsStateConfig:

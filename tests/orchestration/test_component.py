@@ -244,6 +244,37 @@ def test_a_table_is_copied_through_the_component(
         assert destination.execute("SELECT count(*), sum(n) FROM public.orders").fetchone() == (100, 5050)
 
 
+def test_dbt_sources_have_the_keys_of_the_component(
+    project: Path, replication: PostgresReplicationResource, tmp_path: Path
+) -> None:
+    with replication.pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.sync()
+    write_defs(
+        project,
+        name=replication.name,
+        state={"url": f"sqlite:///{tmp_path / 'state.db'}"},
+        destination={"type": "duckdb", "path": str(tmp_path / "shop.duckdb")},
+        translation={"key_prefix": "crm"},
+    )
+    program = """if True:
+        from pathlib import Path
+        import dagster as dg
+        print(dg.ComponentTree.for_project(Path.cwd()).load_component("shop").dbt_sources())
+    """
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(project / "src")])},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    [source] = yaml.safe_load(printed)["sources"]
+    tables = {table["name"]: table["config"]["meta"]["dagster"]["asset_key"] for table in source["tables"]}
+    assert tables == {name: ["crm", "duckdb", "public", name] for name in ("customers", "notes", "orders")}
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
