@@ -16,7 +16,9 @@ _IN_FLIGHT = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _LOOK_BACK = 8
+_LAST_ENDED = 32
 
 
 def runs_in_flight(
@@ -57,19 +59,18 @@ def latest_runs(instance: dg.DagsterInstance, job: str) -> Sequence[dg.RunRecord
     return instance.get_run_records(dg.RunsFilter(job_name=job), limit=_LOOK_BACK)
 
 
-def runs_with_tag(
-    instance: dg.DagsterInstance, job: str, tag: str, values: Sequence[str]
-) -> dict[str, list[dg.RunRecord]]:
-    """For each of the tag's values the runs of the job that have it, whatever became of them, the newest first."""
-    found: dict[str, list[dg.RunRecord]] = {value: [] for value in values}
-    if values:
-        for record in instance.get_run_records(dg.RunsFilter(job_name=job, tags={tag: list(values)})):
-            found[record.dagster_run.tags[tag]].append(record)
-    return found
+def in_flight_and_ended(instance: dg.DagsterInstance, job: str) -> list[dg.RunRecord]:
+    """The runs of the job: all that are in flight, then the last ones that have ended; of each the newest first."""
+    in_flight = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_IN_FLIGHT))
+    ended = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_ENDED), limit=_LAST_ENDED)
+    return [*in_flight, *ended]
 
 
 def may_start_again(records: Sequence[dg.RunRecord], pause: float, longest: float) -> bool:
-    """Whether there was no such run yet, or the last one ended at least `pause` seconds ago: twice that after two."""
+    """Whether there was no such run yet, or the last one ended at least `pause` seconds ago: twice that after two.
+
+    Those in flight come first in `records`; while there is one, no other may start.
+    """
     if not records:
         return True
     last = records[0]

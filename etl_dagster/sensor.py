@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -11,15 +10,9 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_dagster import names, presence
 from etl_dagster.control_job import ACTION_TAG
+from etl_dagster.copy_requests import copy_request, to_be_copied
 from etl_dagster.hints import in_dagster, sentence
-from etl_dagster.runs import (
-    failure_message,
-    failures_in_a_row,
-    latest_runs,
-    may_start_again,
-    runs_in_flight,
-    runs_with_tag,
-)
+from etl_dagster.runs import failure_message, failures_in_a_row, latest_runs, runs_in_flight
 from etl_dagster.sensor_text import REASON_TAG, stream_text
 from etl_dagster.standstill import latest_control_run, may_stand_still, stands_still, surroundings
 from etl_dagster.supervisor import Situation, decide
@@ -33,12 +26,6 @@ if TYPE_CHECKING:
 _TICK_SECONDS = 4
 """Not 5: the daemon's own loop takes 5, and the two together alternate between 5 and 10."""
 _LOOK_TIMEOUT = 3
-_SETTLED = timedelta(seconds=30)
-"""A table that was set back is left alone for so long: whoever did it may be about to copy it."""
-_TAG = "etl/copy"
-_COPY_PAUSE = 60.0
-"""Seconds from the end of a run that did not copy such a table to the next one; twice as many after each further."""
-_LONGEST_COPY_PAUSE = 3600.0
 
 
 def build_stream_sensor(
@@ -74,7 +61,7 @@ def build_stream_sensor(
                 store.migrate()
                 situation = _look(context.instance, supervised, job.name, store)
                 statuses = store.tables()
-                again = [status for status in statuses if _is_to_be_copied(status, store)]
+                again = to_be_copied(statuses, store)
         except EtlError as error:
             return dg.SkipReason(sentence(error, supervised.name))
         decision = decide(situation, lease=lease_seconds)
@@ -86,12 +73,10 @@ def build_stream_sensor(
         # A copy prepares the pipeline as a stream run does: what one of them fails with, the other would.
         if sync_job is not None and situation.standstill is None:
             wanted = [status for status in again if status.name in keys]
-            attempts = runs_with_tag(context.instance, sync_job.name, _TAG, [_life(status) for status in wanted])
-            requests += [
-                _copy_request(status, keys[status.name], sync_job.name, replication.name, attempts[_life(status)])
-                for status in wanted
-                if may_start_again(attempts[_life(status)], _COPY_PAUSE, _LONGEST_COPY_PAUSE)
-            ]
+            copies = copy_request(context.instance, wanted, keys, sync_job.name, replication.name)
+            if copies is not None:
+                context.log.info(copies.tags[REASON_TAG])
+                requests.append(copies)
         if requests:
             return dg.SensorResult(run_requests=requests)
         return dg.SkipReason(
@@ -148,39 +133,6 @@ def _was_torn_down(instance: dg.DagsterInstance, pipeline: str) -> bool:
     # Another action, such as a resync that found nothing, does not bring the pipeline back.
     record = latest_control_run(instance, pipeline, {ACTION_TAG: ["teardown", "reset"]})
     return record is not None and record.dagster_run.tags.get(ACTION_TAG) == "teardown"
-
-
-def _is_to_be_copied(status: "TableStatus", store: "StateStore") -> bool:
-    """Set back some time ago, by the engine or a person, or failed with a time to try again that has come."""
-    from etl_core.state.table_state import TableState
-
-    now = datetime.now(UTC)
-    if status.state is TableState.ERRORED:
-        # One whose changes are kept has a slot: the stream tries it again.
-        return status.retry_at is not None and status.retry_at <= now and status.sync_slot is None
-    if status.state is not TableState.INIT or status.updated_at is None or status.updated_at > now - _SETTLED:
-        return False
-    # Not one that was never asked for. One that failed or was paused before its first copy somebody has set back.
-    asked_for = (TableState.FINISHED_COPY, TableState.ERRORED, TableState.PAUSED)
-    return any(move.to_state in asked_for for move in store.history(status.table_id))
-
-
-def _copy_request(
-    status: "TableStatus", key: dg.AssetKey, sync_job: str, pipeline: str, before: Sequence[dg.RunRecord]
-) -> dg.RunRequest:
-    """Once for each time the table was set back, and after a run for it that ended without moving it."""
-    after = f":after:{before[0].dagster_run.run_id}" if before else ""
-    return dg.RunRequest(
-        run_key=f"{pipeline}:copy:{_life(status)}{after}",
-        job_name=sync_job,
-        asset_selection=[key],
-        tags={_TAG: _life(status), REASON_TAG: f"{status.name} is to be copied again"},
-    )
-
-
-def _life(status: "TableStatus") -> str:
-    """The table, and since when it is in its state: whoever copies it changes that."""
-    return f"{status.table_id}:{status.version}"
 
 
 def _remark(statuses: "Sequence[TableStatus]", again: "Sequence[TableStatus]", pipeline: str) -> str:

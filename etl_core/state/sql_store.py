@@ -7,7 +7,7 @@ transitions are guarded by its version besides, because their callers decided on
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -160,6 +160,13 @@ class SqlStateStore:
         with self._read() as connection:
             rows = connection.execute(statement).all()
         return [Transition(table_id, row.from_state, row.to_state, row.at, row.error) for row in rows]
+
+    def tables_once_in(self, states: Collection[TableState]) -> Set[TableId]:
+        history = self._sql.history
+        found = sa.select(history.c.table_id).distinct()
+        with self._read() as connection:
+            rows = connection.execute(found.where(*self._mine(history), history.c.to_state.in_(states))).all()
+        return {row.table_id for row in rows}
 
     def progress(self) -> ReplicationProgress | None:
         row = self._row(self._sql.progress)

@@ -6,7 +6,7 @@ several threads and several processes at once. Nothing in it is a secret or a ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -195,6 +195,9 @@ class StateStore(Protocol):
 
     def history(self, table_id: TableId, limit: int = 50) -> Sequence[Transition]:
         """The newest transitions first."""
+
+    def tables_once_in(self, states: Collection[TableState]) -> Set[TableId]:
+        """The tables with one of these states in their history: in its newest lines, older ones are not kept."""
 
     def progress(self) -> ReplicationProgress | None: ...
 

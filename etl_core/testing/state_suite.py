@@ -274,6 +274,15 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         ]
         assert [line.at for line in lines] == [clock() - timedelta(minutes=age) for age in range(3)]
 
+    def test_the_tables_that_were_once_in_a_state(self, stores: Stores, store: StateStore) -> None:
+        status = store.transition(store.add_table(ORDERS, ORDERS_NAME), TableState.PAUSED)
+        store.transition(status, TableState.INIT)
+        store.add_table(CUSTOMERS, ORDERS_NAME)
+        assert store.tables_once_in([TableState.PAUSED, TableState.READY]) == {ORDERS}
+        assert store.tables_once_in([TableState.INIT]) == {ORDERS, CUSTOMERS}
+        assert store.tables_once_in([TableState.READY]) == store.tables_once_in([]) == set()
+        assert stores("other").tables_once_in([TableState.INIT]) == set()
+
     # Progress
 
     def test_progress_is_kept(self, store: StateStore, clock: Clock) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from etl_core.identifiers import TableName
 from etl_core.testing.postgres import Database
-from etl_dagster import names, sensor
+from etl_dagster import copy_requests, names
+from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
 from etl_dagster.sensor_text import slot_text
@@ -97,7 +98,7 @@ def test_the_room_that_a_slot_has(left: int | None, rate: float | None, said: st
 
 def set_back(replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tables are copied, the first is to be copied again, the third never was."""
-    monkeypatch.setattr(sensor, "_SETTLED", timedelta(0))
+    monkeypatch.setattr(copy_requests, "_SETTLED", timedelta(0))
     with replication.pipeline() as pipeline:
         pipeline.prepare()
         pipeline.sync(TABLES[:2])
@@ -113,33 +114,65 @@ def test_a_table_that_was_set_back_is_copied_again_and_one_never_copied_is_not(
     assert [request.asset_selection for request in copies] == [[dg.AssetKey(["duckdb", "public", "orders"])]]
 
 
+def copies(replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    job = names.sync_job_name(replication.name)
+    return [request for request in tick(replication, instance)[0] if request.job_name == job]
+
+
+def start(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, request: dg.RunRequest
+) -> dg.DagsterRun:
+    job = build_postgres_replication(replication).resolve_job_def(names.sync_job_name(replication.name))
+    return instance.create_run_for_job(job, tags=request.tags, asset_selection={*(request.asset_selection or ())})
+
+
 def test_a_copy_that_was_asked_for_is_asked_for_again_once_its_run_has_failed(
     replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source that is away for a moment, say; the run has not moved the table."""
     set_back(replication, monkeypatch)
-    job = names.sync_job_name(replication.name)
-
-    def copies() -> list[dg.RunRequest]:
-        return [request for request in tick(replication, instance)[0] if request.job_name == job]
-
-    [first] = copies()
-    run = instance.create_run_for_job(_job(job), tags=first.tags)
-    assert copies() == []
+    [first] = copies(replication, instance)
+    run = start(replication, instance, first)
+    assert copies(replication, instance) == []
     instance.report_run_failed(run)
-    assert copies() == []  # not at once
-    monkeypatch.setattr(sensor, "_COPY_PAUSE", 0.0)
-    [second] = copies()
-    assert second.run_key == f"{first.run_key}:after:{run.run_id}"
+    assert copies(replication, instance) == []  # not at once
+    monkeypatch.setattr(copy_requests, "_PAUSE", 0.0)
+    [second] = copies(replication, instance)
+    assert second.run_key != first.run_key, "Dagster takes no run key twice"
     assert (second.asset_selection, second.tags) == (first.asset_selection, first.tags)
 
 
-def _job(name: str) -> dg.JobDefinition:
-    @dg.job(name=name)
-    def copies_nothing() -> None:
-        pass
+def test_all_tables_that_are_due_are_asked_for_in_one_run_and_none_twice(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_back(replication, monkeypatch)
+    with replication.pipeline() as pipeline:
+        pipeline.resync(TABLES[1])
+    [both] = copies(replication, instance)
+    assert selected(both) == {"orders", "customers"}
+    assert both.tags["etl/reason"] == "public.customers, public.orders to be copied again"
+    assert copies(replication, instance)[0].run_key == both.run_key, "of a tick that timed out, another has the same"
+    run = start(replication, instance, both)
 
-    return copies_nothing
+    # One that is set back meanwhile, for the first time or once more, does not wait for the others.
+    with replication.pipeline() as pipeline:
+        pipeline.sync([TABLES[2]])
+        pipeline.resync(TABLES[2])
+        pipeline.sync([TABLES[1]])
+        pipeline.resync(TABLES[1])
+    [further] = copies(replication, instance)
+    assert selected(further) == {"notes", "customers"}
+    start(replication, instance, further)
+    assert copies(replication, instance) == []
+
+    monkeypatch.setattr(copy_requests, "_PAUSE", 0.0)
+    instance.report_run_failed(run)
+    [again] = copies(replication, instance)
+    assert selected(again) == {"orders"}, "the others are in a run that goes on"
+
+
+def selected(request: dg.RunRequest) -> set[str]:
+    return {key.path[-1] for key in request.asset_selection or ()}
 
 
 def test_a_source_that_is_away_is_a_reason_not_an_error(

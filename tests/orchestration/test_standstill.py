@@ -10,7 +10,7 @@ import pytest
 
 from etl_core.errors import ConfigError, DestinationError, PermanentError
 from etl_core.testing.postgres import Database
-from etl_dagster import sensor, standstill, supervisor
+from etl_dagster import copy_requests, standstill, supervisor
 from etl_dagster.control_job import build_control_job
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
 from tests.orchestration.syncing import ORDERS, like
@@ -78,7 +78,7 @@ def test_nothing_is_started_until_something_changes(
 def test_a_table_that_is_to_be_copied_waits_too(
     runs: Runs, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sensor, "_SETTLED", timedelta(0))
+    monkeypatch.setattr(copy_requests, "_SETTLED", timedelta(0))
     with runs.replication.pipeline() as pipeline:
         pipeline.resync(ORDERS)
     database.execute("SELECT pg_drop_replication_slot(%s)", [f"etl_{runs.replication.name}"])
