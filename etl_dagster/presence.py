@@ -2,7 +2,8 @@
 
 `etl_<pipeline>_run_<first 8 of the run id>` is there from the run's beginning to its end, whatever it waits for or
 tries again: its absence says that the process is gone. `etl_<pipeline>_turn_<…>` is there while the run, with
-everything prepared, waits for its turn or has it: it holds the lock that makes runs stream one after the other.
+everything prepared, waits for its turn or has it: it holds the lock that makes runs stream one after the other. A run
+that streams one batch and ends is `etl_<pipeline>_batch_<…>` instead: it takes over from no other.
 """
 
 import re
@@ -54,6 +55,11 @@ def turn_of(run_id: str) -> str:
     return f"turn_{run_id[:_ID_LENGTH]}"
 
 
+def batch_of(run_id: str) -> str:
+    """The role to connect with to wait for the turn to stream one batch."""
+    return f"batch_{run_id[:_ID_LENGTH]}"
+
+
 def is_present(run_id: str, sessions: set[str]) -> bool:
     """Whether the run is among `sessions`."""
     return run_id[:_ID_LENGTH] in sessions
@@ -70,7 +76,7 @@ def sessions(connection: "Connection", pipeline: str) -> set[str]:
 
 
 def standing_by(connection: "Connection", pipeline: str) -> set[str]:
-    """The same, of those that stream or could begin to at once."""
+    """The same, of those that stream on or could begin to at once; not of those that stream one batch."""
     return _ids(connection, f"etl_{pipeline}_turn_")
 
 
@@ -79,10 +85,8 @@ def streaming(connection: "Connection", pipeline: str) -> str | None:
     from etl_core.source.server import Turn, turn_holder
 
     holder = turn_holder(connection, Turn.STREAM, pipeline)
-    prefix = f"etl_{pipeline}_turn_"
-    if holder is None or holder.name is None or not holder.name.startswith(prefix):
-        return None
-    return holder.name.removeprefix(prefix)
+    found = re.fullmatch(rf"etl_{re.escape(pipeline)}_(?:turn|batch)_(.*)", (holder and holder.name) or "")
+    return None if found is None else found[1]
 
 
 def try_to_stream(connection: "Connection", pipeline: str) -> bool:

@@ -1,8 +1,7 @@
 """The stream runs as Dagster's instance knows them, joined with who is connected to the source."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -30,19 +29,14 @@ def runs_in_flight(
 
 
 def later_streams(instance: dg.DagsterInstance, job: str, run_id: str, sessions: set[str]) -> list[str]:
-    """The ids of the runs with a session that were started after this one to stream on, not for one batch."""
+    """The ids of the runs among `sessions` that were started after this one."""
     records = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_IN_FLIGHT), limit=_LOOK_BACK)
     runs = [record.dagster_run for record in records]
     ids = [run.run_id for run in runs]
     if run_id not in ids:
         return []
     later = runs[: ids.index(run_id)]
-    return [run.run_id for run in later if presence.is_present(run.run_id, sessions) and not _is_one_batch(run)]
-
-
-def _is_one_batch(run: dg.DagsterRun) -> bool:
-    ops: Mapping[str, Any] = dict(run.run_config).get("ops") or {}  # type: ignore[assignment]
-    return any(op.get("config", {}).get("mode") == "micro_batch" for op in ops.values())
+    return [run.run_id for run in later if presence.is_present(run.run_id, sessions)]
 
 
 def failure_message(instance: dg.DagsterInstance, run_id: str) -> str | None:

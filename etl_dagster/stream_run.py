@@ -124,7 +124,7 @@ class StreamRun:
         with Presence(self._replication, self._context.run_id), self._opened() as pipeline:
             pipeline.prepare()
             target = pipeline.current_lsn()
-            with self._replication.connect(presence.turn_of(self._context.run_id)) as session:
+            with self._replication.connect(presence.batch_of(self._context.run_id)) as session:
                 while not presence.try_to_stream(session, self._replication.name):
                     progress = pipeline.store.progress()
                     if progress is not None and progress.flushed_lsn >= target:
@@ -272,7 +272,7 @@ class _Worker:
 
 
 class _Successor:
-    """Whether another run stands by, asked of the server twice a second."""
+    """Whether another run stands by to stream on, asked of the server twice a second."""
 
     def __init__(self, session: "Connection", pipeline: str, run_id: str) -> None:
         self._session = session

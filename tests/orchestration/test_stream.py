@@ -212,6 +212,52 @@ def test_a_transaction_that_takes_longer_than_a_lease_is_passed(
     assert read(runs.replication, "SELECT count(*) FROM public.notes") == [(20_000,)]
 
 
+def test_a_batch_that_waits_for_its_turn_is_no_successor(
+    runs: Runs, replication: PostgresReplicationResource, database: Database
+) -> None:
+    database.execute("INSERT INTO notes VALUES (1, 'x')")
+    with replication.connect(presence.turn_of("streaming")) as session:
+        assert presence.try_to_stream(session, replication.name)
+        batch = runs.start(mode="micro_batch")
+        until(lambda: f"batch_{batch[:8]}" in roles(database, replication), "its wait for the turn")
+        assert connected(replication) == ({batch[:8]}, {"streamin"})
+        assert presence.streaming(session, replication.name) == "streamin"
+    runs.join()
+    assert runs.results[batch].success
+    assert read(replication, "SELECT * FROM public.notes") == [(1, "x")]
+
+
+def test_a_run_past_its_lease_does_not_end_for_a_batch(
+    runs: Runs, replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, is_there = threading.Semaphore(0), stream_run._Successor.is_there
+
+    def look(successor: Any) -> bool:
+        found = is_there(successor)
+        looks.release()
+        return found
+
+    monkeypatch.setattr(stream_run, "_SUCCESSOR_EVERY", 0.0)
+    monkeypatch.setattr(stream_run._Successor, "is_there", look)
+    with replication.connect(presence.batch_of("a batch waits")):
+        stream = runs.start(lease_seconds=0.1)
+        for _ in range(3):
+            assert looks.acquire(timeout=PATIENCE)
+        assert not runs.logged(stream, "gives way")
+        assert connected(replication)[1] == {stream[:8]}
+    runs.end()
+    assert runs.results[stream].success
+    assert runs.logged(stream, "gives way")
+
+
+def roles(database: Database, replication: PostgresReplicationResource) -> set[str]:
+    prefix = f"etl_{replication.name}_"
+    names = database.execute(
+        "SELECT application_name FROM pg_stat_activity WHERE starts_with(application_name, %s)", [prefix]
+    )
+    return {name.removeprefix(prefix) for (name,) in names}
+
+
 def connected(replication: PostgresReplicationResource) -> tuple[set[str], set[str]]:
     """The runs that are there, and those that stand by or stream."""
     with replication.connect("test") as connection:
