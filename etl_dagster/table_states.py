@@ -153,7 +153,8 @@ def _told(status: "TableStatus | None") -> _Told:
 
 
 def last_told(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
-    """The description of the last result of the check that Dagster has; None if it has none."""
+    """The description of the last result of the check that Dagster has; None if it has none, or the next is planned."""
     record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(key, TABLE_STATE))
     evaluation = None if record is None else record.evaluation
-    return None if evaluation is None else evaluation.description
+    # While a run that is to evaluate the check is under way, its plan stands there.
+    return evaluation.description if isinstance(evaluation, dg.AssetCheckEvaluation) else None

@@ -8,6 +8,7 @@ from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.checks import build_replication_checks
+from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.table_states import TABLE_STATE
 from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS
@@ -60,6 +61,13 @@ def test_a_result_is_told_once_until_the_state_changes(runs: Runs) -> None:
         f"{runs.replication.name}_control with resync: {{tables: [public.orders]}}"
     )
     assert run()["orders"] == []
+
+
+def test_a_stream_goes_on_while_a_person_s_run_is_about_to_evaluate_the_check(runs: Runs) -> None:
+    page = build_postgres_replication(runs.replication).resolve_implicit_global_asset_job_def()
+    runs.instance.create_run_for_job(page)
+    assert runs.execute(mode="micro_batch").success
+    assert {len(results) for results in told(runs).values()} == {2}, "the plan, and the result"
 
 
 def test_a_failed_table_says_since_when_and_what_comes_next(runs: Runs) -> None:
