@@ -15,6 +15,8 @@ from etl_dagster.load_checks import check_replication
 from etl_dagster.materialize_options import MATERIALIZE_KEY, OPTIONS
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.shared_sync import shared_sync_graph
+from etl_dagster.step_batch import Batches
+from etl_dagster.stream_job import StreamConfig
 from etl_dagster.sync_op import TableSync, outputs_of, sync_op
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
@@ -32,19 +34,23 @@ def build_initial_sync_assets(
     freshness_policy: dg.FreshnessPolicy | None = None,
     copy_processes: Mapping[str, int] | None = None,
     pool: str | None = None,
+    batches: StreamConfig | None = None,
+    max_lag: float = 60.0,
 ) -> list[dg.AssetsDefinition]:
     """An asset for each table: one definition of those that share a step, one of each other. Connects to nothing.
 
     They need the resource `names.resource_key(replication.name)`. Condition and policy are the translator's unless
     given here. `copy_processes` names the large tables and says how many processes copy each, on several machines where
     the executor has them: 1 gives a table a step of its own. The others are copied in one step, several at a time.
-    `pool` is another concurrency pool than `<pipeline>_sync`.
+    `pool` is another concurrency pool than `<pipeline>_sync`. With `batches`, which the schedule's runs have, a step
+    whose tables wait for a stream streams a batch itself if no run does; `max_lag` is in seconds, for its reports.
     """
     check_replication(replication)
     translator = translator or DagsterReplicationTranslator()
     tags = {**(op_tags or {}), names.PIPELINE_TAG: replication.name}
     processes = _processes(replication.name, tables, copy_processes or {})
     assets: list[dg.AssetsDefinition] = []
+    drained = None if batches is None else _batches(replication, tables, translator, batches, max_lag)
     together: list[tuple[TableSync, dg.AssetSpec]] = []
     for table in tables:
         props = ReplicatedTableProps(table, replication)
@@ -62,6 +68,7 @@ def build_initial_sync_assets(
             tags,
             retry_policy,
             pool or names.sync_pool(replication.name),
+            drained,
         )
         if table in processes:
             assets.append(_asset([sync], [spec], processes[table]))
@@ -70,6 +77,23 @@ def build_initial_sync_assets(
     if together:
         assets.insert(0, _asset([sync for sync, _ in together], [spec for _, spec in together], 1))
     return assets
+
+
+def _batches(
+    replication: PostgresReplicationResource,
+    tables: Sequence[TableName],
+    translator: DagsterReplicationTranslator,
+    config: StreamConfig,
+    max_lag: float,
+) -> Batches:
+    props = {table: ReplicatedTableProps(table, replication) for table in tables}
+    return Batches(
+        keys={table: translator.get_asset_spec(prop).key for table, prop in props.items()},
+        sources={table: translator.get_source_asset_spec(prop).key for table, prop in props.items()},
+        slot=translator.get_slot_asset_spec(replication).key,
+        max_lag=max_lag,
+        config=config,
+    )
 
 
 def _processes(pipeline: str, tables: Sequence[TableName], copy_processes: Mapping[str, int]) -> dict[TableName, int]:

@@ -1,7 +1,8 @@
 """Brings tables up to now: copies those that need it, and waits for the stream with those that have one.
 
 "Now" is the source's position at the step's start. A table that streams has arrived when the stream is durable beyond
-it. The stream is another process: this step only waits for it, as long as it moves.
+it. The stream is another process: this step only waits for it, as long as it moves. Where batches are streamed on a
+schedule there is none most of the time: then the step streams a batch itself.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
     from etl_core.replication.copy import Copied
     from etl_dagster.resources import PostgresReplicationResource
+    from etl_dagster.step_batch import StepBatch
 
 _LOOK_EVERY = 0.5
 _NO_STREAM_PATIENCE = 60.0
@@ -37,16 +39,19 @@ _COPY_INSTEAD = "with full_refresh: true in the launchpad it is copied again ins
 class BringUp:
     """The tables of one step, brought up to `target`, the source's position when this was made.
 
-    Several threads may each bring up a table. Raises what `Pipeline.prepare` raises.
+    Several threads may each bring up a table. `batch` is asked for where nothing streams. Raises what
+    `Pipeline.prepare` raises.
     """
 
-    def __init__(self, pipeline: "Pipeline", progress: CopyProgress, *, full_refresh: bool) -> None:
+    def __init__(
+        self, pipeline: "Pipeline", progress: CopyProgress, *, full_refresh: bool, batch: "StepBatch | None" = None
+    ) -> None:
         pipeline.prepare()  # also sets back a copy whose process has died
         self._pipeline = pipeline
         self._progress = progress
         self._full_refresh = full_refresh
         self._ids = {status.name: status.table_id for status in pipeline.store.tables()}
-        self._stream = _StreamWait(pipeline, pipeline.current_lsn(), progress)
+        self._stream = _StreamWait(pipeline, pipeline.current_lsn(), progress, batch)
         self._positions = _Positions(pipeline)
 
     def table(self, table: TableName, share: str | None = None) -> Synced:
@@ -134,11 +139,12 @@ def bring_up_table(
     progress: CopyProgress,
     stop: threading.Event,
     share: str | None = None,
+    batch: "StepBatch | None" = None,
 ) -> Synced:
     """`BringUp.table` with a pipeline of its own. Those that help under `share` are told at the end that it is over."""
     with replication.pipeline(observer=progress.observer(), stop=stop) as pipeline:
         try:
-            return BringUp(pipeline, progress, full_refresh=full_refresh).table(table, share)
+            return BringUp(pipeline, progress, full_refresh=full_refresh, batch=batch).table(table, share)
         finally:
             if share is not None:
                 with contextlib.suppress(EtlError):  # they find out by themselves, later
@@ -163,7 +169,10 @@ def _has_caught_up(moves: Sequence[Transition]) -> bool:
 class _StreamWait:
     """What is known of the stream while tables wait for it to pass `target`; one for all tables of a step."""
 
-    def __init__(self, pipeline: "Pipeline", target: Lsn, progress: CopyProgress) -> None:
+    def __init__(self, pipeline: "Pipeline", target: Lsn, progress: CopyProgress, batch: "StepBatch | None") -> None:
+        if batch is not None:
+            batch.begin()
+        self._batch = batch
         self._pipeline = pipeline
         self._name = pipeline.config.pipeline
         self._target = target
@@ -203,6 +212,9 @@ class _StreamWait:
 
     def _look(self) -> None:
         now = time.monotonic()
+        if self._batch is not None and self._batch.is_running:
+            self._moved_at = self._streamed_at = now
+            return
         slot = self._pipeline.source.slot_status(self._pipeline.source.main_slot)
         is_streamed = slot is not None and slot.active
         if self._moved_at is None:
@@ -211,6 +223,9 @@ class _StreamWait:
             self._streamed_at = now
         if is_streamed:
             self._progress.say(f"waiting until the stream has passed {self._target} (it is at {self._flushed})")
+        elif self._batch is not None:
+            self._progress.say(f"nothing streams pipeline {self._name}: this step streams up to now")
+            self._batch.ask()
         else:
             self._refuse_error()
             self._progress.say(

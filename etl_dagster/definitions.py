@@ -68,6 +68,8 @@ def build_postgres_replication(
         freshness_policy=freshness_policy,
         copy_processes=copy_processes,
         pool=sync_pool,
+        batches=None if cron_schedule is None else stream,
+        max_lag=max_lag,
     )
     sync_assets = refer_to(caller(), sync_assets)
     tell_clashes(replication.name, sync_assets)

@@ -119,7 +119,8 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         pool=sync.pool,
     )
     def copy(context: dg.OpExecutionContext) -> None:
-        copy_table(context, sync.replication(context), sync.table, context.run_id)
+        replication = sync.replication(context)
+        copy_table(context, replication, sync.table, context.run_id, sync.batch(context, replication))
 
     @dg.op(
         name=f"{sync.name}__share",

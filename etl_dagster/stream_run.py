@@ -131,11 +131,24 @@ class StreamRun:
                         self._log.info(f"another run has streamed everything up to {target}")
                         return target
                     time.sleep(_LOOK_EVERY)
-                self._begin(session, pipeline)
-                self._supervise(lambda: pipeline.stream(until=target), lambda: None)
-                self._report(everything=True)
-                self._look(now=True)
+                self._stream_up_to(target, session, pipeline)
         return target
+
+    def drain_if_free(self) -> bool:
+        """Streams up to where the source's WAL ends now, unless another run streams: then False. Raises EtlError."""
+        with self._replication.connect(presence.batch_of(self._context.run_id)) as session:
+            if not presence.try_to_stream(session, self._replication.name):
+                return False
+            with Presence(self._replication, self._context.run_id), self._opened() as pipeline:
+                pipeline.prepare()
+                self._stream_up_to(pipeline.current_lsn(), session, pipeline)
+        return True
+
+    def _stream_up_to(self, target: Lsn, session: "Connection", pipeline: "Pipeline") -> None:
+        self._begin(session, pipeline)
+        self._supervise(lambda: pipeline.stream(until=target), lambda: None)
+        self._report(everything=True)
+        self._look(now=True)
 
     @contextmanager
     def _opened(self) -> "Iterator[Pipeline]":

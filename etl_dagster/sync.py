@@ -3,6 +3,7 @@
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -128,11 +129,14 @@ def yield_interruptibly(
             given.put(None)
 
     with _beside(run, stop) as outcome:
+        due = time.monotonic() + _REPORT_EVERY
         while True:
-            try:
-                result = given.get(timeout=_REPORT_EVERY)
-            except queue.Empty:
+            if time.monotonic() >= due:
                 report()
+                due = time.monotonic() + _REPORT_EVERY
+            try:
+                result = given.get(timeout=max(0.0, due - time.monotonic()))
+            except queue.Empty:
                 continue
             if result is None:
                 break

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -17,6 +17,7 @@ from etl_dagster.hints import sentence
 from etl_dagster.last_reports import NEVER, last_reports
 from etl_dagster.materialize_options import MATERIALIZE_KEY, MaterializeOptions
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.step_batch import Batches, StepBatch
 from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, yield_interruptibly
 from etl_dagster.table_report import (
     TableFacts,
@@ -47,6 +48,8 @@ class TableSync:
     tags: Mapping[str, Any]
     retry_policy: dg.RetryPolicy | None
     pool: str
+    batches: Batches | None = None
+    """For a pipeline with a schedule of batches: a step streams one itself where its tables wait for the stream."""
 
     @property
     def name(self) -> str:
@@ -62,11 +65,18 @@ class TableSync:
         connections = launch_options(context).connections
         return replication if connections is None else replication.model_copy(update={"copy_connections": connections})
 
+    def batch(self, context: Any, replication: PostgresReplicationResource) -> StepBatch | None:
+        """The batch that the step may stream."""
+        op_context = context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context
+        return None if self.batches is None else self.batches.of_step(replication, op_context)
+
     def result(self, context: Any, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
         """What the step gives. Logs first how the columns differ from those last reported, and what the source has."""
         size = size_at_source(replication, synced.schema.table_id)
-        metadata = _metadata(self, replication, synced, size)
         before = last_reports(context.instance, [self.key]).get(self.key, NEVER)
+        if synced.rows is None and before.version == str(synced.lsn):
+            synced = replace(synced, rows=before.rows)  # the stream has counted
+        metadata = _metadata(self, replication, synced, size)
         change = schema_change(self.key, metadata, reported_columns(before.metadata))
         if change is not None:
             context.log_event(change)
@@ -113,7 +123,9 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
         wanted = {sync.table: sync for sync in syncs if sync.key in context.selected_asset_keys}
         replication = first.replication(context)
         failed: dict[TableName, EtlError] = {}
-        for table, outcome in _bring_up(context, replication, list(wanted), None if is_alone else first.retry_policy):
+        batch = first.batch(context, replication)
+        retry_policy = None if is_alone else first.retry_policy
+        for table, outcome in _bring_up(context, replication, list(wanted), retry_policy, batch):
             if isinstance(outcome, EtlError):
                 failed[table] = outcome
                 if len(wanted) > 1:  # of one the step's failure says it
@@ -143,6 +155,7 @@ def _bring_up(
     replication: PostgresReplicationResource,
     tables: Sequence[TableName],
     retry_policy: dg.RetryPolicy | None,
+    batch: StepBatch | None,
 ) -> Iterator[tuple[TableName, Synced | EtlError]]:
     """Each table with what became of it, in the order in which they end; several at a time."""
     progress, stop = CopyProgress(), threading.Event()
@@ -151,7 +164,7 @@ def _bring_up(
     def once(wanted: Sequence[TableName], tell: Callable[[TableName, Synced | EtlError], None]) -> None:
         try:
             with replication.pipeline(observer=progress.observer(), stop=stop) as pipeline:
-                together = BringUp(pipeline, progress, full_refresh=full_refresh)
+                together = BringUp(pipeline, progress, full_refresh=full_refresh, batch=batch)
 
                 def one(table: TableName) -> None:
                     try:
@@ -190,11 +203,15 @@ def _bring_up(
                     )
                 stop.wait(wait)
 
-    yield from yield_interruptibly(work, stop, _reporter(context, progress))
+    yield from yield_interruptibly(work, stop, _reporter(context, progress, batch))
 
 
 def copy_table(
-    context: Any, replication: PostgresReplicationResource, table: TableName, share: str | None = None
+    context: Any,
+    replication: PostgresReplicationResource,
+    table: TableName,
+    share: str | None = None,
+    batch: StepBatch | None = None,
 ) -> Synced:
     """`bring_up_table` as a step: its progress in the step's log, its errors as Dagster's."""
     progress, stop = CopyProgress(), threading.Event()
@@ -205,26 +222,34 @@ def copy_table(
         progress,
         stop,
         lambda: bring_up_table(
-            replication, table, full_refresh=full_refresh, progress=progress, stop=stop, share=share
+            replication, table, full_refresh=full_refresh, progress=progress, stop=stop, share=share, batch=batch
         ),
+        batch,
     )
 
 
 def interruptible_step(
-    context: Any, pipeline: str, progress: CopyProgress, stop: threading.Event, work: Callable[[], _T]
+    context: Any,
+    pipeline: str,
+    progress: CopyProgress,
+    stop: threading.Event,
+    work: Callable[[], _T],
+    batch: StepBatch | None = None,
 ) -> _T:
     """What `work` gives, which ends soon after `stop` is set. Logs `progress` meanwhile; raises dg.Failure."""
     try:
-        return run_interruptibly(work, stop, _reporter(context, progress))
+        return run_interruptibly(work, stop, _reporter(context, progress, batch))
     except EtlError as error:
         raise failure_of(error, pipeline) from error
 
 
-def _reporter(context: Any, progress: CopyProgress) -> Callable[[], None]:
+def _reporter(context: Any, progress: CopyProgress, batch: StepBatch | None) -> Callable[[], None]:
     def report() -> None:
         line = progress.line()
         if line is not None:
             context.log.info(line)
+        if batch is not None:
+            batch.stream_if_asked()
 
     return report
 
