@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 
-from psycopg import sql
-
 from etl_core.errors import EtlError
 from etl_core.replication.source import Source
 from etl_core.source.connection import Connection
 from etl_core.source.finding import Finding, Severity
-from etl_core.source.slot import SlotStatus, unread_slots
+from etl_core.source.slot import SlotStatus, drop_statement, unread_slots
 from etl_core.state.store import StateStore
 
 
@@ -33,15 +31,11 @@ def describe_other_slot(slot: SlotStatus, pipeline: str) -> str:
     )
 
 
-def drop_statement(slot: SlotStatus, connection: Connection) -> str:
-    return sql.SQL("SELECT pg_drop_replication_slot({})").format(sql.Literal(slot.name)).as_string(connection)
-
-
 def examine_other_slots(pipeline: str, source: Source, store: StateStore) -> list[Finding]:
     """For `etl doctor`. None where source or store cannot be asked, which other findings say."""
     with contextlib.suppress(EtlError), contextlib.closing(source.connect("doctor")) as connection:
         return [
-            Finding(Severity.WARNING, "slots", describe_other_slot(slot, pipeline), drop_statement(slot, connection))
+            Finding(Severity.WARNING, "slots", describe_other_slot(slot, pipeline), drop_statement(slot.name))
             for slot in find_other_slots(connection, store)
         ]
     return []

@@ -19,7 +19,7 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer, tell_shortened
-from etl_core.replication.other_slots import describe_other_slot, drop_statement, find_other_slots
+from etl_core.replication.other_slots import describe_other_slot, find_other_slots
 from etl_core.replication.source import Source
 from etl_core.replication.stream_fence import begin_stream
 from etl_core.replication.table_errors import absent_update, is_absent
@@ -35,7 +35,7 @@ from etl_core.source.publication import (
     unpublished,
 )
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
-from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.source.slot import SlotStatus, drop_statement, slot_status
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
 from etl_core.state.table_state import TableState
 
@@ -216,7 +216,7 @@ class Preparation:
             raise SourceChanged(
                 f"replication slot {slot.name} exists, but this pipeline did not create it",
                 hint="another pipeline has this name, or the state store was lost; if nobody uses the slot: "
-                f"SELECT pg_drop_replication_slot('{slot.name}')",
+                + drop_statement(slot.name),
             )
         self._source.drop_owned_slot(slot.name)
 
@@ -302,7 +302,7 @@ class Preparation:
             if slot.name not in self._told:
                 self._told.add(slot.name)
                 sentence = describe_other_slot(slot, self._config.pipeline)
-                _log.warning("%s: %s", sentence, drop_statement(slot, connection))
+                _log.warning("%s: %s", sentence, drop_statement(slot.name))
 
     def reset_dead_copies(self) -> None:
         """Sets tables that nobody copies any more back to INIT."""

@@ -17,7 +17,7 @@ from etl_core.replication.source import Source
 from etl_core.source.connection import Connection
 from etl_core.source.publication import drop_publication, publication_oid
 from etl_core.source.server import ServerInfo, server_info
-from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.source.slot import SlotStatus, drop_statement, slot_status
 from etl_core.state.store import OwnedSlot, SourceIdentity, StateStore
 from etl_core.state.table_state import TableState
 
@@ -168,7 +168,7 @@ class Teardown:
         self, server: ServerInfo, identity: SourceIdentity | None, owned: Sequence[OwnedSlot], has_publication: bool
     ) -> str:
         home = identity.system_identifier if identity else owned[0].system_identifier
-        statements = [f"SELECT pg_drop_replication_slot('{slot.name}')" for slot in owned]
+        statements = [drop_statement(slot.name) for slot in owned]
         if has_publication:
             drop = sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(self._source.publication))
             statements.append(drop.as_string(None))

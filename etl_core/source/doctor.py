@@ -19,7 +19,7 @@ from etl_core.source.connection import Connection, connect
 from etl_core.source.doctor_tables import examine_tables
 from etl_core.source.finding import Finding, Severity
 from etl_core.source.server import ServerInfo, server_info
-from etl_core.source.slot import SlotStatus, find_writers, slot_status
+from etl_core.source.slot import SlotStatus, drop_statement, find_writers, slot_status
 from etl_core.source.sqlstate import translate
 from etl_core.source.transport import Transport, transport_of
 
@@ -91,7 +91,7 @@ def examine(
             findings += _check_server(server)
             findings += _check_replication_connection(conninfo, pipeline, conn, server.info)
             findings += _check_pooler(conn)
-            findings += _check_slot(conn, server)
+            findings += _check_slot(server)
             findings += _check_transactions(conn)
             findings += examine_tables(conn, server.info, publication, tables, allow_append_only=allow_append_only)
         except EtlError as error:
@@ -288,12 +288,11 @@ def _check_pooler(conn: Connection) -> Iterator[Finding]:
         )
 
 
-def _check_slot(conn: Connection, server: _Server) -> Iterator[Finding]:
+def _check_slot(server: _Server) -> Iterator[Finding]:
     slot, name = server.slot, server.slot_name
     if slot is None:
         yield Finding(Severity.OK, "slot", f"slot {name} does not exist yet; it is created at the first start")
         return
-    drop = sql.SQL("SELECT pg_drop_replication_slot({})").format(sql.Literal(name)).as_string(conn)
     if slot.plugin != "pgoutput" or slot.database != server.info.database:
         yield Finding(
             Severity.UNSAFE,
@@ -307,7 +306,7 @@ def _check_slot(conn: Connection, server: _Server) -> Iterator[Finding]:
             Severity.UNSAFE,
             "slot",
             f"slot {name} is lost ({why}): changes are missing; drop it and copy all tables again",
-            drop,
+            drop_statement(name),
         )
     elif slot.wal_status == "unreserved":
         yield Finding(Severity.WARNING, "slot", f"slot {name} is about to lose WAL it needs; run the pipeline now")

@@ -155,7 +155,7 @@ def create_slot(
     if result_sqlstate(result) == _DUPLICATE_OBJECT:
         raise SlotInUse(
             f"replication slot {name} exists already",
-            hint=f"if no pipeline of that name runs: SELECT pg_drop_replication_slot('{name}')",
+            hint=f"if no pipeline of that name runs: {drop_statement(name)}",
         )
     check_result(result)
     row = [(result.get_value(0, column) or b"").decode() for column in range(result.nfields)]
@@ -232,6 +232,11 @@ def drop_slot(conn: Connection, name: str, *, timeout: float = 10.0) -> bool:
             raise translate(error) from None
         else:
             return True
+
+
+def drop_statement(name: str) -> str:
+    """The SQL that drops the slot, for hints."""
+    return sql.SQL("SELECT pg_drop_replication_slot({})").format(sql.Literal(name)).as_string(None)
 
 
 def _create_statement(conn: Connection, name: str, export_snapshot: bool, temporary: bool) -> bytes:
