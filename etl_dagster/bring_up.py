@@ -219,6 +219,7 @@ class _StreamWait:
         is_streamed = slot is not None and slot.active
         if self._moved_at is None:
             self._moved_at = now
+        ended = hint = ""
         if is_streamed or self._streamed_at is None:
             self._streamed_at = now
         if is_streamed:
@@ -227,16 +228,16 @@ class _StreamWait:
             self._progress.say(f"nothing streams pipeline {self._name}: this step streams up to now")
             self._batch.ask()
         else:
-            self._refuse_error()
+            ended, hint = self._last_error()
             self._progress.say(
-                f"nothing streams pipeline {self._name}, waiting {_NO_STREAM_PATIENCE:.0f} s for a stream run"
+                f"nothing streams pipeline {self._name}, waiting {_NO_STREAM_PATIENCE:.0f} s for a stream run{ended}"
             )
         if now - self._streamed_at > _NO_STREAM_PATIENCE:
             raise TransientError(
                 f"nothing streams pipeline {self._name}: its copied tables are as of {self._flushed}, and the source"
-                f" was at {self._target} when this step began",
-                hint=f"turn on the sensor or the schedule of job {names.stream_job_name(self._name)}, or launch that"
-                f" job once; {_COPY_INSTEAD}",
+                f" was at {self._target} when this step began{ended}",
+                hint=f"{hint}turn on the sensor or the schedule of job {names.stream_job_name(self._name)}, or launch"
+                f" that job once; {_COPY_INSTEAD}",
             )
         if now - self._moved_at > _STALLED_PATIENCE:
             raise TransientError(
@@ -245,10 +246,17 @@ class _StreamWait:
                 hint=f"look at the run of job {names.stream_job_name(self._name)}: its log says what it waits for",
             )
 
-    def _refuse_error(self) -> None:
+    def _last_error(self) -> tuple[str, str]:
+        """What ended the stream, and the hint, to be put into sentences; empty if it goes on since.
+
+        Raises PermanentError for an error after which a run does not try again by itself.
+        """
         error = self._pipeline.stream_error()
-        if error is not None:
+        if error is None:
+            return "", ""
+        if error.is_permanent:
             raise PermanentError(f"the stream of pipeline {self._name} has ended: {error.error}", hint=error.hint)
+        return f"; it ended last with: {error.error}", f"{error.hint}; " if error.hint else ""
 
 
 class _Positions:

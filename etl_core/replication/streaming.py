@@ -162,7 +162,7 @@ class Streaming:
     def _note_stream_error(self, error: EtlError) -> None:
         """For `etl status` and `etl doctor`: a run that tries again may be elsewhere, and says it in its log only."""
         with contextlib.suppress(EtlError):
-            self._store.save_stream_error(str(error), error.hint)
+            self._store.save_stream_error(str(error), error.hint, is_permanent=isinstance(error, PermanentError))
 
     def _complete_up_to(self, table_id: TableId, move: WatermarkMove) -> None:
         with self._write_lock:

@@ -172,6 +172,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
     ),
     ("ALTER TABLE %(etl)scopy_offers RENAME COLUMN fingerprint TO layout",),
+    ("ALTER TABLE %(etl)sstream_errors ADD COLUMN is_permanent BOOLEAN",),
 )
 
 _WORDS = {

@@ -222,9 +222,10 @@ class SqlStateStore:
         row = self._row(self._sql.stream_errors)
         return None if row is None else StreamError(**_fields(row))
 
-    def save_stream_error(self, error: str, hint: str | None) -> None:
+    def save_stream_error(self, error: str, hint: str | None, *, is_permanent: bool) -> None:
         with self._write() as connection:
-            self._put(connection, self._sql.stream_errors, _values(StreamError(error, hint, self._now())))
+            saved = StreamError(error, hint, self._now(), is_permanent)
+            self._put(connection, self._sql.stream_errors, _values(saved))
 
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         with self._read() as connection:

@@ -205,7 +205,9 @@ def build_tables(dialect: str) -> Tables:
             rows=BigInteger(),
             receipt=Text(),
         ),
-        stream_errors=build("stream_errors", pipeline=Text(), error=Sentence(), hint=Sentence(), at=UtcTime()),
+        stream_errors=build(
+            "stream_errors", pipeline=Text(), error=Sentence(), hint=Sentence(), at=UtcTime(), is_permanent=Boolean()
+        ),
         fingerprints=build(
             "fingerprints",
             pipeline=Text(),

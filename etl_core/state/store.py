@@ -110,11 +110,16 @@ class ReplicationProgress:
 
 @dataclass(frozen=True, slots=True)
 class StreamError:
-    """What ended the main stream and needs a person. It is over if progress was claimed or stored after `at`."""
+    """What ended the main stream and needs a person. It is over if progress was claimed or stored after `at`.
+
+    If it `is_permanent`, no further try helps before that person has; None in a store that was written before it was
+    recorded.
+    """
 
     error: str
     hint: str | None
     at: datetime
+    is_permanent: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +224,7 @@ class StateStore(Protocol):
     def stream_error(self) -> StreamError | None:
         """The last one that was saved."""
 
-    def save_stream_error(self, error: str, hint: str | None) -> None:
+    def save_stream_error(self, error: str, hint: str | None, *, is_permanent: bool) -> None:
         """Remembers what ended the main stream, for whoever asks why it does not go on."""
 
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:

@@ -19,7 +19,15 @@ from etl_core.errors import ClaimLost, StateConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
-from etl_core.state.store import Hold, ReplicationProgress, SourceIdentity, StateStore, TableStatus, TableUpdate
+from etl_core.state.store import (
+    Hold,
+    ReplicationProgress,
+    SourceIdentity,
+    StateStore,
+    StreamError,
+    TableStatus,
+    TableUpdate,
+)
 from etl_core.state.table_state import IllegalTransition, TableState
 from etl_core.testing.state_copies import StateStoreCopies
 from etl_core.testing.state_fixtures import (
@@ -94,7 +102,7 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
 
     def test_a_source_is_forgotten_and_its_tables_are_not(self, stores: Stores, store: StateStore) -> None:
         fill(store)
-        store.save_stream_error("the slot is gone", None)
+        store.save_stream_error("the slot is gone", None, is_permanent=True)
         other = stores("other")
         fill(other)
         kept = store.tables(), store.history(ORDERS), store.schema(ORDERS), store.publication_owned()
@@ -282,6 +290,12 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         assert store.tables_once_in([TableState.INIT]) == {ORDERS, CUSTOMERS}
         assert store.tables_once_in([TableState.READY]) == store.tables_once_in([]) == set()
         assert stores("other").tables_once_in([TableState.INIT]) == set()
+
+    def test_the_last_stream_error_is_kept(self, store: StateStore, clock: Clock) -> None:
+        store.save_stream_error("the slot is gone", "create another one", is_permanent=True)
+        assert store.stream_error() == StreamError("the slot is gone", "create another one", clock(), True)
+        store.save_stream_error("blocked", None, is_permanent=False)
+        assert store.stream_error() == StreamError("blocked", None, clock(), False)
 
     # Progress
 

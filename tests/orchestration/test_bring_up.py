@@ -219,10 +219,29 @@ def test_the_error_that_ended_the_stream_is_told_at_once(
     assert sync(replication, instance, ORDERS).success
     database.execute("DELETE FROM orders")
     with replication.pipeline() as pipeline:
-        pipeline.store.save_stream_error("the slot was dropped", "create another one")
+        pipeline.store.save_stream_error("the slot was dropped", "create another one", is_permanent=True)
     [(description, hint)] = failures(sync(replication, instance, ORDERS)).values()
     assert description == f"the stream of pipeline {replication.name} has ended: the slot was dropped"
     assert hint == "create another one"
+
+
+def test_an_error_after_which_the_stream_is_tried_again_is_waited_out(
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("etl_dagster.bring_up._NO_STREAM_PATIENCE", 0.5)
+    assert sync(replication, instance, ORDERS).success
+    database.execute("DELETE FROM orders")
+    with replication.pipeline() as pipeline:
+        pipeline.store.save_stream_error("division by zero", "correct the row filter", is_permanent=False)
+    result = sync(replication, instance, ORDERS)
+    assert "waiting 0 s for a stream run; it ended last with: division by zero" in logged(instance, result.run_id)
+    [(description, hint)] = failures(result).values()
+    assert description.startswith(f"nothing streams pipeline {replication.name}")
+    assert description.endswith("; it ended last with: division by zero")
+    assert hint.startswith("correct the row filter; ")
 
 
 def test_a_paused_table_says_so_and_copying_it_again_is_one_switch_away(

@@ -92,7 +92,7 @@ def test_a_filter_that_fails_is_told_and_what_came_before_arrives(lab: Lab) -> N
         assert lab.rows("SELECT id FROM public.u") == [(1,)]
         known = pipeline.status().stream_error
         assert known is not None
-        assert (known.error, known.hint) == (str(blocked.value), blocked.value.hint)
+        assert (known.error, known.hint, known.is_permanent) == (str(blocked.value), blocked.value.hint, False)
 
 
 def test_an_administrators_command_is_told_as_what_it_is(lab: Lab) -> None:
@@ -115,7 +115,7 @@ def test_an_error_that_is_over_is_not_shown(lab: Lab) -> None:
     lab.execute("CREATE TABLE t (id int PRIMARY KEY)")
     lab.publish()
     pipeline = lab.synced()
-    pipeline.store.save_stream_error("it was refused", "grant the right")
+    pipeline.store.save_stream_error("it was refused", "grant the right", is_permanent=True)
     known = pipeline.status().stream_error
     assert known is not None
     assert (known.error, known.hint) == ("it was refused", "grant the right")
