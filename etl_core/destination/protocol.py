@@ -157,8 +157,9 @@ class CountingDestination(Protocol):
     """A destination that counts rows without reading them: an ability of its own, asked once."""
 
     def count(self, tables: Mapping[TableId, TableName], wait_seconds: float) -> Mapping[TableId, tuple[Lsn, int]]:
-        """The rows of each table and the watermark they are as of, both from one state; without those that have none.
+        """The rows of each table and the watermark they are as of, both from one state.
 
+        Tables without a watermark are left out, and those that are missing in the destination: they stop no other.
         Waits at most `wait_seconds` where another process holds the destination: DestinationUnavailable then.
         """
 

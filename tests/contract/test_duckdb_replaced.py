@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination, from_options
 from etl_core.errors import ConfigError, DestinationError, WatermarkConflict
+from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
 from etl_core.testing.destination_tables import INT4, batch, changes, contents, orders, partial, publish, table
 
@@ -28,6 +30,19 @@ def destination(path: Path) -> Iterator[DuckDBDestination]:
     destination.close()
     yield destination
     destination.close()
+
+
+def test_a_table_that_a_person_removed_is_left_out_and_the_others_are_counted(
+    destination: DuckDBDestination, path: Path
+) -> None:
+    names = {schema.table_id: schema.name for schema in (orders(), orders(16_401, "Gone"), orders(16_402, "viewed"))}
+    for table_id, name in list(names.items())[1:]:
+        publish(destination, orders(int(table_id), name.name), _DATA)
+    destination.close()
+    with duckdb.connect(path) as connection:
+        connection.execute('DROP TABLE public."Gone"; DROP TABLE public.viewed')
+        connection.execute("CREATE VIEW public.viewed AS SELECT * FROM public.orders")
+    assert destination.count(names, 1.0) == {orders().table_id: (Lsn(100), 2)}
 
 
 def _put_back(data: bytes, path: Path) -> None:

@@ -109,10 +109,12 @@ class DuckDBDestination:
             connection.execute("BEGIN TRANSACTION")
             book = Bookkeeping(connection, self._pipeline)
             marks = book.positions().tables
+            # Asked first: an error would end the transaction, and no other table would be counted.
+            there = statements.existing_tables(connection)
             return {
                 table_id: (marks[table_id], statements.count_rows(connection, book.database, name))
                 for table_id, name in tables.items()
-                if table_id in marks
+                if table_id in marks and (statements.fold(name.namespace), statements.fold(name.name)) in there
             }
 
     def copy(self, schema: TableSchema) -> DuckDBCopy:

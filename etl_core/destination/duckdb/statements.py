@@ -78,6 +78,12 @@ def table_identifier(database: str, name: TableName) -> sql.Identifier:
     return sql.Identifier(database, name.namespace, name.name)
 
 
+def existing_tables(connection: duckdb.DuckDBPyConnection) -> set[tuple[str, str]]:
+    """Namespace and name, folded, of each table in the file; not of views."""
+    query = "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = current_database()"
+    return {(fold(namespace), fold(name)) for namespace, name in connection.execute(query).fetchall()}
+
+
 def count_rows(connection: duckdb.DuckDBPyConnection, database: str, name: TableName) -> int:
     """How many rows the table has."""
     query = sql.SQL("SELECT count(*) FROM {}").format(table_identifier(database, name))
