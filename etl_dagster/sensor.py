@@ -20,6 +20,7 @@ from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTable
 
 if TYPE_CHECKING:
     from etl_core.source.connection import Connection
+    from etl_core.source.slot import SlotStatus
     from etl_core.state.store import StateStore, TableStatus
     from etl_dagster.resources import PostgresReplicationResource
 
@@ -55,16 +56,24 @@ def build_stream_sensor(
         description=f"Keeps a run of {job.name} streaming; each tick says what is going on.",
     )
     def stream_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        from etl_core.identifiers import main_slot_name
+        from etl_core.source.slot import slot_status
+
         supervised: PostgresReplicationResource = getattr(context.resources, resource)
         try:
-            with contextlib.closing(supervised.state.open(supervised.name)) as store:
+            with (
+                contextlib.closing(supervised.state.open(supervised.name)) as store,
+                supervised.connect("sensor", timeout=_LOOK_TIMEOUT) as connection,
+            ):
                 store.migrate()
-                situation = _look(context.instance, supervised, job.name, store)
+                slot = slot_status(connection, main_slot_name(supervised.name))
+                situation = _look(context.instance, supervised, job.name, connection, slot, store)
                 statuses = store.tables()
                 again = to_be_copied(statuses, store)
+                decision = decide(situation, lease=lease_seconds)
+                lag = stream_text(connection, slot, store) if decision.run_key is None else ""
         except EtlError as error:
             return dg.SkipReason(sentence(error, supervised.name))
-        decision = decide(situation, lease=lease_seconds)
         requests = []
         if decision.run_key is not None:
             context.log.info(decision.reason)
@@ -79,36 +88,35 @@ def build_stream_sensor(
                 requests.append(copies)
         if requests:
             return dg.SensorResult(run_requests=requests)
-        return dg.SkipReason(
-            decision.reason + stream_text(supervised, _LOOK_TIMEOUT) + _remark(statuses, again, supervised.name)
-        )
+        return dg.SkipReason(decision.reason + lag + _remark(statuses, again, supervised.name))
 
     return stream_sensor
 
 
 def _look(
-    instance: dg.DagsterInstance, replication: "PostgresReplicationResource", job: str, store: "StateStore"
+    instance: dg.DagsterInstance,
+    replication: "PostgresReplicationResource",
+    job: str,
+    connection: "Connection",
+    slot: "SlotStatus | None",
+    store: "StateStore",
 ) -> Situation:
     from etl_core.identifiers import main_slot_name
-    from etl_core.source.slot import slot_status
 
-    slot = main_slot_name(replication.name)
-    with replication.connect("sensor", timeout=_LOOK_TIMEOUT) as connection:
-        sessions = presence.sessions(connection, replication.name)
-        streaming = presence.streaming(connection, replication.name)
-        status = slot_status(connection, slot)
-        runs = runs_in_flight(instance, job, sessions, streaming)
-        latest = latest_runs(instance, job)
-        standstill = _standstill(instance, replication, connection, store, latest[0]) if latest else None
+    sessions = presence.sessions(connection, replication.name)
+    streaming = presence.streaming(connection, replication.name)
+    runs = runs_in_flight(instance, job, sessions, streaming)
+    latest = latest_runs(instance, job)
+    standstill = _standstill(instance, replication, connection, store, latest[0]) if latest else None
     failures, since = failures_in_a_row(latest)
     return Situation(
-        slot=slot,
+        slot=main_slot_name(replication.name),
         runs=runs,
         latest_run_id=latest[0].dagster_run.run_id if latest else None,
         failures=failures,
         since_failure=since,
         other_sessions=len(presence.others(sessions, [record.dagster_run.run_id for record in latest])),
-        active_pid=status.active_pid if status is not None else None,
+        active_pid=slot.active_pid if slot is not None else None,
         standstill=standstill,
         is_torn_down=store.source_identity() is None and _was_torn_down(instance, replication.name),
     )
@@ -138,8 +146,10 @@ def _was_torn_down(instance: dg.DagsterInstance, pipeline: str) -> bool:
 def _remark(statuses: "Sequence[TableStatus]", again: "Sequence[TableStatus]", pipeline: str) -> str:
     from etl_core.state.table_state import TableState
 
-    never = sum(status.state is TableState.INIT and status not in again for status in statuses)
-    stopped = [status for status in statuses if status.state is TableState.ERRORED and status not in again]
+    asked_for = {status.table_id for status in again}
+    others = [status for status in statuses if status.table_id not in asked_for]
+    never = sum(status.state is TableState.INIT for status in others)
+    stopped = [status for status in others if status.state is TableState.ERRORED]
     remarks = []
     if never:
         remarks.append(f"{never} tables are not copied yet: materialise them")

@@ -1,6 +1,5 @@
 """What the sensor's page says of a stream beyond which run it is: how far behind, and how long its slot lasts."""
 
-import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -8,31 +7,22 @@ from etl_core.errors import EtlError
 from etl_dagster.verdicts import StreamReading
 
 if TYPE_CHECKING:
+    from etl_core.source.connection import Connection
     from etl_core.source.slot import SlotStatus
-    from etl_dagster.resources import PostgresReplicationResource
+    from etl_core.state.store import StateStore
 
 REASON_TAG = "etl/reason"
 """On runs that the sensor starts: why. A tick that requests runs has no text of its own in Dagster."""
 
 
-def stream_text(replication: "PostgresReplicationResource", timeout: int) -> str:
-    """To be put behind a tick's reason: `; 1.2 KiB and 0.4 s behind; …`.
-
-    Empty where the source or the state store cannot be asked; the source is given `timeout` seconds to connect and to
-    answer.
-    """
-    from etl_core.identifiers import main_slot_name
+def stream_text(connection: "Connection", slot: "SlotStatus | None", store: "StateStore") -> str:
+    """To be put behind a tick's reason: `; 1.2 KiB and 0.4 s behind; …`. Empty if source or store cannot be asked."""
     from etl_core.source.server import average_wal_rate, current_lsn
-    from etl_core.source.slot import slot_status, wal_limit
+    from etl_core.source.slot import wal_limit
 
     try:
-        with (
-            contextlib.closing(replication.state.open(replication.name)) as store,
-            replication.connect("sensor_text", timeout=timeout) as connection,
-        ):
-            end_lsn, slot = current_lsn(connection), slot_status(connection, main_slot_name(replication.name))
-            reading = StreamReading(datetime.now(UTC), end_lsn, slot, store.progress())
-            left = None if slot is None else slot_text(slot, wal_limit(connection), average_wal_rate(connection))
+        reading = StreamReading(datetime.now(UTC), current_lsn(connection), slot, store.progress())
+        left = None if slot is None else slot_text(slot, wal_limit(connection), average_wal_rate(connection))
     except EtlError:
         return ""
     return "".join(f"; {part}" for part in (lag_text(reading), left) if part)

@@ -22,6 +22,7 @@ from etl_dagster.bring_up import as_it_is
 from etl_dagster.failures import failure_of
 from etl_dagster.sync import CopyCost, CopyProgress, Synced
 from etl_dagster.sync_op import TableSync, copy_table, interruptible_step
+from etl_dagster.table_report import SourceSizes
 
 if TYPE_CHECKING:
     from etl_core.state.store import StateStore
@@ -176,9 +177,11 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         replication = sync.replication(context)
         try:
-            return sync.result(context, replication, what_was_copied(replication, sync.table, context.run.run_id))
+            synced = what_was_copied(replication, sync.table, context.run.run_id)
         except EtlError as error:
             raise failure_of(error, replication.name) from error
+        with SourceSizes(replication) as sizes:
+            return sync.result(context, replication, synced, sizes.of(synced.schema.table_id))
 
     def compose(**inputs: Any) -> Any:
         shares = share.alias("share")(**inputs)

@@ -20,12 +20,12 @@ from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.step_batch import Batches, StepBatch
 from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, yield_interruptibly
 from etl_dagster.table_report import (
+    SourceSizes,
     TableFacts,
     copied_text,
     found_text,
     reported_columns,
     schema_change,
-    size_at_source,
     source_observation,
     table_metadata,
 )
@@ -70,9 +70,13 @@ class TableSync:
         op_context = context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context
         return None if self.batches is None else self.batches.of_step(replication, op_context)
 
-    def result(self, context: Any, replication: PostgresReplicationResource, synced: Synced) -> dg.MaterializeResult:
-        """What the step gives. Logs first how the columns differ from those last reported, and what the source has."""
-        size = size_at_source(replication, synced.schema.table_id)
+    def result(
+        self, context: Any, replication: PostgresReplicationResource, synced: Synced, size: int | None
+    ) -> dg.MaterializeResult:
+        """What the step gives; `size` is in bytes on the source's disk.
+
+        Logs first how the columns differ from those last reported, and what the source has.
+        """
         before = last_reports(context.instance, [self.key]).get(self.key, NEVER)
         if synced.rows is None and before.version == str(synced.lsn):
             synced = replace(synced, rows=before.rows)  # the stream has counted
@@ -125,18 +129,19 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
         failed: dict[TableName, EtlError] = {}
         batch = first.batch(context, replication)
         retry_policy = None if is_alone else first.retry_policy
-        for table, outcome in _bring_up(context, replication, list(wanted), retry_policy, batch):
-            if isinstance(outcome, EtlError):
-                failed[table] = outcome
-                if len(wanted) > 1:  # of one the step's failure says it
-                    context.log.error(f"{table}: {sentence(outcome, replication.name)}")
-                continue
-            if not is_alone and outcome.cost is not None and outcome.cost.size >= _LARGE:
-                context.log.info(
-                    f"{table} has {outcome.cost.size / 2**30:,.1f} GiB: give it a step of its own by"
-                    f' copy_processes={{"{table}": 1}}, or several processes'
-                )
-            yield wanted[table].result(context, replication, outcome)
+        with SourceSizes(replication) as sizes:
+            for table, outcome in _bring_up(context, replication, list(wanted), retry_policy, batch):
+                if isinstance(outcome, EtlError):
+                    failed[table] = outcome
+                    if len(wanted) > 1:  # of one the step's failure says it
+                        context.log.error(f"{table}: {sentence(outcome, replication.name)}")
+                    continue
+                if not is_alone and outcome.cost is not None and outcome.cost.size >= _LARGE:
+                    context.log.info(
+                        f"{table} has {outcome.cost.size / 2**30:,.1f} GiB: give it a step of its own by"
+                        f' copy_processes={{"{table}": 1}}, or several processes'
+                    )
+                yield wanted[table].result(context, replication, outcome, sizes.of(outcome.schema.table_id))
         if failed:
             raise failure_of_tables(
                 {table: failed[table] for table in wanted if table in failed}, len(wanted), replication.name

@@ -3,9 +3,10 @@ a heartbeat: Dagster's pages show the last report alone.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 
@@ -16,6 +17,7 @@ from etl_core.lsn import Lsn
 if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts
     from etl_core.schema.table import TableSchema
+    from etl_core.source.connection import Connection
     from etl_dagster.resources import DestinationResource, PostgresReplicationResource
 
 COLUMN_SCHEMA = "dagster/column_schema"
@@ -133,15 +135,36 @@ def source_observation(
     return dg.AssetObservation(key, description=f"the columns of {table}", metadata=metadata)
 
 
-def size_at_source(replication: "PostgresReplicationResource", table_id: TableId) -> int | None:
-    """Bytes of the table on the source's disk; None where the source cannot say it within a few seconds."""
-    from etl_core.source.sizes import table_sizes
+class SourceSizes:
+    """The tables' sizes on the source's disk, asked on one connection, which the end of the `with` block closes."""
 
-    try:
-        with replication.connect("size", timeout=_SIZE_TIMEOUT) as connection:
-            return table_sizes(connection, [table_id]).get(table_id)
-    except EtlError:
-        return None
+    def __init__(self, replication: "PostgresReplicationResource") -> None:
+        self._replication = replication
+        self._connection: Connection | None = None
+        self._open = ExitStack()
+
+    def of(self, table_id: TableId) -> int | None:
+        """In bytes; None where the source cannot say it within a few seconds."""
+        from etl_core.source.sizes import table_sizes
+
+        try:
+            if self._connection is None:
+                connecting = self._replication.connect("size", timeout=_SIZE_TIMEOUT)
+                self._connection = self._open.enter_context(connecting)
+            return table_sizes(self._connection, [table_id]).get(table_id)
+        except EtlError:
+            self._close()
+            return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self._connection = None
+        self._open.close()
 
 
 def column_differences(before: dg.TableSchema, after: dg.TableSchema) -> list[str]:

@@ -3,13 +3,15 @@
 import re
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from etl_core.identifiers import TableName
+from etl_core.source import connection
 from etl_core.testing.postgres import Database
-from etl_dagster import copy_requests, names
+from etl_dagster import copy_requests, names, presence
 from etl_dagster.definitions import build_postgres_replication
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sensor import build_stream_sensor
@@ -81,6 +83,32 @@ def test_a_tick_says_how_far_behind_the_stream_is_and_how_long_its_slot_lasts(
     assert "the slot is read by server process" in said
     assert re.search(r"; \d[\d.]* (B|KiB|MiB) and at most [\d.]+ s behind; ", said)
     assert "its slot keeps WAL without a limit (max_slot_wal_keep_size)" in said
+
+
+def test_a_tick_connects_to_the_source_once(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced(replication)
+    roles = connections(monkeypatch)
+    with replication.connect(presence.turn_of("elsewhere")), replication.connect(presence.role_of("elsewhere")):
+        roles.clear()
+        _, said = tick(replication, instance)
+    assert roles == ["sensor"]
+    assert "another Dagster instance streams this pipeline" in str(said)
+    assert "behind; its slot keeps WAL" in str(said)
+
+
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The roles of the connections to the source from now on, as they are opened."""
+    roles: list[str] = []
+
+    def counted(*args: Any, role: str, **kwargs: Any) -> connection.Connection:
+        roles.append(role)
+        return connect(*args, role=role, **kwargs)
+
+    connect = connection.connect
+    monkeypatch.setattr(connection, "connect", counted)
+    return roles
 
 
 @pytest.mark.parametrize(

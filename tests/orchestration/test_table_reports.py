@@ -11,7 +11,8 @@ from etl_core.testing.postgres import Database
 from etl_dagster import names
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream_job import StreamConfig, build_stream_job
-from tests.orchestration.syncing import ORDERS, TABLES, sync
+from tests.orchestration.syncing import ORDERS, TABLES, materializations, sync
+from tests.orchestration.test_sensor import connections
 
 KEY = dg.AssetKey(["duckdb", "public", "orders"])
 STAYS = {
@@ -26,6 +27,15 @@ STAYS = {
     "etl/summary",
 }
 """What is on the page whatever the last report was."""
+
+
+def test_a_step_asks_for_all_sizes_on_one_connection(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = connections(monkeypatch)
+    result = sync(replication, instance)
+    assert {event.metadata["etl/bytes"].value for event in materializations(result).values()} >= {16384}
+    assert roles.count("size") == 1
 
 
 class Shop:
