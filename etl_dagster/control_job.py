@@ -167,10 +167,15 @@ class _Actions:
                         metadata=dict(verdict.numbers),
                     )
                 )
-        if not all(comparison.is_equal for comparison in comparisons):
-            raise dg.Failure(
-                f"{lines[-1]} → the log names the keys; copy the tables again: resync", allow_retries=False
-            )
+        advice = []
+        if any(comparison.content and not comparison.is_equal for comparison in comparisons):
+            advice.append("the log names the keys; copy the tables again: resync")
+        left_out = [comparison for comparison in comparisons if not comparison.content]
+        if left_out:
+            told = [f"{comparison.table} was {comparison.problem}" for comparison in left_out[:_SHOWN]]
+            advice.append("; ".join(told) + "; to compare the others alone, name them")
+        if advice:
+            raise dg.Failure(f"{lines[-1]} → {'; '.join(advice)}", allow_retries=False)
 
     # --- the whole pipeline -----------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ class Verifier:
         self, status: TableStatus, table: PublishedTable | None, watermark: Lsn | None, snapshot: str, lsn: Lsn
     ) -> Comparison:
         if status.state is not TableState.READY:
-            return not_compared(status, lsn, f"it is in state {status.state.name}")
+            return not_compared(status, lsn, _why_not(status))
         if watermark is None or watermark > lsn:
             return not_compared(status, lsn, f"the destination has it as of {watermark}: try again")
         try:
@@ -258,6 +258,21 @@ class _Progress:
         # While nobody knows how many rows there will be, those of the source are as large as they were so far.
         theirs = min(self._total_size, self._size * self._destination_rows // max(1, self._rows))
         self._tell(min(self._rows, self._destination_rows), self._size + theirs, 2 * self._total_size)
+
+
+def _why_not(status: TableStatus) -> str:
+    """Why a table that does not stream cannot be compared."""
+    match status.state:
+        case TableState.PAUSED:
+            return "it is paused"
+        case TableState.ERRORED:
+            return f"it is stopped: {status.error}"
+        case TableState.INIT:
+            return "it has yet to be copied"
+        case TableState.DATA_SYNC:
+            return "it is being copied"
+        case _:
+            return "it is copied, and the stream has not taken it in yet: try again"
 
 
 def not_compared(status: TableStatus, lsn: Lsn, problem: str) -> Comparison:

@@ -11,7 +11,7 @@ import pytest
 from etl_core.state.store import TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
-from etl_dagster import names, presence, sensor
+from etl_dagster import copy_requests, names, presence
 from etl_dagster.control_job import build_control_job
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream_job import StreamConfig, build_stream_job
@@ -22,7 +22,7 @@ from tests.orchestration.test_sensor import tick
 @pytest.fixture(autouse=True)
 def replicated(replication: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch) -> None:
     """All three tables copied and in step."""
-    monkeypatch.setattr(sensor, "_SETTLED", timedelta(0))
+    monkeypatch.setattr(copy_requests, "_SETTLED", timedelta(0))
     with replication.pipeline() as pipeline:
         pipeline.prepare()
         pipeline.sync()
@@ -142,11 +142,54 @@ def test_a_comparison_is_a_result_of_the_check_too(
         connection.execute("UPDATE public.orders SET n = -1 WHERE id = 7")
     differs = control.launch(verify={"tables": ["public.orders"]})
     assert "1 table differs" in failure(differs)
-    [entry] = instance.all_logs(differs.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-    assert entry.dagster_event is not None
-    check = entry.dagster_event.asset_check_evaluation_data
+    [check] = evaluations(instance, differs)
     assert (check.check_name, check.passed) == ("equals_source", False)
     assert "1 changed; key 7" in str(check.description)
+
+
+def test_a_comparison_says_of_each_table_that_does_not_stream_why_it_was_left_out(
+    control: Control, replication: PostgresReplicationResource, instance: dg.DagsterInstance
+) -> None:
+    with replication.pipeline() as pipeline:
+        pipeline.pause(ORDERS)
+        pipeline.store.remove_table(pipeline.find(NOTES).table_id)
+        pipeline.prepare()
+    result = control.launch(verify={})
+    paused, never = (
+        "public.orders was not compared: it is paused",
+        "public.notes was not compared: it has yet to be copied",
+    )
+    assert failure(result) == (
+        f"2 tables not compared, 1 equal → {never}; {paused}; to compare the others alone, name them"
+    )
+    checks = {check.asset_key.path[-1]: check for check in evaluations(instance, result)}
+    assert {name: check.passed for name, check in checks.items()} == {
+        "customers": True,
+        "notes": False,
+        "orders": False,
+    }
+    assert (checks["orders"].description, checks["orders"].severity) == (paused, dg.AssetCheckSeverity.WARN)
+    assert (checks["notes"].description, checks["notes"].severity) == (never, dg.AssetCheckSeverity.WARN)
+    assert control.launch(verify={"tables": ["public.customers"]}).success
+    assert (state(replication, ORDERS), state(replication, NOTES)) == (TableState.PAUSED, TableState.INIT)
+
+
+def test_a_comparison_before_anything_was_copied_ends_and_says_so(
+    control: Control, replication: PostgresReplicationResource
+) -> None:
+    with replication.pipeline() as pipeline:
+        pipeline.prepare()
+        for table in TABLES:
+            pipeline.store.remove_table(pipeline.find(table).table_id)
+    said = failure(control.launch(verify={}))
+    assert said.startswith(
+        "3 tables not compared, 0 equal → public.customers was not compared: it has yet to be copied; "
+    )
+
+
+def evaluations(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> list[Any]:
+    entries = instance.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    return [entry.dagster_event.asset_check_evaluation_data for entry in entries if entry.dagster_event]
 
 
 def drop_slot(database: Database, slot: str) -> str:

@@ -108,7 +108,7 @@ def test_verify_says_what_it_could_not_compare(project: Project) -> None:
     partly = project.run("verify")
     assert partly.status == 1
     assert "1 table not compared, 1 equal" in partly.out
-    assert "PAUSED" in partly.out
+    assert "not compared: it is paused" in partly.out
 
 
 def test_pause_resume_and_resync(project: Project) -> None:
