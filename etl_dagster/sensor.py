@@ -1,7 +1,7 @@
 """The sensor that keeps a stream running. It looks and decides; it consumes nothing and may be previewed at will."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -88,7 +88,7 @@ def build_stream_sensor(
                 requests.append(copies)
         if requests:
             return dg.SensorResult(run_requests=requests)
-        return dg.SkipReason(decision.reason + lag + _remark(statuses, again, supervised.name))
+        return dg.SkipReason(decision.reason + lag + _remark(statuses, again, keys, supervised.name))
 
     return stream_sensor
 
@@ -143,14 +143,25 @@ def _was_torn_down(instance: dg.DagsterInstance, pipeline: str) -> bool:
     return record is not None and record.dagster_run.tags.get(ACTION_TAG) == "teardown"
 
 
-def _remark(statuses: "Sequence[TableStatus]", again: "Sequence[TableStatus]", pipeline: str) -> str:
+def _remark(
+    statuses: "Sequence[TableStatus]",
+    again: "Sequence[TableStatus]",
+    assets: Container[TableName],
+    pipeline: str,
+) -> str:
     from etl_core.state.table_state import TableState
 
     asked_for = {status.table_id for status in again}
     others = [status for status in statuses if status.table_id not in asked_for]
-    never = sum(status.state is TableState.INIT for status in others)
+    new = [str(status.name) for status in statuses if status.name not in assets]
+    never = sum(status.state is TableState.INIT and status.name in assets for status in others)
     stopped = [status for status in others if status.state is TableState.ERRORED]
     remarks = []
+    if new:
+        remarks.append(
+            f"{len(new)} tables of the publication have no asset in this code location, the first is {new[0]}: name"
+            " them in its tables (with discover: dg utils refresh-defs-state), reload, and materialise them"
+        )
     if never:
         remarks.append(f"{never} tables are not copied yet: materialise them")
     if again:

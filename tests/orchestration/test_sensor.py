@@ -1,6 +1,8 @@
 """Ticks of the stream sensor, as the daemon and as "Preview tick result" evaluate them."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -43,6 +45,17 @@ def synced(replication: PostgresReplicationResource) -> None:
         pipeline.stream(until=pipeline.current_lsn())
 
 
+@contextlib.contextmanager
+def read_elsewhere(replication: PostgresReplicationResource) -> Iterator[None]:
+    """Somebody reads the slot beside the block, so that a tick starts no run and says what it knows."""
+    with replication.connect("other", replication=True) as other:
+        slot = f"etl_{replication.name}"
+        options = f"(proto_version '1', publication_names '{replication.publication}')"
+        other.pgconn.send_query(f"START_REPLICATION SLOT {slot} LOGICAL 0/0 {options}".encode())
+        other.pgconn.get_result()
+        yield
+
+
 def test_a_tick_changes_nothing_however_often_it_is_previewed(
     replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
 ) -> None:
@@ -53,6 +66,19 @@ def test_a_tick_changes_nothing_however_often_it_is_previewed(
     keys = {request.run_key for _ in range(3) for request in tick(replication, instance)[0]}
     assert keys == {f"etl_{replication.name}:after:nothing"}
     assert database.execute(query) == before
+
+
+def test_a_tick_names_tables_of_the_publication_that_have_no_asset(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    found = replication.model_copy(update={"tables": None})  # as a component has it that discovers its tables
+    database.execute("CREATE TABLE invoices (id int PRIMARY KEY); ALTER PUBLICATION shop_pub ADD TABLE invoices")
+    synced(found)
+    with read_elsewhere(found):
+        _, said = tick(found, instance)
+    assert said is not None
+    assert "1 tables of the publication have no asset in this code location, the first is public.invoices" in said
+    assert "refresh-defs-state" in said
 
 
 def test_each_run_has_one_successor(replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> None:
@@ -73,11 +99,7 @@ def test_a_tick_says_how_far_behind_the_stream_is_and_how_long_its_slot_lasts(
     [request], _ = tick(replication, instance)
     assert request.tags["etl/reason"] == "nothing streams: starting a run"
     database.execute("INSERT INTO notes VALUES (1, 'x')")
-    with replication.connect("other", replication=True) as other:
-        slot = f"etl_{replication.name}"
-        options = f"(proto_version '1', publication_names '{replication.publication}')"
-        other.pgconn.send_query(f"START_REPLICATION SLOT {slot} LOGICAL 0/0 {options}".encode())
-        other.pgconn.get_result()
+    with read_elsewhere(replication):
         _, said = tick(replication, instance)
     assert said is not None
     assert "the slot is read by server process" in said
