@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from etl_core.identifiers import TableName
-from etl_dagster.runs import in_flight_and_ended, may_start_again
+from etl_dagster.runs import in_flight_and_ended, may_start_again, silent_runs
 from etl_dagster.sensor_text import REASON_TAG
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ _TAG = "etl/set_back_until"
 _PAUSE = 60.0
 """Seconds from the end of a run that did not copy such a table to the next one; twice as many after each further."""
 _LONGEST_PAUSE = 3600.0
+_SILENCE = 600.0
+"""Seconds without an event after which such a run is not counted on: after a kill -9 Dagster says for ever that it is
+in flight. One that copies logs every two seconds, one that waits every half minute. Should it live, the engine lets one
+process copy a table, and the other waits for that."""
 _SHOWN = 3
 
 
@@ -48,11 +52,13 @@ def copy_request(
 ) -> dg.RunRequest | None:
     """A run of `job` for those of `wanted` that no run is about to copy, or has just failed to; None if there is none.
 
-    Each table once for each time it was set back, and again after a run for it that ended without moving it.
+    Each table once for each time it was set back, and again after a run for it that ended, or fell silent, without
+    moving it.
     """
     earlier = in_flight_and_ended(instance, job) if wanted else []
     before = {status.name: [run for run in earlier if _was_for(run, status, keys[status.name])] for status in wanted}
-    due = [status for status in wanted if may_start_again(before[status.name], _PAUSE, _LONGEST_PAUSE)]
+    gone = silent_runs(instance, earlier, _SILENCE)
+    due = [status for status in wanted if may_start_again(before[status.name], _PAUSE, _LONGEST_PAUSE, gone=gone)]
     if not due:
         return None
     lives = sorted(

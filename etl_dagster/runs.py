@@ -1,7 +1,7 @@
 """The stream runs as Dagster's instance knows them, joined with who is connected to the source."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import dagster as dg
 
@@ -60,16 +60,34 @@ def in_flight_and_ended(instance: dg.DagsterInstance, job: str) -> list[dg.RunRe
     return [*in_flight, *ended]
 
 
-def may_start_again(records: Sequence[dg.RunRecord], pause: float, longest: float) -> bool:
+def silent_runs(instance: dg.DagsterInstance, records: Sequence[dg.RunRecord], seconds: float) -> set[str]:
+    """The ids of those in flight, but for the queued ones, whose event log has had nothing new for so long."""
+    return {
+        record.dagster_run.run_id
+        for record in records
+        if record.dagster_run.status in _IN_FLIGHT
+        and record.dagster_run.status is not dg.DagsterRunStatus.QUEUED
+        and time.time() - _last_told(instance, record) > seconds
+    }
+
+
+def _last_told(instance: dg.DagsterInstance, record: dg.RunRecord) -> float:
+    told = instance.get_records_for_run(record.dagster_run.run_id, limit=1, ascending=False).records
+    return told[0].timestamp if told else record.create_timestamp.timestamp()
+
+
+def may_start_again(
+    records: Sequence[dg.RunRecord], pause: float, longest: float, *, gone: Container[str] = ()
+) -> bool:
     """Whether there was no such run yet, or the last one ended at least `pause` seconds ago: twice that after two.
 
-    Those in flight come first in `records`; while there is one, no other may start.
+    While one is in flight that is not among `gone`, no other may start.
     """
+    if any(record.dagster_run.status in _IN_FLIGHT and record.dagster_run.run_id not in gone for record in records):
+        return False
     if not records:
         return True
     last = records[0]
-    if last.dagster_run.status in _IN_FLIGHT:
-        return False
     wait: float = min(pause * 2 ** (len(records) - 1), longest)
     return time.time() - (last.end_time or last.create_timestamp.timestamp()) >= wait
 

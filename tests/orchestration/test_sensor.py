@@ -221,6 +221,21 @@ def test_all_tables_that_are_due_are_asked_for_in_one_run_and_none_twice(
     assert selected(again) == {"orders"}, "the others are in a run that goes on"
 
 
+def test_a_run_that_was_killed_without_a_word_does_not_keep_its_tables_from_being_copied(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_back(replication, monkeypatch)
+    [first] = copies(replication, instance)
+    run = start(replication, instance, first)
+    instance.report_engine_event("it copies", run)
+    monkeypatch.setattr(copy_requests, "_PAUSE", 0.0)
+    assert copies(replication, instance) == []
+    monkeypatch.setattr(copy_requests, "_SILENCE", 0.0)
+    [second] = copies(replication, instance)
+    assert second.asset_selection == first.asset_selection
+    assert second.run_key != first.run_key
+
+
 def selected(request: dg.RunRequest) -> set[str]:
     return {key.path[-1] for key in request.asset_selection or ()}
 
