@@ -26,8 +26,8 @@ _PAUSE = 60.0
 _LONGEST_PAUSE = 3600.0
 _SILENCE = 600.0
 """Seconds without an event after which such a run is not counted on: after a kill -9 Dagster says for ever that it is
-in flight. One that copies logs every two seconds, one that waits every half minute. Should it live, the engine lets one
-process copy a table, and the other waits for that."""
+in flight. One that copies or waits logs every two seconds to half a minute, but not while a large table is published.
+Should it live, nothing is copied twice: the engine lets one process copy a table, and the other waits for that."""
 _SHOWN = 3
 
 
@@ -61,10 +61,9 @@ def copy_request(
     due = [status for status in wanted if may_start_again(before[status.name], _PAUSE, _LONGEST_PAUSE, gone=gone)]
     if not due:
         return None
-    lives = sorted(
-        f"{status.table_id}:{status.version}:{before[status.name][0].dagster_run.run_id if before[status.name] else ''}"
-        for status in due
-    )
+    # Dagster starts nothing under a key that it has had: the newest run tells this request from any before that.
+    newest = earlier[0].dagster_run.run_id if earlier else ""
+    lives = [newest, *sorted(f"{status.table_id}:{status.version}" for status in due)]
     names = [str(status.name) for status in due]
     more = f" and {len(names) - _SHOWN} more tables" if len(names) > _SHOWN else ""
     return dg.RunRequest(
@@ -100,5 +99,5 @@ def _was_for(record: dg.RunRecord, status: "TableStatus", key: dg.AssetKey) -> b
 
 
 def _moment(status: "TableStatus") -> datetime:
-    """Since when the table is in its state; whoever copies it changes that. By the state store's clock alone."""
+    """Since when the table is in its state; whoever copies it changes that. By the clock of whoever moved it."""
     return status.updated_at or datetime.min.replace(tzinfo=UTC)

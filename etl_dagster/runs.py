@@ -17,7 +17,7 @@ _IN_FLIGHT = [
 ]
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _LOOK_BACK = 8
-_LAST_ENDED = 32
+_LAST_ENDED = 200
 
 
 def runs_in_flight(
@@ -54,10 +54,10 @@ def latest_runs(instance: dg.DagsterInstance, job: str) -> Sequence[dg.RunRecord
 
 
 def in_flight_and_ended(instance: dg.DagsterInstance, job: str) -> list[dg.RunRecord]:
-    """The runs of the job: all that are in flight, then the last ones that have ended; of each the newest first."""
+    """The runs of the job, the newest first: all that are in flight, and the last ones that have ended."""
     in_flight = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_IN_FLIGHT))
     ended = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_ENDED), limit=_LAST_ENDED)
-    return [*in_flight, *ended]
+    return sorted([*in_flight, *ended], key=lambda record: record.storage_id, reverse=True)
 
 
 def silent_runs(instance: dg.DagsterInstance, records: Sequence[dg.RunRecord], seconds: float) -> set[str]:

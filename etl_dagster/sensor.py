@@ -159,8 +159,8 @@ def _remark(
     remarks = []
     if new:
         remarks.append(
-            f"{len(new)} tables of the publication have no asset in this code location, the first is {new[0]}: name"
-            " them in its tables (with discover: dg utils refresh-defs-state), reload, and materialise them"
+            f"tables of the publication without an asset in this code location: {len(new)}, such as {new[0]}; add them"
+            " to the pipeline's tables (with discover: dg utils refresh-defs-state), reload, and materialise them"
         )
     if never:
         remarks.append(f"{never} tables are not copied yet: materialise them")

@@ -77,7 +77,7 @@ def test_a_tick_names_tables_of_the_publication_that_have_no_asset(
     with read_elsewhere(found):
         _, said = tick(found, instance)
     assert said is not None
-    assert "1 tables of the publication have no asset in this code location, the first is public.invoices" in said
+    assert "tables of the publication without an asset in this code location: 1, such as public.invoices;" in said
     assert "refresh-defs-state" in said
 
 
@@ -233,7 +233,13 @@ def test_a_run_that_was_killed_without_a_word_does_not_keep_its_tables_from_bein
     monkeypatch.setattr(copy_requests, "_SILENCE", 0.0)
     [second] = copies(replication, instance)
     assert second.asset_selection == first.asset_selection
-    assert second.run_key != first.run_key
+    monkeypatch.setattr(copy_requests, "_SILENCE", 600.0)
+    later = start(replication, instance, second)
+    assert copies(replication, instance) == []
+    instance.report_run_failed(later)
+    monkeypatch.setattr(copy_requests, "_SILENCE", 0.0)
+    [third] = copies(replication, instance)
+    assert len({first.run_key, second.run_key, third.run_key}) == 3, "Dagster takes no run key twice"
 
 
 def selected(request: dg.RunRequest) -> set[str]:
