@@ -146,6 +146,8 @@ def bring_up_table(
         try:
             return BringUp(pipeline, progress, full_refresh=full_refresh, batch=batch).table(table, share)
         finally:
+            if batch is not None:
+                batch.end()
             if share is not None:
                 with contextlib.suppress(EtlError):  # they find out by themselves, later
                     pipeline.store.shared_copies.end(pipeline.find(table).table_id, share)
@@ -225,7 +227,11 @@ class _StreamWait:
         if is_streamed:
             self._progress.say(f"waiting until the stream has passed {self._target} (it is at {self._flushed})")
         elif self._batch is not None:
-            self._progress.say(f"nothing streams pipeline {self._name}: this step streams up to now")
+            if self._batch.is_anothers_turn:
+                self._streamed_at = now
+                self._progress.say(f"another run is about to stream pipeline {self._name}, waiting for it")
+            else:
+                self._progress.say(f"nothing streams pipeline {self._name}: this step streams up to now")
             self._batch.ask()
         else:
             ended, hint = self._last_error()

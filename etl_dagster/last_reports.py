@@ -19,6 +19,7 @@ class LastReport:
     at: datetime
     version: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
 
     @property
     def rows(self) -> int | None:
@@ -45,5 +46,6 @@ def last_reports(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> d
         event = None if record is None else record.asset_materialization
         if record is not None and event is not None:
             at = datetime.fromtimestamp(record.timestamp, UTC)
-            found[entry.asset_key] = LastReport(at, (event.tags or {}).get(DATA_VERSION_TAG), event.metadata)
+            version = (event.tags or {}).get(DATA_VERSION_TAG)
+            found[entry.asset_key] = LastReport(at, version, event.metadata, record.run_id)
     return found

@@ -20,17 +20,26 @@ if TYPE_CHECKING:
 
 
 class StepBatch:
-    """Of one step. `stream` streams a batch if no other run streams now; it raises EtlError."""
+    """Of one step. `stream` streams a batch, calls its argument meanwhile, and raises EtlError.
 
-    def __init__(self, stream: Callable[[], object]) -> None:
+    It returns False at once, without a batch, if another run streams or is about to.
+    """
+
+    def __init__(self, stream: Callable[[Callable[[], None]], bool]) -> None:
         self._stream = stream
         self._wanted = threading.Event()
         self._error: EtlError | None = None
         self.is_running = False
+        self.is_anothers_turn = False
+        """Whether another run was about to stream when a batch was asked for last."""
 
     def begin(self) -> None:
         """Tables are about to be brought up, perhaps again: an earlier error no longer counts."""
         self._error = None
+
+    def end(self) -> None:
+        """No table waits any more."""
+        self._wanted.clear()
 
     def ask(self) -> None:
         """Asks for a batch, once more if there was one that did not help. Raises what the last one failed with."""
@@ -38,13 +47,13 @@ class StepBatch:
             raise self._error
         self._wanted.set()
 
-    def stream_if_asked(self) -> None:
-        """By the step's own thread."""
+    def stream_if_asked(self, meanwhile: Callable[[], None]) -> None:
+        """By the step's own thread. `meanwhile` is called twice a second."""
         if not self._wanted.is_set():
             return
         self.is_running = True
         try:
-            self._stream()
+            self.is_anothers_turn = not self._stream(meanwhile)
         except EtlError as error:
             self._error = error
         finally:

@@ -131,22 +131,27 @@ class StreamRun:
                         self._log.info(f"another run has streamed everything up to {target}")
                         return target
                     time.sleep(_LOOK_EVERY)
-                self._stream_up_to(target, session, pipeline)
+                self._stream_up_to(target, session, pipeline, lambda: None)
         return target
 
-    def drain_if_free(self) -> bool:
-        """Streams up to where the source's WAL ends now, unless another run streams: then False. Raises EtlError."""
+    def drain_if_free(self, meanwhile: Callable[[], None]) -> bool:
+        """Streams up to where the source's WAL ends now, unless another run streams: then False. Raises EtlError.
+
+        `meanwhile` is called twice a second.
+        """
         with self._replication.connect(presence.batch_of(self._context.run_id)) as session:
             if not presence.try_to_stream(session, self._replication.name):
                 return False
             with Presence(self._replication, self._context.run_id), self._opened() as pipeline:
                 pipeline.prepare()
-                self._stream_up_to(pipeline.current_lsn(), session, pipeline)
+                self._stream_up_to(pipeline.current_lsn(), session, pipeline, meanwhile)
         return True
 
-    def _stream_up_to(self, target: Lsn, session: "Connection", pipeline: "Pipeline") -> None:
+    def _stream_up_to(
+        self, target: Lsn, session: "Connection", pipeline: "Pipeline", meanwhile: Callable[[], None]
+    ) -> None:
         self._begin(session, pipeline)
-        self._supervise(lambda: pipeline.stream(until=target), lambda: None)
+        self._supervise(lambda: pipeline.stream(until=target), meanwhile)
         self._report(everything=True)
         self._look(now=True)
 

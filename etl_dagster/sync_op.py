@@ -1,6 +1,7 @@
 """The step that brings tables up to now, one or many small ones, and what their materialisations say."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import dagster as dg
 
 from etl_core.errors import EtlError, PermanentError
 from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
 from etl_dagster import names
 from etl_dagster.bring_up import BringUp, bring_up_table
 from etl_dagster.failures import failure_of, failure_of_tables
@@ -32,6 +34,8 @@ from etl_dagster.table_report import (
 
 _T = TypeVar("_T")
 
+_LOG_EVERY = 2.0
+"""Seconds between two lines of progress while the step streams a batch."""
 _LARGE = 2**30
 """Bytes on the source's disk from which a table is worth a step of its own."""
 
@@ -80,6 +84,9 @@ class TableSync:
         before = last_reports(context.instance, [self.key]).get(self.key, NEVER)
         if synced.rows is None and before.version == str(synced.lsn):
             synced = replace(synced, rows=before.rows)  # the stream has counted
+        elif before.run_id == context.run.run_id and before.version and Lsn.parse(before.version) > synced.lsn:
+            # The batch that this step streamed has got further by now, and has reported it.
+            synced = Synced(Lsn.parse(before.version), synced.schema, before.rows, None)
         metadata = _metadata(self, replication, synced, size)
         change = schema_change(self.key, metadata, reported_columns(before.metadata))
         if change is not None:
@@ -185,6 +192,13 @@ def _bring_up(
                 tell(table, error)
 
     def work(give: Callable[[tuple[TableName, Synced | EtlError]], None]) -> None:
+        try:
+            bring_up_all(give)
+        finally:
+            if batch is not None:
+                batch.end()
+
+    def bring_up_all(give: Callable[[tuple[TableName, Synced | EtlError]], None]) -> None:
         left, tries = list(tables), 0
         while left:
             may_retry = retry_policy is not None and tries < retry_policy.max_retries
@@ -249,12 +263,23 @@ def interruptible_step(
 
 
 def _reporter(context: Any, progress: CopyProgress, batch: StepBatch | None) -> Callable[[], None]:
-    def report() -> None:
+    logged_at = time.monotonic()
+
+    def log() -> None:
+        nonlocal logged_at
+        logged_at = time.monotonic()
         line = progress.line()
         if line is not None:
             context.log.info(line)
+
+    def log_now_and_then() -> None:
+        if time.monotonic() - logged_at >= _LOG_EVERY:
+            log()
+
+    def report() -> None:
+        log()
         if batch is not None:
-            batch.stream_if_asked()
+            batch.stream_if_asked(log_now_and_then)
 
     return report
 
