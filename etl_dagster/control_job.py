@@ -173,7 +173,11 @@ class _Actions:
         left_out = [comparison for comparison in comparisons if not comparison.content]
         if left_out:
             told = [f"{comparison.table} was {comparison.problem}" for comparison in left_out[:_SHOWN]]
-            advice.append("; ".join(told) + "; to compare the others alone, name them")
+            if len(left_out) > _SHOWN:
+                told.append(f"{len(left_out) - _SHOWN} more")
+            if len(left_out) < len(comparisons):
+                told.append("to compare the others alone, name them")
+            advice.append("; ".join(told))
         if advice:
             raise dg.Failure(f"{lines[-1]} → {'; '.join(advice)}", allow_retries=False)
 
@@ -238,9 +242,8 @@ class _Actions:
         if reader_pid is not None or runs:
             who = f"run {runs[0]}" if runs else f"server process {reader_pid}"
             raise dg.Failure(
-                f"pipeline {name} is streaming ({who}), so nothing was done → turn off "
-                f"{names.stream_sensor_name(name)}, terminate the run of {names.stream_job_name(name)}, then launch "
-                "this again",
+                f"pipeline {name} is streaming ({who}), so nothing was done → turn off its sensor or schedule, "
+                "end that run or process, then launch this again",
                 allow_retries=False,
             )
 

@@ -114,8 +114,10 @@ class DuckDBDestinationResource(DestinationResource):
         return f"duckdb://{file}/{table.namespace}/{table.name}"
 
     def database(self) -> str | None:
+        from etl_core.destination.duckdb.location import database_name
+
         path = literal(self.path)
-        return None if path is None else Path(path).name.partition(".")[0]
+        return None if path is None else database_name(Path(path))
 
     def column_types(self, schema: "TableSchema") -> Sequence[str]:
         from etl_core.destination.duckdb.types import duckdb_type
@@ -130,18 +132,25 @@ class DuckDBDestinationResource(DestinationResource):
         """
         from etl_core.destination.duckdb.destination import DuckDBDestination
         from etl_core.destination.duckdb.location import parse_options
-        from etl_core.errors import EtlError
+        from etl_core.destination.duckdb.same_file import wal_path
+        from etl_core.errors import DestinationError, EtlError
         from etl_dagster.failures import failure_of
 
         target = Path(target)
         fresh = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
         try:
             size = DuckDBDestination(parse_options(self.options()), "copy_file").backup(fresh)
+            wal_path(target).unlink(missing_ok=True)  # of the file that is replaced: somebody has written to it
             fresh.replace(target)
         except EtlError as error:
             raise failure_of(error) from error
+        except OSError as error:
+            reason = error.strerror if error.errno is None else os.strerror(error.errno)
+            hint = "name a file in a folder that this user may write to"
+            raise failure_of(DestinationError(f"cannot write {target}: {reason}", hint=hint)) from error
         finally:
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
         return size
 
 

@@ -1,4 +1,4 @@
-"""Writes `examples/dbt/models/sources.yml` as the state store knows the replicated tables. Asks no database else."""
+"""Writes `examples/dbt/models/sources.yml` as the state store knows the tables. Connects to nothing else."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
-from etl_core.cli.texts import put
+from etl_core.cli.texts import plural, put
 from etl_core.control import PipelineControl
 from etl_core.dbt_sources import dbt_sources as build_dbt_sources
 from etl_core.destination.registry import reader_names
@@ -35,7 +35,7 @@ def dbt_sources(pipeline: PipelineControl, arguments: Arguments) -> int:
         put(text.rstrip("\n"))
     else:
         _replace(arguments.file, text)
-        put(f"{arguments.file}: {len(pipeline.store.tables())} tables")
+        put(f"{arguments.file}: {plural(len(pipeline.store.tables()), 'table')}")
     return DONE
 
 

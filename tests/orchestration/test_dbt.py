@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,28 @@ def test_a_file_copied_while_a_stream_writes_is_whole_and_replaces_the_last(shop
                 counted.append(connection.execute("SELECT count(*) FROM public.orders").fetchall())
     assert counted == [shop.database.execute("SELECT count(*) FROM orders")] * 3
     assert [path.name for path in tmp_path.iterdir()] == ["copy.duckdb"]
+
+
+def test_a_copy_replaces_a_file_that_somebody_wrote_to(shop: Shop, tmp_path: Path) -> None:
+    destination = shop.replication.destination
+    assert isinstance(destination, DuckDBDestinationResource)
+    copy, wal = tmp_path / "copy.duckdb", tmp_path / "copy.duckdb.wal"
+    destination.copy_file(copy)
+    write = f"c = duckdb.connect({str(copy)!r}); c.execute('CREATE TABLE t (i int)'); os._exit(0)"
+    shop.run(sys.executable, "-c", f"import duckdb, os; {write}")
+    assert wal.exists(), "it ended before it could write its table into the file"
+    destination.copy_file(copy)
+    with duckdb.connect(copy, read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM public.orders").fetchall() != [(0,)]
+        assert connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 't'").fetchall() == [(0,)]
+
+
+def test_a_place_where_no_copy_can_be_is_told(shop: Shop, tmp_path: Path) -> None:
+    destination = shop.replication.destination
+    assert isinstance(destination, DuckDBDestinationResource)
+    with pytest.raises(dg.Failure, match=re.escape(f"cannot write {tmp_path}: ")):
+        destination.copy_file(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from etl_core.errors import ConfigError
 
 _PREFIX = re.compile(r"(?P<prefix>[A-Za-z][A-Za-z0-9_+.-]+|):")
 """`md:`, `s3:`, `ducklake:`, `:memory:`. One letter is a drive of Windows."""
+_RESERVED = frozenset(("main", "system", "temp"))
 
 
 def parse_options(options: Mapping[str, object]) -> Path:
@@ -32,3 +33,9 @@ def parse_options(options: Mapping[str, object]) -> Path:
         field="destination.path",
         hint=f"name a file, for example warehouse.duckdb; a file that is called so is ./{name}",
     )
+
+
+def database_name(path: Path) -> str:
+    """What DuckDB calls the database in the file: the part before the first dot, unless that is a name of its own."""
+    name = path.name.partition(".")[0]
+    return f"{name}_db" if name.lower() in _RESERVED else name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from etl_core.destination.duckdb.location import parse_options
+from etl_core.destination.duckdb.location import database_name, parse_options
 from etl_core.destination.reader_names import ReaderColumn
 from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
@@ -28,4 +28,4 @@ class DuckDBReaderNames:
 
 def reader_names(options: Mapping[str, object]) -> DuckDBReaderNames:
     """Raises ConfigError."""
-    return DuckDBReaderNames(parse_options(options).name.partition(".")[0])
+    return DuckDBReaderNames(database_name(parse_options(options)))

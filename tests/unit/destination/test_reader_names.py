@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import duckdb
 import pytest
 
 from etl_core.destination.registry import reader_names
@@ -31,6 +34,14 @@ def test_a_duckdb_file_has_the_names_of_postgresql_in_a_database_called_after_th
         ("Who?", "Who?", "VARCHAR"),
         ("price", "price", "DECIMAL(10,2)"),
     ]
+
+
+@pytest.mark.parametrize("name", ["main", "Temp", "system", "warehouse", "main_db"])
+def test_the_database_is_what_duckdb_calls_it(tmp_path: Path, name: str) -> None:
+    file = str(tmp_path / f"{name}.duckdb")
+    with duckdb.connect(file) as connection:
+        called = connection.execute("SELECT current_database()").fetchall()
+    assert called == [(reader_names("duckdb", {"path": file}).database,)]
 
 
 @pytest.mark.parametrize(("options", "dataset"), [({}, "sales"), ({"dataset": "raw_{namespace}"}, "raw_sales")])
