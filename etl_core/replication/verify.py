@@ -19,7 +19,7 @@ import pyarrow as pa
 from etl_core.destination.protocol import Destination, read_whole
 from etl_core.errors import SlotInUse, SourceUnavailable, Stopped, TableError, TransientError
 from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import Lsn
+from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_of
 from etl_core.replication.hold import holding, place_hold
 from etl_core.replication.observer import Observer
@@ -37,6 +37,8 @@ from etl_core.state.table_state import TableState
 
 _POLL = 0.2
 _HOLD_PATIENCE = 120.0
+_SNAPSHOTS = 3
+"""How many are taken at most: a table that was beyond the first goes with the stream when the next is taken."""
 """Seconds to wait for a running stream to reach the position: it may be far behind."""
 _BLOCK_BYTES = 2 << 20
 """In all that all connections read at a time: nothing is gained by larger blocks, which only need more memory."""
@@ -77,14 +79,23 @@ class Verifier:
             raise Stopped("stopped before every table was compared; nothing was changed") from None
 
     def _verify(self, tables: Sequence[TableStatus]) -> list[Comparison]:
+        tries = 0
         with self._held() as bring_to:
             # Tables that still catch up may pass the position to compare at: they are taken in before there is one.
             bring_to(self._current_lsn())
-            with self._source.exported_snapshot("verify", on_wait=self._on_wait, stop=self._stop) as snapshot:
-                if snapshot.snapshot_name is None:
-                    raise SourceUnavailable("the server exported no snapshot to compare with")
-                bring_to(snapshot.consistent_point)
-                return self._compare_all(tables, snapshot.snapshot_name, snapshot.consistent_point)
+            while True:
+                with self._source.exported_snapshot("verify", on_wait=self._on_wait, stop=self._stop) as snapshot:
+                    if snapshot.snapshot_name is None:
+                        raise SourceUnavailable("the server exported no snapshot to compare with")
+                    bring_to(snapshot.consistent_point)
+                    tries += 1
+                    if tries == _SNAPSHOTS or not self._is_passed(tables, snapshot.consistent_point):
+                        return self._compare_all(tables, snapshot.snapshot_name, snapshot.consistent_point)
+
+    def _is_passed(self, tables: Sequence[TableStatus], lsn: Lsn) -> bool:
+        """Whether a table has passed `lsn`: one that caught up until now, and goes with the stream from here on."""
+        watermarks = self._destination.positions().tables
+        return any(watermarks.get(table.table_id, ZERO) > lsn for table in tables)
 
     def _on_wait(self, blockers: Sequence[Blocker]) -> None:
         self._observer.on_waiting(f"the snapshot waits for {'; '.join(map(str, blockers))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import duckdb
 import pytest
@@ -11,6 +11,9 @@ import pytest
 from etl_core.destination.duckdb.memory import MemoryRaised
 from etl_core.errors import DestinationUnavailable, Stopped
 from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
+from etl_core.replication.verify import Verifier
+from etl_core.state.store import TableStatus
 from etl_core.testing.scripted_destination import Fault
 from tests.integration.replication.conftest import Lab, Running, Watch, Watched, scripted
 
@@ -88,6 +91,29 @@ def test_what_differs_is_read_again_and_told_anew(lab: Lab, churned: MakeTables)
     assert told.begun == [False, True]
     assert 0 < len(told.progress) < 10
     assert told.compared == [ROWS]
+
+
+def test_a_table_that_has_passed_the_snapshot_is_compared_with_a_later_one(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that was just copied, and caught up while the snapshot was taken."""
+    churned("a", rows=ROWS)
+    lab.publish()
+    pipeline = lab.synced()
+    is_passed, asked = Verifier._is_passed, []
+
+    def at_first(verifier: Verifier, tables: Sequence[TableStatus], lsn: Lsn) -> bool:
+        asked.append(lsn)
+        if len(asked) > 1:
+            return is_passed(verifier, tables, lsn)
+        lab.execute("UPDATE a SET n = n + 1")
+        return is_passed(verifier, tables, Lsn(1))
+
+    monkeypatch.setattr(Verifier, "_is_passed", at_first)
+    [comparison] = pipeline.verify([TableName("public", "a")])
+    assert comparison.is_equal
+    first, second = asked
+    assert comparison.lsn == second > first
 
 
 def test_a_stop_is_heard_while_the_destination_is_read(lab: Lab, churned: MakeTables) -> None:
