@@ -93,12 +93,16 @@ class Person:
     def kills(self, run_id: str) -> None:
         """The run's process, found by its session's port on the source."""
         with self.replication.connect("test") as connection:
-            [(port,)] = connection.execute(
-                "SELECT client_port FROM pg_stat_activity WHERE application_name = %s",
+            [ends] = connection.execute(
+                "SELECT client_port, inet_server_port() FROM pg_stat_activity WHERE application_name = %s",
                 (f"etl_{self.replication.name}_{presence.role_of(run_id)}",),
             ).fetchall()
-        [pid] = {peer.pid for peer in psutil.net_connections("tcp") if peer.laddr and peer.laddr.port == port}
-        assert pid is not None
+        # By both ends: to another server, of another test, one of the same port may lead.
+        [pid] = {
+            peer.pid
+            for peer in psutil.net_connections("tcp")
+            if peer.pid and peer.laddr and peer.raddr and (peer.laddr.port, peer.raddr.port) == ends
+        }
         os.kill(pid, signal.SIGKILL)
 
     def streaming_run(self, dev: DagsterDev) -> str:
