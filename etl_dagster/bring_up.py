@@ -2,7 +2,7 @@
 
 "Now" is the source's position at the step's start. A table that streams has arrived when the stream is durable beyond
 it. The stream is another process: this step only waits for it, as long as it moves. Where batches are streamed on a
-schedule there is none most of the time: then the step streams a batch itself.
+schedule, no process streams most of the time: then the step streams a batch itself.
 """
 
 import contextlib

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etl_core.state.store import StateStore, TableStatus
 
 _SETTLED = timedelta(seconds=30)
-"""A table that was set back is left alone for so long: whoever did it may be about to copy it."""
+"""A table that was set back is left alone for so long: the person or run that did it may be about to copy it."""
 _TAG = "etl/set_back_until"
 _PAUSE = 60.0
 """Seconds from the end of a run that did not copy such a table to the next one; twice as many after each further."""
@@ -99,5 +99,5 @@ def _was_for(record: dg.RunRecord, status: "TableStatus", key: dg.AssetKey) -> b
 
 
 def _moment(status: "TableStatus") -> datetime:
-    """Since when the table is in its state; whoever copies it changes that. By the clock of whoever moved it."""
+    """Since when the table is in its state; a copy changes that. By the clock of the machine that moved it."""
     return status.updated_at or datetime.min.replace(tzinfo=UTC)

@@ -127,8 +127,8 @@ class DuckDBDestinationResource(DestinationResource):
     def copy_file(self, target: str | Path) -> int:
         """Copies the file to `target`, replacing that, and returns its bytes: for readers that hold a file for long.
 
-        The copy is as of the end of a batch. The stream waits meanwhile, not while the copy is read; nor need whoever
-        reads an older copy be waited for. Raises dg.Failure, with what to do.
+        The copy is as of the end of a batch. The stream waits meanwhile, not while the copy is read; processes that
+        read an older copy need not have ended. Raises dg.Failure, with what to do.
         """
         from etl_core.destination.duckdb.destination import DuckDBDestination
         from etl_core.destination.duckdb.location import parse_options
@@ -140,7 +140,7 @@ class DuckDBDestinationResource(DestinationResource):
         fresh = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
         try:
             size = DuckDBDestination(parse_options(self.options()), "copy_file").backup(fresh)
-            wal_path(target).unlink(missing_ok=True)  # of the file that is replaced: somebody has written to it
+            wal_path(target).unlink(missing_ok=True)  # of the file that is replaced: another process wrote to it
             fresh.replace(target)
         except EtlError as error:
             raise failure_of(error) from error

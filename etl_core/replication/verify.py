@@ -79,10 +79,10 @@ class Verifier:
             raise Stopped("stopped before every table was compared; nothing was changed") from None
 
     def _verify(self, tables: Sequence[TableStatus]) -> list[Comparison]:
-        tries = 0
         with self._held() as bring_to:
             # Tables that still catch up may pass the position to compare at: they are taken in before there is one.
             bring_to(self._current_lsn())
+            tries = 0
             while True:
                 with self._source.exported_snapshot("verify", on_wait=self._on_wait, stop=self._stop) as snapshot:
                     if snapshot.snapshot_name is None:
