@@ -2,13 +2,14 @@
 
 `etl_<pipeline>_run_<first 8 of the run id>` is there from the run's beginning to its end, whatever it waits for or
 tries again: its absence says that the process is gone. `etl_<pipeline>_turn_<…>` is there while the run, with
-everything prepared, waits for its turn or has it: it holds the lock that makes runs stream one after the other. A run
-that streams one batch and ends is `etl_<pipeline>_batch_<…>` instead: it takes over from no other.
+everything prepared, waits for its turn or has it: it takes the lock that makes runs stream one after the other. It
+stays while the run tries again after an error, without the lock, so that an older run does not go on in its place.
+A run that streams one batch and ends is `etl_<pipeline>_batch_<…>` instead: it takes over from no other.
 """
 
 import re
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from etl_core.errors import EtlError, TransientError
@@ -20,29 +21,36 @@ if TYPE_CHECKING:
 _ID_LENGTH = 8
 
 
-class Presence:
-    """A run's session for the length of the `with` block, as far as the source can be reached."""
+class Session:
+    """A session of a run for the length of the `with` block, as far as the source can be reached."""
 
-    def __init__(self, replication: "PostgresReplicationResource", run_id: str) -> None:
+    def __init__(self, replication: "PostgresReplicationResource", role: str) -> None:
         self._replication = replication
-        self._role = role_of(run_id)
+        self._role = role
         self._session: Connection | None = None
         self._open = ExitStack()
 
-    def renew(self) -> None:
-        """Connects, unless the session is there. Raises SourceUnavailable, SourceRefused."""
-        if self._session is not None and _lives(self._session):
-            return
-        self._open.close()
-        self._session = self._open.enter_context(self._replication.connect(self._role))
+    def renewed(self) -> "Connection":
+        """The session; connects if there is none, or none any more. Raises SourceUnavailable, SourceRefused."""
+        if self._session is None or not _lives(self._session):
+            self._open.close()
+            self._session = self._open.enter_context(self._replication.connect(self._role))
+        return self._session
 
     def __enter__(self) -> Self:
-        with suppress(EtlError):  # the run's own tries will say so
-            self.renew()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+
+@contextmanager
+def present(replication: "PostgresReplicationResource", run_id: str) -> Iterator[Session]:
+    """The run is seen to be there for the length of the block."""
+    with Session(replication, role_of(run_id)) as session:
+        with suppress(EtlError):  # the run's own tries will say so
+            session.renewed()
+        yield session
 
 
 def role_of(run_id: str) -> str:
@@ -90,10 +98,21 @@ def streaming(connection: "Connection", pipeline: str) -> str | None:
 
 
 def try_to_stream(connection: "Connection", pipeline: str) -> bool:
-    """Whether it is the turn of the run whose session `connection` is. It has it until the connection is closed."""
+    """Whether it is the turn of the run whose session `connection` is.
+
+    It has it until `leave_turn`, or until the connection is closed.
+    """
     from etl_core.source.server import Turn, try_turn
 
     return try_turn(connection, Turn.STREAM, pipeline)
+
+
+def leave_turn(connection: "Connection", pipeline: str) -> None:
+    """Lets another run stream. The session stays, and with it the run stands by to stream again."""
+    from etl_core.source.server import Turn, end_turn
+
+    with suppress(TransientError):  # a session that was cut has no turn
+        end_turn(connection, Turn.STREAM, pipeline)
 
 
 def _ids(connection: "Connection", prefix: str) -> set[str]:

@@ -23,7 +23,6 @@ from etl_dagster import presence
 from etl_dagster.dead_runs import DeadRuns
 from etl_dagster.last_reports import last_reports
 from etl_dagster.live_checks import LiveChecks
-from etl_dagster.presence import Presence
 from etl_dagster.reporting import Reporter
 from etl_dagster.runs import later_streams
 from etl_dagster.source_watch import SourceWatch
@@ -96,14 +95,19 @@ class StreamRun:
             raise
 
     def _keep_streaming(self, lease: float, standstill: Standstill) -> None:
-        with Presence(self._replication, self._context.run_id) as present, self._opened() as pipeline:
+        run_id = self._context.run_id
+        with (
+            presence.present(self._replication, run_id) as present,
+            self._opened() as pipeline,
+            presence.Session(self._replication, presence.turn_of(run_id)) as turn,
+        ):
             failing_since: float | None = None
             waits = _waits()
             while True:
                 before = _position(pipeline)
                 try:
-                    present.renew()
-                    self._stream_once(pipeline, lease)
+                    present.renewed()
+                    self._stream_once(pipeline, lease, turn)
                     return
                 except PermanentError:
                     raise
@@ -121,7 +125,7 @@ class StreamRun:
 
     def drain(self) -> Lsn:
         """Streams up to where the source's WAL ends now, or waits until somebody else has. Raises EtlError."""
-        with Presence(self._replication, self._context.run_id), self._opened() as pipeline:
+        with presence.present(self._replication, self._context.run_id), self._opened() as pipeline:
             pipeline.prepare()
             target = pipeline.current_lsn()
             with self._replication.connect(presence.batch_of(self._context.run_id)) as session:
@@ -142,7 +146,7 @@ class StreamRun:
         with self._replication.connect(presence.batch_of(self._context.run_id)) as session:
             if not presence.try_to_stream(session, self._replication.name):
                 return False
-            with Presence(self._replication, self._context.run_id), self._opened() as pipeline:
+            with presence.present(self._replication, self._context.run_id), self._opened() as pipeline:
                 pipeline.prepare()
                 self._stream_up_to(pipeline.current_lsn(), session, pipeline, meanwhile)
         return True
@@ -191,33 +195,39 @@ class StreamRun:
             with suppress(EtlError):  # what the store cannot say now it says later; the stream goes on without
                 self._states.report(self._store, self._context, at_once=everything)
 
-    def _stream_once(self, pipeline: "Pipeline", lease: float) -> None:
+    def _stream_once(self, pipeline: "Pipeline", lease: float, turn: presence.Session) -> None:
         """Waits for the turn and streams until the run gives way to its successor."""
         self._stop.clear()
         pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
         if self._is_overtaken():  # before it is seen to stand by: the run that streams would give way to it
             return
-        with self._replication.connect(presence.turn_of(self._context.run_id)) as session:
-            if not self._wait_for_turn(session):
-                return
-            self._begin(session, pipeline)
-            started = time.monotonic()
-            successor = _Successor(session, self._replication.name, self._context.run_id)
-            dead_runs = DeadRuns(session, self._replication.name, self._context)
+        session = turn.renewed()
+        if not self._wait_for_turn(session):
+            return
+        try:
+            self._stream_in_turn(pipeline, lease, session)
+        finally:
+            presence.leave_turn(session, self._replication.name)
 
-            gives_way = threading.Event()
+    def _stream_in_turn(self, pipeline: "Pipeline", lease: float, session: "Connection") -> None:
+        self._begin(session, pipeline)
+        started = time.monotonic()
+        successor = _Successor(session, self._replication.name, self._context.run_id)
+        dead_runs = DeadRuns(session, self._replication.name, self._context)
 
-            def meanwhile() -> None:
-                dead_runs.report()
-                if time.monotonic() - started >= lease and successor.is_there():
-                    gives_way.set()
+        gives_way = threading.Event()
 
-            # Not by a stop: that would drop the transaction that is being read, and one that takes longer than a
-            # lease would be read by run after run, each from its beginning.
-            streamed = self._supervise(
-                lambda: pipeline.stream(seconds=lease, finishes=lambda: not gives_way.is_set()), meanwhile
-            )
-            self._log.info(f"gives way to its successor at {streamed.lsn}")
+        def meanwhile() -> None:
+            dead_runs.report()
+            if time.monotonic() - started >= lease and successor.is_there():
+                gives_way.set()
+
+        # Not by a stop: that would drop the transaction that is being read, and one that takes longer than a
+        # lease would be read by run after run, each from its beginning.
+        streamed = self._supervise(
+            lambda: pipeline.stream(seconds=lease, finishes=lambda: not gives_way.is_set()), meanwhile
+        )
+        self._log.info(f"gives way to its successor at {streamed.lsn}")
 
     def _wait_for_turn(self, session: "Connection") -> bool:
         """False if a run that was started later streams or stands by, and this one is to end."""

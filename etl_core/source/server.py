@@ -40,6 +40,7 @@ FROM pg_catalog.pg_stat_wal
 WHERE stats_reset < pg_catalog.clock_timestamp() - interval '1 min'
 """
 _TRY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, pg_catalog.hashtext(%s))"
+_UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(%s, pg_catalog.hashtext(%s))"
 # An advisory lock's second key is shown as an unsigned number.
 _TURN_HOLDER = """
 SELECT l.pid, a.backend_start, a.application_name
@@ -132,8 +133,16 @@ class Turn(IntEnum):
 
 
 def try_turn(conn: Connection, turn: Turn, pipeline: str) -> bool:
-    """Whether this session could take the turn; it has it until `conn` is closed, also by the end of the process."""
+    """Whether this session could take the turn.
+
+    It has it until `end_turn`, or until `conn` is closed, also by the end of the process.
+    """
     return bool(_rows(conn, _TRY_LOCK, (int(turn), pipeline))[0][0])
+
+
+def end_turn(conn: Connection, turn: Turn, pipeline: str) -> None:
+    """Gives back the turn that this session has."""
+    _rows(conn, _UNLOCK, (int(turn), pipeline))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from etl_dagster import dead_runs, names, presence, stream_run
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream_job import StreamConfig, build_stream_job
 from etl_dagster.stream_run import StreamRun
-from tests.orchestration.syncing import sync
+from tests.orchestration.syncing import materializations, sync
 
 PATIENCE = 60.0
 TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]
@@ -133,17 +133,16 @@ def test_a_heartbeat_after_a_new_copy_has_the_version_of_the_copy(
     stream = runs.start(lease_seconds=0.5, heartbeat_every_seconds=3.0)
     until(lambda: database.execute("SELECT 1 FROM pg_replication_slots WHERE active") != [], "the stream")
     database.execute("CREATE TABLE elsewhere AS SELECT generate_series(1, 1000)")
-    assert sync(replication, instance, TABLES[0]).success
-    copy = runs.materialized(ORDERS)[0]
-    assert "dagster/row_count" in copy.metadata
-    until(lambda: runs.materialized(ORDERS)[0] != copy, "a heartbeat")
-    heartbeat = runs.materialized(ORDERS)[0]
+    copy = materializations(sync(replication, instance, TABLES[0], full_refresh=True))["orders"]
+    version = (copy.tags or {})["dagster/data_version"]
+    assert version == copy.metadata["etl/lsn"].value
+
+    def is_heartbeat(event: dg.AssetMaterialization) -> bool:
+        return "no change" in str(event.description) and (event.tags or {})["dagster/data_version"] == version
+
+    until(lambda: is_heartbeat(runs.materialized(ORDERS)[0]), "a heartbeat with the copy's version")
     runs.end()
     assert runs.results[stream].success
-    assert "no change" in str(heartbeat.description)
-    assert heartbeat.tags is not None
-    assert copy.tags is not None
-    assert heartbeat.tags["dagster/data_version"] == copy.tags["dagster/data_version"]
 
 
 def test_a_run_gives_way_to_its_successor_and_nothing_is_lost(runs: Runs, database: Database) -> None:
