@@ -25,6 +25,10 @@ from etl_core.protocol.transactions import Transactions, find_transactions
 from etl_core.replication.spool import Spool, SpooledFrames
 from etl_core.schema.table import TableSchema
 
+_OPEN_PARTS = 4
+"""How many segments the bytes of one are cut into where a transaction is larger than one. It has few tables as a rule,
+so that smaller ones cost no more to decode, and they take less memory beside what waits to be written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -85,7 +89,8 @@ class Assembler:
     `describe` gives the schema of a relation that the server announces in the transaction with that commit LSN.
     `on_truncate` is told which tables are truncated by the transaction with that commit LSN.
     `memory_limit` bounds the bytes of frames held in memory: beyond it, the frames of the open transaction go to the
-    spool. `segment_bytes` is where a segment is closed.
+    spool. `segment_bytes` is where a segment is closed; in a transaction that is larger, those behind the first are
+    closed at a quarter of it.
     """
 
     def __init__(
@@ -190,8 +195,8 @@ class Assembler:
             self._close_whole()  # nothing but empty transactions
         if self._scanned.size >= self._segment_bytes:
             self._close_whole()
-            if self._scanned.size >= self._segment_bytes:
-                self._close_open()
+        if self._scanned.size >= (self._segment_bytes // _OPEN_PARTS if self._open_pieces else self._segment_bytes):
+            self._close_open()
 
     def on_message(self, message: Message) -> None:
         """Takes note of a message that is no frame, behind all frames that were scanned."""

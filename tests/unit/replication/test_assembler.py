@@ -211,6 +211,17 @@ def test_a_segment_closed_in_a_transaction_goes_on_in_the_next() -> None:
     assert [shape(piece) for piece in feed(subject, [commit(4)]).take().pieces] == [(1, set(), [4])]
 
 
+def test_a_transaction_larger_than_a_segment_goes_on_in_quarters_of_one() -> None:
+    size = len(row(A))
+    subject = feed(assembler(segment_bytes=8 * size), [begin(2), RA])
+    for _ in range(16):
+        feed(subject, [row(A)])
+    batch = feed(subject, [commit(2), begin(3), row(A), row(A), row(A), commit(3)]).take()
+    # The first has the frame of the Begin too. Where the large transaction is over, segments are whole again.
+    assert [piece.rows for piece in batch.pieces] == [7, 2, 2, 2, 2, 4]
+    assert shape(batch.pieces[-1])[2] == [2, 3]
+
+
 def test_a_relation_described_in_the_open_transaction_is_remembered_until_it_ends() -> None:
     subject = feed(assembler(), [begin(2), row(A)])
     assert not subject.has_described
