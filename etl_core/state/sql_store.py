@@ -7,14 +7,13 @@ transitions are guarded by its version besides, because their callers decided on
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Engine, Row, TableClause
+from sqlalchemy import Connection, Engine, Row
 
 from etl_core.errors import ClaimLost, StateConflict
 from etl_core.identifiers import TableId, TableName, check_pipeline_name
@@ -22,11 +21,11 @@ from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 from etl_core.state.fingerprint_json import fingerprint_from_json, fingerprint_to_json
 from etl_core.state.schema_json import schema_from_json, schema_to_json
-from etl_core.state.sql_engine import begin_migration, begin_read, begin_write, open_engine
+from etl_core.state.sql_engine import begin_migration, open_engine
 from etl_core.state.sql_errors import translated
 from etl_core.state.sql_migrations import apply_migrations
+from etl_core.state.sql_rows import PipelineRows, fields_of, values_of
 from etl_core.state.sql_shared_copy import SqlSharedCopyStore
-from etl_core.state.sql_tables import build_tables
 from etl_core.state.store import (
     Hold,
     OwnedSlot,
@@ -42,7 +41,7 @@ from etl_core.state.store import (
 from etl_core.state.table_state import TableState, check_transition
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
 HISTORY_KEPT = 200
 """Transitions per table."""
@@ -64,20 +63,14 @@ def open_store(url: str, pipeline: str, *, now: Callable[[], datetime] | None = 
     return SqlStateStore(engine, place, pipeline, now)
 
 
-class SqlStateStore:
+class SqlStateStore(PipelineRows):
     """A StateStore on an engine of `sql_engine`. `place` names the database in messages, without a secret."""
 
     def __init__(self, engine: Engine, place: str, pipeline: str, now: Callable[[], datetime] | None) -> None:
-        self._engine = engine
-        self._place = place
-        self._pipeline = pipeline
+        super().__init__(engine, place, pipeline)
         self._now = now or utc_now
         self._has_a_clock = engine.dialect.name == "postgresql" and now is None
-        self._sql = build_tables(engine.dialect.name)
         self.shared_copies = SqlSharedCopyStore(self._sql, pipeline, self._read, self._write)
-
-    def __repr__(self) -> str:
-        return f"<SqlStateStore {self._pipeline} at {self._place}>"
 
     def migrate(self) -> None:
         with translated(self._place), self._engine.begin() as connection:
@@ -86,11 +79,11 @@ class SqlStateStore:
 
     def source_identity(self) -> SourceIdentity | None:
         row = self._row(self._sql.sources)
-        return None if row is None else SourceIdentity(**_fields(row))
+        return None if row is None else SourceIdentity(**fields_of(row))
 
     def save_source_identity(self, identity: SourceIdentity) -> None:
         with self._write() as connection:
-            self._put(connection, self._sql.sources, _values(identity))
+            self._put(connection, self._sql.sources, values_of(identity))
 
     def tables(self) -> Sequence[TableStatus]:
         rows = self._rows(self._sql.tables)
@@ -134,7 +127,7 @@ class SqlStateStore:
             current.name,
             to,
             current.version + 1,
-            **_values(update or TableUpdate()),
+            **values_of(update or TableUpdate()),
             updated_at=self._now(),
         )
         tables = self._sql.tables
@@ -170,7 +163,7 @@ class SqlStateStore:
 
     def progress(self) -> ReplicationProgress | None:
         row = self._row(self._sql.progress)
-        return None if row is None else ReplicationProgress(**_fields(row))
+        return None if row is None else ReplicationProgress(**fields_of(row))
 
     def claim_progress(self, seen: ReplicationProgress | None, start: Lsn) -> ReplicationProgress:
         table = self._sql.progress
@@ -179,9 +172,9 @@ class SqlStateStore:
         )
         with self._write() as connection:
             row = connection.execute(self._select(table)).one_or_none()
-            if (None if row is None else ReplicationProgress(**_fields(row))) != seen:
+            if (None if row is None else ReplicationProgress(**fields_of(row))) != seen:
                 raise StateConflict(f"progress of pipeline {self._pipeline} was stored meanwhile")
-            self._put(connection, table, _values(claimed))
+            self._put(connection, table, values_of(claimed))
         return claimed
 
     def save_progress(
@@ -190,7 +183,7 @@ class SqlStateStore:
         table = self._sql.progress
         claim = progress.claim if previous is None else previous.claim
         stored = replace(progress, updated_at=self._later_than(previous), claim=claim)
-        values = {"pipeline": self._pipeline, **_values(stored)}
+        values = {"pipeline": self._pipeline, **values_of(stored)}
         is_ours = () if previous is None else (table.c.updated_at == previous.updated_at,)
         with self._write() as connection:
             forward = table.c.flushed_lsn <= progress.flushed_lsn
@@ -220,12 +213,12 @@ class SqlStateStore:
 
     def stream_error(self) -> StreamError | None:
         row = self._row(self._sql.stream_errors)
-        return None if row is None else StreamError(**_fields(row))
+        return None if row is None else StreamError(**fields_of(row))
 
     def save_stream_error(self, error: str, hint: str | None, *, is_permanent: bool) -> None:
         with self._write() as connection:
             saved = StreamError(error, hint, self._now(), is_permanent)
-            self._put(connection, self._sql.stream_errors, _values(saved))
+            self._put(connection, self._sql.stream_errors, values_of(saved))
 
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         with self._read() as connection:
@@ -273,7 +266,7 @@ class SqlStateStore:
     def record_slot(self, name: str, table_id: TableId | None, system_identifier: str | None = None) -> None:
         slots = self._sql.slots
         slot = OwnedSlot(name, table_id, self._now(), system_identifier)
-        values = {"pipeline": self._pipeline, **_values(slot)}
+        values = {"pipeline": self._pipeline, **values_of(slot)}
         with self._write() as connection:
             connection.execute(sa.delete(slots).where(*self._mine(slots), slots.c.name == name))
             connection.execute(sa.insert(slots).values(values))
@@ -286,7 +279,7 @@ class SqlStateStore:
 
     def owned_slots(self) -> Sequence[OwnedSlot]:
         rows = self._rows(self._sql.slots)
-        return sorted((OwnedSlot(**_fields(row)) for row in rows), key=lambda slot: slot.name)
+        return sorted((OwnedSlot(**fields_of(row)) for row in rows), key=lambda slot: slot.name)
 
     def publication_owned(self) -> bool:
         row = self._row(self._sql.publications)
@@ -320,7 +313,7 @@ class SqlStateStore:
             if self._has_a_clock:
                 # What is left by the caller's clock, from now on by the server's: hosts' clocks may differ.
                 expires_at = connection.scalars(sa.select(sa.func.clock_timestamp())).one() + (expires_at - self._now())
-            self._put(connection, self._sql.holds, _values(replace(hold, expires_at=expires_at, reached=reached)))
+            self._put(connection, self._sql.holds, values_of(replace(hold, expires_at=expires_at, reached=reached)))
 
     def answer_hold(self, owner: str, reached: Lsn) -> None:
         holds = self._sql.holds
@@ -343,50 +336,6 @@ class SqlStateStore:
     def clear(self) -> None:
         self._delete(*self._sql.of_pipeline())
 
-    def _delete(self, *tables: TableClause) -> None:
-        """Deletes the pipeline's rows in all of these, or in none."""
-        with self._write() as connection:
-            for table in tables:
-                connection.execute(sa.delete(table).where(*self._mine(table)))
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        """A transaction for one SELECT."""
-        with translated(self._place), self._engine.begin() as connection:
-            begin_read(connection)
-            yield connection
-
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        """A transaction that is alone in its pipeline; any error leaves nothing of it behind."""
-        with translated(self._place), self._engine.begin() as connection:
-            begin_write(connection, self._pipeline)
-            yield connection
-
-    def _mine(self, table: TableClause, table_id: TableId | None = None) -> tuple[ColumnElement[bool], ...]:
-        """Conditions for this pipeline's rows in `table`, or for those of one table."""
-        mine = table.c.pipeline == self._pipeline
-        return (mine,) if table_id is None else (mine, table.c.table_id == table_id)
-
-    def _select(self, table: TableClause, table_id: TableId | None = None) -> sa.Select[Any]:
-        return sa.select(table).where(*self._mine(table, table_id))
-
-    def _rows(self, table: TableClause) -> Sequence[Row[Any]]:
-        with self._read() as connection:
-            return connection.execute(self._select(table)).all()
-
-    def _row(self, table: TableClause, table_id: TableId | None = None) -> Row[Any] | None:
-        with self._read() as connection:
-            return connection.execute(self._select(table, table_id)).one_or_none()
-
-    def _put(self, connection: Connection, table: TableClause, values: dict[str, Any]) -> None:
-        """Writes the pipeline's only row in `table`."""
-        connection.execute(sa.delete(table).where(*self._mine(table)))
-        connection.execute(sa.insert(table).values(pipeline=self._pipeline, **values))
-
     def _hold_in_force(self, connection: Connection) -> Hold | None:
         holds = self._sql.holds
         statement = self._select(holds)
@@ -395,7 +344,7 @@ class SqlStateStore:
         row = connection.execute(statement).one_or_none()
         if row is None or (not self._has_a_clock and row.expires_at <= self._now()):
             return None
-        return Hold(**_fields(row))
+        return Hold(**fields_of(row))
 
     def _newest_schema(self, connection: Connection, table_id: TableId) -> tuple[int, TableSchema] | None:
         schemas = self._sql.schemas
@@ -422,18 +371,8 @@ class SqlStateStore:
         connection.execute(sa.delete(history).where(*mine, history.c.version < oldest_kept))
 
     def _table_row(self, status: TableStatus) -> dict[str, Any]:
-        values = {**_values(status), "namespace": status.name.namespace, "name": status.name.name}
+        values = {**values_of(status), "namespace": status.name.namespace, "name": status.name.name}
         return {"pipeline": self._pipeline, **values}
-
-
-def _values(record: DataclassInstance) -> dict[str, Any]:
-    """The fields by name, as they are: `asdict` would copy them deeply."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
-
-
-def _fields(row: Row[Any]) -> dict[str, Any]:
-    """A row by column name, without the pipeline."""
-    return {name: value for name, value in row._mapping.items() if name != "pipeline"}
 
 
 def _remembered(row: Row[Any]) -> Remembered:
@@ -441,6 +380,6 @@ def _remembered(row: Row[Any]) -> Remembered:
 
 
 def _table_status(row: Row[Any]) -> TableStatus:
-    values = _fields(row)
+    values = fields_of(row)
     name = TableName(values.pop("namespace"), values.pop("name"))
     return TableStatus(name=name, **values)

@@ -46,12 +46,13 @@ from etl_core.testing.state_fixtures import (
     everything,
     fill,
 )
+from etl_core.testing.state_holds import StateStoreHolds
 from etl_core.testing.state_races import StateStoreRaces
 
 __all__ = ["Clock", "OpenStore", "StateStoreSuite"]
 
 
-class StateStoreSuite(StateStoreRaces, StateStoreCopies):
+class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
     """Override the fixture `open_store`."""
 
     # Migrations, closing, pipelines
@@ -396,50 +397,3 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies):
         assert found.fingerprint.horizon == REMEMBERED.fingerprint.horizon
         store.save_fingerprint(ORDERS, replace(REMEMBERED, lsn=LAST, has_gap=True))
         assert store.fingerprints() == {ORDERS: replace(REMEMBERED, lsn=LAST, has_gap=True)}
-
-    def test_a_hold_is_answered_and_released(self, store: StateStore, clock: Clock) -> None:
-        hold = Hold("verify", clock() + timedelta(seconds=30), LAST)
-        store.request_hold(hold)
-        assert store.hold() == hold
-        store.answer_hold("verify", SIGN)
-        assert store.hold() == replace(hold, reached=SIGN)
-        store.release_hold("verify")
-        assert store.hold() is None
-        store.answer_hold("verify", SIGN)
-        store.release_hold("verify")
-        assert store.hold() is None
-
-    def test_a_hold_expires(self, store: StateStore, clock: Clock) -> None:
-        store.request_hold(Hold("verify", clock() + timedelta(seconds=30)))
-        clock.pass_time(29.999)
-        assert store.hold() is not None
-        clock.pass_time(0.001)
-        assert store.hold() is None
-        store.answer_hold("verify", Lsn(1))
-        later = Hold("verify", clock() + timedelta(seconds=30))
-        store.request_hold(later)
-        assert store.hold() == later
-
-    def test_a_hold_has_one_owner(self, store: StateStore, clock: Clock) -> None:
-        hold = Hold("verify", clock() + timedelta(seconds=30))
-        store.request_hold(hold)
-        other = Hold("resync", clock() + timedelta(seconds=90))
-        with pytest.raises(StateConflict, match="verify"):
-            store.request_hold(other)
-        store.answer_hold("resync", Lsn(1))
-        store.release_hold("resync")
-        assert store.hold() == hold
-        clock.pass_time(30)
-        store.request_hold(other)
-        assert store.hold() == other
-
-    def test_a_renewed_hold_keeps_its_answer(self, store: StateStore, clock: Clock) -> None:
-        hold = Hold("verify", clock() + timedelta(seconds=30), Lsn(7))
-        store.request_hold(hold)
-        store.answer_hold("verify", Lsn(6))
-        renewed = replace(hold, expires_at=clock() + timedelta(seconds=60))
-        store.request_hold(renewed)
-        assert store.hold() == replace(renewed, reached=Lsn(6))
-        further = replace(renewed, lsn=Lsn(9))
-        store.request_hold(further)
-        assert store.hold() == further
