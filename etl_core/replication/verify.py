@@ -37,9 +37,9 @@ from etl_core.state.table_state import TableState
 
 _POLL = 0.2
 _HOLD_PATIENCE = 120.0
+"""Seconds to wait for a running stream to reach the position: it may be far behind."""
 _SNAPSHOTS = 3
 """How many are taken at most: a table that was beyond the first goes with the stream when the next is taken."""
-"""Seconds to wait for a running stream to reach the position: it may be far behind."""
 _BLOCK_BYTES = 2 << 20
 """In all that all connections read at a time: nothing is gained by larger blocks, which only need more memory."""
 
