@@ -12,7 +12,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -40,8 +40,23 @@ _HOLD_PATIENCE = 120.0
 """Seconds to wait for a running stream to reach the position: it may be far behind."""
 _SNAPSHOTS = 3
 """How many are taken at most: a table that was beyond the first goes with the stream when the next is taken."""
+_TO_BE_TAKEN_IN = (TableState.FINISHED_COPY, TableState.SYNC_DONE)
+"""A stream takes these tables in; while they catch up, they may be beyond it."""
 _BLOCK_BYTES = 2 << 20
 """In all that all connections read at a time: nothing is gained by larger blocks, which only need more memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The states of all tables, and how far the destination has each."""
+
+    statuses: Mapping[TableId, TableStatus]
+    watermarks: Mapping[TableId, Lsn]
+
+    def of(self, table: TableStatus) -> tuple[int, Lsn | None] | None:
+        """What changes when the table is written; None if it is gone."""
+        status = self.statuses.get(table.table_id)
+        return None if status is None else (status.version, self.watermarks.get(table.table_id))
 
 
 class Verifier:
@@ -80,52 +95,53 @@ class Verifier:
 
     def _verify(self, tables: Sequence[TableStatus]) -> list[Comparison]:
         with self._held() as bring_to:
-            # Tables that still catch up may pass the position to compare at: they are taken in before there is one.
-            bring_to(self._current_lsn())
+            waiting = any(status.state in _TO_BE_TAKEN_IN for status in self._store.tables())
+            if waiting or self._is_streamed():
+                # What may pass the position to compare at is taken in, and stands still, before there is one.
+                bring_to(self._current_lsn())
             tries = 0
             while True:
                 with self._source.exported_snapshot("verify", on_wait=self._on_wait, stop=self._stop) as snapshot:
                     if snapshot.snapshot_name is None:
                         raise SourceUnavailable("the server exported no snapshot to compare with")
-                    bring_to(snapshot.consistent_point)
+                    lsn = snapshot.consistent_point
+                    bring_to(lsn)
                     tries += 1
-                    if tries == _SNAPSHOTS or not self._is_passed(tables, snapshot.consistent_point):
-                        return self._compare_all(tables, snapshot.snapshot_name, snapshot.consistent_point)
+                    found = self._look()
+                    if tries == _SNAPSHOTS or not self._is_passed(tables, found.watermarks, lsn):
+                        return self._compare_all(tables, found, snapshot.snapshot_name, lsn)
 
-    def _is_passed(self, tables: Sequence[TableStatus], lsn: Lsn) -> bool:
+    def _is_passed(self, tables: Sequence[TableStatus], watermarks: Mapping[TableId, Lsn], lsn: Lsn) -> bool:
         """Whether a table has passed `lsn`: one that caught up until now, and goes with the stream from here on."""
-        watermarks = self._destination.positions().tables
         return any(watermarks.get(table.table_id, ZERO) > lsn for table in tables)
 
     def _on_wait(self, blockers: Sequence[Blocker]) -> None:
         self._observer.on_waiting(f"the snapshot waits for {'; '.join(map(str, blockers))}")
 
-    def _compare_all(self, tables: Sequence[TableStatus], snapshot: str, lsn: Lsn) -> list[Comparison]:
-        statuses, watermarks = self._look()
+    def _compare_all(self, tables: Sequence[TableStatus], found: _Found, snapshot: str, lsn: Lsn) -> list[Comparison]:
         with self._source.connect("catalog") as connection:
             published = {t.schema.table_id: t for t in published_tables(connection, self._source.publication)}
         comparisons = {
             table.table_id: self._compare(
-                statuses.get(table.table_id, table),
+                found.statuses.get(table.table_id, table),
                 published.get(table.table_id),
-                watermarks.get(table.table_id),
+                found.watermarks.get(table.table_id),
                 snapshot,
                 lsn,
             )
             for table in tables
         }
         # A copy began meanwhile, or the hold ended because its session was lost: what was read is of several moments.
-        statuses_after, watermarks_after = self._look()
+        after = self._look()
         for table in tables:
-            before, after = statuses.get(table.table_id), statuses_after.get(table.table_id)
-            moved = watermarks_after.get(table.table_id) != watermarks.get(table.table_id)
-            if before is None or after is None or after.version != before.version or moved:
+            if found.of(table) is None or found.of(table) != after.of(table):
                 comparisons[table.table_id] = not_compared(table, lsn, "it was written meanwhile: try again")
         return [comparisons[table.table_id] for table in tables]
 
-    def _look(self) -> tuple[dict[TableId, TableStatus], Mapping[TableId, Lsn]]:
+    def _look(self) -> _Found:
         """States and watermarks, the states first: a table that is copied again has another version afterwards."""
-        return {status.table_id: status for status in self._store.tables()}, self._destination.positions().tables
+        statuses = {status.table_id: status for status in self._store.tables()}
+        return _Found(statuses, self._destination.positions().tables)
 
     def _compare(
         self, status: TableStatus, table: PublishedTable | None, watermark: Lsn | None, snapshot: str, lsn: Lsn
@@ -219,6 +235,10 @@ class Verifier:
 
             yield bring_to
 
+    def _is_streamed(self) -> bool:
+        main = self._source.slot_status(self._source.main_slot)
+        return main is not None and main.active
+
     def _wait_reached(self, owner: str, lsn: Lsn) -> None:
         """Waits for the running stream to come to `lsn` and stand there; if none runs, streams up to it."""
         deadline = time.monotonic() + _HOLD_PATIENCE
@@ -226,8 +246,7 @@ class Verifier:
             hold = self._store.hold()
             if hold is not None and hold.owner == owner and hold.reached is not None and hold.reached >= lsn:
                 return
-            main = self._source.slot_status(self._source.main_slot)
-            if main is None or not main.active:
+            if not self._is_streamed():
                 with contextlib.suppress(SlotInUse):  # a stream has just begun; it is held
                     if self._stream_to(lsn).ended is not Ended.REACHED:
                         raise Stopped("stopped on the way to the position to compare at")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import duckdb
 import pytest
 
 from etl_core.destination.duckdb.memory import MemoryRaised
 from etl_core.errors import DestinationUnavailable, Stopped
-from etl_core.identifiers import TableName
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.verify import Verifier
 from etl_core.state.store import TableStatus
@@ -102,12 +102,14 @@ def test_a_table_that_has_passed_the_snapshot_is_compared_with_a_later_one(
     pipeline = lab.synced()
     is_passed, asked = Verifier._is_passed, []
 
-    def at_first(verifier: Verifier, tables: Sequence[TableStatus], lsn: Lsn) -> bool:
+    def at_first(
+        verifier: Verifier, tables: Sequence[TableStatus], watermarks: Mapping[TableId, Lsn], lsn: Lsn
+    ) -> bool:
         asked.append(lsn)
         if len(asked) > 1:
-            return is_passed(verifier, tables, lsn)
+            return is_passed(verifier, tables, watermarks, lsn)
         lab.execute("UPDATE a SET n = n + 1")
-        return is_passed(verifier, tables, Lsn(1))
+        return is_passed(verifier, tables, watermarks, Lsn(1))
 
     monkeypatch.setattr(Verifier, "_is_passed", at_first)
     [comparison] = pipeline.verify([TableName("public", "a")])
