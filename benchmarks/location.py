@@ -4,9 +4,9 @@ import os
 
 import dagster as dg
 
-from etl_dagster.definitions import build_postgres_replication
+from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
-from etl_dagster.stream_job import StreamConfig
+from etl_dagster.stream.stream_job import StreamConfig
 
 bench = PostgresReplicationResource(
     name="bench_dagster",

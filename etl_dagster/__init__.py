@@ -12,25 +12,25 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 from etl_core import __version__
 
 if TYPE_CHECKING:
-    from etl_dagster.assets import build_initial_sync_assets as build_initial_sync_assets
-    from etl_dagster.automation import on_replicated_change as on_replicated_change
-    from etl_dagster.checks import build_replication_checks as build_replication_checks
-    from etl_dagster.component import PostgresReplicationComponent as PostgresReplicationComponent
-    from etl_dagster.control_job import build_control_job as build_control_job
-    from etl_dagster.dbt import dbt_sources as dbt_sources
-    from etl_dagster.definitions import build_postgres_replication as build_postgres_replication
-    from etl_dagster.materialize_options import MaterializeOptions as MaterializeOptions
+    from etl_dagster.definitions.automation import on_replicated_change as on_replicated_change
+    from etl_dagster.definitions.component import PostgresReplicationComponent as PostgresReplicationComponent
+    from etl_dagster.definitions.dbt import dbt_sources as dbt_sources
+    from etl_dagster.definitions.factory import build_postgres_replication as build_postgres_replication
+    from etl_dagster.definitions.specs import build_slot_asset_spec as build_slot_asset_spec
+    from etl_dagster.definitions.specs import build_source_asset_specs as build_source_asset_specs
+    from etl_dagster.reports.checks import build_replication_checks as build_replication_checks
     from etl_dagster.resources import BigQueryDestinationResource as BigQueryDestinationResource
     from etl_dagster.resources import DestinationResource as DestinationResource
     from etl_dagster.resources import DuckDBDestinationResource as DuckDBDestinationResource
     from etl_dagster.resources import PostgresReplicationResource as PostgresReplicationResource
     from etl_dagster.resources import StateStoreResource as StateStoreResource
-    from etl_dagster.sensor import build_stream_sensor as build_stream_sensor
-    from etl_dagster.specs import build_slot_asset_spec as build_slot_asset_spec
-    from etl_dagster.specs import build_source_asset_specs as build_source_asset_specs
-    from etl_dagster.stream_job import StreamConfig as StreamConfig
-    from etl_dagster.stream_job import build_stream_job as build_stream_job
-    from etl_dagster.stream_job import build_stream_schedule as build_stream_schedule
+    from etl_dagster.stream.control_job import build_control_job as build_control_job
+    from etl_dagster.stream.sensor import build_stream_sensor as build_stream_sensor
+    from etl_dagster.stream.stream_job import StreamConfig as StreamConfig
+    from etl_dagster.stream.stream_job import build_stream_job as build_stream_job
+    from etl_dagster.stream.stream_job import build_stream_schedule as build_stream_schedule
+    from etl_dagster.sync.assets import build_initial_sync_assets as build_initial_sync_assets
+    from etl_dagster.sync.materialize_options import MaterializeOptions as MaterializeOptions
     from etl_dagster.tables import ReplicatedTable as ReplicatedTable
     from etl_dagster.translator import DagsterReplicationTranslator as DagsterReplicationTranslator
     from etl_dagster.translator import ReplicatedTableProps as ReplicatedTableProps
@@ -40,24 +40,24 @@ _MODULES = {
     "DestinationResource": "resources",
     "BigQueryDestinationResource": "resources",
     "DuckDBDestinationResource": "resources",
-    "MaterializeOptions": "materialize_options",
-    "PostgresReplicationComponent": "component",
+    "MaterializeOptions": "sync.materialize_options",
+    "PostgresReplicationComponent": "definitions.component",
     "PostgresReplicationResource": "resources",
     "ReplicatedTable": "tables",
     "ReplicatedTableProps": "translator",
     "StateStoreResource": "resources",
-    "StreamConfig": "stream_job",
-    "build_control_job": "control_job",
-    "build_initial_sync_assets": "assets",
-    "build_postgres_replication": "definitions",
-    "build_replication_checks": "checks",
-    "build_slot_asset_spec": "specs",
-    "build_source_asset_specs": "specs",
-    "build_stream_job": "stream_job",
-    "build_stream_schedule": "stream_job",
-    "build_stream_sensor": "sensor",
-    "dbt_sources": "dbt",
-    "on_replicated_change": "automation",
+    "StreamConfig": "stream.stream_job",
+    "build_control_job": "stream.control_job",
+    "build_initial_sync_assets": "sync.assets",
+    "build_postgres_replication": "definitions.factory",
+    "build_replication_checks": "reports.checks",
+    "build_slot_asset_spec": "definitions.specs",
+    "build_source_asset_specs": "definitions.specs",
+    "build_stream_job": "stream.stream_job",
+    "build_stream_schedule": "stream.stream_job",
+    "build_stream_sensor": "stream.sensor",
+    "dbt_sources": "definitions.dbt",
+    "on_replicated_change": "definitions.automation",
 }
 
 __all__ = [

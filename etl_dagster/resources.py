@@ -381,7 +381,13 @@ class PostgresReplicationResource(dg.ConfigurableResource):
 
     def table(self, name: str) -> "ReplicatedTable":
         """A replicated table, to be read without an IO manager."""
+        from etl_core.destination.registry import build_destination
         from etl_core.identifiers import TableName
         from etl_dagster.tables import ReplicatedTable
 
-        return ReplicatedTable(self, TableName.parse(name))
+        return ReplicatedTable(
+            self.name,
+            TableName.parse(name),
+            lambda: self.state.open(self.name),
+            lambda: build_destination(self.destination.type, self.destination.options(), self.name),
+        )

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from etl_core.errors import ConfigError, EtlError, PermanentError
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
+    from etl_core.destination.protocol import Destination
     from etl_core.schema.table import TableSchema
     from etl_core.state.store import StateStore
-    from etl_dagster.resources import PostgresReplicationResource
 
 
 class ReplicatedTable:
@@ -26,27 +26,32 @@ class ReplicatedTable:
     Raises dg.Failure, with what to do, if the table was never copied or cannot be read.
     """
 
-    def __init__(self, replication: "PostgresReplicationResource", name: TableName) -> None:
-        self.replication = replication
+    def __init__(
+        self,
+        pipeline: str,
+        name: TableName,
+        open_store: "Callable[[], StateStore]",
+        open_destination: "Callable[[], Destination]",
+    ) -> None:
+        """By `PostgresReplicationResource.table`. Each read opens the store and the destination, and closes them."""
+        self.pipeline = pipeline
         self.name = name
+        self._open_store = open_store
+        self._open_destination = open_destination
 
     def to_arrow(self) -> "pyarrow.Table":
         """All rows, in memory, columns in the source's order."""
         import pyarrow
 
         from etl_core.destination.protocol import read_whole
-        from etl_core.destination.registry import build_destination
         from etl_core.schema.arrow import arrow_schema
 
-        replication = self.replication
         try:
             schema = self._schema()
-            with contextlib.closing(
-                build_destination(replication.destination.type, replication.destination.options(), replication.name)
-            ) as destination:
+            with contextlib.closing(self._open_destination()) as destination:
                 return read_whole(lambda: pyarrow.Table.from_batches(destination.read(schema), arrow_schema(schema)))
         except EtlError as error:
-            raise failure_of(error, replication.name) from error
+            raise failure_of(error, self.pipeline) from error
 
     def to_pandas(self) -> "pandas.DataFrame":
         """All rows, in memory, in the types that Arrow gives pandas: integers with NULL become floats."""
@@ -63,24 +68,19 @@ class ReplicatedTable:
         return frame
 
     def _schema(self) -> "TableSchema":
-        with self._store() as store:
+        with contextlib.closing(self._open_store()) as store:
+            store.migrate()
             tables = store.tables()
             status = next((status for status in tables if status.name == self.name), None)
             stored = None if status is None else store.schema(status.table_id)
         if stored is None:
             raise PermanentError(
-                f"{self.name} of pipeline {self.replication.name} was never copied, so there is nothing to read",
+                f"{self.name} of pipeline {self.pipeline} was never copied, so there is nothing to read",
                 hint="materialise its asset first"
                 if status is not None or not tables
                 else f"is that its name? The tables are: {', '.join(str(status.name) for status in tables[:8])}",
             )
         return stored[1]
-
-    @contextlib.contextmanager
-    def _store(self) -> "Iterator[StateStore]":
-        with contextlib.closing(self.replication.state.open(self.replication.name)) as store:
-            store.migrate()
-            yield store
 
 
 def _check_installed(library: str) -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 from dagster_duckdb import DuckDBResource
 from dagster_duckdb_pandas import DuckDBPandasIOManager
 
-from etl_dagster.automation import on_replicated_change
+from etl_dagster import on_replicated_change
 
 CUSTOMERS = dg.AssetKey(["duckdb", "public", "customers"])
 ORDERS = dg.AssetKey(["duckdb", "public", "orders"])

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from etl_dagster.definitions import build_postgres_replication
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster import (
+    DuckDBDestinationResource,
+    PostgresReplicationResource,
+    StateStoreResource,
+    build_postgres_replication,
+)
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 

@@ -13,8 +13,9 @@ import duckdb
 import psutil
 
 from etl_core.testing.postgres import Database
-from etl_dagster import names, presence
+from etl_dagster import names
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.stream import presence
 from etl_dagster.testing import DagsterDev, dagster_dev
 
 PATIENCE = 120.0

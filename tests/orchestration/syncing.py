@@ -13,8 +13,8 @@ from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
-from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.sync.assets import build_initial_sync_assets
 
 ORDERS, CUSTOMERS, NOTES = (TableName("public", table) for table in ("orders", "customers", "notes"))
 TABLES = (ORDERS, CUSTOMERS, NOTES)

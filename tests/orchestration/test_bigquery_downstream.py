@@ -17,8 +17,8 @@ from google.cloud import bigquery
 from etl_core.testing.bigquery_emulator import BigQueryEmulator
 from etl_core.testing.postgres import Database
 from etl_dagster import names
-from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.resources import BigQueryDestinationResource, PostgresReplicationResource
+from etl_dagster.sync.assets import build_initial_sync_assets
 from tests.orchestration.syncing import ORDERS
 
 pytestmark = [

@@ -19,10 +19,10 @@ from etl_core.state.store import TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
-from etl_dagster.assets import build_initial_sync_assets
-from etl_dagster.bring_up import BringUp, as_it_is
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.sync import CopyProgress
+from etl_dagster.sync.assets import build_initial_sync_assets
+from etl_dagster.sync.bring_up import BringUp, as_it_is
+from etl_dagster.sync.step import CopyProgress
 from tests.orchestration.syncing import (
     CUSTOMERS,
     ORDERS,
@@ -63,7 +63,7 @@ def test_what_streams_waits_for_the_stream_and_what_does_not_is_copied(
             if "nothing streams" in news:
                 is_waited_for.set()
 
-    monkeypatch.setattr("etl_dagster.sync_op.CopyProgress", Told)
+    monkeypatch.setattr("etl_dagster.sync.sync_op.CopyProgress", Told)
 
     def stream_once_it_is_waited_for() -> None:
         assert is_waited_for.wait(60)
@@ -93,7 +93,7 @@ def test_what_streams_waits_for_the_stream_and_what_does_not_is_copied(
 def test_a_position_that_was_read_before_the_stream_came_is_not_reported(
     replication: PostgresReplicationResource, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etl_dagster.bring_up._POSITIONS_FOR", 3600.0)
+    monkeypatch.setattr("etl_dagster.sync.bring_up._POSITIONS_FOR", 3600.0)
     with replication.pipeline() as pipeline, replication.pipeline() as other:
         other.prepare()
         other.sync([ORDERS])
@@ -172,7 +172,7 @@ def test_without_a_stream_the_failure_says_what_to_start(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("etl_dagster.bring_up._NO_STREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("etl_dagster.sync.bring_up._NO_STREAM_PATIENCE", 0.5)
     assert sync(replication, instance, ORDERS, CUSTOMERS).success
     database.execute("DELETE FROM orders")
     result = sync(replication, instance)
@@ -207,7 +207,7 @@ def test_a_stream_that_does_not_move_is_not_waited_for_for_ever(
 ) -> None:
     assert sync(replication, instance, ORDERS).success
     database.execute("DELETE FROM orders")
-    monkeypatch.setattr("etl_dagster.bring_up._STALLED_PATIENCE", 0.5)
+    monkeypatch.setattr("etl_dagster.sync.bring_up._STALLED_PATIENCE", 0.5)
     [(description, hint)] = failures(sync(replication, instance, ORDERS)).values()
     assert description.startswith(f"the stream of pipeline {replication.name} has been at 0/0 for")
     assert names.stream_job_name(replication.name) in hint
@@ -231,7 +231,7 @@ def test_an_error_after_which_the_stream_is_tried_again_is_waited_out(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("etl_dagster.bring_up._NO_STREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("etl_dagster.sync.bring_up._NO_STREAM_PATIENCE", 0.5)
     assert sync(replication, instance, ORDERS).success
     database.execute("DELETE FROM orders")
     with replication.pipeline() as pipeline:

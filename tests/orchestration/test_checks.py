@@ -20,10 +20,10 @@ from etl_core.source.slot import SlotStatus
 from etl_core.state.sql_store import SqlStateStore, open_store
 from etl_core.state.store import Hold, ReplicationProgress
 from etl_core.testing.postgres import Database, Postgres
-from etl_dagster.checks import build_check_job, build_replication_checks
 from etl_dagster.names import PIPELINE_TAG, check_job_name, resource_key
+from etl_dagster.reports.checks import build_check_job, build_replication_checks
+from etl_dagster.reports.verdicts import SlotReading, StreamReading, Verdict, judge_lag, judge_slot
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.verdicts import SlotReading, StreamReading, Verdict, judge_lag, judge_slot
 
 ORDERS, CUSTOMERS, NOTES = (TableName("public", name) for name in ("orders", "customers", "notes"))
 TABLES = (ORDERS, CUSTOMERS, NOTES)

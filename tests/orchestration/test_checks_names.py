@@ -10,9 +10,9 @@ from psycopg import sql
 
 from etl_core.identifiers import TableName
 from etl_core.testing.postgres import Database
-from etl_dagster.checks import build_replication_checks
-from etl_dagster.definitions import build_postgres_replication
+from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.names import check_job_name
+from etl_dagster.reports.checks import build_replication_checks
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
 
 ODD = [

@@ -5,10 +5,11 @@ import pytest
 
 from etl_core.identifiers import TableName
 from etl_core.testing.postgres import Database
-from etl_dagster import compare_schedule, names
-from etl_dagster.checks import build_replication_checks
-from etl_dagster.compare_schedule import build_compare_job, build_compare_schedule, choose
-from etl_dagster.definitions import build_postgres_replication
+from etl_dagster import names
+from etl_dagster.definitions.factory import build_postgres_replication
+from etl_dagster.reports import compare_schedule
+from etl_dagster.reports.checks import build_replication_checks
+from etl_dagster.reports.compare_schedule import build_compare_job, build_compare_schedule, choose
 from etl_dagster.resources import PostgresReplicationResource
 from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS, TABLES
 

@@ -20,9 +20,9 @@ from dagster.components.testing.utils import DefsFolderSandbox
 
 import etl_dagster
 from etl_core.testing.postgres import Database
-from etl_dagster.component import PostgresReplicationComponent
+from etl_dagster.definitions.component import PostgresReplicationComponent
+from etl_dagster.definitions.scaffold import ReplicationScaffolder
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
-from etl_dagster.scaffold import ReplicationScaffolder
 from etl_dagster.translator import ReplicatedTableProps
 
 pytestmark = [  # of Dagster's own doing, whenever it loads a component from YAML

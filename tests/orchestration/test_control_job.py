@@ -11,10 +11,11 @@ import pytest
 from etl_core.state.store import TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
-from etl_dagster import copy_requests, names, presence
-from etl_dagster.control_job import build_control_job
+from etl_dagster import names
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.stream_job import StreamConfig, build_stream_job
+from etl_dagster.stream import copy_requests, presence
+from etl_dagster.stream.control_job import build_control_job
+from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
 from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS, TABLES, content, slots, state, sync
 from tests.orchestration.test_sensor import tick
 

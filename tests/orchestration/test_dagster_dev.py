@@ -7,7 +7,7 @@ import pytest
 from etl_core.testing.postgres import Database, Postgres
 from etl_dagster import names
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.supervisor import START_GRACE
+from etl_dagster.stream.supervisor import START_GRACE
 from tests.orchestration.person import PATIENCE, Person, until
 from tests.orchestration.syncing import launchpad
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from etl_core.testing.postgres import Database
-from etl_dagster.automation import on_replicated_change
+from etl_dagster.definitions.automation import on_replicated_change
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
 from examples.downstream import downstream_assets, downstream_resources
 

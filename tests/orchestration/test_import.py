@@ -40,7 +40,7 @@ def loaded_by(what: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "what",
-    ["import etl_dagster", "import etl_dagster.definitions, etl_dagster.component", COMPONENT],
+    ["import etl_dagster", "import etl_dagster.definitions.factory, etl_dagster.definitions.component", COMPONENT],
     ids=["package", "modules", "component"],
 )
 def test_no_library_of_data_or_databases_is_loaded(what: str) -> None:

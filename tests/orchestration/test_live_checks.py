@@ -13,11 +13,12 @@ from etl_core.lsn import Lsn
 from etl_core.state.store import ReplicationProgress, TableStatus
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
-from etl_dagster import live_checks, names
-from etl_dagster.live_checks import LiveChecks
+from etl_dagster import names
+from etl_dagster.reports import live_checks
+from etl_dagster.reports.live_checks import LiveChecks
+from etl_dagster.reports.verdicts import SlotReading, StreamReading
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.stream_job import StreamConfig, build_stream_job
-from etl_dagster.verdicts import SlotReading, StreamReading
+from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
 from tests.orchestration.syncing import TABLES, sync
 from tests.orchestration.test_checks import NOW, SLOT
 

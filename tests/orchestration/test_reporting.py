@@ -17,10 +17,10 @@ from etl_core.replication.observer import Flush
 from etl_core.schema.table import Column, PgType, TableSchema
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
-from etl_dagster import reporting
-from etl_dagster.last_reports import LastReport, last_reports
-from etl_dagster.reporting import Reporter, Seen
-from etl_dagster.table_report import TableFacts, column_differences, column_schema
+from etl_dagster.reports import reporting
+from etl_dagster.reports.last_reports import LastReport, last_reports
+from etl_dagster.reports.reporting import Reporter, Seen
+from etl_dagster.reports.table_report import TableFacts, column_differences, column_schema
 
 ORDERS, NOTES, FRESH = (TableName("public", name) for name in ("orders", "notes", "fresh"))
 KEYS = {name: dg.AssetKey(["d", name.name]) for name in (ORDERS, NOTES, FRESH)}

@@ -13,12 +13,13 @@ import pytest
 from etl_core.identifiers import TableName
 from etl_core.source import connection
 from etl_core.testing.postgres import Database
-from etl_dagster import copy_requests, names, presence
-from etl_dagster.definitions import build_postgres_replication
+from etl_dagster import names
+from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.sensor import build_stream_sensor
-from etl_dagster.sensor_text import slot_text
-from etl_dagster.stream_job import StreamConfig, build_stream_job
+from etl_dagster.stream import copy_requests, presence
+from etl_dagster.stream.sensor import build_stream_sensor
+from etl_dagster.stream.sensor_text import slot_text
+from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
 from tests.orchestration.test_checks import SLOT
 
 TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]

@@ -17,9 +17,9 @@ from etl_core.replication.failpoints import RANGE_STAGED, activated
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
-from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
-from etl_dagster.shared_sync import helpers_wanted
+from etl_dagster.sync.assets import build_initial_sync_assets
+from etl_dagster.sync.shared_sync import helpers_wanted
 from tests.orchestration.syncing import (
     ORDERS,
     at_source,
@@ -236,7 +236,7 @@ def test_a_copy_that_fails_fails_its_asset(
 def test_nobody_waits_for_ever_for_a_copy_that_does_not_begin(
     events: PostgresReplicationResource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etl_dagster.shared_sync._PATIENCE", 0.0)
+    monkeypatch.setattr("etl_dagster.sync.shared_sync._PATIENCE", 0.0)
     assert helpers_wanted(events, EVENTS, "run", 3, threading.Event()) == 0
 
 

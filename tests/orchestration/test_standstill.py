@@ -10,9 +10,9 @@ import pytest
 
 from etl_core.errors import ConfigError, DestinationError, PermanentError
 from etl_core.testing.postgres import Database
-from etl_dagster import copy_requests, standstill, supervisor
-from etl_dagster.control_job import build_control_job
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
+from etl_dagster.stream import copy_requests, standstill, supervisor
+from etl_dagster.stream.control_job import build_control_job
 from tests.orchestration.syncing import ORDERS, like
 from tests.orchestration.test_sensor import TABLES, synced, tick
 from tests.orchestration.test_stream import Runs, until

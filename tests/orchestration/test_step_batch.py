@@ -12,9 +12,9 @@ from etl_core.replication.failpoints import COPY_STARTED, activated
 from etl_core.replication.stream import Streamed
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
-from etl_dagster import presence
-from etl_dagster.definitions import build_postgres_replication
+from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.stream import presence
 from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS, at_source, content, failures, state, sync
 from tests.orchestration.test_stream import until
 

@@ -17,10 +17,11 @@ from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.stream import StreamWorker
 from etl_core.testing.postgres import Database
-from etl_dagster import dead_runs, names, presence, stream_run
+from etl_dagster import names
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.stream_job import StreamConfig, build_stream_job
-from etl_dagster.stream_run import StreamRun
+from etl_dagster.stream import dead_runs, presence, stream_run
+from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
+from etl_dagster.stream.stream_run import StreamRun
 from tests.orchestration.syncing import materializations, sync
 
 PATIENCE = 60.0
@@ -336,7 +337,7 @@ def test_a_run_that_has_not_started_is_not_reported_failed(
 ) -> None:
     monkeypatch.setattr(dead_runs, "_LOOK_EVERY", 0.0)
     queued = instance.create_run_for_job(runs.job)
-    monkeypatch.setattr("etl_dagster.supervisor.LAUNCH_GRACE", 0.0)
+    monkeypatch.setattr("etl_dagster.stream.supervisor.LAUNCH_GRACE", 0.0)
     with runs.replication.connect("test") as session:
         context: Any = SimpleNamespace(instance=instance, job_name=runs.job.name, run_id="other", log=None)
         looks = dead_runs.DeadRuns(session, runs.replication.name, context)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from etl_dagster.supervisor import (
+from etl_dagster.stream.supervisor import (
     LAUNCH_GRACE,
     LONGEST_PAUSE,
     START_GRACE,

@@ -18,9 +18,9 @@ from etl_core.replication.failpoints import COPY_STARTED, SLOT_CREATED, activate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
-from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
-from etl_dagster.sync import CopyProgress, run_interruptibly
+from etl_dagster.sync.assets import build_initial_sync_assets
+from etl_dagster.sync.step import CopyProgress, run_interruptibly
 from tests.orchestration.syncing import (
     NOTES,
     ORDERS,
@@ -93,7 +93,7 @@ def test_a_copy_under_way_elsewhere_is_waited_for(
                 super().say(news)
                 hold.go.set()  # only now that it is waited for
 
-        monkeypatch.setattr("etl_dagster.sync_op.CopyProgress", Told)
+        monkeypatch.setattr("etl_dagster.sync.sync_op.CopyProgress", Told)
         result = sync(replication, instance, ORDERS)
     event = materializations(result)["orders"]
     assert event.metadata["dagster/row_count"].value == 100
@@ -268,7 +268,7 @@ def test_a_terminated_copy_again_leaves_readers_what_was_there(
 
 
 def test_work_that_does_not_hear_the_interruption_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("etl_dagster.sync._PATIENCE", 0.05)
+    monkeypatch.setattr("etl_dagster.sync.step._PATIENCE", 0.05)
     stop, ends, done = threading.Event(), threading.Event(), threading.Event()
 
     def deaf() -> None:
@@ -281,7 +281,7 @@ def test_work_that_does_not_hear_the_interruption_is_left_behind(monkeypatch: py
     def report() -> None:
         raise Interruption
 
-    monkeypatch.setattr("etl_dagster.sync._REPORT_EVERY", 0.01)
+    monkeypatch.setattr("etl_dagster.sync.step._REPORT_EVERY", 0.01)
     with pytest.raises(Interruption):
         run_interruptibly(deaf, stop, report)
     assert stop.is_set()

@@ -7,7 +7,7 @@ import pytest
 
 from etl_core.identifiers import TableName
 from etl_dagster.addresses import Address, parse_address
-from etl_dagster.definitions import build_postgres_replication
+from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,

@@ -10,7 +10,7 @@ import pytest
 from etl_core.testing.postgres import Database
 from etl_dagster import names
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.stream_job import StreamConfig, build_stream_job
+from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
 from tests.orchestration.syncing import ORDERS, TABLES, materializations, sync
 from tests.orchestration.test_sensor import connections
 

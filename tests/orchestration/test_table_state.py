@@ -6,11 +6,11 @@ import pytest
 from etl_core.state.store import TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
-from etl_dagster.assets import build_initial_sync_assets
-from etl_dagster.checks import build_replication_checks
-from etl_dagster.definitions import build_postgres_replication
+from etl_dagster.definitions.factory import build_postgres_replication
+from etl_dagster.reports.checks import build_replication_checks
+from etl_dagster.reports.table_states import TABLE_STATE
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.table_states import TABLE_STATE
+from etl_dagster.sync.assets import build_initial_sync_assets
 from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS
 from tests.orchestration.test_sensor import synced
 from tests.orchestration.test_stream import Runs, until

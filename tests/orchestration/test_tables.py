@@ -7,8 +7,8 @@ import pytest
 
 from etl_core.testing.postgres import Database
 from etl_dagster import names
-from etl_dagster.assets import build_initial_sync_assets
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.sync.assets import build_initial_sync_assets
 
 # Dagster calls a name of its own that it has deprecated, when it resolves nested resources.
 pytestmark = pytest.mark.filterwarnings("ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning")

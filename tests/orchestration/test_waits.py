@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from etl_dagster import waits
-from etl_dagster.sync import CopyProgress
+from etl_dagster.reports import waits
+from etl_dagster.sync.step import CopyProgress
 
 SLOT = "the copy of public.orders waits for"
 

@@ -19,9 +19,9 @@ from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_dagster.hints import sentence
-from etl_dagster.last_reports import DATA_VERSION_TAG, NEVER, LastReport
-from etl_dagster.row_count import RowCount
-from etl_dagster.table_report import (
+from etl_dagster.reports.last_reports import DATA_VERSION_TAG, NEVER, LastReport
+from etl_dagster.reports.row_count import RowCount
+from etl_dagster.reports.table_report import (
     TableFacts,
     changes_text,
     quiet_text,
@@ -29,7 +29,7 @@ from etl_dagster.table_report import (
     schema_change,
     source_observation,
 )
-from etl_dagster.waits import Waits
+from etl_dagster.reports.waits import Waits
 
 if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts

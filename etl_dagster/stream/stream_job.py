@@ -72,7 +72,7 @@ def build_stream_job(
         out=dg.Out(dg.Nothing),
     )
     def stream(context: dg.OpExecutionContext, config: StreamConfig) -> None:
-        from etl_dagster.stream_run import StreamRun
+        from etl_dagster.stream.stream_run import StreamRun
 
         run = StreamRun(
             getattr(context.resources, key),

@@ -8,14 +8,15 @@ import dagster as dg
 
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
-from etl_dagster import names, presence
-from etl_dagster.control_job import ACTION_TAG
-from etl_dagster.copy_requests import copy_request, to_be_copied
+from etl_dagster import names
 from etl_dagster.hints import in_dagster, sentence
-from etl_dagster.runs import failure_message, failures_in_a_row, latest_runs, runs_in_flight
-from etl_dagster.sensor_text import REASON_TAG, stream_text
-from etl_dagster.standstill import latest_control_run, may_stand_still, stands_still, surroundings
-from etl_dagster.supervisor import Situation, decide
+from etl_dagster.stream import presence
+from etl_dagster.stream.control_job import ACTION_TAG
+from etl_dagster.stream.copy_requests import copy_request, to_be_copied
+from etl_dagster.stream.runs import failure_message, failures_in_a_row, latest_runs, runs_in_flight
+from etl_dagster.stream.sensor_text import REASON_TAG, stream_text
+from etl_dagster.stream.standstill import latest_control_run, may_stand_still, stands_still, surroundings
+from etl_dagster.stream.supervisor import Situation, decide
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:

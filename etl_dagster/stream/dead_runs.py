@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from etl_dagster import presence
-from etl_dagster.runs import runs_in_flight
+from etl_dagster.stream import presence
+from etl_dagster.stream.runs import runs_in_flight
 
 if TYPE_CHECKING:
     from etl_core.source.connection import Connection

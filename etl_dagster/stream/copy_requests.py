@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from etl_core.identifiers import TableName
-from etl_dagster.runs import in_flight_and_ended, may_start_again, silent_runs
-from etl_dagster.sensor_text import REASON_TAG
+from etl_dagster.stream.runs import in_flight_and_ended, may_start_again, silent_runs
+from etl_dagster.stream.sensor_text import REASON_TAG
 
 if TYPE_CHECKING:
     from etl_core.state.store import StateStore, TableStatus

@@ -10,10 +10,11 @@ import dagster as dg
 
 from etl_core.errors import ConfigError, EtlError
 from etl_core.identifiers import TableName
-from etl_dagster import names, presence
-from etl_dagster.control_actions import ControlConfig, Pause, Reset, Resume, Resync, Teardown, Verify
+from etl_dagster import names
 from etl_dagster.failures import failure_of
 from etl_dagster.load_checks import check_replication, parse_tables
+from etl_dagster.stream import presence
+from etl_dagster.stream.control_actions import ControlConfig, Pause, Reset, Resume, Resync, Teardown, Verify
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
@@ -143,8 +144,8 @@ class _Actions:
     def _verify(self, action: Verify) -> None:
         from etl_core.cli.verify import comparison_lines
         from etl_core.pipeline import Pipeline
-        from etl_dagster.checks import logging_observer
-        from etl_dagster.verdicts import judge_comparison
+        from etl_dagster.reports.checks import logging_observer
+        from etl_dagster.reports.verdicts import judge_comparison
 
         with Pipeline(self._replication.config(), observer=logging_observer(self._log)) as pipeline:
             pipeline.prepare()

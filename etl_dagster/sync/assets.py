@@ -12,12 +12,12 @@ import dagster as dg
 from etl_core.identifiers import TableName
 from etl_dagster import names
 from etl_dagster.load_checks import check_replication
-from etl_dagster.materialize_options import MATERIALIZE_KEY, OPTIONS
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.shared_sync import shared_sync_graph
-from etl_dagster.step_batch import Batches
-from etl_dagster.stream_job import StreamConfig
-from etl_dagster.sync_op import TableSync, outputs_of, sync_op
+from etl_dagster.stream.stream_job import StreamConfig
+from etl_dagster.sync.materialize_options import MATERIALIZE_KEY, OPTIONS
+from etl_dagster.sync.shared_sync import shared_sync_graph
+from etl_dagster.sync.step_batch import Batches
+from etl_dagster.sync.sync_op import TableSync, outputs_of, sync_op
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 _IO_MANAGER_KEY = "dagster/io_manager_key"  # where AssetSpec.with_io_manager_key keeps it

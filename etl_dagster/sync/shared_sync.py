@@ -18,11 +18,11 @@ import dagster as dg
 from etl_core.errors import EtlError, StateConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.state.table_state import TableState
-from etl_dagster.bring_up import as_it_is
 from etl_dagster.failures import failure_of
-from etl_dagster.sync import CopyCost, CopyProgress, Synced
-from etl_dagster.sync_op import TableSync, copy_table, interruptible_step
-from etl_dagster.table_report import SourceSizes
+from etl_dagster.reports.table_report import SourceSizes
+from etl_dagster.sync.bring_up import as_it_is
+from etl_dagster.sync.step import CopyCost, CopyProgress, Synced
+from etl_dagster.sync.sync_op import TableSync, copy_table, interruptible_step
 
 if TYPE_CHECKING:
     from etl_core.state.store import StateStore

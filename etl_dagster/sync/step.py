@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
-from etl_dagster.waits import Waits
+from etl_dagster.reports.waits import Waits
 
 if TYPE_CHECKING:
     from etl_core.replication.observer import Observer

@@ -14,8 +14,8 @@ import dagster as dg
 
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
-from etl_dagster.source_watch import SourceWatch
-from etl_dagster.verdicts import Verdict, judge_lag, judge_slot, judge_state
+from etl_dagster.reports.source_watch import SourceWatch
+from etl_dagster.reports.verdicts import Verdict, judge_lag, judge_slot, judge_state
 
 REPLICATION_LAG = "replication_lag"
 SLOT_HEALTH = "slot_health"

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from etl_dagster.table_report import LAST_CHANGE, ROW_COUNT
+from etl_dagster.reports.table_report import LAST_CHANGE, ROW_COUNT
 
 DATA_VERSION_TAG = "dagster/data_version"
 

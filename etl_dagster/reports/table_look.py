@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_dagster.reporting import Seen
+from etl_dagster.reports.reporting import Seen
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline

@@ -21,8 +21,8 @@ from etl_core.config_values import check_tables
 from etl_core.errors import EtlError
 from etl_core.identifiers import check_pipeline_name
 from etl_dagster import names
-from etl_dagster.component_schema import exact_model, without_secrets
-from etl_dagster.component_sections import (
+from etl_dagster.definitions.component_schema import exact_model, without_secrets
+from etl_dagster.definitions.component_sections import (
     Batch,
     Compare,
     Freshness,
@@ -34,8 +34,9 @@ from etl_dagster.component_sections import (
     Stream,
     Translation,
 )
-from etl_dagster.dbt import dbt_sources as build_dbt_sources
-from etl_dagster.definitions import build_postgres_replication
+from etl_dagster.definitions.dbt import dbt_sources as build_dbt_sources
+from etl_dagster.definitions.factory import build_postgres_replication
+from etl_dagster.definitions.scaffold import ReplicationScaffolder
 from etl_dagster.failures import failure_of
 from etl_dagster.load_checks import check_replication, checked, parse_tables
 from etl_dagster.resources import (
@@ -45,7 +46,6 @@ from etl_dagster.resources import (
     PostgresReplicationResource,
     StateStoreResource,
 )
-from etl_dagster.scaffold import ReplicationScaffolder
 from etl_dagster.secrets import holds_secret, refuse_key
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 

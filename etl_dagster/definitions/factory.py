@@ -8,17 +8,17 @@ import dagster as dg
 from etl_core.config_values import check_tables
 from etl_core.identifiers import TableName
 from etl_dagster import names
-from etl_dagster.assets import build_initial_sync_assets
-from etl_dagster.checks import build_check_job, build_replication_checks
-from etl_dagster.code_reference import caller, refer_to
-from etl_dagster.compare_schedule import build_compare_job, build_compare_schedule
-from etl_dagster.control_job import build_control_job
-from etl_dagster.key_clashes import tell_clashes
+from etl_dagster.definitions.code_reference import caller, refer_to
+from etl_dagster.definitions.key_clashes import tell_clashes
+from etl_dagster.definitions.specs import build_slot_asset_spec, build_source_asset_specs
 from etl_dagster.load_checks import check_replication, definition_errors, parse_tables
+from etl_dagster.reports.checks import build_check_job, build_replication_checks
+from etl_dagster.reports.compare_schedule import build_compare_job, build_compare_schedule
 from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.sensor import build_stream_sensor
-from etl_dagster.specs import build_slot_asset_spec, build_source_asset_specs
-from etl_dagster.stream_job import StreamConfig, build_stream_job, build_stream_schedule
+from etl_dagster.stream.control_job import build_control_job
+from etl_dagster.stream.sensor import build_stream_sensor
+from etl_dagster.stream.stream_job import StreamConfig, build_stream_job, build_stream_schedule
+from etl_dagster.sync.assets import build_initial_sync_assets
 from etl_dagster.translator import DagsterReplicationTranslator
 
 

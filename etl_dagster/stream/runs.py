@@ -5,8 +5,8 @@ from collections.abc import Container, Sequence
 
 import dagster as dg
 
-from etl_dagster import presence
-from etl_dagster.supervisor import StreamRun
+from etl_dagster.stream import presence
+from etl_dagster.stream.supervisor import StreamRun
 
 _IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,

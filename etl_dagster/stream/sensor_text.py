@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from etl_core.errors import EtlError
-from etl_dagster.verdicts import StreamReading
+from etl_dagster.reports.verdicts import StreamReading
 
 if TYPE_CHECKING:
     from etl_core.source.connection import Connection

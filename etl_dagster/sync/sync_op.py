@@ -13,15 +13,10 @@ from etl_core.errors import EtlError, PermanentError
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_dagster import names
-from etl_dagster.bring_up import BringUp, bring_up_table
 from etl_dagster.failures import failure_of, failure_of_tables
 from etl_dagster.hints import sentence
-from etl_dagster.last_reports import NEVER, last_reports
-from etl_dagster.materialize_options import MATERIALIZE_KEY, MaterializeOptions
-from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.step_batch import Batches, StepBatch
-from etl_dagster.sync import CopyProgress, Synced, run_interruptibly, yield_interruptibly
-from etl_dagster.table_report import (
+from etl_dagster.reports.last_reports import NEVER, last_reports
+from etl_dagster.reports.table_report import (
     SourceSizes,
     TableFacts,
     copied_text,
@@ -31,6 +26,11 @@ from etl_dagster.table_report import (
     source_observation,
     table_metadata,
 )
+from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.sync.bring_up import BringUp, bring_up_table
+from etl_dagster.sync.materialize_options import MATERIALIZE_KEY, MaterializeOptions
+from etl_dagster.sync.step import CopyProgress, Synced, run_interruptibly, yield_interruptibly
+from etl_dagster.sync.step_batch import Batches, StepBatch
 
 _T = TypeVar("_T")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_dagster.verdicts import SlotReading, StreamReading
+from etl_dagster.reports.verdicts import SlotReading, StreamReading
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline

@@ -19,17 +19,17 @@ import dagster as dg
 from etl_core.errors import EtlError, PermanentError, TransientError
 from etl_core.identifiers import TableName
 from etl_core.lsn import ZERO, Lsn
-from etl_dagster import presence
-from etl_dagster.dead_runs import DeadRuns
-from etl_dagster.last_reports import last_reports
-from etl_dagster.live_checks import LiveChecks
-from etl_dagster.reporting import Reporter
-from etl_dagster.runs import later_streams
-from etl_dagster.source_watch import SourceWatch
-from etl_dagster.standstill import Standstill
-from etl_dagster.table_look import TableLook
-from etl_dagster.table_report import TableFacts, table_metadata
-from etl_dagster.table_states import TableStates, last_told
+from etl_dagster.reports.last_reports import last_reports
+from etl_dagster.reports.live_checks import LiveChecks
+from etl_dagster.reports.reporting import Reporter
+from etl_dagster.reports.source_watch import SourceWatch
+from etl_dagster.reports.table_look import TableLook
+from etl_dagster.reports.table_report import TableFacts, table_metadata
+from etl_dagster.reports.table_states import TableStates, last_told
+from etl_dagster.stream import presence
+from etl_dagster.stream.dead_runs import DeadRuns
+from etl_dagster.stream.runs import later_streams
+from etl_dagster.stream.standstill import Standstill
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline

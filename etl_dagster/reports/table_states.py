@@ -17,7 +17,7 @@ import dagster as dg
 
 from etl_core.identifiers import TableName
 from etl_dagster.hints import in_dagster
-from etl_dagster.verdicts import Verdict
+from etl_dagster.reports.verdicts import Verdict
 
 if TYPE_CHECKING:
     from etl_core.state.store import StateStore, TableStatus, Transition

@@ -19,13 +19,11 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
 from etl_core.state.table_state import TableState
-from etl_dagster.live_checks import REPLICATION_LAG, SLOT_HEALTH
 from etl_dagster.load_checks import check_max_lag, check_replication, definition_errors
 from etl_dagster.names import PIPELINE_TAG, check_job_name, check_op_name, resource_key
-from etl_dagster.resources import PostgresReplicationResource
-from etl_dagster.table_states import TABLE_STATE, judge_table_state
-from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
-from etl_dagster.verdicts import (
+from etl_dagster.reports.live_checks import REPLICATION_LAG, SLOT_HEALTH
+from etl_dagster.reports.table_states import TABLE_STATE, judge_table_state
+from etl_dagster.reports.verdicts import (
     SlotReading,
     StreamReading,
     Verdict,
@@ -37,7 +35,9 @@ from etl_dagster.verdicts import (
     judge_slot,
     judge_state,
 )
-from etl_dagster.waits import Waits
+from etl_dagster.reports.waits import Waits
+from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
     from etl_core.lsn import Lsn

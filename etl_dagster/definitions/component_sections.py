@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from etl_core.config_values import parse_duration, parse_size
 from etl_dagster.load_checks import checked, positive
-from etl_dagster.stream_job import StreamConfig
+from etl_dagster.stream.stream_job import StreamConfig
 
 
 class Source(dg.Model, dg.Resolvable):

@@ -17,13 +17,13 @@ from etl_core.lsn import ZERO, Lsn
 from etl_core.state.store import TableStatus, Transition
 from etl_core.state.table_state import COPIED, TableState
 from etl_dagster import names
-from etl_dagster.sync import CopyCost, CopyProgress, Synced
+from etl_dagster.sync.step import CopyCost, CopyProgress, Synced
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
     from etl_core.replication.copy import Copied
     from etl_dagster.resources import PostgresReplicationResource
-    from etl_dagster.step_batch import StepBatch
+    from etl_dagster.sync.step_batch import StepBatch
 
 _LOOK_EVERY = 0.5
 _NO_STREAM_PATIENCE = 60.0

@@ -13,7 +13,7 @@ import dagster as dg
 
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
-from etl_dagster.stream_job import StreamConfig
+from etl_dagster.stream.stream_job import StreamConfig
 
 if TYPE_CHECKING:
     from etl_dagster.resources import PostgresReplicationResource
@@ -76,7 +76,7 @@ class Batches:
 
     def of_step(self, replication: "PostgresReplicationResource", context: dg.OpExecutionContext) -> StepBatch:
         """The batch of the step that `context` is of."""
-        from etl_dagster.stream_run import StreamRun
+        from etl_dagster.stream.stream_run import StreamRun
 
         run = StreamRun(
             replication,

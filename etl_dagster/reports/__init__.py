@@ -1,0 +1,1 @@
+"""What Dagster's pages say of tables and the slot: reports, checks and their verdicts."""

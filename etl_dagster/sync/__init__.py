@@ -1,0 +1,1 @@
+"""Brings tables up to now: their assets, and the steps that copy them or wait for the stream."""
