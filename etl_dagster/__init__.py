@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from etl_dagster.stream.stream_job import build_stream_schedule as build_stream_schedule
     from etl_dagster.sync.assets import build_initial_sync_assets as build_initial_sync_assets
     from etl_dagster.sync.materialize_options import MaterializeOptions as MaterializeOptions
+    from etl_dagster.sync.sync_step import SyncStep as SyncStep
     from etl_dagster.tables import ReplicatedTable as ReplicatedTable
     from etl_dagster.translator import DagsterReplicationTranslator as DagsterReplicationTranslator
     from etl_dagster.translator import ReplicatedTableProps as ReplicatedTableProps
@@ -47,6 +48,7 @@ _MODULES = {
     "ReplicatedTableProps": "translator",
     "StateStoreResource": "resources",
     "StreamConfig": "stream.stream_job",
+    "SyncStep": "sync.sync_step",
     "build_control_job": "stream.control_job",
     "build_initial_sync_assets": "sync.assets",
     "build_postgres_replication": "definitions.factory",
@@ -72,6 +74,7 @@ __all__ = [
     "ReplicatedTableProps",
     "StateStoreResource",
     "StreamConfig",
+    "SyncStep",
     "build_control_job",
     "build_initial_sync_assets",
     "build_postgres_replication",

@@ -1,14 +1,15 @@
 """`type: etl_dagster.PostgresReplicationComponent` in a defs.yaml: one pipeline, from attributes instead of Python.
 
 A shell over `build_postgres_replication`. Subclass the component and override `get_asset_spec` to change how tables
-appear. Loading connects to nothing: the tables stand in the file, or, with `discover: publication`, in what
-`dg utils refresh-defs-state` wrote down when it last asked the source.
+appear, `execute` to do something before and after a materialisation. Loading connects to nothing: the tables stand in
+the file, or, with `discover: publication`, in what `dg utils refresh-defs-state` wrote down when it last asked the
+source.
 """
 
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union
@@ -47,6 +48,7 @@ from etl_dagster.resources import (
     StateStoreResource,
 )
 from etl_dagster.secrets import holds_secret, refuse_key
+from etl_dagster.sync.sync_step import SyncStep
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 _log = logging.getLogger(__name__)
@@ -161,6 +163,14 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         spec = DagsterReplicationTranslator().get_asset_spec(props)
         return spec if self.translation is None else self.translation(spec, props)
 
+    def execute(self, context: dg.AssetExecutionContext, step: SyncStep) -> Iterator[Any]:
+        """What a step that materialises tables yields. Override it to do something before and after `step.run`.
+
+        It is called in the step's process, for each step and each time Dagster tries one again. Of a table that several
+        processes copy it is the step `copy`; those that help it, and the one that reports it, are not asked.
+        """
+        yield from step.run(context)
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Connects to nothing. Dagster's state is looked at only to `discover`."""
         return super().build_defs(context) if self.tables is None else self._definitions(self.tables, {})
@@ -228,6 +238,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             sync_pool=self.pools.sync,
             stream_pool=self.pools.stream,
             default_sensor_status=self.stream.sensor_status(),
+            execute=self.execute,
         )
 
     def _replication(self) -> PostgresReplicationResource:

@@ -19,6 +19,7 @@ from etl_dagster.stream.control_job import build_control_job
 from etl_dagster.stream.sensor import build_stream_sensor
 from etl_dagster.stream.stream_job import StreamConfig, build_stream_job, build_stream_schedule
 from etl_dagster.sync.assets import build_initial_sync_assets
+from etl_dagster.sync.sync_step import Execute, run_step
 from etl_dagster.translator import DagsterReplicationTranslator
 
 
@@ -41,6 +42,7 @@ def build_postgres_replication(
     sync_pool: str | None = None,
     stream_pool: str | None = None,
     default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
+    execute: Execute = run_step,
 ) -> dg.Definitions:
     """The definitions of one pipeline. Nothing connects.
 
@@ -52,6 +54,7 @@ def build_postgres_replication(
     first that wait longest (`equals_source`).
     `op_tags` are those of the initial syncs' steps, `stream_op_tags` of the step that streams. `copy_processes` names
     the large tables, which have steps of their own, and says how many processes copy each; the others share one step.
+    `execute` yields what a step of the initial syncs does, as in `build_initial_sync_assets`.
     The concurrency pools are `<name>_sync` and `<name>_stream` unless named here; the stream's needs room for two.
     """
     check_replication(replication)
@@ -70,6 +73,7 @@ def build_postgres_replication(
         pool=sync_pool,
         batches=None if cron_schedule is None else stream,
         max_lag=max_lag,
+        execute=execute,
     )
     sync_assets = refer_to(caller(), sync_assets)
     tell_clashes(replication.name, sync_assets)

@@ -18,6 +18,7 @@ from etl_dagster.sync.materialize_options import MATERIALIZE_KEY, OPTIONS
 from etl_dagster.sync.shared_sync import shared_sync_graph
 from etl_dagster.sync.step_batch import Batches
 from etl_dagster.sync.sync_op import TableSync, outputs_of, sync_op
+from etl_dagster.sync.sync_step import Execute, run_step
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 _IO_MANAGER_KEY = "dagster/io_manager_key"  # where AssetSpec.with_io_manager_key keeps it
@@ -36,6 +37,7 @@ def build_initial_sync_assets(
     pool: str | None = None,
     batches: StreamConfig | None = None,
     max_lag: float = 60.0,
+    execute: Execute = run_step,
 ) -> list[dg.AssetsDefinition]:
     """An asset for each table: one definition of those that share a step, one of each other. Connects to nothing.
 
@@ -44,6 +46,7 @@ def build_initial_sync_assets(
     the executor has them: 1 gives a table a step of its own. The others are copied in one step, several at a time.
     `pool` is another concurrency pool than `<pipeline>_sync`. With `batches`, which the schedule's runs have, a step
     whose tables wait for a stream streams a batch itself if no run does; `max_lag` is in seconds, for its reports.
+    `execute` is called for each step and yields what the step does; a step that is tried again calls it again.
     """
     check_replication(replication)
     translator = translator or DagsterReplicationTranslator()
@@ -69,6 +72,7 @@ def build_initial_sync_assets(
             retry_policy,
             pool or names.sync_pool(replication.name),
             drained,
+            execute,
         )
         if table in processes:
             assets.append(_asset([sync], [spec], processes[table]))

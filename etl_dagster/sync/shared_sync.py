@@ -23,6 +23,7 @@ from etl_dagster.reports.table_report import SourceSizes
 from etl_dagster.sync.bring_up import as_it_is
 from etl_dagster.sync.step import CopyCost, CopyProgress, Synced
 from etl_dagster.sync.sync_op import TableSync, copy_table, interruptible_step
+from etl_dagster.sync.sync_step import SyncStep
 
 if TYPE_CHECKING:
     from etl_core.state.store import StateStore
@@ -119,9 +120,14 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         retry_policy=sync.retry_policy,
         pool=sync.pool,
     )
-    def copy(context: dg.OpExecutionContext) -> None:
+    def copy(context: dg.AssetExecutionContext) -> Iterator[Any]:
         replication = sync.replication(context)
-        copy_table(context, replication, sync.table, context.run_id, sync.batch(context, replication))
+
+        def run(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+            copy_table(context, replication, sync.table, context.run.run_id, sync.batch(context, replication))
+            yield from ()  # `report` says it: Dagster wants all that a graph does to lead to its asset
+
+        yield from sync.execute(context, SyncStep(replication, (sync.table,), run))
 
     @dg.op(
         name=f"{sync.name}__share",

@@ -31,6 +31,7 @@ from etl_dagster.sync.bring_up import BringUp, bring_up_table
 from etl_dagster.sync.materialize_options import MATERIALIZE_KEY, MaterializeOptions
 from etl_dagster.sync.step import CopyProgress, Synced, run_interruptibly, yield_interruptibly
 from etl_dagster.sync.step_batch import Batches, StepBatch
+from etl_dagster.sync.sync_step import Execute, SyncStep, run_step
 
 _T = TypeVar("_T")
 
@@ -54,6 +55,7 @@ class TableSync:
     pool: str
     batches: Batches | None = None
     """For a pipeline with a schedule of batches: a step streams one itself where its tables wait for the stream."""
+    execute: Execute = run_step
 
     @property
     def name(self) -> str:
@@ -130,9 +132,17 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
         retry_policy=first.retry_policy if is_alone else None,
         pool=first.pool,
     )
-    def bring_up(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+    def bring_up(context: dg.AssetExecutionContext) -> Iterator[Any]:
         wanted = {sync.table: sync for sync in syncs if sync.key in context.selected_asset_keys}
         replication = first.replication(context)
+        step = SyncStep(replication, tuple(wanted), lambda context: run(context, replication, wanted))
+        yield from first.execute(context, step)
+
+    def run(
+        context: dg.AssetExecutionContext,
+        replication: PostgresReplicationResource,
+        wanted: Mapping[TableName, TableSync],
+    ) -> Iterator[dg.MaterializeResult]:
         failed: dict[TableName, EtlError] = {}
         batch = first.batch(context, replication)
         retry_policy = None if is_alone else first.retry_policy

@@ -23,6 +23,7 @@ from etl_core.testing.postgres import Database
 from etl_dagster.definitions.component import PostgresReplicationComponent
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
+from etl_dagster.sync.sync_step import SyncStep
 from etl_dagster.translator import ReplicatedTableProps
 
 pytestmark = [  # of Dagster's own doing, whenever it loads a component from YAML
@@ -43,6 +44,24 @@ class OwnedByTable(PostgresReplicationComponent):
 
     def get_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
         return super().get_asset_spec(props).merge_attributes(owners=[f"team:{self.unit}_{props.table.name}"])
+
+
+class Audited(PostgresReplicationComponent):
+    """Says before and after a step what the destination has of its tables, and lets an event of its own follow."""
+
+    def execute(self, context: dg.AssetExecutionContext, step: SyncStep) -> Iterator[Any]:
+        names = [str(table) for table in step.tables]
+        yield dg.AssetObservation("audit", metadata={"when": "before", "rows": self._rows(step), "tables": names})
+        yield from super().execute(context, step)
+        yield dg.AssetObservation("audit", metadata={"when": "after", "rows": self._rows(step), "tables": names})
+
+    def _rows(self, step: SyncStep) -> int:
+        """In `public.orders`, 0 as long as there is no file."""
+        path = step.replication.destination.options()["path"]
+        if not Path(path).exists():
+            return 0
+        with duckdb.connect(path, read_only=True) as destination:
+            return int(destination.execute("SELECT count(*) FROM public.orders").fetchall()[0][0])
 
 
 def attributes(**changes: Any) -> dict[str, Any]:
@@ -242,6 +261,56 @@ def test_a_table_is_copied_through_the_component(
     assert result.success
     with duckdb.connect(str(tmp_path / "shop.duckdb"), read_only=True) as destination:
         assert destination.execute("SELECT count(*), sum(n) FROM public.orders").fetchone() == (100, 5050)
+
+
+BEFORE, COPIED, AFTER = ("before", 0), ("materialized", 100), ("after", 100)
+
+
+@pytest.mark.parametrize(
+    ("processes", "events"),
+    [
+        ({}, [BEFORE, COPIED, AFTER]),
+        ({"public.orders": 1}, [BEFORE, COPIED, AFTER]),
+        ({"public.orders": 2}, [BEFORE, AFTER, COPIED]),  # the step after the copy says what several processes copied
+    ],
+    ids=["one step for all", "a step of its own", "several processes"],
+)
+def test_a_subclass_does_something_before_and_after_a_step(
+    processes: dict[str, int],
+    events: list[tuple[str, int]],
+    sandbox: DefsFolderSandbox,
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_DSN", database.dsn)
+    defs = load(
+        sandbox,
+        Audited,
+        name=replication.name,
+        source={"dsn_env": "SHOP_DSN", "publication": "shop_pub"},
+        state={"url": f"sqlite:///{tmp_path / 'state.db'}"},
+        destination={"type": "duckdb", "path": str(tmp_path / "shop.duckdb")},
+        tables=["public.orders", "public.customers"],
+        initial_sync={"processes": processes},
+    )
+
+    job = defs.resolve_job_def(f"{replication.name}_initial_sync")
+    result = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(["duckdb", "public", "orders"])])
+
+    assert result.success
+    told = []
+    for event in result.all_events:
+        if event.is_step_materialization:
+            rows = event.step_materialization_data.materialization.metadata["dagster/row_count"].value
+            told.append(("materialized", rows))
+        elif event.is_asset_observation and event.asset_key == dg.AssetKey(["audit"]):
+            metadata = event.asset_observation_data.asset_observation.metadata
+            assert metadata["tables"].value == ["public.orders"], "those that the run has selected"
+            told.append((str(metadata["when"].value), metadata["rows"].value))
+    assert told == events
 
 
 def test_dbt_sources_have_the_keys_of_the_component(
