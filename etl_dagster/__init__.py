@@ -13,6 +13,7 @@ from etl_core import __version__
 
 if TYPE_CHECKING:
     from etl_dagster.definitions.automation import on_replicated_change as on_replicated_change
+    from etl_dagster.definitions.change_sensor import build_change_sensor as build_change_sensor
     from etl_dagster.definitions.component import PostgresReplicationComponent as PostgresReplicationComponent
     from etl_dagster.definitions.dbt import dbt_sources as dbt_sources
     from etl_dagster.definitions.factory import build_postgres_replication as build_postgres_replication
@@ -49,6 +50,7 @@ _MODULES = {
     "StateStoreResource": "resources",
     "StreamConfig": "stream.stream_job",
     "SyncStep": "sync.sync_step",
+    "build_change_sensor": "definitions.change_sensor",
     "build_control_job": "stream.control_job",
     "build_initial_sync_assets": "sync.assets",
     "build_postgres_replication": "definitions.factory",
@@ -75,6 +77,7 @@ __all__ = [
     "StateStoreResource",
     "StreamConfig",
     "SyncStep",
+    "build_change_sensor",
     "build_control_job",
     "build_initial_sync_assets",
     "build_postgres_replication",

@@ -1,7 +1,7 @@
 """The stream runs as Dagster's instance knows them, joined with who is connected to the source."""
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import dagster as dg
 
@@ -37,6 +37,12 @@ def later_streams(instance: dg.DagsterInstance, job: str, run_id: str, sessions:
         return []
     later = runs[: ids.index(run_id)]
     return [run.run_id for run in later if presence.is_present(run.run_id, sessions)]
+
+
+def tagged_run_in_flight(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> str | None:
+    """The id of the newest run with all of these tags that has not ended as far as Dagster knows."""
+    runs = instance.get_runs(dg.RunsFilter(tags=tags, statuses=_IN_FLIGHT), limit=1)
+    return runs[0].run_id if runs else None
 
 
 def failure_message(instance: dg.DagsterInstance, run_id: str) -> str | None:
