@@ -63,7 +63,7 @@ constraints: ## renew constraints.txt with the newest versions that work togethe
 	rm -rf $(VENV) && : > constraints.txt
 	@$(MAKE) --no-print-directory venv
 	{ echo '# The development environment, pinned. Renewed with: make constraints'; \
-		$(RUN) pip freeze --exclude-editable | grep '=='; } > constraints.txt
+		$(RUN) pip freeze --all --exclude pip --exclude-editable | grep '=='; } > constraints.txt
 	touch $(VENV)/installed
 
 clean: ## remove .venv, caches and what the demo and the benchmarks wrote

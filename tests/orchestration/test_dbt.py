@@ -1,4 +1,5 @@
-"""The dbt example as a person runs it: sources written, project parsed, models built while a stream writes."""
+"""The examples with dbt, and with dlt next to it, as a person runs them: sources written, project parsed, models built
+while a stream writes, a file loaded."""
 
 import json
 import os
@@ -36,9 +37,15 @@ REVENUE = """
     SELECT c.country::text, count(o.id), coalesce(sum(o.total), 0)
     FROM customers c LEFT JOIN orders o ON o.customer_id = c.id GROUP BY c.country ORDER BY 1
 """
+REACHED = """
+    SELECT country, target, (SELECT coalesce(sum(o.total), 0) FROM customers c JOIN orders o ON o.customer_id = c.id
+                             WHERE c.country = t.country)
+    FROM (VALUES ('DE', 5000000.00), ('FR', 4500000.00), ('JP', 2500000.00), ('US', 9000000.00)) t(country, target)
+    ORDER BY 1
+"""
 GRAPH = """
-import json
-from examples.dbt_location import defs
+import importlib, json, sys
+defs = importlib.import_module(sys.argv[1]).defs
 graph = defs.resolve_asset_graph()
 def told(node):
     condition = node.automation_condition
@@ -91,12 +98,22 @@ class Shop:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def materialize(self, selection: str) -> None:
-        self.run("dagster", "asset", "materialize", "-f", "examples/dbt_location.py", "--select", selection)
+    def materialize(self, selection: str, location: str = "dbt_location") -> None:
+        self.run("dagster", "asset", "materialize", "-f", f"examples/{location}.py", "--select", selection)
+
+    def graph(self, location: str) -> dict[str, dict[str, Any]]:
+        """The parents of each asset, the label of its condition, and how many checks it has."""
+        printed = self.run(sys.executable, "-c", GRAPH, f"examples.{location}")
+        found: dict[str, dict[str, Any]] = json.loads(printed.splitlines()[-1])
+        return found
 
     def report(self, query: str) -> list[tuple[Any, ...]]:
-        with duckdb.connect(self.reports, read_only=True) as connection:
-            return connection.execute(query).fetchall()
+        return read(self.reports, query)
+
+
+def read(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(path, read_only=True) as connection:
+        return connection.execute(query).fetchall()
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +250,7 @@ def parsed(shop: Shop) -> Shop:
 
 
 def test_the_lineage_leads_from_the_source_over_the_replicated_table_to_the_models(parsed: Shop) -> None:
-    graph = json.loads(parsed.run(sys.executable, "-c", GRAPH))
+    graph = parsed.graph("dbt_location")
     assert graph["duckdb/public/orders"]["parents"] == ["shop/public/orders"]
     assert graph["customer_orders"] == {
         "parents": ["duckdb/public/customers", "duckdb/public/orders"],
@@ -262,6 +279,35 @@ def test_dagster_builds_the_models_while_a_stream_writes(parsed: Shop) -> None:
         pipeline.stream(until=pipeline.current_lsn())
     parsed.materialize("key:customer_orders+")
     assert parsed.report("FROM marts.revenue_by_country ORDER BY country") == parsed.database.execute(REVENUE)
+
+
+def test_dlt_and_dbt_are_in_one_graph_with_the_replicated_tables(parsed: Shop) -> None:
+    graph = parsed.graph("dlt_location")
+    assert graph["planning/finance/targets"]["parents"] == ["targets_csv"]
+    assert graph["planning/finance/targets_reached"] == {
+        "parents": ["duckdb/public/customers", "duckdb/public/orders", "planning/finance/targets"],
+        "condition": "on_replicated_change(every=10m)",
+        "checks": 0,
+    }
+    assert graph["duckdb/public/orders"]["parents"] == ["shop/public/orders"]
+    assert graph["customer_orders"]["parents"] == ["duckdb/public/customers", "duckdb/public/orders"]
+    added = {"planning/finance/targets", "planning/finance/targets_reached", "targets_csv"}
+    assert {*graph} == {*parsed.graph("dbt_location")} | added
+
+
+@pytest.mark.timeout(1200)  # two runs of Dagster
+def test_what_dlt_loaded_is_read_together_with_replicated_tables_while_a_stream_writes(parsed: Shop) -> None:
+    planning = parsed.folder / "demo" / "planning.duckdb"
+    with streaming(parsed.replication):
+        parsed.materialize("key:planning/finance/targets+", "dlt_location")
+    assert read(planning, "FROM finance.targets_reached ORDER BY country") == parsed.database.execute(REACHED)
+
+    parsed.database.execute("INSERT INTO orders (customer_id, total) VALUES (1, 77.25), (3, 0.02)")
+    with parsed.replication.pipeline() as pipeline:
+        pipeline.stream(until=pipeline.current_lsn())
+    parsed.materialize("key:planning/finance/targets_reached", "dlt_location")
+    assert read(planning, "FROM finance.targets_reached ORDER BY country") == parsed.database.execute(REACHED)
+    assert read(planning, "SELECT sum(revenue) > 0 FROM finance.targets_reached") == [(True,)]
 
 
 STRANGE = """

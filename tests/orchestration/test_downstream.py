@@ -197,6 +197,29 @@ def test_a_change_during_the_run_requests_the_asset_after_it_and_not_meanwhile(d
     assert daemon.tick() == 0
 
 
+def test_a_load_of_another_package_requests_the_asset_each_time(instance: dg.DagsterInstance) -> None:
+    """What dlt loads, say, has no data version of its own; Dagster then takes each materialisation for a new one."""
+
+    @dg.asset
+    def loaded() -> None: ...
+
+    @dg.asset(deps=[loaded], automation_condition=on_replicated_change())
+    def report() -> None: ...
+
+    definitions = dg.Definitions(assets=[loaded, report])
+    cursor: dg.AssetDaemonCursor | None = None
+    requested = []
+    for _ in range(3):
+        dg.materialize([loaded], instance=instance)
+        for _ in range(2):
+            result = dg.evaluate_automation_conditions(
+                definitions, instance=instance, asset_selection=dg.AssetSelection.assets("report"), cursor=cursor
+            )
+            cursor = result.cursor
+            requested.append(result.total_requested)
+    assert requested == [0, 0, 1, 0, 1, 0]
+
+
 def at(clock: str) -> datetime:
     """A time of one day, such as `10:05:30`."""
     return datetime.fromisoformat(f"2026-03-01T{clock}").replace(tzinfo=UTC)
