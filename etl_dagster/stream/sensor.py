@@ -13,6 +13,7 @@ from etl_dagster.hints import in_dagster, sentence
 from etl_dagster.stream import presence
 from etl_dagster.stream.control_job import ACTION_TAG
 from etl_dagster.stream.copy_requests import copy_request, to_be_copied
+from etl_dagster.stream.outside_states import is_told_by_a_run, state_events
 from etl_dagster.stream.runs import failure_message, failures_in_a_row, latest_runs, runs_in_flight
 from etl_dagster.stream.sensor_text import REASON_TAG, stream_text
 from etl_dagster.stream.standstill import latest_control_run, may_stand_still, stands_still, surroundings
@@ -73,6 +74,10 @@ def build_stream_sensor(
                 again = to_be_copied(statuses, store)
                 decision = decide(situation, lease=lease_seconds)
                 lag = stream_text(connection, slot, store) if decision.run_key is None else ""
+                told: list[dg.AssetCheckEvaluation] = []
+                cursor = context.cursor
+                if not is_told_by_a_run(decision, situation.runs):
+                    told, cursor = state_events(statuses, store, keys, context.instance, supervised.name, cursor)
         except EtlError as error:
             return dg.SkipReason(sentence(error, supervised.name))
         requests = []
@@ -88,8 +93,9 @@ def build_stream_sensor(
                 context.log.info(copies.tags[REASON_TAG])
                 requests.append(copies)
         if requests:
-            return dg.SensorResult(run_requests=requests)
-        return dg.SkipReason(decision.reason + lag + _remark(statuses, again, keys, supervised.name))
+            return dg.SensorResult(run_requests=requests, asset_events=told, cursor=cursor)
+        reason = decision.reason + lag + _remark(statuses, again, keys, supervised.name)
+        return dg.SensorResult(skip_reason=reason, asset_events=told, cursor=cursor)
 
     return stream_sensor
 
