@@ -12,17 +12,14 @@ chain's beginning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from etl_core.decode.split import Mask
 from etl_core.errors import PermanentError
 from etl_core.protocol.segment import INSERT, UPDATE, Indices
-from etl_core.values.text import Array, fixed_width, numbers_of
 
 _NONE = -1
 
@@ -56,35 +53,6 @@ class Events:
     old_row: Indices
     old_key: Indices
     old_of_new: Indices
-
-
-def number_keys(new: Sequence[Array], old: Sequence[Array]) -> tuple[Indices, Indices]:
-    """Numbers the keys of new and old tuples, so that equal keys get equal numbers.
-
-    The keys are given as one array of text per key column. Texts are compared, as PostgreSQL compares bytes when it
-    decides whether an update changed the key: two spellings of one number are two keys.
-    """
-    combined: Indices | None = None
-    for new_column, old_column in zip(new, old, strict=True):
-        both = pa.chunked_array([new_column, old_column]).combine_chunks()
-        codes = both.dictionary_encode().indices
-        if codes.null_count:
-            raise PermanentError(
-                "a key column holds NULL",
-                hint="give the table a primary key, or a REPLICA IDENTITY index over NOT NULL columns",
-            )
-        numbers = numbers_of(codes, np.int32).astype(np.int64)
-        if combined is None:
-            combined = numbers
-        else:
-            # Both numbers are below the number of tuples, so that their product stays below 2**63; numbered again,
-            # the pairs are so too.
-            pairs = fixed_width(pa.int64(), combined * (int(numbers.max(initial=0)) + 1) + numbers, None)
-            combined = numbers_of(pairs.dictionary_encode().indices, np.int32).astype(np.int64)
-    if combined is None:
-        raise ValueError("a key has at least one column")
-    count = len(new[0])
-    return combined[:count], combined[count:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from etl_core.batch import ChangeCounts, PartialRows, TableChanges
-from etl_core.decode.collapse import Chains, Events, Final, collapse, number_keys
-from etl_core.decode.split import Cells, RowChanges, gather, split
+from etl_core.decode.collapse import Chains, Events, Final, collapse
+from etl_core.decode.keys import key_texts, number_keys
+from etl_core.decode.loading import Wanted, load_cells
+from etl_core.decode.split import Cells, RowChanges, split
 from etl_core.errors import CopyNeeded, EtlError, MalformedMessage, TableError, where
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
-from etl_core.protocol.segment import DELETE, INSERT, UPDATE, Frames, Indices, row_numbers
+from etl_core.protocol.segment import DELETE, INSERT, UPDATE, Frames, Indices, relations_of, row_numbers, tags_of
 from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
-from etl_core.values import load
 from etl_core.values.text import Array, fixed_width
 
 _log = logging.getLogger(__name__)
@@ -40,6 +44,7 @@ def decode_frames(
     MalformedMessage for frames that are not row messages of the tables in `schemas`.
     """
     first, commit_lsn = frames.transactions()
+    plans: list[_Plan] = []
     if not first.size:
         raise MalformedMessage("a change outside of a transaction", offset=0)
     for table_id, selected in _by_relation(frames):
@@ -55,20 +60,46 @@ def decode_frames(
             selected = selected[selected >= (first[begun] if begun < first.size else frames.bounds.size)]
         if not selected.size and not truncated:
             continue
-        try:
-            changes = _decode_alone(frames, selected, schema, truncated=truncated)
-        except TableError as error:
-            if on_table_error is None:
-                raise
-            on_table_error(table_id, error)
-        else:
+        with _alone(schema, on_table_error):
+            plans.append(plan_table(frames, selected, schema, truncated=truncated))
+    wanted = [one for plan in plans for one in plan.wanted()]
+    try:
+        arrays = iter(load_cells(frames.data, wanted))
+    except Exception:
+        yield from _load_each(frames.data, plans, on_table_error)
+    else:
+        for plan in plans:
+            yield plan.changes(arrays)
+
+
+def _load_each(
+    data: NDArray[np.uint8], plans: Sequence[_Plan], on_table_error: Callable[[TableId, TableError], None] | None
+) -> Iterator[TableChanges]:
+    for plan in plans:
+        changes: TableChanges | None = None
+        with _alone(plan.schema, on_table_error):
+            changes = plan.changes(iter(load_cells(data, plan.wanted())))
+        if changes is not None:
             yield changes
 
 
-def _decode_alone(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool) -> TableChanges:
+@contextmanager
+def _alone(schema: TableSchema, on_table_error: Callable[[TableId, TableError], None] | None) -> Iterator[None]:
+    """Hands the errors of one table to `on_table_error`, if given."""
+    try:
+        with _as_table_error(schema):
+            yield
+    except TableError as error:
+        if on_table_error is None:
+            raise
+        on_table_error(schema.table_id, error)
+
+
+@contextmanager
+def _as_table_error(schema: TableSchema) -> Iterator[None]:
     """Whatever goes wrong with the rows of one table is a TableError of that table, but for frames that are damaged."""
     try:
-        return decode_table(frames, selected, schema, truncated=truncated)
+        yield
     except (TableError, MalformedMessage):
         raise
     except EtlError as error:
@@ -86,9 +117,9 @@ def _decode_alone(frames: Frames, selected: Indices, schema: TableSchema, *, tru
 def _by_relation(frames: Frames) -> Iterator[tuple[TableId, Indices]]:
     """Every relation with the numbers of its frames, ascending; also those that are only truncated."""
     seen = set()
-    rows = row_numbers(frames.tags())
+    rows = row_numbers(tags_of(frames.heads))
     if rows.size:
-        relation = frames.relations(rows)
+        relation = relations_of(frames.heads[rows])
         if (relation == relation[0]).all():
             seen.add(TableId(int(relation[0])))
             yield TableId(int(relation[0])), rows
@@ -104,8 +135,49 @@ def _by_relation(frames: Frames) -> Iterator[tuple[TableId, Indices]]:
         yield table_id, np.empty(0, np.int64)
 
 
-def decode_table(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool = False) -> TableChanges:
-    """The changes in the frames numbered `selected`, all of the table `schema`, collapsed and typed."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The changes of one table, whose values are yet to be loaded: one Wanted per column, or none where no row is."""
+
+    schema: TableSchema
+    inserts: Sequence[Wanted]
+    upserts: Sequence[Wanted]
+    deletes: Sequence[Wanted]
+    partials: tuple[PartialRows, ...]
+    truncate: bool
+    counts: ChangeCounts
+
+    def wanted(self) -> list[Wanted]:
+        return [*self.inserts, *self.upserts, *self.deletes]
+
+    def changes(self, arrays: Iterator[Array]) -> TableChanges:
+        """Takes the array of each of `wanted()`."""
+        empty_rows, empty_keys = _empty_tables(self.schema)
+        return TableChanges(
+            self.schema,
+            inserts=_filled(empty_rows, self.inserts, arrays),
+            upserts=_filled(empty_rows, self.upserts, arrays),
+            deletes=_filled(empty_keys, self.deletes, arrays),
+            partials=self.partials,
+            truncate=self.truncate,
+            counts=self.counts,
+        )
+
+
+def _filled(empty: pa.Table, wanted: Sequence[Wanted], arrays: Iterator[Array]) -> pa.Table:
+    if not wanted:
+        return empty
+    return pa.Table.from_arrays([next(arrays) for _ in wanted], schema=empty.schema)
+
+
+@lru_cache(maxsize=1 << 10)
+def _empty_tables(schema: TableSchema) -> tuple[pa.Table, pa.Table]:
+    """No rows and no keys. To make them costs as much as to decode some hundred values."""
+    return arrow_schema(schema).empty_table(), key_schema(schema).empty_table()
+
+
+def plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool = False) -> _Plan:
+    """The changes in the frames numbered `selected`, all of the table `schema`, collapsed."""
     changes = split(frames, selected, len(schema.columns))
     counts = ChangeCounts(
         int((changes.tag == INSERT).sum()),
@@ -115,17 +187,12 @@ def decode_table(frames: Frames, selected: Indices, schema: TableSchema, *, trun
     )
     table = _Table(frames.data, schema, changes)
     if not schema.key:
-        return _append(table, truncated, counts)
-    try:
-        new_key, old_key = number_keys(table.keys(changes.new.columns), table.keys(changes.old.columns))
-        events = Events(changes.tag, changes.new.rows, new_key, changes.old.rows, old_key, changes.old_of_new())
-        final, chains = collapse(events, with_chains=table.has_unchanged)
-        complete, partials = _complete(table, final, chains)
-    except TableError:
-        raise
-    except EtlError as error:
-        raise TableError(f"{schema.name}: {error}", table=str(schema.name), hint=error.hint) from None
-    return TableChanges(
+        return _Plan(schema, _appended(table, counts), (), (), (), truncated, counts)
+    new_key, old_key = number_keys(table.key_texts())
+    events = Events(changes.tag, changes.new.rows, new_key, changes.old.rows, old_key, changes.old_of_new())
+    final, chains = collapse(events, with_chains=table.has_unchanged)
+    complete, partials = _complete(table, final, chains)
+    return _Plan(
         schema,
         inserts=table.rows(final.inserted[complete[final.inserted]], chains),
         upserts=table.rows(final.upserted[complete[final.upserted]], chains),
@@ -136,7 +203,7 @@ def decode_table(frames: Frames, selected: Indices, schema: TableSchema, *, trun
     )
 
 
-def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChanges:
+def _appended(table: _Table, counts: ChangeCounts) -> list[Wanted]:
     if counts.updated or counts.deleted:
         name = table.schema.name
         raise CopyNeeded(
@@ -147,15 +214,7 @@ def _append(table: _Table, truncated: bool, counts: ChangeCounts) -> TableChange
         )
     if table.has_unchanged:
         raise table.inserted_without_value()
-    everything = np.arange(table.changes.new.rows.size)
-    return TableChanges(
-        table.schema,
-        inserts=table.rows(everything, None),
-        upserts=table.arrow.empty_table(),
-        deletes=pa.schema([]).empty_table(),
-        truncate=truncated,
-        counts=counts,
-    )
+    return table.rows(np.arange(table.changes.new.rows.size), None)
 
 
 def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[NDArray[np.bool_], tuple[PartialRows, ...]]:
@@ -189,23 +248,24 @@ def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[NDArr
         members = lacking[group.reshape(-1) == which]
         names = tuple(table.schema.columns[number].name for number, lack in zip(numbers, lacks, strict=True) if lack)
         rows = table.rows(survivors[members], chains, without=names)
-        partials.append(PartialRows(names, table.origin_keys(origin[members]), rows))
+        loaded = pa.Table.from_arrays(load_cells(table.data, rows), names=[one.column.name for one in rows])
+        partials.append(PartialRows(names, table.origin_keys(origin[members]), loaded))
     return complete, tuple(partials)
 
 
 class _Table:
-    """The split rows of one table, and how to make Arrow tables of a choice of them."""
+    """The split rows of one table, and what is wanted for a choice of them."""
 
     def __init__(self, data: NDArray[np.uint8], schema: TableSchema, changes: RowChanges) -> None:
         self.data = data
         self.schema = schema
         self.changes = changes
-        self.arrow = arrow_schema(schema)
         self.has_unchanged = any(cells.unchanged is not None for cells in changes.new.columns)
         self.key_numbers = [number for number, column in enumerate(schema.columns) if column.name in schema.key]
 
-    def keys(self, columns: Sequence[Cells]) -> list[Array]:
-        return [gather(self.data, columns[number]) for number in self.key_numbers]
+    def key_texts(self) -> list[tuple[Array, Array]]:
+        new, old = self.changes.new.columns, self.changes.old.columns
+        return [pair for number in self.key_numbers for pair in key_texts(self.data, new[number], old[number])]
 
     def inserted_without_value(self) -> TableError:
         name = self.schema.name
@@ -216,43 +276,41 @@ class _Table:
             f"drop the filter, or ALTER TABLE {name} REPLICA IDENTITY FULL; then: etl resync {name}",
         )
 
-    def rows(self, chosen: Indices, chains: Chains | None, without: tuple[str, ...] = ()) -> pa.Table:
+    def rows(self, chosen: Indices, chains: Chains | None, without: tuple[str, ...] = ()) -> list[Wanted]:
         """The new tuples numbered `chosen`, ascending, every unchanged value replaced by the one it leads back to."""
-        arrays, names = [], []
+        if not chosen.size:
+            return []
+        wanted = []
         for cells, column in zip(self.changes.new.columns, self.schema.columns, strict=True):
             if column.name in without:
                 continue
-            source = chosen
             if cells.unchanged is not None and chains is not None:
-                source = chains.resolve(cells.unchanged)[chosen]
-            every = source.size == cells.start.size and cells.unchanged is None
-            text = gather(self.data, cells, None if every else source)
-            arrays.append(load(text, column, self.schema.name))
-            names.append(column.name)
-        if not without:
-            return pa.Table.from_arrays(arrays, schema=self.arrow)
-        return pa.Table.from_arrays(arrays, names=names)
+                cells = cells.take(chains.resolve(cells.unchanged)[chosen])
+            elif chosen.size < len(cells):
+                cells = cells.take(chosen)
+            wanted.append(Wanted(cells, column, self.schema.name))
+        return wanted
 
-    def old_keys(self, chosen: Indices) -> pa.Table:
+    def old_keys(self, chosen: Indices) -> list[Wanted]:
         """The keys of the old tuples numbered `chosen`."""
-        return self._key_table(self.changes.old.columns, chosen)
+        return self._keys(self.changes.old.columns, chosen) if chosen.size else []
 
     def origin_keys(self, chosen: Indices) -> pa.Table:
         """The key before the change, of the new tuples numbered `chosen`: the old tuple's where there is one."""
         old = self.changes.old_of_new()[chosen]
         both = pa.concat_tables(
-            [
-                self._key_table(self.changes.new.columns, chosen),
-                self._key_table(self.changes.old.columns, old[old >= 0]),
-            ]
+            pa.Table.from_arrays(load_cells(self.data, keys), schema=key_schema(self.schema))
+            for keys in (
+                self._keys(self.changes.new.columns, chosen),
+                self._keys(self.changes.old.columns, old[old >= 0]),
+            )
         )
         pick = np.arange(chosen.size)
         pick[old >= 0] = chosen.size + np.arange(int((old >= 0).sum()))
         return both.take(fixed_width(pa.int64(), pick, None))
 
-    def _key_table(self, columns: Sequence[Cells], chosen: Indices) -> pa.Table:
-        arrays = [
-            load(gather(self.data, columns[number], chosen), self.schema.columns[number], self.schema.name)
+    def _keys(self, columns: Sequence[Cells], chosen: Indices) -> list[Wanted]:
+        return [
+            Wanted(columns[number].take(chosen), self.schema.columns[number], self.schema.name)
             for number in self.key_numbers
         ]
-        return pa.Table.from_arrays(arrays, schema=key_schema(self.schema))

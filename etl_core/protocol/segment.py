@@ -8,6 +8,8 @@ bounded.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +28,8 @@ KEPT_TAGS = frozenset((BEGIN, COMMIT, INSERT, UPDATE, DELETE))
 FINAL_LSN = MESSAGE + 1
 """Where the commit record's LSN stands in the frame of a Begin."""
 
-PADDING = bytes(8)
-"""Behind the last frame, so that a kind byte and a length may be read where a frame with a wrong length ends."""
+PADDING = bytes(16)
+"""Behind the last frame, so that eight bytes may be read where a frame with a wrong length ends, and beyond."""
 
 Indices = NDArray[np.int64]
 
@@ -74,7 +76,7 @@ class Segment:
         return Frames(data, self.bounds(0, 0), open_lsn, truncated), rest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Frames:
     """`data` (uint8, padded) and `bounds` (int64, one more than there are frames): frame i is bounds[i]:bounds[i+1].
 
@@ -92,17 +94,14 @@ class Frames:
         """Bytes of frames, without the padding."""
         return int(self.bounds[-1])
 
-    def tags(self) -> NDArray[np.uint8]:
-        """Which message each frame is."""
-        return self.data[self.bounds[:-1] + MESSAGE]
-
-    def relations(self, numbers: Indices) -> NDArray[np.uint32]:
-        """The relation OID of the row messages with these numbers."""
-        return big_endian_32(self.data, self.bounds[numbers] + (MESSAGE + 1))
+    @cached_property
+    def heads(self) -> NDArray[np.uint64]:
+        """The first eight bytes of each message: if of a row, tag, relation, and its first tuple's kind and width."""
+        return eight_bytes(self.data)[self.bounds[:-1] + MESSAGE].astype(np.uint64)
 
     def transactions(self) -> tuple[Indices, NDArray[np.uint64]]:
         """The number of each transaction's first frame, and its commit LSN."""
-        begins = np.flatnonzero(self.tags() == BEGIN)
+        begins = np.flatnonzero(tags_of(self.heads) == BEGIN)
         lsn = big_endian_64(self.data, self.bounds[begins] + FINAL_LSN, 1)[:, 0]
         if self.open_lsn is None:
             return begins, lsn
@@ -110,7 +109,19 @@ class Frames:
 
     def tables(self) -> frozenset[TableId]:
         """The tables with a change or a truncation in it."""
-        return self.truncated | frozenset(map(TableId, np.unique(self.relations(row_numbers(self.tags()))).tolist()))
+        relations = relations_of(self.heads[row_numbers(tags_of(self.heads))])
+        ends = np.flatnonzero(np.append(relations[1:] != relations[:-1], relations.size > 0))
+        return self.truncated | frozenset(map(TableId, np.unique(relations[ends]).tolist()))
+
+
+def tags_of(heads: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Which message each frame is."""
+    return (heads >> 56).astype(np.uint8)
+
+
+def relations_of(heads: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """The relation OID of row messages."""
+    return (heads >> 24).astype(np.uint32)
 
 
 def row_numbers(tags: NDArray[np.uint8]) -> Indices:
@@ -118,14 +129,10 @@ def row_numbers(tags: NDArray[np.uint8]) -> Indices:
     return np.flatnonzero((tags != BEGIN) & (tags != COMMIT))
 
 
-def big_endian_32(data: NDArray[np.uint8], at: Indices) -> NDArray[np.uint32]:
-    """The unsigned 32-bit numbers at the given positions."""
-    # Four single-byte gathers: 12 ns a value, against 22 ns for one gather from an unaligned 32-bit view.
-    value = data[at].astype(np.uint32)
-    for step in (1, 2, 3):
-        value <<= 8
-        value |= data[at + step]
-    return value
+def eight_bytes(data: NDArray[np.uint8]) -> NDArray[Any]:
+    """For each position the eight bytes from it on as a big-endian number, overlapping, without a copy."""
+    # One such gather takes 4 to 6 ns a value, one of single bytes 1 to 4 ns: it pays from the second byte on.
+    return np.ndarray((data.size - 7,), ">u8", data, 0, (1,))
 
 
 def big_endian_64(data: NDArray[np.uint8], at: Indices, count: int) -> NDArray[np.uint64]:

@@ -18,7 +18,7 @@ from etl_core.decode.decoder import decode_frames
 from etl_core.errors import MalformedMessage, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
-from etl_core.protocol.segment import Segment
+from etl_core.protocol.segment import PADDING, Segment
 from etl_core.protocol.transactions import find_transactions
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH
 from etl_core.schema.table import ReplicaIdentity, TableSchema
@@ -99,7 +99,7 @@ def test_an_internal_error_stops_its_table_and_shows_no_value(
     def fail(*_: object, **__: object) -> TableChanges:
         raise KeyError(value)
 
-    monkeypatch.setattr(decoder, "decode_table", fail)
+    monkeypatch.setattr(decoder, "plan_table", fail)
     with pytest.raises(
         TableError, match=r"internal error while decoding changes of public\.orders: KeyError"
     ) as raised:
@@ -160,6 +160,13 @@ def insert(*tuple_bytes: bytes) -> bytes:
 def test_a_length_beyond_the_buffer_in_the_last_column_of_the_last_frame() -> None:
     null = b"n"
     frame = insert(null, b"t\0\0\0\x011", null, null, null, b"t\x7f\xff\xff\xfft")
+    malformed(frame, match="does not end with its message")
+
+
+@pytest.mark.parametrize("beyond", range(1, 2 * len(PADDING)))
+def test_a_length_that_ends_in_the_padding(beyond: int) -> None:
+    null = b"n"
+    frame = insert(null, b"t\0\0\0\x011", null, null, null, b"t" + struct.pack("!I", 1 + beyond) + b"t")
     malformed(frame, match="does not end with its message")
 
 

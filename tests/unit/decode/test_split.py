@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl_core.decode.collapse import number_keys
+from etl_core.decode import split as split_module
 from etl_core.decode.split import Cells, RowChanges, gather, split
-from etl_core.errors import PermanentError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import (
@@ -77,13 +76,14 @@ def messages(draw: st.DrawFn) -> tuple[int, list[Insert | Update | Delete]]:
     return width, draw(st.lists(message, max_size=8))
 
 
-@given(messages(), st.lists(st.integers(0, 1000), max_size=12))
+@given(messages(), st.lists(st.integers(0, 1000), max_size=12), st.sampled_from([1, 2, 3, 1000]))
 @settings(max_examples=400)
 def test_every_value_is_found_and_gathered_in_any_order(
-    drawn: tuple[int, list[Insert | Update | Delete]], picks: list[int]
+    drawn: tuple[int, list[Insert | Update | Delete]], picks: list[int], block: int
 ) -> None:
     width, sent = drawn
-    frames, changes = split_all(sent, width)
+    with patch.multiple(split_module, _BLOCK_ROWS=block, _BLOCK_BYTES=0):
+        frames, changes = split_all(sent, width)
     assert bytes(changes.tag) == b"".join(type(message).__name__[:1].encode() for message in sent)
     new = [(row, message.new) for row, message in enumerate(sent) if not isinstance(message, Delete)]
     old = [
@@ -96,10 +96,10 @@ def test_every_value_is_found_and_gathered_in_any_order(
         assert len(tuples.columns) == width
         for number, column in enumerate(tuples.columns):
             values = [data.columns[number] for _, data in expected if data is not None]
-            assert gather(frames.data, column).to_pylist() == [value(one) for one in values]
+            assert gather(frames.data, [column]).to_pylist() == [value(one) for one in values]
             assert is_unchanged(column, len(values)) == [one is UNCHANGED or one == UNCHANGED for one in values]
             chosen = [pick % len(values) for pick in picks] if values else []
-            found = gather(frames.data, column, np.array(chosen, np.int64))
+            found = gather(frames.data, [column.take(np.array(chosen, np.int64))])
             found.validate(full=True)
             assert found.to_pylist() == [value(values[at]) for at in chosen]
 
@@ -108,7 +108,7 @@ def test_a_choice_of_the_frames() -> None:
     sent: list[Insert | Update | Delete] = [Insert(None, ID, TupleData((text(b"%d" % n),))) for n in range(10)]
     frames = lay(sent)
     changes = split(frames, np.array([2, 3, 7]), 1)
-    assert gather(frames.data, changes.new.columns[0]).to_pylist() == [b"2", b"3", b"7"]
+    assert gather(frames.data, [changes.new.columns[0]]).to_pylist() == [b"2", b"3", b"7"]
 
 
 @pytest.mark.parametrize("columns", [1, 3])
@@ -116,7 +116,7 @@ def test_no_rows(columns: int) -> None:
     frames, changes = split_all([], columns)
     assert changes.tag.size == changes.new.rows.size == changes.old.rows.size == 0
     for column in (*changes.new.columns, *changes.old.columns):
-        assert gather(frames.data, column).equals(pa.array([], pa.binary()))
+        assert gather(frames.data, [column]).equals(pa.array([], pa.binary()))
 
 
 def test_two_hundred_columns() -> None:
@@ -125,7 +125,7 @@ def test_two_hundred_columns() -> None:
 
     frames, changes = split_all([Insert(None, ID, row(number)) for number in range(20)], 200)
     for at, column in enumerate(changes.new.columns):
-        assert gather(frames.data, column).to_pylist() == [row(number).columns[at].data for number in range(20)]
+        assert gather(frames.data, [column]).to_pylist() == [row(number).columns[at].data for number in range(20)]
 
 
 def test_a_segment_beyond_its_usual_size() -> None:
@@ -136,7 +136,7 @@ def test_a_segment_beyond_its_usual_size() -> None:
         Insert(None, ID, TupleData((text(b"3"), text(b"")))),
     ]
     frames, changes = split_all(sent, 2)
-    assert gather(frames.data, changes.new.columns[1], np.array([2, 1, 0])).to_pylist() == [b"", large, b"small"]
+    assert gather(frames.data, [changes.new.columns[1].take(np.array([2, 1, 0]))]).to_pylist() == [b"", large, b"small"]
 
 
 def test_an_unchanged_value_is_taken_from_the_old_tuple_that_holds_it() -> None:
@@ -145,44 +145,7 @@ def test_an_unchanged_value_is_taken_from_the_old_tuple_that_holds_it() -> None:
     plain = Update(None, ID, None, None, TupleData((text(b"k"), UNCHANGED)))
     frames, changes = split_all([full, key, plain], 2)
     first, second = changes.new.columns
-    assert gather(frames.data, first).to_pylist() == [b"k", b"long key", b"k"]
+    assert gather(frames.data, [first]).to_pylist() == [b"k", b"long key", b"k"]
     assert first.unchanged is None
-    assert gather(frames.data, second).to_pylist() == [b"old", None, None]
+    assert gather(frames.data, [second]).to_pylist() == [b"old", None, None]
     assert is_unchanged(second, 3) == [False, True, True]
-
-
-def number(*columns: list[Any], old: int = 0) -> list[int]:
-    """The numbers of keys given column by column; the last `old` of them belong to old tuples."""
-    split_at = len(columns[0]) - old
-    new, rest = number_keys(
-        [pa.array(column[:split_at], pa.binary()) for column in columns],
-        [pa.array(column[split_at:], pa.binary()) for column in columns],
-    )
-    assert (len(new), len(rest)) == (split_at, old)
-    return [*new.tolist(), *rest.tolist()]
-
-
-@given(
-    st.integers(1, 3).flatmap(
-        lambda width: st.lists(st.tuples(*[st.sampled_from([b"", b"a", b"ab", b"b", b"bc"])] * width))
-    ),
-    st.integers(0, 3),
-)
-def test_numbers_are_equal_if_and_only_if_the_keys_are(keys: list[tuple[bytes, ...]], old: int) -> None:
-    if not keys:
-        return
-    numbers = number(*[list(column) for column in zip(*keys, strict=True)], old=min(old, len(keys)))
-    assert len(set(zip(keys, numbers, strict=True))) == len(set(keys)) == len(set(numbers))
-
-
-def test_sixteen_key_columns_of_all_different_values_do_not_overflow() -> None:
-    count = 5000
-    column = [b"%d" % n for n in range(count)]
-    numbers = number(*[column[shift:] + column[:shift] for shift in range(16)])
-    assert len(set(numbers)) == count
-    assert min(numbers) >= 0
-
-
-def test_a_null_in_a_key_is_refused() -> None:
-    with pytest.raises(PermanentError, match="a key column holds NULL"):
-        number([b"a", None])

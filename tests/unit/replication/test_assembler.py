@@ -23,7 +23,7 @@ from etl_core.protocol.messages import (
     Truncate,
     Type,
 )
-from etl_core.protocol.segment import PADDING, SEGMENT_BYTES, row_numbers
+from etl_core.protocol.segment import PADDING, SEGMENT_BYTES, row_numbers, tags_of
 from etl_core.protocol.timestamp import EPOCH, to_datetime
 from etl_core.replication.assembler import Assembler, Piece
 from etl_core.replication.spool import SpooledFrames
@@ -70,7 +70,7 @@ def assembler(memory_limit: int = 1 << 30, segment_bytes: int = SEGMENT_BYTES) -
 def shape(piece: Piece) -> tuple[int, set[TableId], list[int]]:
     """Rows, tables truncated at its beginning, its transactions by number."""
     frames = piece.load()
-    assert piece.rows == row_numbers(frames.tags()).size
+    assert piece.rows == row_numbers(tags_of(frames.heads)).size
     assert frames.bounds[-1] + len(PADDING) == frames.data.size
     return piece.rows, set(frames.truncated), [int(lsn) >> 8 for lsn in frames.transactions()[1]]
 

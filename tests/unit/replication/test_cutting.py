@@ -26,7 +26,7 @@ from etl_core.protocol.messages import (
     Update,
 )
 from etl_core.protocol.pgoutput import parse_message
-from etl_core.protocol.segment import row_numbers
+from etl_core.protocol.segment import row_numbers, tags_of
 from etl_core.protocol.walsender import XLOG_DATA_HEADER_LENGTH
 from etl_core.replication.assembler import Assembled, Assembler, Piece
 from etl_core.schema import pg_types
@@ -117,7 +117,7 @@ def understand(piece: Piece, into: Changes) -> None:
     names = {table: schema.column_names for table, schema in piece.schemas.items()}
     for table in frames.truncated:
         into.setdefault(table, []).append((int(lsn[0]), None, ()))
-    numbers = row_numbers(frames.tags())
+    numbers = row_numbers(tags_of(frames.heads))
     assert piece.rows == numbers.size
     for number in numbers:
         at, end = frames.bounds[number], frames.bounds[number + 1]
