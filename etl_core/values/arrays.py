@@ -26,9 +26,9 @@ from etl_core.values.text import (
 
 # What a byte may mean; the order matters: below _CLOSE an element follows, from _QUOTE on quoting is in play.
 _PLAIN, _COMMA, _OPEN, _CLOSE, _QUOTE, _BACKSLASH = range(6)
-_MEANING = np.zeros(256, np.uint8)
-for _character, _class in zip(b',{}"\\', (_COMMA, _OPEN, _CLOSE, _QUOTE, _BACKSLASH), strict=True):
-    _MEANING[_character] = _class
+_SPECIAL = b',{}"\\'
+_MEANING = bytes(_SPECIAL.find(byte) + 1 for byte in range(256))
+"""By byte; `bytes.translate` takes a quarter of the time that indexing an array with an array takes."""
 
 
 def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positions, Array, Mask | None]:
@@ -41,30 +41,41 @@ def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positio
     if len(starts) == 0:
         return np.zeros(len(part) + 1, np.int64), pa.nulls(0, pa.string()), part.valid
     _check_ends(part, column, table)
-    meaning = _MEANING[part.data]
+    raw = part.data.tobytes()
+    meaning: Bytes = np.frombuffer(raw.translate(_MEANING), np.uint8)
     dropped = np.flatnonzero(meaning)
     meaning = meaning[dropped]
-    if meaning.max() >= _QUOTE:
+    is_plain = bool(meaning.max() <= _CLOSE)
+    if is_plain:
+        structure = np.arange(len(dropped))
+    else:
         meant = _means_something(dropped, meaning)
         dropped, meaning = dropped[meant], meaning[meant]
-    structure = np.flatnonzero(meaning <= _CLOSE)
-    is_open = meaning[structure] == _OPEN
-    if not np.array_equal(dropped[structure[is_open]], starts):
+        structure = np.flatnonzero(meaning <= _CLOSE)
+    places, meaning = dropped[structure], meaning[structure]
+    is_open, is_close = meaning == _OPEN, meaning == _CLOSE
+    if not np.array_equal(places[is_open], starts):
         raise _too_many_dimensions(column, table)
-    if not np.array_equal(dropped[structure[meaning[structure] == _CLOSE]], part.ends - 1):
+    if not np.array_equal(places[is_close], part.ends - 1):
         raise unreadable(column, table)
 
     # An element reaches from an opening brace or a comma to the next comma or closing brace.
-    before = np.flatnonzero(meaning[structure] != _CLOSE)
-    first, last = structure[before], structure[before + 1]
-    lengths = dropped[last] - dropped[first] - 1
+    before = np.flatnonzero(~is_close)
+    begins = places[before] + 1
+    lengths = places[before + 1] - begins
+    removed = structure[before + 1] - structure[before] - 1
+    first = np.flatnonzero(is_open[before])  # of each list
     exists = lengths > 0
-    row = np.cumsum(is_open[before]) - 1
-    counts = np.bincount(row[exists], minlength=len(starts))
-    first, last, lengths = first[exists], last[exists], lengths[exists]
-    begins = dropped[first] + 1
-    removed = last - first - 1
+    if exists.all():
+        counts = np.diff(first, append=len(before))
+    else:
+        counts = np.add.reduceat(exists, first, dtype=np.int64)
+        begins, lengths, removed = begins[exists], lengths[exists], removed[exists]
     is_null = _reads_null(part.data, begins, lengths, removed)
+    offsets = offsets_from_lengths(part.spread(counts))
+    if is_plain and not is_null.any():
+        left: Bytes = np.frombuffer(raw.translate(None, _SPECIAL), np.uint8)
+        return offsets, variable_width(pa.string(), left, offsets_from_lengths(lengths), None), part.valid
 
     kept = np.ones(len(part.data), np.bool_)
     kept[dropped] = False
@@ -73,7 +84,7 @@ def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positio
     lengths = np.where(is_null, 0, lengths - removed)
     valid = ~is_null if is_null.any() else None
     elements = variable_width(pa.string(), part.data[kept], offsets_from_lengths(lengths), valid)
-    return offsets_from_lengths(part.spread(counts)), elements, part.valid
+    return offsets, elements, part.valid
 
 
 def _check_ends(part: TextBytes, column: Column, table: TableName) -> None:

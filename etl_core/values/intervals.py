@@ -21,6 +21,7 @@ from etl_core.values.text import (
     Positions,
     TextBytes,
     fixed_width,
+    numbers_of,
     offsets_from_lengths,
     text_bytes,
     variable_width,
@@ -28,6 +29,8 @@ from etl_core.values.text import (
 )
 
 _VALUE = np.dtype([("months", np.int32), ("days", np.int32), ("nanoseconds", np.int64)])
+_LETTERS = bytes(range(ord("A"), 256))
+_FIRST_TOO_LARGE = 10**12
 _LAST_MICROSECOND = (2**63 - 1) // 1000
 
 # How many of its part a unit is worth, before T and after it.
@@ -78,7 +81,8 @@ def _parse(part: TextBytes) -> tuple[Positions, Positions, Positions]:
     row = np.cumsum(begins) - 1
     times = np.cumsum(is_t)
     after_t = (times > times[begins][row])[is_unit]
-    millionths = _read_millionths(part.data[part.data < ord("A")], offsets_from_lengths(digits[is_unit]))
+    digits_only = np.frombuffer(part.data.tobytes().translate(None, _LETTERS), np.uint8)
+    millionths = _read_millionths(digits_only, offsets_from_lengths(digits[is_unit]))
     row, letter = row[is_unit], letter[is_unit]
 
     def total(units: dict[str, int], among: Mask) -> Positions:
@@ -92,7 +96,13 @@ def _parse(part: TextBytes) -> tuple[Positions, Positions, Positions]:
 
 
 def _read_millionths(digits: Bytes, offsets: Positions) -> Positions:
-    """Numbers of up to six decimals as 64-bit integers of millionths: the low half of a small decimal128."""
-    numbers = variable_width(pa.string(), digits, offsets, None).cast(pa.decimal128(18, 6))
+    """Numbers of up to six decimals as 64-bit integers of millionths."""
+    numbers = variable_width(pa.string(), digits, offsets, None)
+    if not (digits == ord(".")).any():
+        whole = numbers_of(numbers.cast(pa.int64()), np.int64)
+        if ((whole >= _FIRST_TOO_LARGE) | (whole <= -_FIRST_TOO_LARGE)).any():
+            raise ValueError("a number too large for an interval")
+        return whole * 1_000_000
+    # The low half of a small decimal128.
     low = 0 if sys.byteorder == "little" else 1
-    return view_buffer(numbers.buffers()[1], np.int64)[low::2][: len(numbers)]
+    return view_buffer(numbers.cast(pa.decimal128(18, 6)).buffers()[1], np.int64)[low::2][: len(numbers)]

@@ -52,6 +52,13 @@ def test_integer_arrays(load_text: LoadText, values: list[list[int | None] | Non
     assert load_text(INT4_ARRAY, texts).to_pylist() == values
 
 
+@pytest.mark.parametrize("text", ["{1,{2}", "{1}}", "{1}2", "{1,2}{3}", "{}}", "{{}"])
+def test_braces_that_do_not_match_are_refused(load_text: LoadText, text: str) -> None:
+    for others in (["{1}", None, "{}"], ['{"1"}']):
+        with pytest.raises(ValueOutOfRange):
+            load_text(INT4_ARRAY, [*others, text])
+
+
 def test_elements_go_through_their_own_type(load_text: LoadText) -> None:
     numerics = load_text(NUMERIC_ARRAY, ["{1.50,NULL,-2.25}", "{}"], (10 << 16 | 2) + 4)
     assert numerics.to_pylist() == [[Decimal("1.50"), None, Decimal("-2.25")], []]

@@ -77,6 +77,13 @@ def test_what_nanoseconds_cannot_hold_is_refused(load_text: LoadText, text: str)
         load_text(pg_types.INTERVAL, ["P1D", text])
 
 
+@pytest.mark.parametrize("number", ["1000000000000", "-1000000000000", "-9223372036854775808", "99999999999999999999"])
+@pytest.mark.parametrize("beside", ["P1D", "PT1.5S"])
+def test_a_number_that_no_server_sends_is_refused(load_text: LoadText, number: str, beside: str) -> None:
+    with pytest.raises(ValueOutOfRange):
+        load_text(pg_types.INTERVAL, [beside, f"P{number}D"])
+
+
 @pytest.mark.parametrize(
     "text", ["", "1 day", "P1", "1D", "PT1.5", "P1DP1D", "04:05:06", "PY", "P1-2", "P1T2H", "1P2D"]
 )
