@@ -172,19 +172,20 @@ def _filled(empty: pa.Table, wanted: Sequence[Wanted], arrays: Iterator[Array]) 
 
 @lru_cache(maxsize=1 << 10)
 def _empty_tables(schema: TableSchema) -> tuple[pa.Table, pa.Table]:
-    """No rows and no keys. To make them costs as much as to decode some hundred values."""
-    return arrow_schema(schema).empty_table(), key_schema(schema).empty_table()
+    """No rows and no keys; to make them takes as long as to decode some hundred values."""
+    # Not by empty_table(), for which pyarrow imports pandas (see values/text.py).
+    rows, keys = (
+        pa.Table.from_arrays([pa.nulls(0, field.type) for field in fields], schema=fields)
+        for fields in (arrow_schema(schema), key_schema(schema))
+    )
+    return rows, keys
 
 
 def plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool = False) -> _Plan:
     """The changes in the frames numbered `selected`, all of the table `schema`, collapsed."""
     changes = split(frames, selected, len(schema.columns))
-    counts = ChangeCounts(
-        int((changes.tag == INSERT).sum()),
-        int((changes.tag == UPDATE).sum()),
-        int((changes.tag == DELETE).sum()),
-        int(truncated),
-    )
+    by_tag = np.bincount(changes.tag, minlength=max(INSERT, UPDATE, DELETE) + 1)
+    counts = ChangeCounts(int(by_tag[INSERT]), int(by_tag[UPDATE]), int(by_tag[DELETE]), int(truncated))
     table = _Table(frames.data, schema, changes)
     if not schema.key:
         return _Plan(schema, _appended(table, counts), (), (), (), truncated, counts)

@@ -37,6 +37,8 @@ def key_texts(data: NDArray[np.uint8], new: Cells, old: Cells) -> list[tuple[Arr
 
 
 def _words(data: NDArray[np.uint8], start: Positions, end: Positions) -> Array:
+    if not start.size:
+        return pa.nulls(0, pa.uint64())
     length = (end - start).astype(np.uint64)
     words = eight_bytes(data)[start].astype(np.uint64)
     words >>= 64 - 8 * length
@@ -59,7 +61,7 @@ def number_keys(columns: Sequence[tuple[Array, Array]]) -> tuple[Indices, Indice
 
 
 def _number_texts(new: Array, old: Array) -> Indices:
-    texts = pa.chunked_array([new, old]).combine_chunks()
+    texts = pa.concat_arrays([new, old]) if len(old) else new
     if texts.type == pa.uint64():
         return _number(numbers_of(texts, np.uint64))
     codes = texts.dictionary_encode().indices

@@ -57,12 +57,6 @@ class Cells:
         unchanged = None if self.unchanged is None else self.unchanged[rows]
         return Cells(self.start[rows], self.end[rows], null, unchanged)
 
-    def slice(self, first: int, last: int) -> Cells:
-        """Those of the tuples from `first` to before `last`, sharing memory."""
-        null = None if self.null is None else self.null[first:last]
-        unchanged = None if self.unchanged is None else self.unchanged[first:last]
-        return Cells(self.start[first:last], self.end[first:last], null, unchanged)
-
     def without_text(self) -> Mask | None:
         """Which values are NULL or unchanged; None if none is."""
         if self.null is None or self.unchanged is None:
