@@ -76,7 +76,7 @@ class Segment:
         return Frames(data, self.bounds(0, 0), open_lsn, truncated), rest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # without slots, for a cached property needs a place
 class Frames:
     """`data` (uint8, padded) and `bounds` (int64, one more than there are frames): frame i is bounds[i]:bounds[i+1].
 
