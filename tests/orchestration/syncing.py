@@ -134,3 +134,13 @@ def await_row(connection: psycopg.Connection[Any], query: str) -> None:
             assert not deadline.wait(0.02), f"never true: {query}"
     finally:
         timer.cancel()
+
+
+def await_slot(replication: PostgresReplicationResource, *, active: bool) -> None:
+    """Waits until somebody reads the slot, or nobody: the server lets go of it a moment after its reader has gone."""
+    with replication.connect("test") as connection:
+        slot = f"etl_{replication.name}"
+        await_row(
+            connection,
+            f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND active IS {active}",  # noqa: S608
+        )

@@ -1,7 +1,5 @@
 """What the `etl` command does while no stream run is there, and what the sensor's next tick tells Dagster of it."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -14,9 +12,9 @@ from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.names import resource_key, stream_sensor_name
 from etl_dagster.reports.table_states import TABLE_STATE
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
-from tests.orchestration.syncing import TABLES
+from tests.orchestration.syncing import TABLES, await_slot
 from tests.orchestration.test_sensor import read_elsewhere, synced
-from tests.orchestration.test_stream import Runs, until
+from tests.orchestration.test_stream import Runs
 
 KEYS = {table.name: dg.AssetKey(["duckdb", "public", table.name]) for table in TABLES}
 
@@ -48,21 +46,6 @@ class Shop:
 
     def etl(self, *arguments: str) -> None:
         assert main([*arguments, "--config", str(self.file)]) == 0
-
-    def await_slot(self, *, active: bool) -> None:
-        """The server lets go of a slot a moment after its reader has gone."""
-        slot = f"etl_{self.replication.name}"
-        query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
-        until(lambda: self.database.execute(query, [slot]) == [(active,)], f"that the slot's active is {active}")
-
-    @contextlib.contextmanager
-    def read_elsewhere(self) -> Iterator[None]:
-        """Somebody else streams, as `etl stream` does, so that ticks start no run."""
-        self.await_slot(active=False)
-        with read_elsewhere(self.replication):
-            self.await_slot(active=True)
-            yield
-        self.await_slot(active=False)
 
     def tick(self) -> int:
         """One tick as the daemon does it: how many results it told."""
@@ -96,12 +79,12 @@ def shop(
     shop = Shop(replication, instance, database, tmp_path)
     assert shop.runs.execute(mode="micro_batch").success
     assert shop.told() == {table: [f"public.{table} streams"] for table in KEYS}
-    shop.await_slot(active=False)
+    await_slot(replication, active=False)
     return shop
 
 
 def test_a_pause_and_a_resync_by_the_command_line_are_told_once_each(shop: Shop) -> None:
-    with shop.read_elsewhere():
+    with read_elsewhere(shop.replication):
         assert shop.tick() == 0
         shop.etl("pause", "public.customers")
         shop.etl("resync", "public.orders")
@@ -121,7 +104,7 @@ def test_a_pause_and_a_resync_by_the_command_line_are_told_once_each(shop: Shop)
 
 def test_without_its_cursor_or_with_a_strange_one_a_tick_tells_nothing_again(shop: Shop) -> None:
     shop.etl("pause", "public.customers")
-    with shop.read_elsewhere():
+    with read_elsewhere(shop.replication):
         assert shop.tick() == 1
         for cursor in (None, "0/1A2B", "[]"):
             shop.cursor = cursor
@@ -130,12 +113,12 @@ def test_without_its_cursor_or_with_a_strange_one_a_tick_tells_nothing_again(sho
 
 def test_the_next_run_repeats_nothing_and_tells_what_changed_since(shop: Shop) -> None:
     shop.etl("pause", "public.customers")
-    with shop.read_elsewhere():
+    with read_elsewhere(shop.replication):
         assert shop.tick() == 1
     before = shop.told()
     assert shop.runs.execute(mode="micro_batch").success
     assert shop.told() == before
-    with shop.read_elsewhere():
+    with read_elsewhere(shop.replication):
         assert shop.tick() == 0
 
 

@@ -20,6 +20,7 @@ from etl_dagster.stream import copy_requests, presence
 from etl_dagster.stream.sensor import build_stream_sensor
 from etl_dagster.stream.sensor_text import slot_text
 from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
+from tests.orchestration.syncing import await_slot
 from tests.orchestration.test_checks import SLOT
 
 TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]
@@ -44,17 +45,21 @@ def synced(replication: PostgresReplicationResource) -> None:
         pipeline.prepare()
         pipeline.sync()
         pipeline.stream(until=pipeline.current_lsn())
+    await_slot(replication, active=False)
 
 
 @contextlib.contextmanager
 def read_elsewhere(replication: PostgresReplicationResource) -> Iterator[None]:
     """Somebody reads the slot beside the block, so that a tick starts no run and says what it knows."""
+    await_slot(replication, active=False)
     with replication.connect("other", replication=True) as other:
         slot = f"etl_{replication.name}"
         options = f"(proto_version '1', publication_names '{replication.publication}')"
         other.pgconn.send_query(f"START_REPLICATION SLOT {slot} LOGICAL 0/0 {options}".encode())
         other.pgconn.get_result()
+        await_slot(replication, active=True)
         yield
+    await_slot(replication, active=False)
 
 
 def test_a_tick_changes_nothing_however_often_it_is_previewed(
