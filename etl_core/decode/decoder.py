@@ -61,7 +61,7 @@ def decode_frames(
         if not selected.size and not truncated:
             continue
         with _alone(schema, on_table_error):
-            plans.append(plan_table(frames, selected, schema, truncated=truncated))
+            plans.append(_plan_table(frames, selected, schema, truncated=truncated))
     wanted = [one for plan in plans for one in plan.wanted()]
     try:
         arrays = iter(load_cells(frames.data, wanted))
@@ -181,7 +181,7 @@ def _empty_tables(schema: TableSchema) -> tuple[pa.Table, pa.Table]:
     return rows, keys
 
 
-def plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool = False) -> _Plan:
+def _plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool = False) -> _Plan:
     """The changes in the frames numbered `selected`, all of the table `schema`, collapsed."""
     changes = split(frames, selected, len(schema.columns))
     by_tag = np.bincount(changes.tag, minlength=max(INSERT, UPDATE, DELETE) + 1)

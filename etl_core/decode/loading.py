@@ -32,7 +32,7 @@ class Wanted:
 def load_cells(data: NDArray[np.uint8], wanted: Sequence[Wanted]) -> list[Array]:
     """One array for each, in their order; those of one type may be slices of one array.
 
-    Raises ValueOutOfRange, see `values.load`, for the first one of a type that holds such a value.
+    Raises ValueOutOfRange, see `values.load`, for the first column of the first type that has one.
     """
     groups: dict[tuple[PgType, int], list[int]] = {}
     for number, one in enumerate(wanted):

@@ -24,8 +24,8 @@ from etl_core.values.text import Array, buffer_of, fixed_width
 KEY_TUPLE, OLD_TUPLE, NEW_TUPLE = ord("K"), ord("O"), ord("N")
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
 _KIND = np.uint64(1 << 56)
-"""The kind of a column's value in the eight bytes from it on; four bytes of length follow, then three of something."""
-_LENGTH = np.uint64(24)
+"""The kind of a value in the eight bytes from it on; four bytes of length follow, then three of the value."""
+_LENGTH_SHIFT = np.uint64(24)
 
 _BLOCK_BYTES = 1 << 20
 _BLOCK_ROWS = 1 << 10
@@ -218,7 +218,7 @@ def _walk_block(data: NDArray[np.uint8], position: Indices, start: Indices, walk
         word ^= _TEXT * _KIND
         if word.max() < _KIND:  # all are text
             position += 5
-            length = (word >> _LENGTH).view(np.int64)
+            length = (word >> _LENGTH_SHIFT).view(np.int64)
         else:
             word ^= _TEXT * _KIND
             length = _mixed_lengths(word, position, start, walked, number, rows)
@@ -241,7 +241,7 @@ def _mixed_lengths(
     walked.mark(walked.null, number, rows, null)
     walked.mark(walked.unchanged, number, rows, unchanged)
     position += np.where(is_text, 5, 1)
-    return np.where(is_text, (word >> _LENGTH).astype(np.int64) & 0xFFFFFFFF, 0)
+    return np.where(is_text, (word >> _LENGTH_SHIFT).astype(np.int64) & 0xFFFFFFFF, 0)
 
 
 def _malformed(position: Indices, start: Indices, wrong: Mask, what: str) -> MalformedMessage:

@@ -315,7 +315,8 @@ class Applier:
     ) -> Iterator[TableChanges]:
         watermarks = {table_id: move.expected for table_id, move in moves.items()}
         for piece in batch.pieces:
-            # A piece as a whole, so that its frames are let go before the destination works on its rows.
+            # A piece as a whole, so that its frames are let go before the destination works on its rows. Columns of
+            # one type share memory, which is given back with the last table of the piece.
             decoded = list(self._decode_piece(piece, watermarks, attempt))
             while decoded:
                 yield decoded.pop(0)

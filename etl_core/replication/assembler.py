@@ -26,8 +26,8 @@ from etl_core.replication.spool import Spool, SpooledFrames
 from etl_core.schema.table import TableSchema
 
 _OPEN_PARTS = 4
-"""How many segments the bytes of one are cut into where a transaction is larger than one. It has few tables as a rule,
-so that smaller ones cost no more to decode, and they take less memory beside what waits to be written."""
+"""A transaction that was cut already goes on in segments of so many parts of the usual size. It has few tables as a
+rule, so that smaller ones cost no more to decode, and they need less memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ class Assembler:
     `describe` gives the schema of a relation that the server announces in the transaction with that commit LSN.
     `on_truncate` is told which tables are truncated by the transaction with that commit LSN.
     `memory_limit` bounds the bytes of frames held in memory: beyond it, the frames of the open transaction go to the
-    spool. `segment_bytes` is where a segment is closed; in a transaction that is larger, those behind the first are
-    closed at a quarter of it.
+    spool. `segment_bytes` is where a segment is closed; in a transaction that was cut already, it is
+    closed at a quarter of that.
     """
 
     def __init__(

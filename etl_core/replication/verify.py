@@ -40,8 +40,8 @@ _HOLD_PATIENCE = 120.0
 """Seconds to wait for a running stream to reach the position: it may be far behind."""
 _SNAPSHOTS = 3
 """How many are taken at most: a table that was beyond the first goes with the stream when the next is taken."""
-_TO_BE_TAKEN_IN = (TableState.FINISHED_COPY, TableState.SYNC_DONE)
-"""A stream takes these tables in; while they catch up, they may be beyond it."""
+_CATCHING_UP = (TableState.FINISHED_COPY, TableState.SYNC_DONE)
+"""Tables in these states may be ahead of the stream."""
 _BLOCK_BYTES = 2 << 20
 """In all that all connections read at a time: nothing is gained by larger blocks, which only need more memory."""
 
@@ -95,9 +95,9 @@ class Verifier:
 
     def _verify(self, tables: Sequence[TableStatus]) -> list[Comparison]:
         with self._held() as bring_to:
-            waiting = any(status.state in _TO_BE_TAKEN_IN for status in self._store.tables())
+            waiting = any(status.state in _CATCHING_UP for status in self._store.tables())
             if waiting or self._is_streamed():
-                # What may pass the position to compare at is taken in, and stands still, before there is one.
+                # Nothing passes the position to compare at: what catches up goes with the stream, which waits.
                 bring_to(self._current_lsn())
             tries = 0
             while True:
@@ -226,7 +226,7 @@ class Verifier:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[Callable[[Lsn], None]]:
-        """Holds every stream of the pipeline, one that begins meanwhile too. Gives a call that brings it to an LSN."""
+        """Gives a call that brings the stream to an LSN and holds it there, and any that begins after that."""
         with holding(self._source, self._store) as owner:
 
             def bring_to(lsn: Lsn) -> None:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Row
@@ -39,9 +39,6 @@ from etl_core.state.store import (
     Transition,
 )
 from etl_core.state.table_state import TableState, check_transition
-
-if TYPE_CHECKING:
-    pass
 
 HISTORY_KEPT = 200
 """Transitions per table."""

@@ -4,6 +4,7 @@ It is a sensor of its own, not a condition: Dagster's default automation sensor 
 none of which can count rows, and leaves out others without a word.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,14 +68,14 @@ def build_change_sensor(
             skip = f"{reason}; run {running[:8]}… is under way"
         else:
             context.log.info(reason)
+            handled = _written({table: replace(each, rows=0) for table, each in found.counts.items()})
             request = dg.RunRequest(
                 # Should the daemon end before it has stored the cursor, the same reports start no second run.
-                run_key=f"{name}:{max(each.event for each in found.counts.values())}",
+                run_key=f"{name}:{hashlib.blake2s(handled.encode(), digest_size=8).hexdigest()}",
                 tags={CHANGE_SENSOR_TAG: name, REASON_TAG: reason},
                 asset_selection=sorted(targets),
             )
-            handled = {table: replace(each, rows=0) for table, each in found.counts.items()}
-            return dg.SensorResult(run_requests=[request], cursor=_written(handled))
+            return dg.SensorResult(run_requests=[request], cursor=handled)
         return dg.SensorResult(skip_reason=skip, cursor=_written(found.counts))
 
     return change_sensor

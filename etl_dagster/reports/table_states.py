@@ -28,6 +28,7 @@ _LOOK_EVERY = 5.0
 _WARN = dg.AssetCheckSeverity.WARN
 _COPIES = frozenset({"INIT", "DATA_SYNC", "FINISHED_COPY", "SYNC_DONE"})
 """Told as one state: each of them is soon followed by the next."""
+_COPIED = frozenset({"FINISHED_COPY", "SYNC_DONE"})
 
 _Told: TypeAlias = tuple[str, str | None, datetime | None]
 
@@ -52,7 +53,8 @@ def judge_table_state(
     if state == "PAUSED":
         advice = in_dagster(f"etl resume {table}", pipeline)
         return Verdict(False, f"{table} is paused, and its changes are not replicated → {advice}", _WARN, told)
-    return Verdict(False, f"{table} is {STATE_WORDS[status.state]}; readers have what it had before", _WARN, told)
+    readers = "its changes come with the next stream" if state in _COPIED else "readers have what it had before"
+    return Verdict(False, f"{table} is {STATE_WORDS[status.state]}; {readers}", _WARN, told)
 
 
 def _stopped(table: TableName, status: "TableStatus", pipeline: str) -> str:

@@ -1,12 +1,11 @@
 """Tells of tables' states while no stream run does: what the `etl` command did meanwhile, such as a pause or a resync.
 
-The state store is asked at each tick of the sensor; what Dagster was told already, by whomever, is what its event log
-has. The sensor's cursor has the version of each table's row that was looked at last: a hint, which saves asking the
-event log about each table again.
+The state store is asked at each tick of the sensor; what Dagster was told already is in its event log. The sensor's
+cursor has the version of each table's row that was looked at last: a hint, which saves asking the event log again.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -18,8 +17,11 @@ from etl_dagster.stream.supervisor import Decision, StreamRun
 if TYPE_CHECKING:
     from etl_core.state.store import StateStore, TableStatus
 
-_IN_BETWEEN = frozenset({"DATA_SYNC", "FINISHED_COPY", "SYNC_DONE"})
-"""Steps of a copy: whoever takes them tells how it ends."""
+_NEWS = frozenset({"ERRORED", "PAUSED"})
+"""States of a table that are told though nothing was told of it before: what is well, or new, a stream tells."""
+_UNSEEN = object()
+_TABLES_A_TICK = 100
+"""Each is two queries. Those beyond come at the next tick."""
 
 
 def is_told_by_a_run(decision: Decision, runs: Sequence[StreamRun]) -> bool:
@@ -39,14 +41,22 @@ def state_events(
 
     `keys` are the tables that have an asset. Nothing is reported here. Raises EtlError.
     """
+    found = {status.name: status for status in statuses}
     seen = _seen(cursor)
-    changed = [status for status in statuses if seen.get(str(status.table_id)) != status.version]
-    events = [*_events([status for status in changed if status.name in keys], store, keys, instance, pipeline)]
-    return events, json.dumps({str(status.table_id): status.version for status in statuses}, separators=(",", ":"))
+    versions = {str(table): found[table].version if table in found else None for table in keys}
+    changed = [table for table in keys if seen.get(str(table), _UNSEEN) != versions[str(table)]]
+    events = []
+    for table in changed[:_TABLES_A_TICK]:
+        event = _event(table, keys[table], found.get(table), store, instance, pipeline)
+        if event is not None:
+            events.append(event)
+    for table in changed[_TABLES_A_TICK:]:
+        del versions[str(table)]
+    return events, json.dumps(versions, separators=(",", ":"))
 
 
-def _seen(cursor: str | None) -> Mapping[str, int]:
-    """The versions looked at; none if somebody edited the cursor, which must not keep a stream from being started."""
+def _seen(cursor: str | None) -> Mapping[str, int | None]:
+    """The versions looked at; none if the cursor was edited by hand, which must keep no stream from being started."""
     try:
         seen = json.loads(cursor or "{}")
     except ValueError:
@@ -54,18 +64,20 @@ def _seen(cursor: str | None) -> Mapping[str, int]:
     return seen if isinstance(seen, dict) else {}
 
 
-def _events(
-    changed: "Sequence[TableStatus]",
+def _event(
+    table: TableName,
+    key: dg.AssetKey,
+    status: "TableStatus | None",
     store: "StateStore",
-    keys: Mapping[TableName, dg.AssetKey],
     instance: dg.DagsterInstance,
     pipeline: str,
-) -> Iterator[dg.AssetCheckEvaluation]:
-    for status in changed:
-        if status.state.name in _IN_BETWEEN:
-            continue
-        key = keys[status.name]
-        verdict = judge_table_state(status.name, status, store.history(status.table_id), pipeline)
-        event = verdict.evaluation(key, TABLE_STATE)
-        if event.description != last_told(instance, key):
-            yield event
+) -> dg.AssetCheckEvaluation | None:
+    state = None if status is None else status.state.name
+    if state == "DATA_SYNC":  # for how long is not known; its end is another version
+        return None
+    told = last_told(instance, key)
+    if told is None and state not in _NEWS:
+        return None
+    history = [] if status is None else store.history(status.table_id)
+    event = judge_table_state(table, status, history, pipeline).evaluation(key, TABLE_STATE)
+    return None if event.description == told else event

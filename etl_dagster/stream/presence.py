@@ -31,17 +31,22 @@ class Session:
         self._open = ExitStack()
 
     def renewed(self) -> "Connection":
-        """The session; connects if there is none, or none any more. Raises SourceUnavailable, SourceRefused."""
+        """The session; connects unless it is there. Raises SourceUnavailable, SourceRefused."""
         if self._session is None or not _lives(self._session):
             self._open.close()
             self._session = self._open.enter_context(self._replication.connect(self._role))
         return self._session
 
+    def close(self) -> None:
+        """Ends the session; `renewed` connects again."""
+        self._open.close()
+        self._session = None
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self.close()
 
 
 @contextmanager
@@ -84,7 +89,10 @@ def sessions(connection: "Connection", pipeline: str) -> set[str]:
 
 
 def standing_by(connection: "Connection", pipeline: str) -> set[str]:
-    """The same, of those that stream on or could begin to at once; not of those that stream one batch."""
+    """The same, of those that stream, could begin at once, or could until an error ended their last try.
+
+    Not of those that stream one batch.
+    """
     return _ids(connection, f"etl_{pipeline}_turn_")
 
 

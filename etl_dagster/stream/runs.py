@@ -30,13 +30,21 @@ def runs_in_flight(
 
 def later_streams(instance: dg.DagsterInstance, job: str, run_id: str, sessions: set[str]) -> list[str]:
     """The ids of the runs among `sessions` that were started after this one."""
-    records = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_IN_FLIGHT), limit=_LOOK_BACK)
-    runs = [record.dagster_run for record in records]
-    ids = [run.run_id for run in runs]
-    if run_id not in ids:
-        return []
-    later = runs[: ids.index(run_id)]
-    return [run.run_id for run in later if presence.is_present(run.run_id, sessions)]
+    ids = _ids_in_flight(instance, job)
+    later = ids[: ids.index(run_id)] if run_id in ids else []
+    return [other for other in later if presence.is_present(other, sessions)]
+
+
+def successors(instance: dg.DagsterInstance, job: str, run_id: str, sessions: set[str]) -> set[str]:
+    """Those of `sessions` that are neither this run's nor of one that this instance knows to be older."""
+    ids = _ids_in_flight(instance, job)
+    return presence.others(sessions, ids[ids.index(run_id) :] if run_id in ids else [run_id])
+
+
+def _ids_in_flight(instance: dg.DagsterInstance, job: str) -> list[str]:
+    """The newest first."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, statuses=_IN_FLIGHT), limit=_LOOK_BACK)
+    return [run.run_id for run in runs]
 
 
 def tagged_run_in_flight(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> str | None:

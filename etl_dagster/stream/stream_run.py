@@ -28,7 +28,7 @@ from etl_dagster.reports.table_report import TableFacts, table_metadata
 from etl_dagster.reports.table_states import TableStates, last_told
 from etl_dagster.stream import presence
 from etl_dagster.stream.dead_runs import DeadRuns
-from etl_dagster.stream.runs import later_streams
+from etl_dagster.stream.runs import later_streams, successors
 from etl_dagster.stream.standstill import Standstill
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class StreamRun:
         self._states = TableStates(keys, replication.name, partial(last_told, context.instance))
         self._store: StateStore | None = None
         self._stop = threading.Event()
+        self._turn_began_at: Lsn | None = None
+        """How far the stream had come when this try got its turn; None before."""
 
     def stream(self, lease: float) -> None:
         """Streams until the lease is over and a successor is there. Raises EtlError."""
@@ -104,7 +106,7 @@ class StreamRun:
             failing_since: float | None = None
             waits = _waits()
             while True:
-                before = _position(pipeline)
+                self._turn_began_at = None
                 try:
                     present.renewed()
                     self._stream_once(pipeline, lease, turn)
@@ -113,7 +115,8 @@ class StreamRun:
                     raise
                 except TransientError as error:
                     now = time.monotonic()
-                    if failing_since is None or _position(pipeline) > before:
+                    began_at = self._turn_began_at  # what others streamed is no progress of ours
+                    if failing_since is None or (began_at is not None and _position(pipeline) > began_at):
                         failing_since, waits = now, _waits()
                     if now - failing_since > _GIVE_UP_AFTER:
                         raise
@@ -198,21 +201,28 @@ class StreamRun:
     def _stream_once(self, pipeline: "Pipeline", lease: float, turn: presence.Session) -> None:
         """Waits for the turn and streams until the run gives way to its successor."""
         self._stop.clear()
-        pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
-        if self._is_overtaken():  # before it is seen to stand by: the run that streams would give way to it
-            return
-        session = turn.renewed()
-        if not self._wait_for_turn(session):
-            return
+        try:
+            if self._is_overtaken():
+                return
+            pipeline.prepare()  # before the wait, so that it begins at once when it is its turn
+            if self._is_overtaken():  # before it is seen to stand by: the run that streams would give way to it
+                return
+            session = turn.renewed()
+            if not self._wait_for_turn(session):
+                return
+        except EtlError:
+            turn.close()  # it cannot stream, and nobody is to give way to it
+            raise
         try:
             self._stream_in_turn(pipeline, lease, session)
         finally:
             presence.leave_turn(session, self._replication.name)
 
     def _stream_in_turn(self, pipeline: "Pipeline", lease: float, session: "Connection") -> None:
+        self._turn_began_at = _position(pipeline)
         self._begin(session, pipeline)
         started = time.monotonic()
-        successor = _Successor(session, self._replication.name, self._context.run_id)
+        successor = _Successor(session, self._replication.name, self._context)
         dead_runs = DeadRuns(session, self._replication.name, self._context)
 
         gives_way = threading.Event()
@@ -245,7 +255,7 @@ class StreamRun:
         return True
 
     def _is_overtaken(self) -> bool:
-        """Whether a run that was started later has everything prepared: it may have newer code, which is to win.
+        """Whether a run that was started later streams, or has been able to: it may have newer code, which is to win.
 
         So it is after a run lost its connection for a while and its successor began to stream meanwhile.
         """
@@ -300,19 +310,22 @@ class _Worker:
 
 
 class _Successor:
-    """Whether another run stands by to stream on, asked of the server twice a second."""
+    """Whether a run that is not older stands by to stream on, asked of the server twice a second."""
 
-    def __init__(self, session: "Connection", pipeline: str, run_id: str) -> None:
+    def __init__(self, session: "Connection", pipeline: str, context: dg.OpExecutionContext) -> None:
         self._session = session
         self._pipeline = pipeline
-        self._run_id = run_id
+        self._context = context
         self._next = 0.0
 
     def is_there(self) -> bool:
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + _SUCCESSOR_EVERY
-        return bool(presence.others(presence.standing_by(self._session, self._pipeline), [self._run_id]))
+        run = self._context
+        ready = presence.standing_by(self._session, self._pipeline)
+        others = presence.others(ready, [run.run_id])
+        return bool(others) and bool(successors(run.instance, run.job_name, run.run_id, others))
 
 
 def _position(pipeline: "Pipeline") -> Lsn:

@@ -137,7 +137,7 @@ def await_row(connection: psycopg.Connection[Any], query: str) -> None:
 
 
 def await_slot(replication: PostgresReplicationResource, *, active: bool) -> None:
-    """Waits until somebody reads the slot, or nobody: the server lets go of it a moment after its reader has gone."""
+    """Waits until the slot is active, or is not: the server frees it a moment after its reader has gone."""
     with replication.connect("test") as connection:
         slot = f"etl_{replication.name}"
         await_row(

@@ -163,6 +163,22 @@ def test_more_reports_than_one_tick_reads_come_at_the_next(
     assert location.tick() == "run: 12 rows changed: 12 in duckdb/public/orders"
 
 
+def test_what_is_left_of_many_reports_starts_a_run_of_its_own(
+    location: Location, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the newest report of all was counted by the first one: Dagster skips a run key that it has seen."""
+    for _ in range(4):
+        database.execute("UPDATE customers SET n = -n WHERE id <= 10")
+        location.stream()
+    database.execute("UPDATE orders SET n = -n WHERE id <= 5")
+    location.stream()
+    monkeypatch.setattr("etl_dagster.definitions.change_sensor._REPORTS_A_TICK", 2)
+    assert location.tick().startswith("run: 25 rows changed")
+    first = location.request
+    assert location.tick().startswith("run: 20 rows changed")
+    assert location.request.run_key != first.run_key
+
+
 @pytest.mark.parametrize("deps", [[], ["file"]])
 def test_what_reads_no_replicated_table_is_told_so(instance: dg.DagsterInstance, deps: list[str]) -> None:
     @dg.asset(deps=deps)

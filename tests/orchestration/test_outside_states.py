@@ -12,7 +12,7 @@ from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.names import resource_key, stream_sensor_name
 from etl_dagster.reports.table_states import TABLE_STATE
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
-from tests.orchestration.syncing import TABLES, await_slot
+from tests.orchestration.syncing import NOTES, ORDERS, TABLES, await_slot, sync
 from tests.orchestration.test_sensor import read_elsewhere, synced
 from tests.orchestration.test_stream import Runs
 
@@ -140,3 +140,31 @@ def test_after_a_lost_slot_for_which_no_run_is_started_it_is_told_once(shop: Sho
     assert told[0] == "public.customers streams"
     assert [text for text in told if "is paused" in text] == told[1:]
     assert (len(told), ticks[1]) == (2, 0)
+
+
+def test_a_table_that_was_copied_while_nothing_streams_is_no_longer_to_be_copied(shop: Shop) -> None:
+    with read_elsewhere(shop.replication):
+        shop.etl("resync", "public.orders")
+        assert shop.tick() == 1
+        assert sync(shop.replication, shop.instance, ORDERS).success
+        assert shop.tick() == 1
+    assert shop.told()["orders"][-1] == (
+        "public.orders is copied, to be caught up; its changes come with the next stream"
+    )
+
+
+def test_a_table_that_left_the_pipeline_is_told_once(shop: Shop) -> None:
+    with shop.replication.pipeline() as pipeline:
+        pipeline.store.remove_table(pipeline.find(NOTES).table_id)
+    with read_elsewhere(shop.replication):
+        assert (shop.tick(), shop.tick()) == (1, 0)
+    assert "public.notes is not replicated" in shop.told()["notes"][-1]
+
+
+def test_one_tick_looks_at_so_many_tables_and_the_next_at_the_others(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etl_dagster.stream.outside_states._TABLES_A_TICK", 1)
+    shop.etl("pause", "public.orders", "public.customers", "public.notes")
+    with read_elsewhere(shop.replication):
+        assert [shop.tick() for _ in range(4)] == [1, 1, 1, 0]

@@ -1,9 +1,10 @@
-"""A run that lost its turn to one that was started later ends: code that was reloaded does not go back to the old."""
+"""Of two runs the one that was started later streams on: code that was reloaded does not go back to the old."""
 
 import dagster as dg
 
 from etl_core.testing.postgres import Database
 from etl_dagster.resources import PostgresReplicationResource
+from etl_dagster.stream.runs import successors
 from tests.orchestration.test_sensor import synced, tick
 from tests.orchestration.test_stream import Runs, connected, until
 
@@ -32,3 +33,14 @@ def test_the_run_that_was_started_later_streams_on(
     assert runs.execute(mode="micro_batch").success
     runs.end()
     assert runs.results[second].success
+
+
+def test_no_run_gives_way_to_an_older_one(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance
+) -> None:
+    job = Runs(replication, instance).job
+    older, younger = (instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED).run_id for _ in range(2))
+    standing_by = {older[:8], younger[:8]}
+    assert successors(instance, job.name, older, standing_by) == {younger[:8]}
+    assert successors(instance, job.name, younger, standing_by) == set()
+    assert successors(instance, job.name, younger, {*standing_by, "elsewher"}) == {"elsewher"}, "of another Dagster"

@@ -99,7 +99,7 @@ def test_an_internal_error_stops_its_table_and_shows_no_value(
     def fail(*_: object, **__: object) -> TableChanges:
         raise KeyError(value)
 
-    monkeypatch.setattr(decoder, "plan_table", fail)
+    monkeypatch.setattr(decoder, "_plan_table", fail)
     with pytest.raises(
         TableError, match=r"internal error while decoding changes of public\.orders: KeyError"
     ) as raised:
