@@ -1,10 +1,13 @@
 """Of two runs the one that was started later streams on: code that was reloaded does not go back to the old."""
 
 import dagster as dg
+import pytest
 
+from etl_core.errors import SourceUnavailable
 from etl_core.testing.postgres import Database
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream.runs import successors
+from etl_dagster.stream.stream_run import StreamRun
 from tests.orchestration.test_sensor import synced, tick
 from tests.orchestration.test_stream import Runs, connected, until
 
@@ -32,6 +35,35 @@ def test_the_run_that_was_started_later_streams_on(
     database.execute("INSERT INTO notes VALUES (1, 'x')")
     assert runs.execute(mode="micro_batch").success
     runs.end()
+    assert runs.results[second].success
+
+
+def test_a_run_that_cannot_begin_is_not_seen_to_stand_by(
+    replication: PostgresReplicationResource,
+    instance: dg.DagsterInstance,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    synced(replication)
+    runs = Runs(replication, instance)
+    first = runs.start(lease_seconds=3600)
+    until(lambda: f"run {first[:8]} streams" in str(tick(replication, instance)[1]), "the first run's stream")
+    second = runs.start(lease_seconds=0.5)
+    until(lambda: second[:8] in connected(replication)[1], "its standby")
+
+    def fail(_: StreamRun) -> bool:
+        raise SourceUnavailable("it cannot be reached from here")
+
+    name = f"etl_{replication.name}"
+    with monkeypatch.context() as patched:
+        patched.setattr(StreamRun, "_is_overtaken", fail)
+        until(lambda: runs.logged(second, "it cannot be reached from here; next try"), "its failed try")
+        until(lambda: connected(replication)[1] == {first[:8]}, "the end of its standby")
+    until(lambda: second[:8] in connected(replication)[1], "its standby once more")
+    database.execute(_END, [[f"{name}_turn_{first[:8]}", f"{name}_stream"]])
+    until(lambda: first in runs.results, "the end of the first run")
+    runs.end()
+    assert runs.results[first].success
     assert runs.results[second].success
 
 

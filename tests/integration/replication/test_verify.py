@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import duckdb
 import pytest
@@ -12,7 +14,9 @@ from etl_core.destination.duckdb.memory import MemoryRaised
 from etl_core.errors import DestinationUnavailable, Stopped
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.replication.source import Source
 from etl_core.replication.verify import Verifier
+from etl_core.source.slot import CreatedSlot
 from etl_core.state.store import TableStatus
 from etl_core.testing.scripted_destination import Fault
 from tests.integration.replication.conftest import Lab, Running, Watch, Watched, scripted
@@ -116,6 +120,34 @@ def test_a_table_that_has_passed_the_snapshot_is_compared_with_a_later_one(
     assert comparison.is_equal
     first, second = asked
     assert comparison.lsn == second > first
+
+
+def test_a_stream_that_begins_while_the_snapshot_is_taken_is_compared_at_a_later_one(
+    lab: Lab, churned: MakeTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody streamed before, so nothing was held, and it is beyond the snapshot when the hold comes."""
+    churned("a", rows=ROWS)
+    lab.publish()
+    streaming, proving = lab.synced(), lab.pipeline()
+    exported = Source.exported_snapshot
+    taken: list[Lsn] = []
+
+    with contextlib.ExitStack() as stack:
+
+        @contextlib.contextmanager
+        def stream_meanwhile(source: Source, role: str, **options: Any) -> Iterator[CreatedSlot]:
+            with exported(source, role, **options) as snapshot:
+                if not taken:
+                    stack.enter_context(lab.running(streaming, streaming.stream))
+                    lab.execute("UPDATE a SET n = n + 1")
+                    streaming.observer.until_flushed(streaming.current_lsn())
+                taken.append(snapshot.consistent_point)
+                yield snapshot
+
+        monkeypatch.setattr(Source, "exported_snapshot", stream_meanwhile)
+        [comparison] = proving.verify([TableName("public", "a")])
+    assert comparison.is_equal
+    assert comparison.lsn == taken[1]
 
 
 def test_a_stop_is_heard_while_the_destination_is_read(lab: Lab, churned: MakeTables) -> None:
