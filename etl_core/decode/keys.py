@@ -18,7 +18,7 @@ from etl_core.protocol.segment import Indices, eight_bytes
 from etl_core.values.text import Array, fixed_width, numbers_of
 
 _WORD = 7
-"""Bytes of text that fit into a word, a 64-bit number, beside their length."""
+"""Bytes of text that fit into a word, a 64-bit number, with their length."""
 
 
 def key_texts(data: NDArray[np.uint8], new: Cells, old: Cells) -> list[tuple[Array, Array]]:

@@ -14,15 +14,22 @@ from tests.orchestration.test_stream import Runs, connected, until
 _END = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = ANY (%s)"
 
 
-def test_the_run_that_was_started_later_streams_on(
-    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
-) -> None:
+def one_streams_and_one_stands_by(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance
+) -> tuple[Runs, str, str]:
     synced(replication)
     runs = Runs(replication, instance)
     first = runs.start(lease_seconds=3600)
     until(lambda: f"run {first[:8]} streams" in str(tick(replication, instance)[1]), "the first run's stream")
     second = runs.start(lease_seconds=0.5)
     until(lambda: second[:8] in connected(replication)[1], "its standby")
+    return runs, first, second
+
+
+def test_the_run_that_was_started_later_streams_on(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    runs, first, second = one_streams_and_one_stands_by(replication, instance)
     reason = str(tick(replication, instance)[1])
     assert reason.startswith(f"run {first[:8]} streams, run {second[:8]} takes over from it")
 
@@ -44,12 +51,7 @@ def test_a_run_that_cannot_begin_is_not_seen_to_stand_by(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    synced(replication)
-    runs = Runs(replication, instance)
-    first = runs.start(lease_seconds=3600)
-    until(lambda: f"run {first[:8]} streams" in str(tick(replication, instance)[1]), "the first run's stream")
-    second = runs.start(lease_seconds=0.5)
-    until(lambda: second[:8] in connected(replication)[1], "its standby")
+    runs, first, second = one_streams_and_one_stands_by(replication, instance)
 
     def fail(_: StreamRun) -> bool:
         raise SourceUnavailable("it cannot be reached from here")
