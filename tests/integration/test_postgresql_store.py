@@ -22,7 +22,7 @@ from etl_core.errors import ConfigError, EtlError, PermanentError, StateStoreUna
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.silence import SilentServer
-from etl_core.state import sql_engine, sql_store
+from etl_core.state import sql_engine, sql_rows, sql_store
 from etl_core.state.sql_errors import translate
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import Hold, ReplicationProgress, StateStore
@@ -362,7 +362,7 @@ def test_a_call_during_which_the_store_falls_silent_is_unavailable(
         fall_silent(proxy, monkeypatch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sql_store, "begin_write", begin_and_fall_silent)
+        patched.setattr(sql_rows, "begin_write", begin_and_fall_silent)
         with pytest.raises(StateStoreUnavailable, match="does not answer: nothing was heard") as caught:
             distant.save_progress(ReplicationProgress(Lsn(2)))
     assert "tunnel" in (caught.value.hint or "")
