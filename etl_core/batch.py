@@ -17,6 +17,8 @@ from etl_core.schema.table import TableSchema
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from etl_core.schema.alterations import Alteration
+
 
 @dataclass(frozen=True, slots=True)
 class ChangeCounts:
@@ -60,7 +62,9 @@ class TableChanges:
 
     Applied in this order, inside the batch's transaction:
 
-    1. bring the table to `schema` (add and drop columns; never backwards),
+    1. bring the table to `schema` (never backwards). `alterations` are the steps since the version that the engine has
+       noted last; one may be done already, as it is not noted when an answer is lost. A destination tells that by the
+       numbers of its columns. One that cannot do a step in place raises CopiedAgain,
     2. if `truncate`, empty it,
     3. read the unchanged columns of `partials` by `origin_keys`; a missing origin row is an error,
     4. delete the rows with a key in `deletes`, `upserts`, the partials' `origin_keys` or their `rows`,
@@ -78,6 +82,7 @@ class TableChanges:
     deletes: pa.Table
     partials: tuple[PartialRows, ...] = ()
     truncate: bool = False
+    alterations: tuple[Alteration, ...] = ()
     counts: ChangeCounts = field(default_factory=ChangeCounts)
 
 

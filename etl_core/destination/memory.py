@@ -17,9 +17,10 @@ import pyarrow as pa
 from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
 from etl_core.destination.options import check_options
 from etl_core.destination.protocol import Positions, check_count, check_stream
-from etl_core.errors import CopiedAgain, DestinationUnavailable, SchemaChangeRefused, TableError, WatermarkConflict
+from etl_core.errors import CopiedAgain, DestinationUnavailable, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.schema.alterations import origins
 from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
@@ -204,28 +205,25 @@ def apply_changes(stored: StoredTable, changes: TableChanges) -> StoredTable:
 def bring_to_schema(stored: StoredTable, schema: TableSchema) -> pa.Table:
     """The stored rows with the columns of `schema`; a new column has what its old rows hold at the source."""
     target = arrow_schema(schema)
+    origin = origins({column.name: column.attnum for column in stored.schema.columns}, schema.columns)
     columns: list[Any] = []
     for column in schema.columns:
-        if not _stays(stored.schema, schema, column.name):
+        if column.name not in origin:
             columns.append(_repeated(load_missing(column, schema.name), stored.rows.num_rows))
-        elif stored.rows.schema.field(column.name).type == target.field(column.name).type:
-            columns.append(stored.rows[column.name])
-        else:
-            raise SchemaChangeRefused(
-                f"column {column.name} of {schema.name} has another type than before", table=str(schema.name)
-            )
+            continue
+        values, wanted = stored.rows[origin[column.name]], target.field(column.name).type
+        if values.type != wanted:
+            if not (pa.types.is_decimal(values.type) and pa.types.is_decimal(wanted)):
+                raise CopiedAgain(
+                    f"column {column.name} of {schema.name} has another type than before", table=str(schema.name)
+                )
+            values = values.cast(wanted)
+        columns.append(values)
     return pa.Table.from_arrays(columns, schema=target)
 
 
 def _repeated(value: Any, count: int) -> Any:
     return pa.repeat(value, count)
-
-
-def _stays(before: TableSchema, after: TableSchema, name: str) -> bool:
-    if name not in before.column_names:
-        return False
-    old, new = before.column(name).attnum, after.column(name).attnum
-    return old == new or 0 in (old, new)
 
 
 def _complete(rows: pa.Table, partial: PartialRows, schema: TableSchema) -> pa.Table:

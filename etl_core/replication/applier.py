@@ -10,15 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove, WriteBatch
 from etl_core.decode.decoder import decode_frames
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
-    COPIED_AGAIN,
-    CopiedAgain,
     DestinationError,
     DestinationUnavailable,
     DestinationUnusable,
@@ -39,8 +37,8 @@ from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.retry import Backoff
 from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
+from etl_core.schema.alterations import alterations, check_carried
 from etl_core.schema.arrow import refuse_unsupported
-from etl_core.schema.diff import diff
 from etl_core.schema.table import TableSchema
 from etl_core.source.server_clock import age
 from etl_core.state.store import ReplicationProgress, StateStore
@@ -328,7 +326,9 @@ class Applier:
             table_id = changes.schema.table_id
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
             if known is not None and known != changes.schema:
-                _check_forward(known, changes.schema)
+                steps = alterations(known, changes.schema)
+                check_carried(known, changes.schema, steps)
+                changes = replace(changes, alterations=steps)
                 if not self._unknown_types_to_bytes:
                     refuse_unsupported(changes.schema)
             attempt.schemas[table_id] = changes.schema
@@ -394,15 +394,3 @@ class Applier:
 def _names(batch: Assembled, tables: Collection[TableId]) -> set[str]:
     schemas = (piece.schemas[table_id] for piece in batch.pieces for table_id in piece.schemas.keys() & tables)
     return {str(schema.name) for schema in schemas}
-
-
-def _check_forward(old: TableSchema, new: TableSchema) -> None:
-    """Raises CopiedAgain unless columns were only added, with known values for old rows, or dropped."""
-    for column in diff(old, new).added:
-        if not column.fill_known:
-            raise CopiedAgain(
-                f"{new.name}: column {column.name} came, and the WAL does not hold what older rows have in it (a "
-                "default computed per row, a column that was not published, or one dropped and added again)",
-                table=str(new.name),
-                hint=COPIED_AGAIN,
-            )

@@ -122,8 +122,8 @@ class Fingerprint:
 def what_changed(old: Fingerprint, new: Fingerprint) -> str | None:
     """Why the table must be copied again, as the end of the sentence "public.orders: …"; None if it need not.
 
-    `new` is published. What the stream carries (columns added and dropped) is no reason, and neither is a file that
-    became another one: see `new_files`.
+    `new` is published. What the stream carries (columns added, dropped, renamed) is no reason, and neither is a file
+    that became another one: see `new_files`.
     """
     return (
         _name_changed(old, new)
@@ -221,8 +221,6 @@ def _columns_changed(old: Fingerprint, new: Fingerprint) -> str | None:
         today = now.get(attribute.attnum)
         if today is None or not attribute.name or not today.name:
             continue  # dropped: the stream says so
-        if today.name != attribute.name:
-            return f"column {attribute.name} was renamed to {today.name}"
         if today.generated != attribute.generated:
             return f"column {attribute.name} became or is no longer a generated column, which is not sent row by row"
     return None

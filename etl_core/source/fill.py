@@ -21,7 +21,7 @@ from etl_core.source.sqlstate import translate
 
 # A partitioned table holds no rows; its partitions remember what theirs hold, under numbers of their own. The value is
 # one element, whose text the array's text quotes; the join undoes the split of a box's commas.
-_COLUMN = """
+_TREE = """
 WITH RECURSIVE tree(oid) AS (
     SELECT {table_id}::oid
     UNION ALL
@@ -30,6 +30,10 @@ WITH RECURSIVE tree(oid) AS (
     JOIN pg_catalog.pg_class c ON c.oid = tree.oid AND c.relkind = 'p'
     JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid AND NOT i.inhdetachpending
 )
+"""
+_COLUMN = (
+    _TREE
+    + """
 SELECT leaf.oid::bigint, leaf.relfilenode::bigint, a.attgenerated::text,
        CASE WHEN p.atthasmissing THEN pg_catalog.array_to_string(p.attmissingval::text::text[], ',') END
 FROM pg_catalog.pg_attribute a
@@ -38,6 +42,16 @@ JOIN pg_catalog.pg_class leaf ON leaf.oid = tree.oid
 LEFT JOIN pg_catalog.pg_attribute p ON p.attrelid = leaf.oid AND p.attname = a.attname
 WHERE a.attrelid = {table_id} AND a.attnum = {attnum} AND NOT a.attisdropped
 """
+)
+
+_FILES = (
+    _TREE
+    + """
+SELECT leaf.oid::bigint, leaf.relfilenode::bigint
+FROM tree
+JOIN pg_catalog.pg_class leaf ON leaf.oid = tree.oid AND leaf.relkind = 'r'
+"""
+)
 
 _DROPPED = """
 SELECT attnum::int FROM pg_catalog.pg_attribute WHERE attrelid = {table_id} AND attnum > 0 AND attisdropped
@@ -88,6 +102,17 @@ def added_column_fill(conn: Connection, table_id: TableId, attnum: int, since: F
     if not held - {None} and all(now[oid][0] == filenode for oid, filenode in before.items()):
         return Fill(FillKind.NULL)
     return Fill(FillKind.UNKNOWN)
+
+
+def has_files(conn: Connection, table_id: TableId, since: Fingerprint | None) -> bool:
+    """Whether the table's rows are still in the files of `since`: none was computed anew, by no ALTER TABLE.
+
+    The catalog changes a column's type without touching rows where their bytes stay what they were.
+    """
+    if since is None or not since.files:
+        return False
+    now = dict(_rows(conn, sql.SQL(_FILES).format(table_id=sql.Literal(int(table_id)))))
+    return all(now.get(oid) == filenode for oid, filenode in since.files.items())
 
 
 def dropped_attnums(conn: Connection, table_id: TableId) -> frozenset[int]:

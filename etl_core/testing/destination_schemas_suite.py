@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
+from etl_core.batch import TableChanges, WriteBatch
 from etl_core.destination.protocol import Destination
-from etl_core.errors import TableError
+from etl_core.errors import CopiedAgain, TableError
 from etl_core.identifiers import TableName
-from etl_core.schema.table import Column, TableSchema
+from etl_core.schema import pg_types
+from etl_core.schema.alterations import alterations
+from etl_core.schema.table import Column, PgType, TableSchema
 from etl_core.testing.destination_tables import (
     INT4,
     INT8,
@@ -24,6 +28,25 @@ from etl_core.testing.destination_tables import (
     publish,
     table,
 )
+
+NUMERIC = PgType(pg_types.NUMERIC, "numeric")
+
+
+def altered(before: TableSchema, part: TableChanges) -> TableChanges:
+    """The part with the steps from `before`, as the engine gives them."""
+    return replace(part, alterations=alterations(before, part.schema))
+
+
+def _is_carried(destination: Destination, changes: WriteBatch) -> bool:
+    try:
+        destination.write(changes)
+    except CopiedAgain:
+        return False
+    return True
+
+
+def _numbered(schema: TableSchema) -> TableSchema:
+    return replace(schema, columns=tuple(replace(column, attnum=at) for at, column in enumerate(schema.columns, 1)))
 
 
 def _grown(schema: TableSchema, *columns: Column) -> TableSchema:
@@ -114,6 +137,58 @@ class SchemaSuite:
             )
         )
         assert contents(destination, final) == Counter([(2, "b", 2, 5), (3, "dd", 333, 7), (4, "n", 4, 4)])
+
+    def test_renamed_columns_keep_their_values(self, destination: Destination) -> None:
+        """In place, also two that swap their names; or the table is to be copied again, and nothing was applied."""
+        before = _numbered(orders())
+        publish(destination, before, [(1, "a", "b", 1), (2, "c", "d", 2)])
+        identity, note, status, amount = before.columns
+        after = replace(before, columns=(identity, replace(note, name="status"), replace(status, name="word"), amount))
+        parts = [
+            altered(before, changes(after, upserts=[(2, "x", "y", 22)], inserts=[(3, "e", "f", 3)])),
+            changes(after, partials=[partial(after, ["word"], {(1,): (1, "A", 11)})]),
+        ]
+        if not _is_carried(destination, batch(*parts, expected=100, new=200)):
+            assert contents(destination, before) == Counter([(1, "a", "b", 1), (2, "c", "d", 2)])
+            return
+        assert contents(destination, after) == Counter([(1, "A", "b", 11), (2, "x", "y", 22), (3, "e", "f", 3)])
+        swapped = replace(after, columns=(identity, replace(note, name="word"), replace(status, name="status"), amount))
+        # After rows of the same transaction, and named once more though it is done: an answer was lost.
+        parts = [
+            changes(after, deletes=[(3,)], upserts=[(2, "xx", "yy", 222)]),
+            altered(after, changes(swapped, inserts=[(4, "g", "h", 4)])),
+        ]
+        destination.write(batch(*parts, expected=200, new=300))
+        again = altered(before, changes(swapped, upserts=[(4, "gg", "hh", 44)]))
+        destination.write(batch(again, expected=300, new=400))
+        assert contents(destination, swapped) == Counter([(1, "A", "b", 11), (2, "xx", "yy", 222), (4, "gg", "hh", 44)])
+
+    def test_a_key_of_other_columns(self, destination: Destination) -> None:
+        publish(destination, orders(), [(1, "a", "b", 1), (2, "c", "d", 2)])
+        other = replace(orders(), key=("amount",))
+        parts = [
+            changes(orders(), upserts=[(2, "c", "d", 20)]),
+            altered(orders(), changes(other, deletes=[(1,)], upserts=[(20, "C", "D", 20)], inserts=[(2, "e", "f", 3)])),
+        ]
+        if not _is_carried(destination, batch(*parts, expected=100, new=200)):
+            assert contents(destination, orders()) == Counter([(1, "a", "b", 1), (2, "c", "d", 2)])
+            return
+        assert contents(destination, other) == Counter([(20, "C", "D", 20), (2, "e", "f", 3)])
+
+    def test_a_decimal_that_grew(self, destination: Destination) -> None:
+        narrow = _grown(orders(), Column("price", NUMERIC, type_modifier=(10 << 16 | 2) + 4))
+        wide = _grown(orders(), Column("price", NUMERIC, type_modifier=(20 << 16 | 2) + 4))
+        publish(destination, narrow, [(1, "a", "b", 1, Decimal("12345678.90")), (2, "c", "d", 2, None)])
+        large = Decimal("123456789012345678.25")
+        part = altered(narrow, changes(wide, inserts=[(3, "e", "f", 3, large)], deletes=[(2,)]))
+        if not _is_carried(destination, batch(part, expected=100, new=200)):
+            assert contents(destination, narrow) == Counter(
+                [(1, "a", "b", 1, Decimal("12345678.90")), (2, "c", "d", 2, None)]
+            )
+            return
+        assert contents(destination, wide) == Counter(
+            [(1, "a", "b", 1, Decimal("12345678.90")), (3, "e", "f", 3, large)]
+        )
 
     def test_a_column_that_changed_its_type_is_refused(self, destination: Destination) -> None:
         publish(destination, orders(), [(1, "a", "b", 1)])

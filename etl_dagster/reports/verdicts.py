@@ -194,45 +194,29 @@ def judge_schema(table: TableName, stored: "TableSchema | None", source: "TableS
         return Verdict(False, f"{table} is no longer published, so that its changes do not arrive; publish it again")
     if stored is None:
         return Verdict(False, f"{table} has no stored schema; materialise it again")
-    forward, breaking, nullability = _differences(stored, source)
-    differences = (*forward, *breaking, *nullability)
+    from etl_core.schema.alterations import alterations
+
+    steps = [str(step) for step in alterations(stored, source)]
+    differences = [*steps, *_changed_nullability(stored, source)]
     numbers = {"etl/columns": len(source.columns), "etl/column_differences": len(differences)}
     if not differences:
         return Verdict(True, f"{table} has the source's {len(source.columns)} columns", numbers=numbers)
-    advice = "materialise the table again" if breaking else "it follows with the table's next changed row"
+    advice = "it follows with the table's next changed row, by a new copy of the table if need be"
     return Verdict(
         False,
         f"{table} differs from the source: {'; '.join(differences)}; {advice}",
-        _ERROR if forward or breaking else _WARN,
+        _ERROR if steps else _WARN,
         numbers,
     )
 
 
-def _differences(stored: "TableSchema", source: "TableSchema") -> tuple[list[str], list[str], list[str]]:
-    """What the stream carries forward by itself, what takes a new copy, and what differs in nullability only."""
-    from etl_core.schema.pg_types import format_type
-
-    before, now = ({column.name: column for column in schema.columns} for schema in (stored, source))
-    old_names = {column.attnum: column.name for column in stored.columns if column.attnum}
-    renamed = {
-        old_names[column.attnum]: column.name
+def _changed_nullability(stored: "TableSchema", source: "TableSchema") -> list[str]:
+    before = {column.name: column.nullable for column in stored.columns}
+    return [
+        f"column {column.name} is {'nullable' if column.nullable else 'NOT NULL'} now"
         for column in source.columns
-        if column.attnum in old_names and old_names[column.attnum] != column.name
-    }
-    gone, new = before.keys() - now.keys() - renamed.keys(), now.keys() - before.keys() - set(renamed.values())
-    forward = [f"column {name} ({format_type(now[name])}) was added" for name in now if name in new]
-    forward += [f"column {name} ({format_type(before[name])}) was dropped" for name in before if name in gone]
-    breaking = [f"column {old} was renamed to {name}" for old, name in renamed.items()]
-    nullability = []
-    for name in (name for name in now if name in before):
-        was, column = before[name], now[name]
-        if (was.type.oid, was.type_modifier) != (column.type.oid, column.type_modifier):
-            breaking.append(f"column {name} changed from {format_type(was)} to {format_type(column)}")
-        elif was.nullable != column.nullable:
-            nullability.append(f"column {name} is {'nullable' if column.nullable else 'NOT NULL'} now")
-    if stored.key != source.key:
-        breaking.append(f"the key changed from ({', '.join(stored.key)}) to ({', '.join(source.key)})")
-    return forward, breaking, nullability
+        if before.get(column.name, column.nullable) != column.nullable
+    ]
 
 
 def judge_comparison(comparison: "Comparison") -> Verdict:

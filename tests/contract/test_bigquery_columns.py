@@ -17,7 +17,7 @@ from etl_core.batch import WriteBatch
 from etl_core.destination.bigquery import destination as module
 from etl_core.destination.bigquery.connection import Clients
 from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
-from etl_core.errors import SchemaChangeRefused, WatermarkConflict
+from etl_core.errors import CopiedAgain, WatermarkConflict
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_tables import INT4, TEXT, batch, changes, contents, orders, publish
 from tests.contract.stalls import dies, once_before
@@ -160,5 +160,5 @@ def test_a_column_that_somebody_has_added_by_hand(
     grown = replace(WITH, columns=(*WITH.columns, number))
     destination.write(batch(changes(grown, inserts=[(2, "c", "d", 2, 9)]), expected=100, new=200))
     assert contents(destination, grown) == Counter([(1, "a", "b", 1, None), (2, "c", "d", 2, 9)])
-    with pytest.raises(SchemaChangeRefused, match=r"column other of public\.orders is INT64 .* STRING in BigQuery"):
+    with pytest.raises(CopiedAgain, match=r"public\.orders: column other is INT64 .* STRING in BigQuery"):
         destination.write(batch(changes(replace(grown, columns=(*grown.columns, text))), expected=200, new=300))

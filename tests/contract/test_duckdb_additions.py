@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination
-from etl_core.errors import TableError
+from etl_core.errors import CopiedAgain, TableError
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_tables import (
     INT4,
@@ -216,3 +216,44 @@ def test_a_constraint_that_refuses_rows_is_an_error_of_the_table(
         assert "constraint" in str(caught.value)
         assert "etl resync public.orders" in str(caught.value.hint)
     assert contents(destination, orders()) == dict.fromkeys(_DATA, 1)
+
+
+def test_a_column_renamed_at_the_source_takes_what_was_added_to_it_along(
+    destination: DuckDBDestination, path: Path
+) -> None:
+    before = replace(orders(), columns=tuple(replace(c, attnum=at) for at, c in enumerate(orders().columns, 1)))
+    publish(destination, before, _DATA, watermark=150)
+    _add_note(path)
+    _run(
+        path,
+        "ALTER TABLE public.public.orders ALTER COLUMN amount SET DEFAULT 7",
+        "COMMENT ON COLUMN public.public.orders.amount IS 'in cents'",
+        "ALTER TABLE public.public.orders ALTER COLUMN amount SET NOT NULL",
+    )
+    identity, note, status, amount = before.columns
+    after = replace(before, columns=(identity, note, status, replace(amount, name="cents")))
+    destination.write(batch(changes(after, upserts=[(1, "A", "B", 11)]), expected=150, new=200))
+    assert contents(destination, after) == dict.fromkeys([(1, "A", "B", 11), *_DATA[1:]], 1)
+    assert _notes(path) == _NOTES
+    added = _run(
+        path,
+        "SELECT column_default, is_nullable, comment FROM duckdb_columns() WHERE column_name = 'cents'",
+    )
+    assert added == [("7", False, "in cents")]
+
+
+def test_a_name_of_a_person_s_column_is_not_taken_by_a_rename(destination: DuckDBDestination, path: Path) -> None:
+    before = replace(orders(), columns=tuple(replace(c, attnum=at) for at, c in enumerate(orders().columns, 1)))
+    publish(destination, before, _DATA, watermark=150)
+    _add_note(path)
+    renamed = replace(before, columns=(*before.columns[:3], replace(before.columns[3], name="My Note")))
+    with pytest.raises(TableError, match="My Note at the source, and in DuckDB it has a column of that name"):
+        destination.write(batch(changes(renamed, inserts=[(4, "g", "h", 4)]), expected=150, new=200))
+    assert contents(destination, before) == dict.fromkeys(_DATA, 1)
+    assert _notes(path) == _NOTES
+
+
+def test_a_column_that_a_person_retyped_has_the_table_copied_again(destination: DuckDBDestination, path: Path) -> None:
+    _run(path, "ALTER TABLE public.public.orders ALTER COLUMN amount TYPE VARCHAR")
+    with pytest.raises(CopiedAgain, match=r"column amount .* is INTEGER at the source and VARCHAR in DuckDB"):
+        destination.write(batch(changes(orders(), inserts=[(4, "g", "h", 4)]), expected=100, new=200))

@@ -243,9 +243,9 @@ def test_schema_changes_at_the_source_are_named(
     assert checked.passed("schema_matches") == {"orders": False, "customers": False, "notes": False}
     orders, customers = (checked.description("schema_matches", table) for table in ("orders", "customers"))
     assert "column colour (text) was added" in orders
-    assert "column note was renamed to remark" in orders
+    assert "column note (text) was renamed to remark (text)" in orders
     assert "dropped" not in orders
-    assert "materialise the table again" in orders
+    assert "it follows with the table's next changed row" in orders
     assert "column note is NOT NULL now" in customers
     assert checked.severity("schema_matches", "orders") is dg.AssetCheckSeverity.ERROR
     assert checked.severity("schema_matches", "customers") is dg.AssetCheckSeverity.WARN

@@ -33,8 +33,9 @@ from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Client
 from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.types import bigquery_field
-from etl_core.errors import EtlError, SchemaChangeRefused, WatermarkConflict
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, WatermarkConflict
 from etl_core.identifiers import TableId
+from etl_core.schema.alterations import Alteration, ChangeKey, origins
 from etl_core.schema.table import TableSchema
 
 _log = logging.getLogger(__name__)
@@ -61,9 +62,20 @@ class ColumnMoves:
         self._added: dict[TableId, list[StoredColumn]] = {}
         self._created: dict[TableId, list[StoredColumn]] = {}
 
-    def move(self, schema: TableSchema) -> Moved:
-        """The next part's. Raises SchemaChangeRefused for a column of another type."""
+    def move(self, schema: TableSchema, steps: Sequence[Alteration] = ()) -> Moved:
+        """The next part's. Raises CopiedAgain for a renamed column, one of another type, and another key.
+
+        A column's name and the key change what rows that are there mean, and BigQuery can alter neither in the
+        transaction that applies the changes.
+        """
         before = {column.name: column for column in self._columns[schema.table_id]}
+        origin = origins({column.name: column.attnum for column in before.values()}, schema.columns)
+        for name, known_as in origin.items():
+            if name != known_as:
+                raise _cannot(schema, f"column {known_as} was renamed to {name}")
+        for step in steps:
+            if isinstance(step, ChangeKey):
+                raise _cannot(schema, str(step))
         columns, overwritten = [], []
         for column in stored_columns(schema):
             known = before.get(column.name)
@@ -174,9 +186,11 @@ def drop_columns(clients: Clients, book: Bookkeeping, table: StoredTable, names:
         _log.warning("%s; it is tried again before the next batch", error)
 
 
-def _retyped(schema: TableSchema, column: str, at_source: str, there: str) -> SchemaChangeRefused:
-    return SchemaChangeRefused(
-        f"column {column} of {schema.name} is {at_source} at the source and {there} in BigQuery",
-        table=str(schema.name),
-        hint=f"copy the table again with its new type: etl resync {schema.name}",
+def _retyped(schema: TableSchema, column: str, at_source: str, there: str) -> CopiedAgain:
+    return _cannot(schema, f"column {column} is {at_source} at the source and {there} in BigQuery")
+
+
+def _cannot(schema: TableSchema, what: str) -> CopiedAgain:
+    return CopiedAgain(
+        f"{schema.name}: {what}, which is not altered in place there", table=str(schema.name), hint=COPIED_AGAIN
     )

@@ -94,7 +94,7 @@ class Stager:
         table = self._tables[schema.table_id]
         if schema.name != table.name:
             raise CopiedAgain(f"{table.name} was renamed to {schema.name}", table=str(schema.name), hint=COPIED_AGAIN)
-        moved = self.moves.move(schema)
+        moved = self.moves.move(schema, changes.alterations)
         if table.method == STREAMED:
             self._stream(changes, table, moved)
             return

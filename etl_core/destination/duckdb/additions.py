@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -85,6 +85,18 @@ class Additions:
         if self.comment is not None or self.comments:
             named.append("comments")
         return ", ".join(named)
+
+    def renamed(self, names: Mapping[str, str]) -> Additions:
+        """The same when columns of ours are called otherwise: `names` by what they are called now.
+
+        An expression that names such a column stays as it is, and does not fit any more.
+        """
+        return replace(
+            self,
+            defaults=tuple((names.get(column, column), default) for column, default in self.defaults),
+            not_null=tuple(sorted(names.get(column, column) for column in self.not_null)),
+            comments=tuple((names.get(column, column), text) for column, text in self.comments),
+        )
 
     @property
     def hold_columns(self) -> bool:

@@ -12,7 +12,9 @@ in the middle of a transaction rebuilds the table instead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -26,12 +28,69 @@ from etl_core.destination.duckdb.compression import Compression, sizes_of, sizes
 from etl_core.destination.duckdb.names import check_columns
 from etl_core.destination.duckdb.statements import fold
 from etl_core.destination.duckdb.types import duckdb_type, tag_json, tagged_field
-from etl_core.errors import COPIED_AGAIN, CopiedAgain, SchemaChangeRefused, TableError
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableName
+from etl_core.schema.alterations import origins
 from etl_core.schema.arrow import key_schema
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
 from etl_core.values.text import fixed_width
+
+_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+
+
+class _Plan:
+    """What has to be altered in DuckDB's table: told from its own bookkeeping, so nothing is done twice."""
+
+    def __init__(self, schema: TableSchema, attnums: Mapping[str, int], present: Mapping[str, str]) -> None:
+        """`present` are the table's columns and their types. Raises CopiedAgain for a type that cannot become another.
+
+        A column is altered from the type that the bookkeeping's table has; a person may have given it another.
+        """
+        self.origins = origins(attnums, schema.columns)
+        """What each column that stays is called in the table, by its name in `schema`."""
+        self._columns = {column.name: column for column in schema.columns}
+        self.added = [column for column in schema.columns if column.name not in self.origins]
+        stay = set(self.origins.values())
+        self.dropped = [name for name in attnums if name not in stay]
+        self.renamed = [(before, name) for name, before in self.origins.items() if before != name]
+        """(before, after)."""
+        self.retyped = []
+        for name, before in self.origins.items():
+            wanted = duckdb_type(self._columns[name])
+            if wanted != present[before]:
+                _check_wider(schema, name, present[before], wanted)
+                self.retyped.append(self._columns[name])
+        self._here = {fold(name) for name in attnums}
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.dropped or self.renamed or self.retyped)
+
+    @property
+    def meets_itself(self) -> bool:
+        """Whether a name that comes is one that is there: a swap, or a column dropped and added again."""
+        return not self._here.isdisjoint(self.new_names())
+
+    def new_names(self) -> dict[str, str]:
+        """The names that come, by how DuckDB compares them."""
+        names = [*(column.name for column in self.added), *(name for _, name in self.renamed)]
+        return {fold(name): name for name in names}
+
+    def stored(self) -> list[Column]:
+        """The columns that stay, under the names they have now."""
+        return [replace(self._columns[name], name=before) for name, before in self.origins.items()]
+
+
+def _check_wider(schema: TableSchema, name: str, present: str, wanted: str) -> None:
+    """Raises CopiedAgain unless each value of one DECIMAL type is the same in the other."""
+    before, after = _DECIMAL.fullmatch(present), _DECIMAL.fullmatch(wanted)
+    if before and after and before[2] == after[2] and int(before[1]) <= int(after[1]):
+        return
+    raise CopiedAgain(
+        f"column {name} of {schema.name} is {wanted} at the source and {present} in DuckDB",
+        table=str(schema.name),
+        hint=COPIED_AGAIN,
+    )
 
 
 class TableWriter:
@@ -84,30 +143,18 @@ class TableWriter:
         return changed
 
     def _bring_to(self, schema: TableSchema) -> None:
-        """Adds and drops columns until the table has those of `schema`, in any order, and a person's own."""
+        """Alters the table until it has the columns of `schema`, in any order, and a person's own."""
         if schema == self._schema:
             return
         described = self._run(statements.describe(self._table)).fetchall()
         present = {row[0]: row[1] for row in described}
         self._check_ours(present)
         self._foreign = tuple(AddedColumn(row[0], row[1], row[4]) for row in described if row[0] not in self._attnums)
-        kept = {c.name for c in schema.columns if c.name in self._attnums and self._is_same(c)}
-        for column in schema.columns:
-            if column.name in kept and present[column.name] != duckdb_type(column):
-                raise SchemaChangeRefused(
-                    f"column {column.name} of {schema.name} is {duckdb_type(column)} at the source"
-                    f" and {present[column.name]} in DuckDB",
-                    table=str(schema.name),
-                    hint=f"copy the table again with its new type: etl resync {schema.name}",
-                )
-        added = [column for column in schema.columns if column.name not in kept]
-        dropped = [name for name in self._attnums if name not in kept]
-        if added or dropped:
+        plan = _Plan(schema, self._attnums, present)
+        if plan:
             check_columns(schema)
-            check_clash(
-                schema, [column.name for column in self._foreign], {fold(column.name): column.name for column in added}
-            )
-            self._alter(schema, added, dropped)
+            check_clash(schema, [column.name for column in self._foreign], plan.new_names())
+            self._alter(schema, plan)
         self._attnums = {c.name: c.attnum or self._attnums.get(c.name, 0) for c in schema.columns}
         self._schema = schema
 
@@ -126,42 +173,40 @@ class TableWriter:
         """Of the columns the table has now."""
         return self._attnums
 
-    def _is_same(self, column: Column) -> bool:
-        """Whether the present column of that name is this one, rather than one that was dropped since."""
-        before = self._attnums.get(column.name, 0)
-        return before == column.attnum or 0 in (before, column.attnum)
-
-    def _alter(self, schema: TableSchema, added: Sequence[Column], dropped: Sequence[str]) -> None:
+    def _alter(self, schema: TableSchema, plan: _Plan) -> None:
         additions = read_additions(self._connection, self._database, self._name, self._attnums)
-        replaces = {fold(name) for name in dropped} & {fold(column.name) for column in added}
-        if self._touched or replaces or additions.hold_columns:
-            self._note_stored(self._table, [column for column in schema.columns if column not in added])
+        if self._touched or plan.meets_itself or additions.hold_columns:
+            self._note_stored(self._table, plan.stored())
             if additions:
-                self._rebuild_with(additions, schema, added)
+                self._rebuild_with(additions, schema, plan)
             else:
-                query = statements.rebuild(self._table, schema.columns, added)
-                statements.execute_with(self._connection, query, _held_by_old_rows(schema, added))
+                query = statements.rebuild(self._table, schema.columns, plan.origins, plan.added)
+                statements.execute_with(self._connection, query, _held_by_old_rows(schema, plan.added))
             self._touched = True
             return
-        for column in added:
+        for before, name in plan.renamed:
+            self._run(statements.rename_column(self._table, before, name))
+        for column in plan.retyped:
+            self._run(statements.change_type(self._table, column))
+        for column in plan.added:
             self._run(statements.add_column(self._table, column))
-        for name in dropped:
+        for name in plan.dropped:
             self._run(statements.drop_column(self._table, name))
-        filled = [column for column in added if column.missing_value is not None]
+        filled = [column for column in plan.added if column.missing_value is not None]
         if filled:
             query = statements.fill(self._table, filled)
             changed = statements.execute_with(self._connection, query, _held_by_old_rows(schema, filled))
             self._touched = changed > 0
 
-    def _rebuild_with(self, additions: Additions, schema: TableSchema, added: Sequence[Column]) -> None:
+    def _rebuild_with(self, additions: Additions, schema: TableSchema, plan: _Plan) -> None:
         """The table anew with the columns of `schema` and what people added, which DuckDB does not copy itself."""
-        new = {column.name for column in added}
-        names = [c.name for c in schema.columns if c.name not in new] + [c.name for c in additions.columns]
+        names = [(before, name) for name, before in plan.origins.items()]
+        names += [(column.name, column.name) for column in additions.columns]
         result = "etl$rebuilt"
         self._run(statements.keep(result, self._table, names))
-        with made_anew(self._connection, self._database, schema, additions):
-            query = statements.insert_rebuilt(self._table, added, result)
-            statements.execute_with(self._connection, query, _held_by_old_rows(schema, added))
+        with made_anew(self._connection, self._database, schema, additions.renamed(dict(plan.renamed))):
+            query = statements.insert_rebuilt(self._table, plan.added, result)
+            statements.execute_with(self._connection, query, _held_by_old_rows(schema, plan.added))
         self._run(statements.drop_temporary(result))
 
     def _carry(self, schema: TableSchema, rows: pa.Table) -> str:

@@ -98,7 +98,7 @@ class DuckDBCopy:
         if additions.columns:
             kept = "etl$kept"
             names = [*schema.key, *(column.name for column in additions.columns)]
-            connection.execute(statements.text(statements.keep(kept, table, names)))
+            connection.execute(statements.text(statements.keep(kept, table, [(name, name) for name in names])))
         arrow = tagged_schema(schema.columns)
         rows = pa.RecordBatchReader.from_batches(arrow, self._staging.read(arrow))
         query = statements.insert(table, schema.columns)

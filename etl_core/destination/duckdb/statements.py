@@ -7,7 +7,7 @@ namespace called like the file would be ambiguous.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, LiteralString
 
 import duckdb
@@ -142,10 +142,11 @@ def write_comments(database: str, name: TableName, additions: Additions) -> list
     return made
 
 
-def keep(result: str, table: Query, columns: Sequence[str]) -> Query:
-    """Puts `columns` of all rows into temporary table `result`."""
+def keep(result: str, table: Query, columns: Sequence[tuple[str, str]]) -> Query:
+    """Puts columns of all rows into temporary table `result`: (name in `table`, name in `result`)."""
+    chosen = [sql.SQL("{} AS {}").format(sql.Identifier(there), sql.Identifier(name)) for there, name in columns]
     return sql.SQL("CREATE OR REPLACE TEMP TABLE {} AS SELECT {} FROM {}").format(
-        sql.Identifier(result), sql.SQL(", ").join(map(sql.Identifier, columns)), table
+        sql.Identifier(result), sql.SQL(", ").join(chosen), table
     )
 
 
@@ -282,6 +283,14 @@ def drop_column(table: Query, name: str) -> Query:
     return sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(name))
 
 
+def rename_column(table: Query, before: str, name: str) -> Query:
+    return sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(table, sql.Identifier(before), sql.Identifier(name))
+
+
+def change_type(table: Query, column: Column) -> Query:
+    return sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}").format(table, sql.Identifier(column.name), _type(column))
+
+
 def fill(table: Query, columns: Sequence[Column]) -> Query:
     """Sets `columns` of every row to the values in the one Arrow row."""
     values = sql.SQL(", ").join(
@@ -298,13 +307,19 @@ def insert_rebuilt(table: Query, added: Sequence[Column], source: str) -> Query:
     )
 
 
-def rebuild(table: Query, columns: Sequence[Column], added: Sequence[Column]) -> Query:
-    """The table anew with `columns`; those in `added` have the values in the one Arrow row."""
+def rebuild(table: Query, columns: Sequence[Column], origins: Mapping[str, str], added: Sequence[Column]) -> Query:
+    """The table anew with `columns`; those in `added` have the values in the one Arrow row.
+
+    `origins` are the names that the others have in the table.
+    """
     new = {column.name for column in added}
     chosen = sql.SQL(", ").join(
-        sql.SQL("{} AS {}").format(_cast(sql.Identifier("f", c.name), c), sql.Identifier(c.name))
-        if c.name in new
-        else sql.Identifier("t", c.name)
+        sql.SQL("{} AS {}").format(
+            _cast(sql.Identifier("f", c.name), c)
+            if c.name in new
+            else sql.SQL("CAST({} AS {})").format(sql.Identifier("t", origins[c.name]), _type(c)),
+            sql.Identifier(c.name),
+        )
         for c in columns
     )
     return sql.SQL("CREATE OR REPLACE TABLE {} AS SELECT {} FROM {} AS t CROSS JOIN {} AS f").format(

@@ -37,12 +37,23 @@ HARMLESS = {
         "INSERT INTO {t} VALUES (7)",
     ],
     "column_filled": ["ALTER TABLE {t} ADD c int", "UPDATE {t} SET c = 1", "ALTER TABLE {t} ALTER c SET NOT NULL"],
+    "column_renamed": ["ALTER TABLE {t} RENAME n TO m", "UPDATE {t} SET m = 3 WHERE id = 2"],
+    "column_longer": [
+        "ALTER TABLE {t} ADD c varchar(3) DEFAULT 'abc'",
+        "ALTER TABLE {t} ALTER c TYPE text",
+        "UPDATE {t} SET n = 3 WHERE id = 2",
+    ],
+    "key_moved": ["ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (n)", "DELETE FROM {t} WHERE n = 2"],
     "column_replaced": ["UPDATE {t} SET n = 3", "ALTER TABLE {t} DROP n, ADD m text", "UPDATE {t} SET m = 'm'"],
 }
 COPIED = {
     "rewritten": ["ALTER TABLE {t} ALTER n TYPE int USING n * 10"],
+    "truncated_and_rewritten": [
+        "TRUNCATE {t}",
+        "INSERT INTO {t} VALUES (7, 7)",
+        "ALTER TABLE {t} ALTER n TYPE int USING n * 10",
+    ],
     "unlogged": UNLOGGED,
-    "renamed_column": ["ALTER TABLE {t} RENAME n TO m"],
     "per_row": [PER_ROW, "ALTER TABLE {t} ALTER c DROP DEFAULT"],
     "came_twice": [
         "ALTER TABLE {t} ADD c int",
@@ -325,3 +336,21 @@ def test_what_came_after_the_copy_is_watched_by_short_runs_too(lab: Lab) -> None
     assert (status.state, "label" in (status.error or "")) == (TableState.INIT, True)
     pipeline.sync()
     lab.assert_equal()
+
+
+def test_a_rewrite_after_a_truncation_is_seen(lab: Lab) -> None:
+    """The truncation explains that the file is another one; not that the rows since were computed anew."""
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1)")
+    lab.publish()
+    pipeline = lab.synced()
+    with lab.running(pipeline, pipeline.stream):
+        lab.execute("UPDATE t SET n = 2")
+        pipeline.observer.until_flushed(pipeline.current_lsn())  # after it nobody looks by himself for 15 s
+        lab.execute("TRUNCATE t")
+        lab.execute("INSERT INTO t VALUES (7, 7), (8, 8)")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+        lab.execute("ALTER TABLE t ALTER n TYPE int USING n * 10")
+        lab.execute("INSERT INTO t VALUES (9, 9)")
+        pipeline.watch.wake()
+        pipeline.observer.until(lambda: "t" in pipeline.observer.errors, "the new copy that is needed")
+    lab.assert_equal(lab.synced())
