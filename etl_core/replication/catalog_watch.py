@@ -183,7 +183,8 @@ class CatalogWatch:
     ) -> bool:
         """Whether the files hold the rows of before, or those that the stream has carried since."""
         before = remembered.fingerprint
-        if self._is_truncated(table_id, remembered):
+        # A truncation explains new files, but not together with an ALTER TABLE that may have come after it.
+        if self._is_truncated(table_id, remembered) and not is_altered(before, now):
             return True
         if before.publishing is not None and not before.publishing.says("pubtruncate"):
             return True  # a truncated table is to stay as it is: see docs/delivery.md
