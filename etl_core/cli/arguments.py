@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 class Arguments:
     """A command line that was understood. `seconds` is `--for`; `tables` are those named, none for all.
 
-    `file` is where a backup goes, or a `sources.yml`.
+    `file` is where a backup goes, or a `sources.yml`. `schema` is the table whose versions are shown.
     """
 
     command: str
@@ -34,6 +34,7 @@ class Arguments:
     json: bool = False
     yes: bool = False
     file: Path | None = None
+    schema: TableName | None = None
 
     @property
     def is_bounded(self) -> bool:
@@ -83,6 +84,13 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_bounds(add("run", "Copy what needs it and stream changes until stopped."))
     status = add("status", "Show tables, slot, throughput and lag.")
     status.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object")
+    status.add_argument(
+        "--schema",
+        type=_table,
+        metavar="TABLE",
+        default=argparse.SUPPRESS,
+        help="the versions of one table's schema, with what changed, instead",
+    )
     _add_tables(add("verify", "Compare source and destination at one position; exit 1 if they differ."))
     for name, text in (
         ("resync", "Have tables copied again, behind the swap: by a running `etl run`, or the next one."),

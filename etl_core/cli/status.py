@@ -22,6 +22,10 @@ _SHOWN = 5
 
 
 def status(pipeline: PipelineControl, arguments: Arguments) -> int:
+    if arguments.schema is not None:
+        from etl_core.cli.schema_status import schema_status  # types need pyarrow, which takes long to load
+
+        return schema_status(pipeline, arguments.schema, as_json=arguments.json)
     known = pipeline.status()
     now = datetime.now(UTC)
     if arguments.json:

@@ -31,6 +31,7 @@ from etl_core.state.store import (
     OwnedSlot,
     Remembered,
     ReplicationProgress,
+    SchemaVersion,
     SourceIdentity,
     StateStore,
     StreamError,
@@ -220,6 +221,16 @@ class SqlStateStore(PipelineRows):
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         with self._read() as connection:
             return self._newest_schema(connection, table_id)
+
+    def schema_versions(self, table_id: TableId, limit: int = 50) -> Sequence[SchemaVersion]:
+        schemas = self._sql.schemas
+        statement = self._select(schemas, table_id).order_by(schemas.c.version.desc()).limit(limit)
+        with self._read() as connection:
+            rows = connection.execute(statement).all()
+        return [
+            SchemaVersion(row.version, row.lsn, schema_from_json(row.schema_json), row.saved_at)
+            for row in reversed(rows)
+        ]
 
     def save_schema(self, schema: TableSchema, lsn: Lsn) -> int:
         text = schema_to_json(schema)  # with the comments, which equality leaves out

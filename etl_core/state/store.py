@@ -163,6 +163,16 @@ class Remembered:
     has_gap: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """One version of a table, counted from 1. `lsn` is the position up to which its first rows were written."""
+
+    version: int
+    lsn: Lsn
+    schema: TableSchema
+    saved_at: datetime
+
+
 class StateStore(Protocol):
     """The store of one pipeline. Every method is one transaction."""
 
@@ -229,6 +239,9 @@ class StateStore(Protocol):
 
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         """The newest schema version of a table, counted from 1."""
+
+    def schema_versions(self, table_id: TableId, limit: int = 50) -> Sequence[SchemaVersion]:
+        """The newest versions of a table, oldest first."""
 
     def save_schema(self, schema: TableSchema, lsn: Lsn) -> int:
         """Stores `schema` as the next version unless it is the newest, comments and all; returns its version."""

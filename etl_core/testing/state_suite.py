@@ -367,6 +367,13 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         other = replace(SCHEMA, table_id=CUSTOMERS)
         assert store.save_schema(other, LAST) == 1
         assert store.schema(CUSTOMERS) == (1, other)
+        versions = store.schema_versions(ORDERS)
+        assert [(one.version, one.lsn, one.schema) for one in versions] == [
+            (1, Lsn(1), SCHEMA),
+            (2, Lsn(3), wider),
+            (3, Lsn(4), SCHEMA),
+        ]
+        assert [one.version for one in store.schema_versions(ORDERS, limit=2)] == [2, 3]
 
     def test_a_comment_that_changed_is_kept(self, store: StateStore) -> None:
         assert store.save_schema(SCHEMA, Lsn(1)) == 1
