@@ -21,7 +21,16 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, StateConflict, TableAbsent, TransientError, where
+from etl_core.errors import (
+    COPIED_AGAIN,
+    CopiedAgain,
+    CopyNeeded,
+    EtlError,
+    StateConflict,
+    TableAbsent,
+    TransientError,
+    where,
+)
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.failpoints import GAP_STORED, TABLE_SET_BACK, reach
@@ -172,6 +181,8 @@ class CatalogWatch:
             return  # somebody has locked the table: judged at the next look
         if is_same:
             self._keep(table_id, remembered, now, lsn)
+        elif is_altered(before, now) and not _sends_truncations(before):
+            self._refuse(status)
         elif is_altered(before, now):
             self._copy_again(status, _REWRITTEN)
         elif table_id not in self._open or self._open[table_id].seen.files != now.files:
@@ -186,7 +197,7 @@ class CatalogWatch:
         # A truncation explains new files, but not together with an ALTER TABLE that may have come after it.
         if self._is_truncated(table_id, remembered) and not is_altered(before, now):
             return True
-        if before.publishing is not None and not before.publishing.says("pubtruncate"):
+        if not _sends_truncations(before) and not is_altered(before, now):
             return True  # a truncated table is to stay as it is: see docs/delivery.md
         checked = self._harmless.get(table_id, before.files)
         files = new_files(before, now)
@@ -347,6 +358,22 @@ class CatalogWatch:
         self._observer.on_state(status.name, TableState.INIT)
         self._observer.on_table_error(status.name, error)
 
+    def _refuse(self, status: TableStatus) -> None:
+        """Rows that were computed anew, or rows that were truncated and are to be kept: a new copy could lose these."""
+        error = CopyNeeded(
+            f"{status.name} was altered, and its rows are in another file: computed anew, or truncated, which "
+            f"publication {self._publication} does not send",
+            table=str(status.name),
+            hint=f"etl resync {status.name} copies it again, without rows that were truncated at the source; to keep "
+            "those, save them first",
+        )
+        self._open.pop(status.table_id, None)
+        self._store.transition(
+            status, TableState.ERRORED, TableUpdate(error=str(error), hint=error.hint, attempts=status.attempts + 1)
+        )
+        self._observer.on_state(status.name, TableState.ERRORED)
+        self._observer.on_table_error(status.name, error)
+
     def set_back_all(self, why: str) -> None:
         """Has every table copied again that was copied, before its publication is created again."""
         with self._lock:
@@ -377,6 +404,10 @@ class CatalogWatch:
             what = f"{status.name} is no longer published by {self._publication}, so {missed}"
             hint = add_tables_statement(connection, self._publication, [now.name])
         return TableAbsent(what, table=str(status.name), hint=f"{hint}; {back}")
+
+
+def _sends_truncations(fingerprint: Fingerprint) -> bool:
+    return fingerprint.publishing is None or fingerprint.publishing.says("pubtruncate")
 
 
 def _is_continued(status: TableStatus) -> bool:

@@ -354,3 +354,30 @@ def test_a_rewrite_after_a_truncation_is_seen(lab: Lab) -> None:
         pipeline.watch.wake()
         pipeline.observer.until(lambda: "t" in pipeline.observer.errors, "the new copy that is needed")
     lab.assert_equal(lab.synced())
+
+
+def test_a_rewrite_where_truncations_are_not_sent_stops_the_table(lab: Lab) -> None:
+    """It may also be a truncation, whose rows are to be kept: a new copy would lose them, so a person is asked."""
+    for table in ("rewritten", "truncated", "vacuumed", "altered"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int); INSERT INTO {table} VALUES (1, 1)")
+    lab.execute("CREATE PUBLICATION lab_pub FOR ALL TABLES WITH (publish = 'insert, update, delete')")
+    lab.synced()
+    lab.execute("ALTER TABLE rewritten ALTER n TYPE int USING n * 10")
+    lab.execute("TRUNCATE truncated")
+    lab.execute("ALTER TABLE vacuumed ALTER n SET STATISTICS 7")
+    lab.execute("VACUUM FULL vacuumed")
+    lab.execute("ALTER TABLE altered ALTER n SET NOT NULL")
+    pipeline = lab.pipeline()
+    states = {status.name.name: status.state for status in pipeline.store.tables()}
+    assert states.pop("rewritten") is TableState.ERRORED
+    assert set(states.values()) == {TableState.READY}
+    stopped = pipeline.find(TableName("public", "rewritten"))
+    assert stopped.retry_at is None
+    assert "computed anew, or truncated, which publication lab_pub does not send" in (stopped.error or "")
+    assert "etl resync public.rewritten" in (stopped.hint or "")
+    assert not lab.pipeline().observer.errors  # said once, not at every start
+    pipeline.resync(stopped.name)
+    again = lab.synced()
+    assert again.find(stopped.name).state is TableState.READY
+    assert lab.rows("SELECT * FROM public.rewritten") == [(1, 10)]
+    assert lab.rows("SELECT * FROM public.truncated") == [(1, 1)]
