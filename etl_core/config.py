@@ -17,6 +17,8 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from etl_core.config_secrets import read_password, run_password_command
+from etl_core.config_tables import TableSettings as TableSettings
+from etl_core.config_tables import check_hash_key
 from etl_core.config_values import BatchConfig as BatchConfig
 from etl_core.config_values import CopyConfig as CopyConfig
 from etl_core.config_values import check_tables, did_you_mean
@@ -282,7 +284,8 @@ def _parse_url(url: str) -> URL | None:
 class PipelineConfig:
     """One pipeline. With `unknown_types_to_bytes` values of unknown types are raw text, else their table is refused.
 
-    With `allow_append_only` tables without a replica identity may be published, with their inserts alone.
+    With `allow_append_only` tables without a replica identity may be published, with their inserts alone. `tables` are
+    settings by table or pattern; of two that match one, the later decides. `hash_key` is a secret.
     """
 
     pipeline: str
@@ -293,6 +296,9 @@ class PipelineConfig:
     copy: CopyConfig = field(default_factory=CopyConfig)
     unknown_types_to_bytes: bool = True
     allow_append_only: bool = False
+    tables: tuple[TableSettings, ...] = ()
+    hash_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_pipeline_name(self.pipeline)
+        check_hash_key("hash_key", self.hash_key)

@@ -22,6 +22,7 @@ import yaml
 
 from etl_core.config import DestinationConfig, PipelineConfig, SourceConfig, StateConfig
 from etl_core.config_paths import absolute_dsn, absolute_keyword, absolute_url
+from etl_core.config_tables import TableSettings, read_tables
 from etl_core.config_values import (
     BatchConfig,
     CopyConfig,
@@ -43,6 +44,8 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUOTED = re.compile(r"'(?!<)[^']{2,}'")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _TAG = "tag:yaml.org,2002:"
+_NESTED = "tables."
+"""What is below has no secret in it, so that every key may be named; `null` is the name of a transform."""
 
 
 def load_config(path: Path | str) -> PipelineConfig:
@@ -143,11 +146,13 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, field: str, lines:
     values: dict[str, object] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_TAG}str":
+        is_null = key_node.tag == f"{_TAG}null" and key_node.value == "null" and field.startswith(_NESTED)
+        if not isinstance(key_node, yaml.ScalarNode) or (key_node.tag != f"{_TAG}str" and not is_null):
             raise ConfigError(f"{field}: a key must be text" if field else "a key must be text", line=line)
         key = key_node.value
         # Within a field's value a key may be part of an unquoted password: {hunter2}. Errors name the field only.
-        where = field if "." in field else f"{field}.{key}" if field else key
+        is_value = "." in field and not field.startswith(_NESTED)
+        where = field if is_value else f"{field}.{key}" if field else key
         if key in values:
             error = config_error(where, "has a key twice" if where == field else f"stands in line {lines[where]} too")
             error.line = line
@@ -303,6 +308,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     state, batch, copy = root.section("state"), root.section("batch"), root.section("copy")
     unknown_types_to_bytes = root.flag("unknown_types_to_bytes", True)
     allow_append_only = root.flag("allow_append_only", False)
+    tables, hash_key = root.section("tables"), root.text("hash_key")
     root.finish()
     return PipelineConfig(
         pipeline=pipeline,
@@ -313,7 +319,13 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
         copy=_copy(copy) if copy else CopyConfig(),
         unknown_types_to_bytes=unknown_types_to_bytes,
         allow_append_only=allow_append_only,
+        tables=() if tables is None else _tables(tables),
+        hash_key=hash_key,
     )
+
+
+def _tables(section: _Section) -> tuple[TableSettings, ...]:
+    return read_tables("tables", section.rest())
 
 
 def _source(section: _Section, folder: Path) -> SourceConfig:

@@ -173,6 +173,21 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     ("ALTER TABLE %(etl)scopy_offers RENAME COLUMN fingerprint TO layout",),
     ("ALTER TABLE %(etl)sstream_errors ADD COLUMN is_permanent BOOLEAN",),
+    # What is there was copied as it is at the source.
+    (
+        """
+        CREATE TABLE %(etl)sshapes (
+            pipeline TEXT NOT NULL,
+            table_id BIGINT NOT NULL,
+            shape_json TEXT NOT NULL,
+            PRIMARY KEY (pipeline, table_id)
+        )
+        """,
+        """
+        INSERT INTO %(etl)sshapes (pipeline, table_id, shape_json)
+        SELECT pipeline, table_id, '{"actions":{},"include":null,"key_check":null,"rename":{}}' FROM %(etl)stables
+        """,
+    ),
 )
 
 _WORDS = {

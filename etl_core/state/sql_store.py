@@ -41,6 +41,8 @@ from etl_core.state.store import (
 )
 from etl_core.state.table_state import TableState, check_transition
 
+_ALL_TABLES = TableId(0)
+"""No table has this OID: under it stands what was checked for all of them."""
 HISTORY_KEPT = 200
 """Transitions per table."""
 
@@ -113,7 +115,15 @@ class SqlStateStore(PipelineRows):
     def remove_table(self, table_id: TableId) -> None:
         with self._write() as connection:
             sql = self._sql
-            for table in (sql.tables, sql.history, sql.schemas, sql.fingerprints, sql.copy_offers, sql.copy_ranges):
+            for table in (
+                sql.tables,
+                sql.history,
+                sql.schemas,
+                sql.fingerprints,
+                sql.shapes,
+                sql.copy_offers,
+                sql.copy_ranges,
+            ):
                 connection.execute(sa.delete(table).where(*self._mine(table, table_id)))
 
     def transition(
@@ -271,6 +281,26 @@ class SqlStateStore(PipelineRows):
             connection.execute(sa.delete(fingerprints).where(*self._mine(fingerprints, table_id)))
             connection.execute(sa.insert(fingerprints).values(values))
 
+    def shapes(self) -> Mapping[TableId, str]:
+        rows = self._rows(self._sql.shapes)
+        return {TableId(row.table_id): row.shape_json for row in rows if row.table_id != _ALL_TABLES}
+
+    def shape(self, table_id: TableId) -> str | None:
+        row = self._row(self._sql.shapes, table_id)
+        return None if row is None else str(row.shape_json)
+
+    def save_shape(self, table_id: TableId, shape: str) -> None:
+        shapes = self._sql.shapes
+        with self._write() as connection:
+            connection.execute(sa.delete(shapes).where(*self._mine(shapes, table_id)))
+            connection.execute(sa.insert(shapes).values(pipeline=self._pipeline, table_id=table_id, shape_json=shape))
+
+    def checked_settings(self) -> str | None:
+        return self.shape(_ALL_TABLES)
+
+    def save_checked_settings(self, digest: str) -> None:
+        self.save_shape(_ALL_TABLES, digest)
+
     def record_slot(self, name: str, table_id: TableId | None, system_identifier: str | None = None) -> None:
         slots = self._sql.slots
         slot = OwnedSlot(name, table_id, self._now(), system_identifier)
@@ -339,7 +369,7 @@ class SqlStateStore(PipelineRows):
     def forget_source(self) -> None:
         sql = self._sql
         position = (sql.sources, sql.progress, sql.stream_errors, sql.slots, sql.holds)
-        self._delete(*position, sql.fingerprints, sql.copy_offers, sql.copy_ranges)
+        self._delete(*position, sql.fingerprints, sql.shapes, sql.copy_offers, sql.copy_ranges)
 
     def clear(self) -> None:
         self._delete(*self._sql.of_pipeline())

@@ -94,6 +94,7 @@ class Tables:
     copy_ranges: TableClause
     stream_errors: TableClause
     fingerprints: TableClause
+    shapes: TableClause
 
     def of_pipeline(self) -> Iterator[TableClause]:
         """The tables whose rows belong to one pipeline."""
@@ -216,4 +217,5 @@ def build_tables(dialect: str) -> Tables:
             fingerprint_json=Text(),
             has_gap=Boolean(),
         ),
+        shapes=build("shapes", pipeline=Text(), table_id=BigInteger(), shape_json=Text()),
     )

@@ -196,7 +196,7 @@ class StateStore(Protocol):
         """Adds a table in state INIT, or returns the one that is there (its name brought up to date)."""
 
     def remove_table(self, table_id: TableId) -> None:
-        """Forgets a table, its history, its schemas, its fingerprint and its shared copy."""
+        """Forgets a table, its history, its schemas, its fingerprint, its shape and its shared copy."""
 
     def transition(
         self, current: TableStatus, to: TableState, update: TableUpdate | None = None, *, claim: str | None = None
@@ -254,6 +254,18 @@ class StateStore(Protocol):
     def save_fingerprint(self, table_id: TableId, remembered: Remembered) -> None:
         """Replaces the table's fingerprint."""
 
+    def shapes(self) -> Mapping[TableId, str]:
+        """By what settings each table was copied, as `etl_core.shape.rules.Rules.to_json` writes them."""
+
+    def shape(self, table_id: TableId) -> str | None: ...
+
+    def save_shape(self, table_id: TableId, shape: str) -> None: ...
+
+    def checked_settings(self) -> str | None:
+        """The digest of the tables' settings that were last found to fit the tables."""
+
+    def save_checked_settings(self, digest: str) -> None: ...
+
     def record_slot(self, name: str, table_id: TableId | None, system_identifier: str | None = None) -> None:
         """Called before the slot is created, so that a crash in between leaves a name, never a slot, behind."""
 
@@ -282,7 +294,7 @@ class StateStore(Protocol):
     def release_hold(self, owner: str) -> None: ...
 
     def forget_source(self) -> None:
-        """Forgets the source's identity, the position, the slots, the fingerprints and the shared copies.
+        """Forgets the source's identity, the position, the slots, the fingerprints, shapes and shared copies.
 
         The tables stay with their states, histories and schemas, and so does whose the publication is.
         """

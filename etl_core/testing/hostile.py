@@ -144,6 +144,9 @@ _READS = frozenset(
         "find",
         "fingerprint",
         "fingerprints",
+        "shape",
+        "shapes",
+        "checked_settings",
         "publication_oid",
         "ranges",
     )
@@ -154,6 +157,8 @@ _IDEMPOTENT = frozenset(
         "save_source_identity",
         "save_stream_error",
         "save_fingerprint",
+        "save_shape",
+        "save_checked_settings",
         "add_table",
         "remove_table",
         "record_slot",

@@ -110,6 +110,8 @@ def fill(store: StateStore) -> None:
     store.request_hold(Hold("verify", FAR))
     store.shared_copies.end(ORDERS, "run 1")
     store.save_fingerprint(ORDERS, REMEMBERED)
+    store.save_shape(ORDERS, "{}")
+    store.save_checked_settings("digest")
 
 
 def everything(store: StateStore) -> list[object]:
@@ -125,6 +127,8 @@ def everything(store: StateStore) -> list[object]:
         store.hold(),
         store.shared_copies.find(ORDERS),
         store.fingerprints(),
+        store.shapes(),
+        store.checked_settings(),
     ]
 
 

@@ -110,7 +110,7 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         store.forget_source()
         assert (store.tables(), store.history(ORDERS), store.schema(ORDERS), store.publication_owned()) == kept
         assert (store.source_identity(), store.progress(), store.stream_error(), store.hold()) == (None,) * 4
-        assert (list(store.owned_slots()), dict(store.fingerprints())) == ([], {})
+        assert (list(store.owned_slots()), dict(store.fingerprints()), dict(store.shapes())) == ([], {}, {})
         assert store.shared_copies.find(ORDERS) is None
         assert other.source_identity() is not None
         assert other.owned_slots() != []
@@ -241,11 +241,13 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         kept = store.add_table(CUSTOMERS, TableName("public", "customers"))
         store.save_schema(SCHEMA, Lsn(1))
         store.save_fingerprint(ORDERS, REMEMBERED)
+        store.save_shape(ORDERS, "{}")
         store.remove_table(ORDERS)
         store.remove_table(ORDERS)
         assert store.table(ORDERS) is None
         assert store.schema(ORDERS) is None
         assert store.fingerprint(ORDERS) is None
+        assert store.shape(ORDERS) is None
         assert list(store.history(ORDERS)) == []
         assert list(store.tables()) == [kept]
         with pytest.raises(StateConflict):
@@ -395,6 +397,15 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         assert store.schema(ORDERS) == (1, schema)
 
     # Holds
+
+    def test_a_shape_comes_back_and_is_replaced_beside_what_was_checked(self, store: StateStore) -> None:
+        assert (store.shape(ORDERS), store.checked_settings()) == (None, None)
+        store.save_shape(ORDERS, "first")
+        store.save_checked_settings("digest")
+        store.save_shape(ORDERS, "second")
+        assert (store.shape(ORDERS), store.checked_settings()) == ("second", "digest")
+        assert store.shapes() == {ORDERS: "second"}
+        assert store.shape(CUSTOMERS) is None
 
     def test_a_fingerprint_comes_back_as_it_was_and_is_replaced(self, store: StateStore) -> None:
         assert store.fingerprint(ORDERS) is None

@@ -50,6 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHOP_PASSWORD", "one")
     monkeypatch.setenv("STATE_PASSWORD", "two")
+    monkeypatch.setenv("ETL_HASH_KEY", "x" * 32)
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "shop").write_text("three\n")
     (tmp_path / "aws").write_text("#!/bin/sh\necho four\n")

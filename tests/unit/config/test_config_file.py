@@ -286,6 +286,24 @@ WRONG = {
     "alias": ("shop_pub", "*shop_pub", 4, None, "aliases are not supported", "quotes"),
     "anchor": ("shop_pub", "&a shop_pub", 4, None, "aliases are not supported", "quotes"),
     "control character": ("shop_pub", "shop\x07", 4, None, "a character that YAML does not allow", ""),
+    "table column": (
+        "copy:",
+        "tables:\n  public.users:\n    columns:\n      hash: [a,\n        a]\ncopy:",
+        13,
+        "tables.public.users.columns.hash[1]",
+        "column a is listed twice",
+        "",
+    ),
+    "table setting": (
+        "copy:",
+        "tables:\n  'a.*':\n    colums: {}\ncopy:",
+        11,
+        "tables.a.*.colums",
+        "is unknown",
+        "known here: columns",
+    ),
+    "table pattern": ("copy:", "tables:\n  a.b.c: {}\ncopy:", 10, "tables.a.b.c", "not a table name", "namespace"),
+    "short hash key": ("copy:", "hash_key: x\ncopy:", 9, "hash_key", "must have 16 characters", "openssl"),
     "two documents": ("copy:", "---\ncopy:", 9, None, "not valid YAML", ""),
 }
 

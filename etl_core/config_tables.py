@@ -1,0 +1,172 @@
+"""Settings per table or pattern: which columns go to the destination, under which names, and what is hidden in them.
+
+Nothing here knows a table: what the settings mean for one is `etl_core.shape`'s, and so are the transforms' names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from etl_core.config_values import check_positive, config_error, in_field, wrong_kind
+from etl_core.identifiers import TableName
+
+_LEAST_KEY = 16
+"""Characters of a hash key: with a shorter one, values can be found by trying keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSettings:
+    """What becomes of columns, by their names at the source.
+
+    With `include` only those go to the destination; `exclude` leaves some out. `transforms` has, by the transform's
+    name, the columns it is for and its argument for each: None, or a number of characters for `truncate`.
+    """
+
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    transforms: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+
+    def named(self) -> list[tuple[str, str]]:
+        """Every column that is named, with the dotted field in which it is, below that of these settings."""
+        fields = [(f"include[{at}]", column) for at, column in enumerate(self.include or ())]
+        fields += [(f"exclude[{at}]", column) for at, column in enumerate(self.exclude)]
+        for transform, columns in self.transforms.items():
+            for at, (column, argument) in enumerate(columns.items()):
+                fields.append((f"{transform}[{at}]" if argument is None else f"{transform}.{column}", column))
+        return fields + [(f"rename.{column}", column) for column in self.rename]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSettings:
+    """The settings of the tables that `pattern` matches.
+
+    A pattern is a table's name as in SQL, or has `*` for any characters in the schema or the name: `public.*`, `*.*`.
+    Without a dot it is about the schema `public`, as a name is.
+    """
+
+    pattern: str
+    columns: ColumnSettings = field(default_factory=ColumnSettings)
+
+    def __post_init__(self) -> None:
+        in_field(self.where, _parse_pattern, self.pattern)
+        columns = self.columns
+        where = f"{self.where}.columns"
+        if columns.include is not None and not columns.include:
+            raise config_error(f"{where}.include", "is empty", hint="name the columns, or leave it out for all")
+        if columns.include is not None and columns.exclude:
+            raise config_error(f"{where}.exclude", "there is an include beside it", hint="write one of the two")
+        seen: dict[str, str] = {}
+        for name, column in columns.named():
+            kind = "include" if name.startswith("include[") else "rename" if name.startswith("rename.") else "treatment"
+            if kind == "rename" and column in columns.exclude:
+                raise config_error(f"{where}.{name}", f"column {column} is excluded")
+            if kind != "rename" and seen.setdefault(f"{kind} {column}", name) != name:
+                raise config_error(f"{where}.{name}", f"column {column} is in {seen[f'{kind} {column}']} too")
+        for transform, arguments in columns.transforms.items():
+            for column, argument in arguments.items():
+                if argument is not None:
+                    check_positive(f"{where}.{transform}.{column}", argument)
+
+    @property
+    def where(self) -> str:
+        """The dotted field."""
+        return f"tables.{self.pattern}"
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it may match several tables."""
+        return "*" in self.pattern and '"' not in self.pattern
+
+    def matches(self, name: TableName) -> bool:
+        return all(
+            re.fullmatch(part, text, re.DOTALL) is not None
+            for part, text in zip(_parse_pattern(self.pattern), (name.namespace, name.name), strict=True)
+        )
+
+
+def _parse_pattern(pattern: str) -> tuple[str, str]:
+    """Regular expressions for schema and name. In double quotes `*` is part of a name."""
+    if '"' in pattern or "*" not in pattern:
+        name = TableName.parse(pattern)
+        return re.escape(name.namespace), re.escape(name.name)
+    stars = TableName.parse(pattern)
+    namespace, name_ = (re.escape(part).replace(r"\*", ".*") for part in (stars.namespace, stars.name))
+    return namespace, name_
+
+
+def check_hash_key(where: str, key: str | None) -> None:
+    """Raises ConfigError for a key that is too short; it is never shown."""
+    if key is not None and len(key) < _LEAST_KEY:
+        raise config_error(where, f"must have {_LEAST_KEY} characters or more", hint="openssl rand -hex 32 makes one")
+
+
+def read_tables(where: str, given: Mapping[str, object]) -> tuple[TableSettings, ...]:
+    """The settings as YAML or Dagster has them: by pattern, `{columns: {exclude: […], hash: […], truncate: {…}}}`.
+
+    Raises ConfigError with the dotted field. Of two that match a table, the later one decides about a column.
+    """
+    return tuple(
+        TableSettings(pattern, _columns(f"{where}.{pattern}", settings)) for pattern, settings in given.items()
+    )
+
+
+def _columns(where: str, settings: object) -> ColumnSettings:
+    if not isinstance(settings, Mapping):
+        raise wrong_kind(where, "a mapping", settings)
+    for key in settings.keys() - {"columns"}:
+        raise config_error(f"{where}.{key}", "is unknown", hint="known here: columns")
+    given = settings.get("columns", {})
+    where = f"{where}.columns"
+    if not isinstance(given, Mapping):
+        raise wrong_kind(where, "a mapping", given)
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    rename: dict[str, str] = {}
+    transforms: dict[str, dict[str, int | None]] = {}
+    for key, value in given.items():
+        if key is None:  # what YAML makes of null:
+            key = "null"
+        if key == "include":
+            include = _names(f"{where}.include", value)
+        elif key == "exclude":
+            exclude = _names(f"{where}.exclude", value)
+        elif key == "rename":
+            rename = _renames(f"{where}.rename", value)
+        else:
+            transforms[key] = _arguments(f"{where}.{key}", value)
+    return ColumnSettings(include, exclude, rename, transforms)
+
+
+def _names(where: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise wrong_kind(where, "a list", value)
+    for at, item in enumerate(value):
+        if not isinstance(item, str):
+            raise wrong_kind(f"{where}[{at}]", "text", item)
+        if item in value[:at]:
+            raise config_error(f"{where}[{at}]", f"column {item} is listed twice")
+    return tuple(value)
+
+
+def _renames(where: str, value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise wrong_kind(where, "a mapping", value)
+    for column, name in value.items():
+        if not isinstance(name, str):
+            raise wrong_kind(f"{where}.{column}", "text", name)
+        if not name:
+            raise config_error(f"{where}.{column}", "must not be empty")
+    return dict(value)
+
+
+def _arguments(where: str, value: object) -> dict[str, int | None]:
+    """A list of columns, or a mapping of columns to whole numbers."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(_names(where, value))
+    for column, argument in value.items():
+        if isinstance(argument, bool) or not isinstance(argument, int):
+            raise wrong_kind(f"{where}.{column}", "a whole number", argument)
+    return dict(value)

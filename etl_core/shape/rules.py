@@ -1,0 +1,112 @@
+"""What the settings say of one table: the entries that match it, merged. Still without knowing its columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from etl_core.config_tables import TableSettings
+from etl_core.config_values import config_error
+from etl_core.identifiers import TableName
+from etl_core.shape.transforms import transform_named
+
+EXCLUDE = "exclude"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """By the names of columns at the source.
+
+    `actions` has what is done with a column: EXCLUDE, or a transform's name and its argument. `fields` and
+    `rename_fields` have the dotted field that says so, for errors; they do not count where rules are compared.
+    """
+
+    include: frozenset[str] | None = None
+    actions: Mapping[str, tuple[str, int | None]] = field(default_factory=dict)
+    rename: Mapping[str, str] = field(default_factory=dict)
+    key_check: str | None = None
+    """What tells one hash key from another without telling the key; None where nothing is hashed."""
+    fields: Mapping[str, str] = field(default_factory=dict, compare=False)
+    rename_fields: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __bool__(self) -> bool:
+        return self.include is not None or bool(self.actions or self.rename)
+
+    def leaves_out(self, column: str) -> bool:
+        is_excluded = self.actions.get(column, ("", None))[0] == EXCLUDE
+        return is_excluded or (self.include is not None and column not in self.include)
+
+    def hides(self, column: str) -> bool:
+        """Whether not all of what the source has in it may be seen at the destination."""
+        return column in self.actions or self.leaves_out(column)
+
+    def restricted(self, columns: Collection[str]) -> Rules:
+        """What they come to for a table with these columns; equal rules of two such give the same rows."""
+        actions = {
+            column: (EXCLUDE, None) if self.leaves_out(column) else self.actions[column]
+            for column in sorted(columns)
+            if self.hides(column)
+        }
+        hashes = any(transform_named(name, name).needs_key for name, _ in actions.values() if name != EXCLUDE)
+        rename = {name: new for name, new in self.rename.items() if name in columns and name != new}
+        return Rules(None, actions, rename, self.key_check if hashes else None)
+
+    def to_json(self) -> str:
+        """For the state store, which is to hold no secret."""
+        include = None if self.include is None else sorted(self.include)
+        stored = {"include": include, "actions": self.actions, "rename": self.rename, "key_check": self.key_check}
+        return json.dumps(stored, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Rules | None:
+        """None for what `to_json` did not write: it cannot be told what the rules were then."""
+        try:
+            stored: dict[str, Any] = json.loads(text)
+            include = stored["include"]
+            return cls(
+                None if include is None else frozenset(include),
+                {column: (name, argument) for column, (name, argument) in stored["actions"].items()},
+                dict(stored["rename"]),
+                stored["key_check"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def rules_for(settings: Iterable[TableSettings], name: TableName, key_check: str | None) -> Rules:
+    """Of two entries that say something of a column, or that include, the later one decides."""
+    include: frozenset[str] | None = None
+    actions: dict[str, tuple[str, int | None]] = {}
+    rename: dict[str, str] = {}
+    fields: dict[str, str] = {}
+    rename_fields: dict[str, str] = {}
+    for entry in settings:
+        if not entry.matches(name):
+            continue
+        columns = entry.columns
+        if columns.include is not None:
+            include = frozenset(columns.include)
+        actions |= dict.fromkeys(columns.exclude, (EXCLUDE, None))
+        for transform, arguments in columns.transforms.items():
+            actions |= {column: (transform, argument) for column, argument in arguments.items()}
+        rename |= columns.rename
+        for where, column in columns.named():
+            by_column = rename_fields if where.startswith("rename.") else fields
+            by_column[column] = f"{entry.where}.columns.{where}"
+    return Rules(include, actions, rename, key_check, fields, rename_fields)
+
+
+def check_settings(settings: Sequence[TableSettings], hash_key: str | None) -> None:
+    """Raises ConfigError for a transform that nobody knows, a wrong argument, a pattern twice, a missing hash key."""
+    for entry in settings:
+        for name, columns in entry.columns.transforms.items():
+            where = f"{entry.where}.columns.{name}"
+            transform = transform_named(name, where)
+            for column, argument in columns.items():
+                if transform.needs_argument != (argument is not None):
+                    how = "a mapping of columns to numbers" if transform.needs_argument else "a list of columns"
+                    raise config_error(where if argument is None else f"{where}.{column}", f"needs {how}")
+            if transform.needs_key and hash_key is None:
+                raise config_error(where, "needs a hash_key", hint="set hash_key: ${NAME}, a secret that never changes")

@@ -1,0 +1,268 @@
+"""One version of a table, from the source's columns to the destination's. No clock, no I/O; columns only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from etl_core.batch import PartialRows, TableChanges
+from etl_core.config_values import config_error
+from etl_core.errors import ConfigError, EtlError, TableError, where
+from etl_core.schema.arrow import arrow_schema, arrow_type, key_schema
+from etl_core.schema.table import Column, TableSchema
+from etl_core.shape.keyed_hash import HashKey
+from etl_core.shape.rules import Rules
+from etl_core.shape.transforms import Function, Transform, as_text, transform_named
+from etl_core.values import read_csv
+from etl_core.values.text import Array, one_text
+
+_log = logging.getLogger(__name__)
+
+_AnyColumn = Any
+"""A pa.Array or a pa.ChunkedArray."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A column that goes to the destination as `target`. Without a `function` its values stay as they are."""
+
+    source: Column
+    target: Column
+    function: Function | None = None
+    is_null: bool = False
+
+    def of(self, rows: pa.Table | pa.RecordBatch) -> _AnyColumn:
+        """Its values at the destination."""
+        if self.is_null:
+            kind: Any = arrow_type(self.target)
+            return pa.nulls(rows.num_rows, kind)
+        values = rows.column(self.source.name)
+        if self.function is None:
+            return values
+        if isinstance(values, pa.ChunkedArray):
+            kind = arrow_type(self.target)
+            return pa.chunked_array([self.function(chunk) for chunk in values.chunks], kind)
+        return self.function(values)
+
+
+class Shape:
+    """What a table is at the source, and what it is at the destination.
+
+    `source` is what the catalog or the WAL says; the state store keeps it. `read` is how the stream's values are to be
+    loaded: those that are transformed, or left out, as their text. `asked` is what a COPY is to ask for, by the
+    source's types, and `target` what a destination and its readers see.
+    """
+
+    def __init__(
+        self,
+        source: TableSchema,
+        read: TableSchema,
+        asked: TableSchema,
+        target: TableSchema,
+        columns: Sequence[_Kept],
+    ) -> None:
+        """By `build_shape` or `identity`."""
+        self.source = source
+        self.read = read
+        self.asked = asked
+        self.target = target
+        self._columns = columns
+
+    @property
+    def is_identity(self) -> bool:
+        return self.target is self.source
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """The source's name of each column at the destination."""
+        if self.is_identity:
+            return {name: name for name in self.source.column_names}
+        return {kept.target.name: kept.source.name for kept in self._columns}
+
+    @cached_property
+    def stored(self) -> TableSchema:
+        """`source` as the state store is to keep it: a hidden column's default may be what its rows hold."""
+        if self.is_identity:
+            return self.source
+        columns = zip(self.source.columns, self.read.columns, strict=True)
+        hidden = tuple(column if read is column else replace(column, missing_value=None) for column, read in columns)
+        return replace(self.source, columns=hidden)
+
+    @cached_property
+    def copied(self) -> TableSchema:
+        """`asked`, with the types by which `rows` is given the values."""
+        if self.is_identity:
+            return self.source
+        asked = set(self.asked.column_names)
+        return replace(self.asked, columns=tuple(column for column in self.read.columns if column.name in asked))
+
+    @cached_property
+    def _arrow(self) -> pa.Schema:
+        return arrow_schema(self.target)
+
+    @cached_property
+    def _empty(self) -> pa.Table:
+        return pa.Table.from_arrays([pa.nulls(0, field.type) for field in self._arrow], schema=self._arrow)
+
+    @cached_property
+    def _keys(self) -> tuple[Sequence[_Kept], pa.Schema]:
+        return [kept for kept in self._columns if kept.source.name in self.source.key], key_schema(self.target)
+
+    def load(self, block: bytes | bytearray | memoryview | pa.Buffer) -> pa.RecordBatch:
+        """Rows as COPY sent them, of the columns `asked`, in the Arrow schema of `target`."""
+        return self.rows(read_csv(block, self.copied))
+
+    def rows(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows of a copy, in the Arrow schema of `copied`, in that of `target`."""
+        if self.is_identity:
+            return rows
+        return pa.RecordBatch.from_arrays([kept.of(rows) for kept in self._columns], schema=self._arrow)
+
+    def changes(self, changes: TableChanges) -> TableChanges:
+        """Changes by `read` as changes by `target`."""
+        if self.is_identity:
+            return changes
+        try:
+            return self._changes(changes)
+        except EtlError:
+            raise
+        except Exception as error:
+            # Its text is left out: it may quote a row.
+            name = self.source.name
+            _log.error("shaping changes of %s ended with %s\n%s", name, type(error).__name__, where(error))
+            raise TableError(
+                f"internal error while shaping changes of {name}: {type(error).__name__}",
+                table=str(name),
+                hint="the log says where; report it",
+            ) from None
+
+    def _changes(self, changes: TableChanges) -> TableChanges:
+        upserts, deletes = [self._table(changes.upserts)], [self._key_table(changes.deletes)]
+        partials = []
+        for partial in changes.partials:
+            shaped = self._partial(partial)
+            if shaped.unchanged:
+                partials.append(shaped)
+            else:
+                # All that was unchanged is left out, so that the row is whole; it may have had another key.
+                upserts.append(shaped.rows.select(self._arrow.names))
+                deletes.append(shaped.origin_keys)
+        return replace(
+            changes,
+            schema=self.target,
+            inserts=self._table(changes.inserts),
+            upserts=_together(upserts),
+            deletes=_together(deletes),
+            partials=tuple(partials),
+        )
+
+    def _partial(self, partial: PartialRows) -> PartialRows:
+        unchanged = tuple(
+            kept.target.name for kept in self._columns if kept.source.name in partial.unchanged and not kept.is_null
+        )
+        known = [kept for kept in self._columns if kept.target.name not in unchanged]
+        rows = pa.Table.from_arrays(
+            [kept.of(partial.rows) for kept in known],
+            schema=pa.schema([self._arrow.field(kept.target.name) for kept in known]),
+        )
+        return PartialRows(unchanged, self._key_table(partial.origin_keys), rows)
+
+    def _table(self, rows: pa.Table) -> pa.Table:
+        if not rows.num_rows:
+            return self._empty
+        return pa.Table.from_arrays([kept.of(rows) for kept in self._columns], schema=self._arrow)
+
+    def _key_table(self, keys: pa.Table) -> pa.Table:
+        columns, schema = self._keys
+        return pa.Table.from_arrays([kept.of(keys) for kept in columns], schema=schema)
+
+
+def build_shape(rules: Rules, source: TableSchema, key: HashKey | None) -> Shape:
+    """The shape that `rules` give the table. Raises ConfigError, whose `field` says which of the settings is wrong."""
+    kept: list[_Kept] = []
+    read: list[Column] = []
+    asked: list[Column] = []
+    for column in source.columns:
+        name = rules.rename.get(column.name, column.name)
+        if rules.leaves_out(column.name):
+            _check_key(rules, source, column, is_unique=False, what="left out")
+            read.append(as_text(column))
+            continue
+        action = rules.actions.get(column.name)
+        if action is None:
+            kept.append(_Kept(column, column if name == column.name else replace(column, name=name)))
+            read.append(column)
+            asked.append(column)
+            continue
+        transform = transform_named(action[0], rules.fields.get(column.name, action[0]))
+        _check_key(rules, source, column, is_unique=transform.keeps_unique, what=f"changed by {transform.name}")
+        kept.append(_transformed(transform, action[1], column, name, key))
+        read.append(as_text(column))
+        if transform.function is not None:
+            asked.append(column)
+    _check_names(rules, source, kept, asked)
+    if len(kept) == len(source.columns) and all(one.target is one.source for one in kept):
+        return identity(source)
+    names = {one.source.name: one.target.name for one in kept}
+    target = replace(
+        source, columns=tuple(one.target for one in kept), key=tuple(names[column] for column in source.key)
+    )
+    return Shape(source, replace(source, columns=tuple(read)), replace(source, columns=tuple(asked)), target, kept)
+
+
+def identity(source: TableSchema) -> Shape:
+    """The table as it is."""
+    return Shape(source, source, source, source, ())
+
+
+def _transformed(transform: Transform, argument: int | None, column: Column, name: str, key: HashKey | None) -> _Kept:
+    target = replace(transform.target(column), name=name)
+    if transform.function is None:
+        return _Kept(column, target, is_null=True)
+    if transform.needs_key and key is None:
+        # For whoever asks what the table is, and moves no rows.
+        return _Kept(column, replace(target, missing_value=None), _no_key)
+    function = transform.function(argument, key)
+    if column.missing_value is not None:
+        target = replace(target, missing_value=function(one_text(column.missing_value))[0].as_py())
+    return _Kept(column, target, function)
+
+
+def _no_key(_: Array) -> Array:
+    raise ConfigError("there is no hash_key", field="hash_key")
+
+
+def _check_key(rules: Rules, source: TableSchema, column: Column, *, is_unique: bool, what: str) -> None:
+    if column.name in source.key and not is_unique:
+        raise config_error(
+            _field(rules, source, column.name),
+            f"column {column.name} is in the key of {source.name}, and cannot be {what}",
+            hint="rows are found by their key: hash it instead, which keeps it unique",
+        )
+
+
+def _check_names(rules: Rules, source: TableSchema, kept: Sequence[_Kept], asked: Sequence[Column]) -> None:
+    seen: dict[str, str] = {}
+    for one in kept:
+        other = seen.setdefault(one.target.name, one.source.name)
+        if other != one.source.name:
+            renamed = one.source.name if one.source.name in rules.rename else other
+            raise config_error(
+                rules.rename_fields.get(renamed, f"tables.{source.name}.columns"),
+                f"columns {other} and {one.source.name} of {source.name} would both be called {one.target.name}",
+            )
+    if source.columns and not asked:
+        raise config_error(f"tables.{source.name}.columns", f"{source.name} would have no column with values")
+
+
+def _field(rules: Rules, source: TableSchema, column: str) -> str:
+    return rules.fields.get(column, f"tables.{source.name}.columns")
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables)

@@ -1,0 +1,143 @@
+"""The shapes of one pipeline's tables: from its settings, for each version of a table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from etl_core.config_tables import TableSettings
+from etl_core.config_values import config_error, did_you_mean
+from etl_core.errors import ConfigError, TableError
+from etl_core.identifiers import TableId, TableName
+from etl_core.schema.table import TableSchema
+from etl_core.shape.keyed_hash import HashKey
+from etl_core.shape.rules import Rules, check_settings, rules_for
+from etl_core.shape.shape import Shape, build_shape, identity
+
+_FIX = "correct the settings of the table, then start again"
+
+
+class Shapes:
+    """May be used from several threads. Without settings, every shape is the identity and costs nothing."""
+
+    def __init__(self, settings: Sequence[TableSettings] = (), hash_key: str | None = None) -> None:
+        """Without a hash key, shapes say what tables are, but cannot hash."""
+        self._settings = tuple(settings)
+        self._key = None if hash_key is None else HashKey.of(hash_key)
+        self._known: dict[TableId, Shape] = {}
+
+    @classmethod
+    def checked(cls, settings: Sequence[TableSettings], hash_key: str | None) -> Shapes:
+        """Raises ConfigError for what is wrong with the settings, whatever the tables are."""
+        check_settings(settings, hash_key)
+        return cls(settings, hash_key)
+
+    def __bool__(self) -> bool:
+        """Whether any table may have another shape than the source's."""
+        return bool(self._settings)
+
+    @property
+    def hides(self) -> bool:
+        """Whether something of the source's rows may not be seen at the destination, nor on any disk on the way."""
+        return any(
+            entry.columns.include is not None or entry.columns.exclude or entry.columns.transforms
+            for entry in self._settings
+        )
+
+    @property
+    def digest(self) -> str:
+        """Of all settings. Not of the hash key."""
+        shown = repr([(entry.pattern, entry.columns) for entry in self._settings])
+        return hashlib.sha256(shown.encode()).hexdigest()
+
+    def of(self, schema: TableSchema) -> Shape:
+        """Raises TableError if the settings do not fit the table."""
+        if not self._settings:
+            return identity(schema)
+        known = self._known.get(schema.table_id)
+        if known is None or known.source is not schema:  # two that are equal may have other comments
+            try:
+                known = build_shape(self.rules(schema.name), schema, self._key)
+            except ConfigError as error:
+                hint = f"{error.hint}; {_FIX}" if error.hint else _FIX
+                raise TableError(str(error), table=str(schema.name), hint=hint) from None
+            self._known[schema.table_id] = known
+        return known
+
+    def rules(self, name: TableName) -> Rules:
+        return rules_for(self._settings, name, None if self._key is None else self._key.check)
+
+    def stored(self, schema: TableSchema) -> str:
+        """What the state store is to keep of the rules by which a table was copied."""
+        return self.rules(schema.name).to_json()
+
+    def is_said(self, stored: str, name: TableName) -> bool:
+        """Whether `stored` is word for word what the settings say now of the table."""
+        return stored == self.rules(name).to_json()
+
+    def is_as_copied(self, stored: str | None, schema: TableSchema) -> bool:
+        """Whether a table that was copied by the rules `stored` is what it would be by those of now.
+
+        `schema` is what the destination has of it, by the source's names.
+        """
+        rules = None if stored is None else Rules.from_json(stored)
+        names = schema.column_names
+        return rules is not None and rules.restricted(names) == self.rules(schema.name).restricted(names)
+
+    def check_carried(self, before: TableSchema | None, now: TableSchema) -> None:
+        """Raises TableError if a table or a column that is hidden by its name has another name since `before`.
+
+        By the settings it would be shown then, and nobody has said so.
+        """
+        if before is None or not self._settings:
+            return
+        old, new = self.rules(before.name), self.rules(now.name)
+        by_number = {column.attnum: column.name for column in now.columns if column.attnum}
+        for column in before.columns:
+            name = by_number.get(column.attnum, column.name)
+            if name not in now.column_names or not old.hides(column.name):
+                continue
+            if old.leaves_out(column.name) and new.leaves_out(name):
+                continue
+            if old.actions.get(column.name) != new.actions.get(name):
+                was = f"{before.name}.{column.name}" if before.name != now.name else f"column {column.name}"
+                is_now = f"{now.name}.{name}" if before.name != now.name else name
+                raise TableError(
+                    f"{now.name}: {was} was renamed to {is_now}, and the settings hide it by its old name",
+                    table=str(now.name),
+                    hint="write its new name into the settings instead of the old one, then start again",
+                )
+
+    def check(self, tables: Iterable[TableSchema], known: Collection[TableName] = ()) -> Iterator[ConfigError]:
+        """What does not fit the tables: an entry that matches none, a column that none has, a key that is hidden.
+
+        `known` are names of tables beyond `tables` that the entries may be about, whose columns are not known.
+        """
+        schemas = list(tables)
+        names = {schema.name: schema for schema in schemas}
+        for entry in self._settings:
+            matched = [schema for schema in schemas if entry.matches(schema.name)]
+            if any(entry.matches(name) for name in known if name not in names):
+                pass  # its columns may be that table's
+            elif not matched:
+                hint = did_you_mean(entry.pattern, [str(name) for name in names])
+                yield config_error(entry.where, "no table of the pipeline has that name", hint=hint)
+            else:
+                yield from _unknown_columns(entry, matched)
+        for schema in schemas:
+            try:
+                build_shape(self.rules(schema.name), schema, self._key)
+            except ConfigError as error:
+                yield error
+
+
+def _unknown_columns(entry: TableSettings, matched: Sequence[TableSchema]) -> Iterator[ConfigError]:
+    columns = {name for schema in matched for name in schema.column_names}
+    for where, column in entry.columns.named():
+        if column not in columns:
+            of = str(matched[0].name) if not entry.is_pattern else "any table that the pattern matches"
+            yield config_error(
+                f"{entry.where}.columns.{where}",
+                f"{column} is no published column of {of}",
+                hint=did_you_mean(column, columns),
+            )
