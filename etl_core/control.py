@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination, WaitingDestination
@@ -27,6 +27,9 @@ from etl_core.replication.teardown import Teardown, TeardownPlan
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import StateStore, StreamError, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+
+if TYPE_CHECKING:
+    from etl_core.shape.shapes import Shapes
 
 
 class PipelineControl:
@@ -73,6 +76,13 @@ class PipelineControl:
         if isinstance(destination, WaitingDestination):
             destination.stop_on(self.stop, self.observer.on_waiting)
         return destination
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """What tables are at the destination. Raises ConfigError if a table's settings are wrong."""
+        from etl_core.shape.shapes import Shapes  # it loads Arrow
+
+        return Shapes.checked(self.config.tables, self.config.hash_key)
 
     def __enter__(self) -> Self:
         return self

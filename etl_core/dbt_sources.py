@@ -32,16 +32,21 @@ _QUOTING = {"database": True, "schema": True, "identifier": True, "column": True
 
 
 def dbt_sources(
-    store: StateStore, pipeline: str, readers: ReaderNames, asset_key: Callable[[TableName], Sequence[str]], header: str
+    store: StateStore,
+    pipeline: str,
+    readers: ReaderNames,
+    target: Callable[[TableSchema], TableSchema],
+    asset_key: Callable[[TableName], Sequence[str]],
+    header: str,
 ) -> str:
     """One dbt source for each schema of the destination, called `<pipeline>_<schema>`, with all tables of the pipeline.
 
-    Columns are those of the last copy or schema change; a table that was never copied has none yet. `asset_key` gives
-    the key of a table's asset, `header` the lines of the comment at the top. Raises PermanentError if the pipeline has
-    no tables.
+    Columns are those of the last copy or schema change; a table that was never copied has none yet. `target` gives
+    what a table is at the destination, `asset_key` the key of a table's asset, `header` the lines of the comment at the
+    top. Raises PermanentError if the pipeline has no tables.
     """
     tables: dict[str, list[_Properties]] = {}
-    for name, schema in _tables(store, pipeline):
+    for name, schema in _tables(store, pipeline, target):
         dataset, relation = readers.path(name)
         tables.setdefault(dataset, []).append(_table(relation, readers, schema, asset_key(name)))
     sources = [_source(pipeline, readers.database, dataset, tables[dataset]) for dataset in sorted(tables)]
@@ -54,11 +59,13 @@ def dbt_sources(
     return "".join(f"# {line}\n" for line in header.splitlines()) + text
 
 
-def _tables(store: StateStore, pipeline: str) -> list[tuple[TableName, TableSchema | None]]:
+def _tables(
+    store: StateStore, pipeline: str, target: Callable[[TableSchema], TableSchema]
+) -> list[tuple[TableName, TableSchema | None]]:
     found = []
     for status in sorted(store.tables(), key=lambda status: status.name):
         stored = store.schema(status.table_id)
-        found.append((status.name, None if stored is None else stored[1]))
+        found.append((status.name, None if stored is None else target(stored[1])))
     if not found:
         raise PermanentError(
             f"pipeline {pipeline} has no tables yet, so there are no sources for dbt",

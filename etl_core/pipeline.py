@@ -62,10 +62,18 @@ class Pipeline(PipelineControl):
             config.source.tables,
         )
         self._preparation = Preparation(
-            config, self.source, self.store, self.destination, self.observer, self.stop, self.watch
+            config, self.source, self.store, self.destination, self.observer, self.stop, self.watch, self.shapes
         )
         self._streaming = Streaming(
-            config, self.source, self.store, self.destination, self.observer, self.stop, self.watch, self._stream_hold
+            config,
+            self.source,
+            self.store,
+            self.destination,
+            self.observer,
+            self.stop,
+            self.watch,
+            self._stream_hold,
+            self.shapes,
         )
         self._copies = BackgroundCopies(
             self._to_copy,
@@ -156,6 +164,7 @@ class Pipeline(PipelineControl):
             self.destination,
             name,
             offer,
+            self.shapes,
             self.config.copy.connections_per_table,
             lambda rows, size, total: self.observer.on_copy_progress(name, rows, size, total),
             self.stop,
@@ -177,6 +186,7 @@ class Pipeline(PipelineControl):
             self.store,
             self.destination,
             self.observer,
+            self.shapes,
             workers=self.config.copy.workers,
             connections_per_table=self.config.copy.connections_per_table,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
@@ -247,6 +257,7 @@ class Pipeline(PipelineControl):
             self.store,
             self.destination,
             self.observer,
+            self.shapes,
             stream_to=lambda lsn: self.stream(until=lsn),
             current_lsn=self.current_lsn,
             connections=self.config.copy.connections_per_table,

@@ -3,13 +3,14 @@
 Nothing connects and no environment variable is read: a value that is a `dg.EnvVar` is checked when something runs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import AfterValidator
 
+from etl_core.config_tables import read_tables
 from etl_core.config_values import check_positive, check_tables, in_field, parse_duration, parse_size, wrong_kind
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName, check_pipeline_name
@@ -30,6 +31,7 @@ def check_replication(replication: "PostgresReplicationResource") -> None:
         _check_limit("copy_connections", replication.copy_connections)
         if replication.tables is not None:
             check_tables("tables", parse_tables(replication.tables))
+        check_table_settings(replication.table_settings)
 
 
 @contextmanager
@@ -46,6 +48,11 @@ def parse_tables(tables: Sequence[str]) -> list[TableName]:
     if isinstance(tables, str):
         raise wrong_kind("tables", "a list", tables)
     return [in_field(f"tables[{index}]", TableName.parse, table) for index, table in enumerate(tables)]
+
+
+def check_table_settings(settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what is wrong with them, whatever the tables are."""
+    read_tables("table_settings", settings)
 
 
 def check_max_lag(max_lag: object) -> None:

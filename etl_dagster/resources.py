@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
     from etl_core.replication.observer import Observer
     from etl_core.schema.table import TableSchema
+    from etl_core.shape.shapes import Shapes
     from etl_core.source.connection import Connection
     from etl_core.state.store import StateStore
     from etl_dagster.tables import ReplicatedTable
@@ -272,6 +273,12 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     allow_append_only: bool = Field(
         default=False, description="Whether tables without a replica identity may be replicated, their inserts alone."
     )
+    table_settings: dict[str, Any] = Field(
+        default={}, description="By table or pattern, as `tables` in the YAML of etl: {columns: {exclude: [note]}}."
+    )
+    hash_key_env: str | None = Field(
+        default=None, description="The environment variable that holds the key for columns that are hashed."
+    )
     state: dg.ResourceDependency[StateStoreResource]
     destination: dg.ResourceDependency[DestinationResource]
 
@@ -302,6 +309,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             parse_duration,
             parse_size,
         )
+        from etl_core.config_tables import read_tables
 
         source = SourceConfig(
             publication=self.publication,
@@ -323,7 +331,16 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             CopyConfig(connections_per_table=self.copy_connections),
             unknown_types_to_bytes=self.unknown_types_to_bytes,
             allow_append_only=self.allow_append_only,
+            tables=read_tables("table_settings", self.table_settings),
+            hash_key=None if self.hash_key_env is None else plain(dg.EnvVar(self.hash_key_env)),
         )
+
+    def shapes(self) -> "Shapes":
+        """What the tables are at the destination, for whoever moves no rows: no secret is asked for."""
+        from etl_core.config_tables import read_tables
+        from etl_core.shape.shapes import Shapes
+
+        return Shapes(read_tables("table_settings", self.table_settings))
 
     def source_address(self) -> Address:
         """Where the source is, as far as the configuration says it without a variable."""
@@ -390,4 +407,5 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             TableName.parse(name),
             lambda: self.state.open(self.name),
             lambda: build_destination(self.destination.type, self.destination.options(), self.name),
+            self.shapes,
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from etl_core.destination.protocol import Destination
     from etl_core.schema.table import TableSchema
+    from etl_core.shape.shapes import Shapes
     from etl_core.state.store import StateStore
 
 
@@ -32,15 +33,17 @@ class ReplicatedTable:
         name: TableName,
         open_store: "Callable[[], StateStore]",
         open_destination: "Callable[[], Destination]",
+        shapes: "Callable[[], Shapes]",
     ) -> None:
         """By `PostgresReplicationResource.table`. Each read opens the store and the destination, and closes them."""
         self.pipeline = pipeline
         self.name = name
         self._open_store = open_store
         self._open_destination = open_destination
+        self._shapes = shapes
 
     def to_arrow(self) -> "pyarrow.Table":
-        """All rows, in memory, columns in the source's order."""
+        """All rows, in memory, columns in the source's order, as the settings shape them."""
         import pyarrow
 
         from etl_core.destination.protocol import read_whole
@@ -80,7 +83,7 @@ class ReplicatedTable:
                 if status is not None or not tables
                 else f"is that its name? The tables are: {', '.join(str(status.name) for status in tables[:8])}",
             )
-        return stored[1]
+        return self._shapes().of(stored[1]).target
 
 
 def _check_installed(library: str) -> None:

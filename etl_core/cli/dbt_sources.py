@@ -14,6 +14,7 @@ from etl_core.dbt_sources import dbt_sources as build_dbt_sources
 from etl_core.destination.registry import reader_names
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
+from etl_core.schema.table import TableSchema
 
 
 def dbt_sources(pipeline: PipelineControl, arguments: Arguments) -> int:
@@ -24,13 +25,16 @@ def dbt_sources(pipeline: PipelineControl, arguments: Arguments) -> int:
     def asset_key(table: TableName) -> tuple[str, ...]:
         return config.destination.type, *readers.path(table)
 
+    def target(schema: TableSchema) -> TableSchema:
+        return pipeline.shapes.of(schema).target
+
     header = (
         f"Written by etl dbt-sources -c {arguments.config}, of pipeline {config.pipeline}. Do not edit: write it again"
         " when tables or columns changed.\n"
         "asset_key is the key that etl_dagster gives the table by default. For a code location with a key_prefix or a\n"
         "translator of its own, write this file with etl_dagster.dbt_sources(resource, translator) instead."
     )
-    text = build_dbt_sources(pipeline.store, config.pipeline, readers, asset_key, header)
+    text = build_dbt_sources(pipeline.store, config.pipeline, readers, target, asset_key, header)
     if arguments.file is None:
         put(text.rstrip("\n"))
     else:

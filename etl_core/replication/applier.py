@@ -40,6 +40,8 @@ from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.alterations import alterations, check_carried
 from etl_core.schema.arrow import refuse_unsupported
 from etl_core.schema.table import TableSchema
+from etl_core.shape.shape import Shape
+from etl_core.shape.shapes import Shapes
 from etl_core.source.server_clock import age
 from etl_core.state.store import ReplicationProgress, StateStore
 
@@ -94,6 +96,7 @@ class Applier:
         stop: threading.Event,
         fence: StreamFence | None,
         unknown_types_to_bytes: bool,
+        shapes: Shapes | None = None,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
         server_now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -108,6 +111,7 @@ class Applier:
         self._leaving = threading.Event()
         self._fence = fence
         self._unknown_types_to_bytes = unknown_types_to_bytes
+        self._shapes = shapes or Shapes()
         self._backoff = backoff or Backoff()
         self._server_now = server_now
         self._progress = StoredProgress(
@@ -305,7 +309,7 @@ class Applier:
         self._active.advance(moves)
         for schema in attempt.schemas.values():
             if schema != self._active.schema(schema.table_id):
-                self._store.save_schema(schema, batch.end_lsn)
+                self._store.save_schema(self._shapes.of(schema).stored, batch.end_lsn)
                 self._active.set_schema(schema)
 
     def _decode(
@@ -322,18 +326,37 @@ class Applier:
     def _decode_piece(
         self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt
     ) -> Iterator[TableChanges]:
-        for changes in decode_frames(piece.load(), piece.schemas, watermarks):
+        shapes = self._shapes_of(piece, watermarks, attempt)
+        read = {table_id: shape.read for table_id, shape in shapes.items()}
+        for changes in decode_frames(piece.load(), {**piece.schemas, **read} if read else piece.schemas, watermarks):
             table_id = changes.schema.table_id
+            schema = piece.schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
-            if known is not None and known != changes.schema:
-                steps = alterations(known, changes.schema)
-                check_carried(known, changes.schema, steps)
-                changes = replace(changes, alterations=steps)
+            shaped = shapes[table_id].changes(changes) if table_id in shapes else changes
+            if known is not None and known != schema:
+                steps = alterations(known, schema)
+                check_carried(known, schema, steps)
+                if self._shapes:
+                    steps = alterations(self._shapes.of(known).target, shaped.schema)
+                shaped = replace(shaped, alterations=steps)
                 if not self._unknown_types_to_bytes:
-                    refuse_unsupported(changes.schema)
-            attempt.schemas[table_id] = changes.schema
+                    refuse_unsupported(shaped.schema)
+            attempt.schemas[table_id] = schema
             attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
-            yield changes
+            yield shaped
+
+    def _shapes_of(self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt) -> dict[TableId, Shape]:
+        """Of the tables in it that the destination has otherwise than the source."""
+        shapes: dict[TableId, Shape] = {}
+        for table_id in piece.tables & watermarks.keys() & piece.schemas.keys() if self._shapes else ():
+            schema = piece.schemas[table_id]
+            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
+            if known is not None and known != schema:
+                self._shapes.check_carried(known, schema)
+            shape = self._shapes.of(schema)
+            if not shape.is_identity:
+                shapes[table_id] = shape
+        return shapes
 
     def _was_applied(self, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> bool:
         """Whether the write whose answer was lost took place: then every position is where it was to go."""

@@ -90,7 +90,7 @@ class Assembler:
     `on_truncate` is told which tables are truncated by the transaction with that commit LSN.
     `memory_limit` bounds the bytes of frames held in memory: beyond it, the frames of the open transaction go to the
     spool. `segment_bytes` is where a segment is closed; in a transaction that was cut already, it is
-    closed at a quarter of that.
+    closed at a quarter of that. With `seals_spool` nobody can read what is on the disk.
     """
 
     def __init__(
@@ -101,11 +101,13 @@ class Assembler:
         start_lsn: Lsn,
         segment_bytes: int = SEGMENT_BYTES,
         on_truncate: Callable[[frozenset[TableId], Lsn], None] = lambda *_: None,
+        seals_spool: bool = False,
     ) -> None:
         self._describe = describe
         self._tell_truncated = on_truncate
         self._memory_limit = memory_limit
         self._segment_bytes = segment_bytes
+        self._seals_spool = seals_spool
         self._schemas: dict[TableId, TableSchema] = {}
         self._pieces: list[Piece] = []
         self._open_pieces: list[Piece] = []
@@ -260,7 +262,7 @@ class Assembler:
         for pieces in (self._pieces, self._open_pieces):
             for number, piece in enumerate(pieces):
                 if isinstance(piece.frames, Frames):
-                    self._spool = self._spool or Spool()
+                    self._spool = self._spool or Spool(is_sealed=self._seals_spool)
                     pieces[number] = replace(piece, frames=self._spool.put(piece.frames))
 
     def take(self) -> Assembled:

@@ -374,6 +374,14 @@ class CatalogWatch:
         self._observer.on_state(status.name, TableState.ERRORED)
         self._observer.on_table_error(status.name, error)
 
+    def set_back(self, reasons: Mapping[TableId, str]) -> None:
+        """Has these tables copied again, if they were copied, each for its reason."""
+        with self._lock:
+            for status in self._store.tables():
+                if status.table_id in reasons and _is_continued(status):
+                    with contextlib.suppress(StateConflict):  # somebody else was faster; the stream looks again
+                        self._copy_again(status, reasons[status.table_id])
+
     def set_back_all(self, why: str) -> None:
         """Has every table copied again that was copied, before its publication is created again."""
         with self._lock:

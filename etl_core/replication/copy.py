@@ -41,10 +41,13 @@ from etl_core.replication.failpoints import (
     reach,
 )
 from etl_core.replication.observer import Observer
+from etl_core.replication.shaping import Shaping
 from etl_core.replication.shared_copy import SharedRanges, layout_of, live_helpers
 from etl_core.replication.source import Source
 from etl_core.replication.table_errors import failed_update
 from etl_core.schema.arrow import refuse_unsupported
+from etl_core.shape.shape import Shape
+from etl_core.shape.shapes import Shapes
 from etl_core.source.absence import missing
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
@@ -85,6 +88,7 @@ class TableCopier:
         store: StateStore,
         destination: Destination,
         observer: Observer,
+        shapes: Shapes,
         *,
         workers: int,
         connections_per_table: int,
@@ -101,6 +105,8 @@ class TableCopier:
         self._store = store
         self._destination = destination
         self._observer = observer
+        self._shapes = shapes
+        self._shaping = Shaping(shapes, store, observer)
         self._workers = workers
         self._connections = connections_per_table
         self._unknown_types_to_bytes = unknown_types_to_bytes
@@ -159,16 +165,17 @@ class TableCopier:
             reach(COPY_STARTED, exporter)
             self._drop_slots_of_other_copies(status)
             try:
-                rows, remembered, table = self._copy_under_snapshot(status, slot, exporter)
+                rows, remembered, shape = self._copy_under_snapshot(status, slot, exporter)
                 snapshot_lsn = remembered.lsn
             except BaseException:
                 self._source.drop_if_owned(slot)
                 raise
             reach(COPY_PUBLISHED, exporter)
-            self._store.save_schema(table.schema, snapshot_lsn)
+            self._store.save_schema(shape.stored, snapshot_lsn)
+            self._shaping.copied(shape.source)
             self._store.save_fingerprint(status.table_id, remembered)
             status = self._move(
-                replace(status, name=table.name),  # the source's, if it was renamed
+                replace(status, name=shape.source.name),  # the source's, if it was renamed
                 TableState.FINISHED_COPY,
                 TableUpdate(snapshot_lsn=snapshot_lsn, sync_slot=slot, rows_copied=rows),
             )
@@ -180,7 +187,7 @@ class TableCopier:
 
     def _copy_under_snapshot(
         self, status: TableStatus, slot: str, exporter: Connection
-    ) -> tuple[int, Remembered, PublishedTable]:
+    ) -> tuple[int, Remembered, Shape]:
         created = self._source.create_slot(
             exporter,
             slot,
@@ -193,13 +200,13 @@ class TableCopier:
         if created.snapshot_name is None:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
         remembered = self._remember(status, created.snapshot_name, created.consistent_point)
-        table = self._describe(status)
-        with self._destination.copy(table.schema) as staging:
-            staged = self._stage(status, table, created.snapshot_name, created.consistent_point, staging)
+        table, shape = self._describe(status)
+        with self._destination.copy(shape.target) as staging:
+            staged = self._stage(status, table, shape, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED, exporter)
             rows = staging.publish(created.consistent_point, staged)
         check_count(status.name, rows, staged)
-        return rows, remembered, table
+        return rows, remembered, shape
 
     def _remember(self, status: TableStatus, snapshot_name: str, snapshot_lsn: Lsn) -> Remembered:
         """What the catalog says of the table in the copy's own snapshot: everything later is a change."""
@@ -214,7 +221,13 @@ class TableCopier:
         return Remembered(found, snapshot_lsn)
 
     def _stage(
-        self, status: TableStatus, table: PublishedTable, snapshot_name: str, snapshot_lsn: Lsn, staging: TableCopy
+        self,
+        status: TableStatus,
+        table: PublishedTable,
+        shape: Shape,
+        snapshot_name: str,
+        snapshot_lsn: Lsn,
+        staging: TableCopy,
     ) -> int:
         """Returns how many rows were staged, here and elsewhere."""
 
@@ -225,16 +238,17 @@ class TableCopier:
             return copy_table(
                 lambda: self._source.connect(f"copy_{status.table_id}"),
                 snapshot_name,
-                table,
+                replace(table, schema=shape.asked),
                 self._connections,
                 plan,
                 on_progress,
                 self._stop,
+                load=shape.load,
             )
 
         if self._share is None or not isinstance(staging, SharedCopy):
             return copy(all_into(staging.write)).rows
-        layout = layout_of(table)
+        layout = layout_of(table, self._shapes)
         offer = CopyOffer(status.table_id, self._share, snapshot_name, snapshot_lsn, layout, staging.address)
         shared = SharedRanges(self._store.shared_copies, offer, staging, on_progress)
         try:
@@ -242,7 +256,7 @@ class TableCopier:
         finally:
             self._store.shared_copies.end(status.table_id, self._share)
 
-    def _describe(self, status: TableStatus) -> PublishedTable:
+    def _describe(self, status: TableStatus) -> tuple[PublishedTable, Shape]:
         with self._source.connect("catalog") as connection:
             table = published_table(connection, status.table_id, self._source.publication)
             if table is None:
@@ -263,9 +277,13 @@ class TableCopier:
                 hint="detach the partition; or set publish_via_partition_root = false for the publication, and"
                 " replicate the other partitions as tables of their own",
             )
+        stored = self._store.schema(status.table_id)
+        if stored is not None:
+            self._shapes.check_named(stored[1], table.schema)
+        shape = self._shapes.of(table.schema)
         if not self._unknown_types_to_bytes:
-            refuse_unsupported(table.schema)
-        return table
+            refuse_unsupported(shape.target)
+        return table, shape
 
     def _wait_for_slots(self) -> None:
         """Waits while the running stream has many tables to take in: every one of them holds a slot of the server."""

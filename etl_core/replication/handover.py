@@ -72,10 +72,12 @@ class Handover:
         stop: threading.Event,
         claim: str | None,
         write_lock: threading.Lock,
+        check_copied: Callable[[TableSchema], None] = lambda _: None,
     ) -> None:
         """`begin_catch_up` gives None if the slot has passed what the destination has. `claim` is the stream's.
 
-        `hold` gives the hold in force, of a session that lives; see `hold.py`.
+        `hold` gives the hold in force, of a session that lives; see `hold.py`. `check_copied` raises CopiedAgain for a
+        table that was copied by other settings: another process may have others.
         """
         self._stopped = stopped
         self._fence = fence
@@ -90,6 +92,7 @@ class Handover:
         self._catch_ups = CatchUps()
         self._find_hold = hold
         self._stop = stop
+        self._check_copied = check_copied
         self._hold: Lsn | None = None
         self._start = ZERO
         self._passed: dict[TableId, Lsn] = {}
@@ -104,7 +107,7 @@ class Handover:
             self._fence.expect(positions.stream)
         marks = positions.tables
         for status in self._store.tables():
-            with contextlib.suppress(StateConflict):  # someone moves it at this moment; the next look sees it
+            try:
                 match status.state:
                     case TableState.READY:
                         self._take_in_ready(status, marks)
@@ -112,6 +115,10 @@ class Handover:
                         self._resume_sync_done(status, marks, position)
                     case _:
                         pass
+            except StateConflict:
+                continue  # someone moves it at this moment; the next look sees it
+            except TableError as error:
+                self._fail(status, error)
         self._hand_over(position, lambda: False)
 
     def look_around(self, position: Lsn, busy_wait: Callable[[], bool]) -> Lsn | None:
@@ -208,6 +215,7 @@ class Handover:
                 table=str(status.name),
                 hint=f"etl resync {status.name}",
             )
+        self._check_copied(stored[1])
         return stored[1]
 
     def _resume_sync_done(self, status: TableStatus, marks: Mapping[TableId, Lsn], position: Lsn) -> None:
@@ -348,7 +356,11 @@ class Handover:
             if status is None or status.state is not TableState.READY:
                 self._deactivate(table_id)
             elif theirs is not None and theirs > ours:
-                self._activate(status, theirs, self._schema(status))
+                try:
+                    self._activate(status, theirs, self._schema(status))
+                except TableError as error:
+                    self._fail(status, error)
+                    self._active.deactivate(table_id)
             elif theirs != ours:
                 self._fail_replaced(status, f"the destination's watermark went back from {ours} to {theirs}")
                 self._active.deactivate(table_id)

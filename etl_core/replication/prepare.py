@@ -20,11 +20,13 @@ from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.other_slots import describe_other_slot, find_other_slots
+from etl_core.replication.shaping import Shaping
 from etl_core.replication.source import Source
 from etl_core.replication.stream_fence import begin_stream
 from etl_core.replication.table_errors import absent_update, is_absent
+from etl_core.shape.shapes import Shapes
 from etl_core.source.absence import find_absent
-from etl_core.source.catalog import PublishedTable, published_tables, table_schema
+from etl_core.source.catalog import PublishedTable, find_table_id, published_tables, table_schema
 from etl_core.source.connection import Connection
 from etl_core.source.publication import (
     check_publication,
@@ -60,6 +62,7 @@ class Preparation:
         observer: Observer,
         stop: threading.Event,
         watch: CatalogWatch,
+        shapes: Shapes,
     ) -> None:
         self._config = config
         self._source = source
@@ -68,6 +71,7 @@ class Preparation:
         self._observer = observer
         self._stop = stop
         self._watch = watch
+        self._shaping = Shaping(shapes, store, observer)
         self._told: set[str] = set()
 
     def prepare(self) -> None:
@@ -80,6 +84,7 @@ class Preparation:
                 self._tell_plan(connection, self._config.source.tables)
             self._check_tables(connection)
             self._store.migrate()
+            self._check_settings(connection)
             self._wait_for_turn(connection)
             exists = (
                 find_publication(connection, self._source.publication) is not None
@@ -109,6 +114,8 @@ class Preparation:
             if self._config.source.tables is None:
                 self._tell_plan(connection, [table.name for table in published])
             self._register(published, absent, before)
+            self._watch.set_back(self._shaping.changed())
+            self._shaping.settings_fit()
             self._drop_leaked_slots()
             self._tell_of_other_slots(connection)
 
@@ -129,6 +136,20 @@ class Preparation:
                     self._check_known_source(connection)
                     self._watch.look_now(connection)
                 raise
+
+    def _check_settings(self, connection: Connection) -> None:
+        """Refuses settings that do not fit the tables, as they are or will be published."""
+        wanted = self._config.source.tables
+        if not self._config.tables:
+            return
+        if find_publication(connection, self._source.publication) is not None:
+            published = [table.schema for table in published_tables(connection, self._source.publication)]
+            schemas = [schema for schema in published if wanted is None or schema.name in wanted]
+        else:
+            found = [find_table_id(connection, name) for name in wanted or ()]
+            described = [table_schema(connection, table_id) for table_id in found if table_id is not None]
+            schemas = [schema for schema in described if schema is not None]
+        self._shaping.check_settings(schemas, {*(wanted or ()), *(status.name for status in self._store.tables())})
 
     def _check_publication(self, connection: Connection, tables: Sequence[TableName] | None) -> None:
         check_publication(

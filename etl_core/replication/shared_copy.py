@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -20,6 +20,8 @@ from etl_core.errors import StateConflict, Stopped, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.failpoints import RANGE_STAGED, reach
 from etl_core.replication.source import Source
+from etl_core.shape.shape import Shape
+from etl_core.shape.shapes import Shapes
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, Ranges, RangeWork
@@ -34,9 +36,11 @@ _OURS = 0
 _LOOK_EVERY = 0.5
 
 
-def layout_of(table: PublishedTable) -> str:
+def layout_of(table: PublishedTable, shapes: Shapes) -> str:
     """Two processes that read the same of the table agree on this."""
-    described = f"{schema_to_json(table.schema)}\n{table.is_partitioned}\n{table.row_filter}"
+    described = (
+        f"{schema_to_json(table.schema)}\n{table.is_partitioned}\n{table.row_filter}\n{shapes.stored(table.schema)}"
+    )
     return hashlib.sha256(described.encode()).hexdigest()
 
 
@@ -137,6 +141,7 @@ def help_copy(
     destination: SharingDestination,
     name: TableName,
     offer: CopyOffer,
+    shapes: Shapes,
     connections: int,
     on_progress: OnProgress,
     stop: threading.Event,
@@ -148,16 +153,18 @@ def help_copy(
     """
     with source.connect("catalog") as connection:
         table = published_table(connection, offer.table_id, source.publication)
-    if table is None or layout_of(table) != offer.layout or offer.snapshot_name is None:
+    if table is None or layout_of(table, shapes) != offer.layout or offer.snapshot_name is None:
         raise TransientError(f"{name} has changed since the copy to be helped with began, or that copy is over")
+    shape = shapes.of(table.schema)
     return copy_table(
         lambda: source.connect(helper_role(offer.table_id)),
         offer.snapshot_name,
-        table,
+        replace(table, schema=shape.asked),
         connections,
-        lambda _: _HelpedRanges(store, offer, destination, table),
+        lambda _: _HelpedRanges(store, offer, destination, shape),
         on_progress,
         stop,
+        load=shape.load,
     )
 
 
@@ -172,13 +179,11 @@ def live_helpers(source: Source, table_id: TableId) -> set[int]:
 
 
 class _HelpedRanges:
-    def __init__(
-        self, store: SharedCopyStore, offer: CopyOffer, destination: SharingDestination, table: PublishedTable
-    ) -> None:
+    def __init__(self, store: SharedCopyStore, offer: CopyOffer, destination: SharingDestination, shape: Shape) -> None:
         self._store = store
         self._offer = offer
         self._destination = destination
-        self._table = table
+        self._target = shape.target
 
     def take(self, conn: Connection) -> RangeWork | None:
         try:
@@ -188,7 +193,7 @@ class _HelpedRanges:
         if held is None:
             return None
         try:
-            part = self._destination.join_copy(self._table.schema, self._offer.address or "")
+            part = self._destination.join_copy(self._target, self._offer.address or "")
         except BaseException:
             self._store.give_back(self._offer, held)
             raise

@@ -1,14 +1,22 @@
-"""Where the frames of a transaction larger than memory wait: raw, in one unnamed temporary file a batch."""
+"""Where the frames of a transaction larger than memory wait: raw, in one unnamed temporary file a batch.
+
+Frames have everything the source sent. Where the settings hide some of that, what is on the disk is sealed with a key
+that nobody has but this process: the file has no name, but its blocks stay on the disk when it is gone.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import secrets
 import tempfile
 import threading
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from etl_core.errors import TransientError
 from etl_core.identifiers import TableId
@@ -16,6 +24,8 @@ from etl_core.lsn import Lsn
 from etl_core.protocol.segment import PADDING, Frames
 
 _BOUND = np.dtype(np.int64)
+_SEALED_BYTES = 1 << 20
+"""At a time. The keystream is SHAKE-256 of key, piece and place: 2.6 ns a byte, where the disk takes 1 or 2."""
 
 
 class SpoolUnavailable(TransientError):
@@ -36,8 +46,10 @@ class Spool:
     each row begins goes there too: of a hundred million rows that would be gigabytes in memory.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, *, is_sealed: bool = False) -> None:
         self._directory = directory
+        self._key = secrets.token_bytes(32) if is_sealed else None
+        self._seals = 0
         try:
             # Unbuffered: what does not fit on the disk is known when it is written, not when it is read or closed.
             self._file: FileIO = tempfile.TemporaryFile(dir=directory, prefix="etl-spool-", buffering=0)  # noqa: SIM115
@@ -50,18 +62,37 @@ class Spool:
 
     def put(self, frames: Frames) -> SpooledFrames:
         """Raises SpoolUnavailable when the disk is full or fails."""
+        self._seals += 1  # also of what could not be written: no two texts may have one keystream
         try:
             self._file.seek(self._end)
-            _write(self._file, frames.data[: frames.size].data)
+            for part in self._sealed(frames.data[: frames.size], self._seals):
+                _write(self._file, part.data)
             _write(self._file, frames.bounds.data.cast("B"))
         except OSError as error:
             self._close_if_empty()
             raise SpoolUnavailable(f"write {frames.size} bytes", self._directory, error) from error
-        spooled = SpooledFrames(self, self._end, frames)
+        spooled = SpooledFrames(self, self._end, frames, self._seals)
         self._end += frames.size + frames.bounds.nbytes
         with self._lock:
             self._pieces += 1
         return spooled
+
+    def unseal(self, data: NDArray[np.uint8], seal: int) -> None:
+        """In place: what `put` wrote as its piece number `seal`."""
+        if self._key is not None:
+            at = 0
+            for part in self._sealed(data, seal):
+                data[at : at + part.size] = part
+                at += part.size
+
+    def _sealed(self, data: NDArray[np.uint8], seal: int) -> Iterator[NDArray[np.uint8]]:
+        if self._key is None:
+            yield data
+            return
+        for at in range(0, data.size, _SEALED_BYTES):
+            part = data[at : at + _SEALED_BYTES]
+            place = seal.to_bytes(8, "big") + at.to_bytes(8, "big")
+            yield part ^ np.frombuffer(hashlib.shake_256(self._key + place).digest(part.size), np.uint8)
 
     def read(self, start: int, size: int, padding: int = 0) -> bytearray:
         """So many bytes, and so many zeros behind them. Raises SpoolUnavailable."""
@@ -88,11 +119,12 @@ class Spool:
 class SpooledFrames:
     """Frames that are on disk."""
 
-    __slots__ = ("_count", "_is_closed", "_open_lsn", "_spool", "_start", "_truncated", "size")
+    __slots__ = ("_count", "_is_closed", "_open_lsn", "_seal", "_spool", "_start", "_truncated", "size")
 
-    def __init__(self, spool: Spool, start: int, frames: Frames) -> None:
+    def __init__(self, spool: Spool, start: int, frames: Frames, seal: int) -> None:
         self._spool = spool
         self._start = start
+        self._seal = seal
         self._is_closed = False
         self._count: int = frames.bounds.size
         self._open_lsn: Lsn | None = frames.open_lsn
@@ -101,9 +133,10 @@ class SpooledFrames:
 
     def load(self) -> Frames:
         """Reads the frames back; may be called again, for a second try. Raises SpoolUnavailable."""
-        data = self._spool.read(self._start, self.size, len(PADDING))
+        data = np.frombuffer(self._spool.read(self._start, self.size, len(PADDING)), np.uint8)
+        self._spool.unseal(data[: self.size], self._seal)
         bounds = np.frombuffer(self._spool.read(self._start + self.size, self._count * _BOUND.itemsize), _BOUND)
-        return Frames(np.frombuffer(data, np.uint8), bounds, self._open_lsn, self._truncated)
+        return Frames(data, bounds, self._open_lsn, self._truncated)
 
     def close(self) -> None:
         """Idempotent."""

@@ -35,12 +35,14 @@ from etl_core.replication.failpoints import POSITION_MOVED, reach
 from etl_core.replication.handover import Handover
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.observer import Observer
+from etl_core.replication.shaping import Shaping
 from etl_core.replication.source import Source
 from etl_core.replication.stopped_tables import Keeping, StoppedTables
 from etl_core.replication.stream import Streamed, StreamWorker
 from etl_core.replication.stream_fence import StreamFence
 from etl_core.replication.sync_slots import SyncSlots
 from etl_core.replication.watched_boundary import WatchedBoundary
+from etl_core.shape.shapes import Shapes
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import current_lsn, limit_lock_waits
 from etl_core.source.shutdown_watch import ShutdownWatch
@@ -64,6 +66,7 @@ class Streaming:
         stop: threading.Event,
         watch: CatalogWatch,
         hold: StreamHold,
+        shapes: Shapes,
     ) -> None:
         self._config = config
         self._source = source
@@ -73,6 +76,8 @@ class Streaming:
         self._stop = stop
         self._watch = watch
         self._hold = hold
+        self._shapes = shapes
+        self._shaping = Shaping(shapes, store, observer)
         self._write_lock = threading.Lock()
 
     def stream(
@@ -128,6 +133,7 @@ class Streaming:
             stop=self._stop,
             claim=progress.claim,
             write_lock=self._write_lock,
+            check_copied=self._shaping.check_copied,
         )
         try:
             handover.start(start)
@@ -213,7 +219,13 @@ class Streaming:
         )
 
     def _assembler(self, describer: Describer, memory_limit: int, start: Lsn) -> Assembler:
-        return Assembler(describer, memory_limit=memory_limit, start_lsn=start, on_truncate=self._watch.truncated)
+        return Assembler(
+            describer,
+            memory_limit=memory_limit,
+            start_lsn=start,
+            on_truncate=self._watch.truncated,
+            seals_spool=self._shapes.hides,
+        )
 
     def _open_main_stream(self, start: Lsn) -> ReplicationStream:
         return self._source.open_stream(self._source.main_slot, start, "stream")
@@ -237,6 +249,7 @@ class Streaming:
             stop=self._stop,
             fence=fence,
             unknown_types_to_bytes=self._config.unknown_types_to_bytes,
+            shapes=self._shapes,
             resumes=resumes,
             server_now=server_now,
         )
@@ -255,6 +268,7 @@ class Streaming:
                 table=str(status.name),
                 hint=f"was the destination restored or replaced? etl resync {status.name}",
             )
+        self._shaping.check_copied(stored[1])
         if slot.confirmed_flush_lsn is None or slot.confirmed_flush_lsn > mark:
             return None
         active = ActiveTables()

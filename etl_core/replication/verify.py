@@ -26,6 +26,8 @@ from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
 from etl_core.schema.table import TableSchema
+from etl_core.shape.shape import Shape
+from etl_core.shape.shapes import Shapes
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.copy_ranges import all_into
 from etl_core.source.plan import TablePlan, is_known_empty, read_plan, rows_left_out
@@ -68,6 +70,7 @@ class Verifier:
         store: StateStore,
         destination: Destination,
         observer: Observer,
+        shapes: Shapes,
         *,
         stream_to: Callable[[Lsn], Streamed],
         current_lsn: Callable[[], Lsn],
@@ -78,6 +81,7 @@ class Verifier:
         self._store = store
         self._destination = destination
         self._observer = observer
+        self._shapes = shapes
         self._stream_to = stream_to
         self._current_lsn = current_lsn
         self._connections = connections
@@ -175,10 +179,10 @@ class Verifier:
             progress.begin()
             self._observer.on_comparing(name, is_again=is_again)
 
-        source = self._scan_source(table, snapshot, progress)
-        comparison = compare(
-            name, table.schema.key, source, scan_of(lambda: self._read_destination(table.schema, progress)), begin
-        )
+        shape = self._shapes.of(table.schema)
+        source = self._scan_source(table, shape, snapshot, progress)
+        destination = scan_of(lambda: self._read_destination(shape.target, progress))
+        comparison = compare(name, shape.target.key, source, destination, begin)
         self._observer.on_compared(name, comparison.source_rows, time.monotonic() - started)
         return comparison
 
@@ -207,17 +211,18 @@ class Verifier:
                 sentences += rows_left_out(TablePlan(tuple(with_rows)))
             return sentences
 
-    def _scan_source(self, table: PublishedTable, snapshot: str, progress: _Progress) -> Scan:
+    def _scan_source(self, table: PublishedTable, shape: Shape, snapshot: str, progress: _Progress) -> Scan:
         def scan(sink: Sink) -> None:
             copy_table(
                 lambda: self._source.connect("verify"),
                 snapshot,
-                table,
+                replace(table, schema=shape.asked),
                 self._connections,
                 all_into(sink),
                 progress.source,
                 self._stop,
                 block_bytes=_BLOCK_BYTES // self._connections,
+                load=shape.load,
             )
 
         return scan

@@ -31,24 +31,22 @@ class Rules:
     fields: Mapping[str, str] = field(default_factory=dict, compare=False)
     rename_fields: Mapping[str, str] = field(default_factory=dict, compare=False)
 
-    def __bool__(self) -> bool:
-        return self.include is not None or bool(self.actions or self.rename)
-
     def leaves_out(self, column: str) -> bool:
         is_excluded = self.actions.get(column, ("", None))[0] == EXCLUDE
         return is_excluded or (self.include is not None and column not in self.include)
 
-    def hides(self, column: str) -> bool:
-        """Whether not all of what the source has in it may be seen at the destination."""
-        return column in self.actions or self.leaves_out(column)
+    def is_about(self, column: str) -> bool:
+        """Whether it is what the settings say that the column is seen, or not seen, as it is."""
+        return self.include is not None or column in self.actions
+
+    def treatment(self, column: str) -> tuple[str, int | None] | None:
+        """Equal for two columns of which the destination has the same, but for their names."""
+        return (EXCLUDE, None) if self.leaves_out(column) else self.actions.get(column)
 
     def restricted(self, columns: Collection[str]) -> Rules:
         """What they come to for a table with these columns; equal rules of two such give the same rows."""
-        actions = {
-            column: (EXCLUDE, None) if self.leaves_out(column) else self.actions[column]
-            for column in sorted(columns)
-            if self.hides(column)
-        }
+        treated = {column: self.treatment(column) for column in sorted(columns)}
+        actions = {column: treatment for column, treatment in treated.items() if treatment is not None}
         hashes = any(transform_named(name, name).needs_key for name, _ in actions.values() if name != EXCLUDE)
         rename = {name: new for name, new in self.rename.items() if name in columns and name != new}
         return Rules(None, actions, rename, self.key_check if hashes else None)
@@ -99,7 +97,7 @@ def rules_for(settings: Iterable[TableSettings], name: TableName, key_check: str
 
 
 def check_settings(settings: Sequence[TableSettings], hash_key: str | None) -> None:
-    """Raises ConfigError for a transform that nobody knows, a wrong argument, a pattern twice, a missing hash key."""
+    """Raises ConfigError for a transform that nobody knows, a wrong argument, a missing hash key."""
     for entry in settings:
         for name, columns in entry.columns.transforms.items():
             where = f"{entry.where}.columns.{name}"

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error, did_you_mean
-from etl_core.errors import ConfigError, TableError
+from etl_core.errors import COPIED_AGAIN, ConfigError, CopiedAgain, TableError
 from etl_core.identifiers import TableId, TableName
-from etl_core.schema.table import TableSchema
+from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.rules import Rules, check_settings, rules_for
 from etl_core.shape.shape import Shape, build_shape, identity
@@ -84,29 +84,41 @@ class Shapes:
         names = schema.column_names
         return rules is not None and rules.restricted(names) == self.rules(schema.name).restricted(names)
 
-    def check_carried(self, before: TableSchema | None, now: TableSchema) -> None:
-        """Raises TableError if a table or a column that is hidden by its name has another name since `before`.
+    def check_named(self, before: TableSchema, now: TableSchema) -> None:
+        """Raises TableError if a column that the settings name has another name since `before`, or its table has.
 
-        By the settings it would be shown then, and nobody has said so.
+        What they hide would be shown then, and nobody has said so.
         """
-        if before is None or not self._settings:
+        for column, name in self._treated_otherwise(before, now):
+            if self.rules(before.name).is_about(column.name):
+                was = f"{before.name}.{column.name}" if before.name != now.name else f"column {column.name}"
+                is_now = f"{now.name}.{name}" if before.name != now.name else name
+                raise TableError(
+                    f"{now.name}: {was} was renamed to {is_now}, and the settings have it by its old name",
+                    table=str(now.name),
+                    hint="write its new name into the settings instead of the old one, then start again",
+                )
+
+    def check_carried(self, before: TableSchema, now: TableSchema) -> None:
+        """As `check_named`; raises CopiedAgain if the settings are about a column only since it has another name."""
+        self.check_named(before, now)
+        for column, name in self._treated_otherwise(before, now):
+            raise CopiedAgain(
+                f"table {now.name}: column {column.name} was renamed to {name}, and the settings are about {name}",
+                table=str(now.name),
+                hint=COPIED_AGAIN,
+            )
+
+    def _treated_otherwise(self, before: TableSchema, now: TableSchema) -> Iterator[tuple[Column, str]]:
+        """Columns that are still there, with the name that each has now."""
+        if not self._settings:
             return
         old, new = self.rules(before.name), self.rules(now.name)
         by_number = {column.attnum: column.name for column in now.columns if column.attnum}
         for column in before.columns:
             name = by_number.get(column.attnum, column.name)
-            if name not in now.column_names or not old.hides(column.name):
-                continue
-            if old.leaves_out(column.name) and new.leaves_out(name):
-                continue
-            if old.actions.get(column.name) != new.actions.get(name):
-                was = f"{before.name}.{column.name}" if before.name != now.name else f"column {column.name}"
-                is_now = f"{now.name}.{name}" if before.name != now.name else name
-                raise TableError(
-                    f"{now.name}: {was} was renamed to {is_now}, and the settings hide it by its old name",
-                    table=str(now.name),
-                    hint="write its new name into the settings instead of the old one, then start again",
-                )
+            if name in now.column_names and old.treatment(column.name) != new.treatment(name):
+                yield column, name
 
     def check(self, tables: Iterable[TableSchema], known: Collection[TableName] = ()) -> Iterator[ConfigError]:
         """What does not fit the tables: an entry that matches none, a column that none has, a key that is hidden.

@@ -36,6 +36,8 @@ _large_blocks = threading.Lock()
 """Held while a block with a row of many megabytes is parsed: one at a time in this process, not one per connection."""
 
 OnProgress = Callable[[int, int, int], None]
+Load = Callable[[bytes | bytearray], pa.RecordBatch]
+"""From a block of what COPY sent to rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,11 @@ def copy_range(
     sink: Sink,
     stop: threading.Event,
     block_bytes: int = BLOCK_BYTES,
+    load: Load | None = None,
 ) -> CopyResult:
     """Copies one range in the transaction `conn` is in, giving `sink` record batches of about `block_bytes` of CSV.
+
+    They are in the Arrow schema of the table, or what `load` makes of a block.
 
     Raises Stopped, TableError, or what the server's error translates to; `conn` is closed then.
     """
@@ -64,7 +69,7 @@ def copy_range(
         for block in blocks:
             # A block is larger than that by the size of one row, which the parsed columns need a few times over.
             with _large_blocks if len(block) > _LARGE_BLOCK else contextlib.nullcontext():
-                batch = read_csv(block, table.schema)
+                batch = read_csv(block, table.schema) if load is None else load(block)
                 sink(batch)
                 rows += batch.num_rows
                 size += len(block)
@@ -83,6 +88,7 @@ def copy_table(
     *,
     range_bytes: int = RANGE_BYTES,
     block_bytes: int = BLOCK_BYTES,
+    load: Load | None = None,
 ) -> CopyResult:
     """Copies the table as the snapshot sees it, on up to `connections` connections at once.
 
@@ -90,7 +96,7 @@ def copy_table(
     `plan` is given the ranges the table is cut into; the copy ends when it has none left for us. `on_progress(rows,
     size, total_size)`, never twice at once, says how many rows were copied so far and how many bytes of the table's
     files on the source are done, of how many. The result counts our ranges only. Each connection needs about ten times
-    `block_bytes` of memory, more for rows that are larger than that.
+    `block_bytes` of memory, more for rows that are larger than that. `load` is as for `copy_range`.
 
     Raises TransientError if the table changed between the snapshot and now (take a new snapshot, read the table again),
     Stopped when `stop` is set, TableError if this table cannot be copied, and what the plan's ranges raise. What was
@@ -118,7 +124,7 @@ def copy_table(
                     break
                 opened.append(another)
         total_size = sum(part.size for part in ranges)
-        return _Copy(table, plan(ranges), total_size, on_progress, stop, block_bytes).run(opened)
+        return _Copy(table, plan(ranges), total_size, on_progress, stop, block_bytes, load).run(opened)
 
 
 def _open(connect: Callable[[], Connection], snapshot_name: str, stack: contextlib.ExitStack) -> Connection:
@@ -143,6 +149,7 @@ class _Copy:
         on_progress: OnProgress,
         stop: threading.Event,
         block_bytes: int,
+        load: Load | None,
     ) -> None:
         self._table = table
         self._ranges = ranges
@@ -150,6 +157,7 @@ class _Copy:
         self._on_progress = on_progress
         self._stop = stop
         self._block_bytes = block_bytes
+        self._load = load
         self._halt = threading.Event()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
@@ -207,7 +215,7 @@ class _Copy:
             self._progressed(CopyResult(batch.num_rows, 0), 0)
 
         try:
-            result = copy_range(conn, self._table, work.part, write, self._halt, self._block_bytes)
+            result = copy_range(conn, self._table, work.part, write, self._halt, self._block_bytes, self._load)
             work.finish(result.rows)
         except BaseException:
             work.give_up()

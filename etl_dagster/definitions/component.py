@@ -39,7 +39,7 @@ from etl_dagster.definitions.dbt import dbt_sources as build_dbt_sources
 from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
 from etl_dagster.failures import failure_of
-from etl_dagster.load_checks import check_replication, checked, parse_tables
+from etl_dagster.load_checks import check_replication, check_table_settings, checked, parse_tables
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,
@@ -141,6 +141,12 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     )
     allow_append_only: bool = Field(
         default=False, description="Whether tables without a replica identity may be replicated, their inserts alone."
+    )
+    table_settings: Annotated[dict[str, Any], checked(check_table_settings)] = Field(
+        default={}, description="By table or pattern: {columns: {exclude: [note], hash: [email], truncate: {zip: 3}}}."
+    )
+    hash_key_env: str | None = Field(
+        default=None, description="The environment variable that holds the key for columns that are hashed."
     )
     translation: Annotated[
         Translate | None, dg.Resolver(_resolve_translation, model_field_type=Translation.model())
@@ -251,6 +257,8 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             destination=self.destination,
             unknown_types_to_bytes=self.unknown_types_to_bytes,
             allow_append_only=self.allow_append_only,
+            table_settings=self.table_settings,
+            hash_key_env=self.hash_key_env,
             **self.batch.options(),
             **self.initial_sync.options(),
             **source,

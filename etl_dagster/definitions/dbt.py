@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from etl_core.identifiers import TableName
+    from etl_core.schema.table import TableSchema
     from etl_dagster.resources import PostgresReplicationResource
 
 
@@ -31,6 +32,9 @@ def dbt_sources(
     def asset_key(table: "TableName") -> "Sequence[str]":
         return chosen.get_asset_spec(ReplicatedTableProps(table, replication)).key.path
 
+    def target(schema: "TableSchema") -> "TableSchema":
+        return replication.shapes().of(schema).target
+
     header = (
         f"Written by etl_dagster.dbt_sources, of pipeline {replication.name}. Do not edit: write it again when tables"
         " or columns changed."
@@ -39,6 +43,6 @@ def dbt_sources(
         readers = reader_names(replication.destination.type, replication.destination.options())
         with contextlib.closing(replication.state.open(replication.name)) as store:
             store.migrate()
-            return build_dbt_sources(store, replication.name, readers, asset_key, header)
+            return build_dbt_sources(store, replication.name, readers, target, asset_key, header)
     except EtlError as error:
         raise failure_of(error, replication.name) from error

@@ -59,6 +59,8 @@ attributes:
   #   processes: {{public.customers: 2}} # large tables: how many processes copy each
   # unknown_types_to_bytes: true # off: tables with columns of unknown types are refused
   # allow_append_only: false # true: tables without a replica identity, their inserts alone
+  # table_settings: {{public.users: {{columns: {{exclude: [note], hash: [email]}}}}}}
+  # hash_key_env: ETL_HASH_KEY # the variable that holds the key for columns that are hashed
   # pools: {{sync: {name}_sync, stream: {name}_stream}} # concurrency pools; the stream's needs room for two
 
   # max_lag: 60 # seconds, for the check replication_lag

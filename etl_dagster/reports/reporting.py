@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts
     from etl_core.destination.protocol import Job
     from etl_core.replication.observer import Flush, Observer
-    from etl_core.schema.table import TableSchema
+    from etl_core.shape.shape import Shape
     from etl_core.state.store import TableStatus
     from etl_core.state.table_state import TableState
 
@@ -46,7 +46,7 @@ Report: TypeAlias = dg.AssetMaterialization | dg.AssetObservation
 class Seen:
     """What was looked up for a report: the columns, bytes on the source's disk, and rows with their watermark."""
 
-    schema: "TableSchema | None" = None
+    shape: "Shape | None" = None
     size: int | None = None
     counted: tuple[Lsn, int] | None = None
 
@@ -264,14 +264,14 @@ class Reporter:
         version, last, key = table.version, table.last or NEVER, self._keys[name]
         assert version is not None  # noqa: S101 - it would not be due
         quiet_since = last.last_change if last.version == str(version) else None
-        facts = TableFacts(version, seen.schema, table.rows.value, seen.size, table.last_change or quiet_since)
+        facts = TableFacts(version, seen.shape, table.rows.value, seen.size, table.last_change or quiet_since)
         summary = quiet_text(version) if table.counts is None else changes_text(table.counts, version)
         metadata = self._describe(name, facts, summary) | _numbers(table, now)
         change = schema_change(key, metadata, reported_columns(last.metadata))
         if change is not None:
             yield change
-            if seen.schema is not None and name in self._sources:
-                yield source_observation(self._sources[name], name, seen.schema, seen.size)
+            if seen.shape is not None and name in self._sources:
+                yield source_observation(self._sources[name], name, seen.shape.source, seen.size)
         tags = {DATA_VERSION_TAG: str(version)}
         event = dg.AssetMaterialization(key, description=summary, metadata=metadata, tags=tags)
         with self._lock:

@@ -25,16 +25,18 @@ class TableLook:
 
     def __call__(self, names: Sequence[TableName], uncounted: Collection[TableName]) -> dict[TableName, Seen]:
         wanted, store = {*names}, self._pipeline.store
-        schemas = {}
+        schemas, shapes = {}, {}
         with contextlib.suppress(EtlError):
             for status in store.tables():
                 stored = store.schema(status.table_id) if status.name in wanted else None
                 if stored is not None:
                     schemas[status.name] = stored[1]
+                    with contextlib.suppress(EtlError):  # the table's settings do not fit it any more
+                        shapes[status.name] = self._pipeline.shapes.of(stored[1])
         counted = self._count({schemas[name].table_id: schemas[name].name for name in uncounted if name in schemas})
         sizes = self._sizes()
         return {
-            name: Seen(schema, sizes.get(schema.table_id), counted.get(schema.table_id))
+            name: Seen(shapes.get(name), sizes.get(schema.table_id), counted.get(schema.table_id))
             for name, schema in schemas.items()
         }
 

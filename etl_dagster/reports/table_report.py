@@ -17,6 +17,7 @@ from etl_core.lsn import Lsn
 if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts
     from etl_core.schema.table import TableSchema
+    from etl_core.shape.shape import Shape
     from etl_core.source.connection import Connection
     from etl_dagster.resources import DestinationResource, PostgresReplicationResource
 
@@ -35,7 +36,7 @@ class TableFacts:
     """
 
     lsn: Lsn
-    schema: "TableSchema | None" = None
+    shape: "Shape | None" = None
     rows: int | None = None
     size: int | None = None
     last_change: datetime | None = None
@@ -56,14 +57,15 @@ def table_metadata(
     name = destination.table_name(table)
     if name is not None:
         metadata["dagster/table_name"] = name
-    if facts.schema is not None:
-        metadata[COLUMN_SCHEMA] = column_schema(facts.schema, destination.column_types(facts.schema))
+    if facts.shape is not None:
+        target = facts.shape.target
+        metadata[COLUMN_SCHEMA] = column_schema(target, destination.column_types(target))
         if source is not None:
             metadata["dagster/column_lineage"] = dg.TableColumnLineage(
-                {column.name: [dg.TableColumnDep(source, column.name)] for column in facts.schema.columns}
+                {name: [dg.TableColumnDep(source, origin)] for name, origin in facts.shape.origins.items()}
             )
-        if facts.schema.comment:
-            metadata["etl/comment"] = facts.schema.comment
+        if target.comment:
+            metadata["etl/comment"] = target.comment
     if facts.rows is not None:
         metadata[ROW_COUNT] = facts.rows
     if facts.size is not None:

@@ -85,7 +85,7 @@ class BringUp:
             if schema is None:  # taken out of the publication since
                 raise StateConflict(f"{table} was removed from the pipeline while it was copied")
             cost = CopyCost(self._progress.size(table), copied.seconds)
-            return Synced(copied.snapshot_lsn, schema[1], copied.rows, cost)
+            return Synced(copied.snapshot_lsn, self._pipeline.shapes.of(schema[1]), copied.rows, cost)
 
     def _status(self, table: TableName) -> TableStatus:
         """Raises ConfigError for a table that is not the pipeline's."""
@@ -159,7 +159,7 @@ def as_it_is(pipeline: "Pipeline", status: TableStatus, lsn: Lsn | None) -> Sync
     if status.state not in COPIED or schema is None or lsn is None:
         return None
     is_untouched = lsn == status.snapshot_lsn and not _has_caught_up(pipeline.store.history(status.table_id))
-    return Synced(lsn, schema[1], status.rows_copied if is_untouched else None, None)
+    return Synced(lsn, pipeline.shapes.of(schema[1]), status.rows_copied if is_untouched else None, None)
 
 
 def _has_caught_up(moves: Sequence[Transition]) -> bool:

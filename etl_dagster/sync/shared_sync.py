@@ -89,7 +89,8 @@ def what_was_copied(replication: "PostgresReplicationResource", table: TableName
         if offer is not None and schema is not None and offer.token == token and offer.snapshot_lsn is not None:
             ranges = store.shared_copies.ranges(offer)
             cost = CopyCost(sum(held.part.size for held in ranges), _seconds_of_copy(store, status.table_id))
-            return Synced(offer.snapshot_lsn, schema[1], sum(held.rows or 0 for held in ranges), cost)
+            shape = pipeline.shapes.of(schema[1])
+            return Synced(offer.snapshot_lsn, shape, sum(held.rows or 0 for held in ranges), cost)
         found = as_it_is(pipeline, status, pipeline.destination.positions().tables.get(status.table_id))
         if found is None:
             raise StateConflict(f"{table} was set back after it was copied", hint="materialise it again")
@@ -187,7 +188,7 @@ def shared_sync_graph(sync: TableSync, upstream: Iterable[str], processes: int) 
         except EtlError as error:
             raise failure_of(error, replication.name) from error
         with SourceSizes(replication) as sizes:
-            return sync.result(context, replication, synced, sizes.of(synced.schema.table_id))
+            return sync.result(context, replication, synced, sizes.of(synced.shape.source.table_id))
 
     def compose(**inputs: Any) -> Any:
         shares = share.alias("share")(**inputs)

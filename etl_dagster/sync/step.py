@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
-from etl_core.schema.table import TableSchema
 from etl_dagster.reports.waits import Waits
 
 if TYPE_CHECKING:
     from etl_core.replication.observer import Observer
+    from etl_core.shape.shape import Shape
 
 _T = TypeVar("_T")
 
@@ -42,7 +42,7 @@ class Synced:
     """
 
     lsn: Lsn
-    schema: TableSchema
+    shape: "Shape"
     rows: int | None
     cost: CopyCost | None
 

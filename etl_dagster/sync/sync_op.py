@@ -88,13 +88,13 @@ class TableSync:
             synced = replace(synced, rows=before.rows)  # the stream has counted
         elif before.run_id == context.run.run_id and before.version and Lsn.parse(before.version) > synced.lsn:
             # The batch that this step streamed has got further by now, and has reported it.
-            synced = Synced(Lsn.parse(before.version), synced.schema, before.rows, None)
+            synced = Synced(Lsn.parse(before.version), synced.shape, before.rows, None)
         metadata = _metadata(self, replication, synced, size)
         change = schema_change(self.key, metadata, reported_columns(before.metadata))
         if change is not None:
             context.log_event(change)
         if synced.cost is not None:
-            context.log_event(source_observation(self.source, self.table, synced.schema, size))
+            context.log_event(source_observation(self.source, self.table, synced.shape.source, size))
         return dg.MaterializeResult(
             asset_key=self.key,
             metadata=metadata,
@@ -158,7 +158,7 @@ def sync_op(syncs: Sequence[TableSync], upstream: Iterable[str]) -> dg.OpDefinit
                         f"{table} has {outcome.cost.size / 2**30:,.1f} GiB: give it a step of its own by"
                         f' copy_processes={{"{table}": 1}}, or several processes'
                     )
-                yield wanted[table].result(context, replication, outcome, sizes.of(outcome.schema.table_id))
+                yield wanted[table].result(context, replication, outcome, sizes.of(outcome.shape.source.table_id))
         if failed:
             raise failure_of_tables(
                 {table: failed[table] for table in wanted if table in failed}, len(wanted), replication.name
@@ -302,7 +302,7 @@ def _metadata(
         summary = found_text(synced.rows, synced.lsn)
     else:
         summary = copied_text(synced.rows, synced.lsn)
-    facts = TableFacts(synced.lsn, synced.schema, synced.rows, size)
+    facts = TableFacts(synced.lsn, synced.shape, synced.rows, size)
     metadata = table_metadata(replication.destination, sync.table, sync.source, facts, summary)
     metadata["etl/brought_up_by"] = "stream" if cost is None else "copy"
     if cost is not None and synced.rows is not None:

@@ -160,6 +160,8 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
         initial_sync={"connections": 2, "processes": {"public.customers": 3}},
         unknown_types_to_bytes=False,
         allow_append_only=True,
+        table_settings={"public.orders": {"columns": {"exclude": ["note"], "truncate": {"zip": 3}}}},
+        hash_key_env="SHOP_HASH_KEY",
         pools={"sync": "copies", "stream": "streams"},
         max_lag=7,
         freshness={"fail_after_seconds": 7200, "warn_after_seconds": 3600},
@@ -185,6 +187,8 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
     assert config == (10, "1MiB", "2s")
     assert (replication.copy_connections, replication.unknown_types_to_bytes) == (2, False)
     assert replication.allow_append_only
+    assert replication.table_settings == {"public.orders": {"columns": {"exclude": ["note"], "truncate": {"zip": 3}}}}
+    assert replication.hash_key_env == "SHOP_HASH_KEY"
     assert isinstance(replication.state.url, dg.EnvVar)
     assert replication.state.url.env_var_name == "SHOP_STATE"
 
@@ -576,7 +580,15 @@ def test_the_scaffolded_comments_are_attributes_too(sandbox: DefsFolderSandbox) 
     file = path / "defs.yaml"
     lines = file.read_text().splitlines()
     optional = ("stream:", "max_lag:", "freshness:", "retry_policy:", "op_tags:", "translation:", "batch:", "pools:")
-    more = ("initial_sync:", "unknown_types_to_bytes:", "  lease_seconds:", "  sensor:", "  op_tags:")
+    more = (
+        "initial_sync:",
+        "unknown_types_to_bytes:",
+        "table_settings:",
+        "hash_key_env:",
+        "  lease_seconds:",
+        "  sensor:",
+        "  op_tags:",
+    )
     copying = ("  connections:", "  own_step_from:", "  processes:")
     inside = ("  key:", "  key_prefix:", "  group_name:", "  owners:", "  tags:", "  kinds:", "  automation_condition:")
     wanted = tuple(f"  # {start}" for start in (*optional, *more, *copying, *inside))

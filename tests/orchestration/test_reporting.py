@@ -15,6 +15,7 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.observer import Flush
 from etl_core.schema.table import Column, PgType, TableSchema
+from etl_core.shape.shape import identity
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
 from etl_dagster.reports import reporting
@@ -287,7 +288,7 @@ class Destination:
     def look(self, names: Sequence[TableName], uncounted: Collection[TableName]) -> dict[TableName, Seen]:
         self.asked.append({*uncounted})
         counted = self.counted if uncounted else None
-        return {name: Seen(self.schema, 8192, counted) for name in names}
+        return {name: Seen(identity(self.schema), 8192, counted) for name in names}
 
 
 COLUMN = Column("id", INT4, nullable=False)
@@ -358,8 +359,9 @@ def test_changed_columns_are_an_event_of_their_own_before_the_report(reporter: R
     reporter.look = destination.look
 
     def describe(name: TableName, facts: TableFacts, summary: str) -> dict[str, Any]:
-        assert facts.schema is not None
-        columns = column_schema(facts.schema, ["INTEGER", "VARCHAR"][: len(facts.schema.columns)])
+        assert facts.shape is not None
+        schema = facts.shape.target
+        columns = column_schema(schema, ["INTEGER", "VARCHAR"][: len(schema.columns)])
         return {"etl/lsn": str(facts.lsn), "dagster/column_schema": columns}
 
     reporter._describe = describe

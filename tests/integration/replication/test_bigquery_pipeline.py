@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip install 'etl-dagster[bigquery]'")
 
+from etl_core.config_tables import read_tables
 from etl_core.destination.bigquery.destination import from_options
 from etl_core.errors import EtlError
 
@@ -46,3 +47,27 @@ def test_a_pipeline_into_bigquery(lab: Lab, bigquery_options: dict[str, str]) ->
     pipeline.stream(until=pipeline.current_lsn())
     comparisons = pipeline.verify()
     assert all(comparison.is_equal for comparison in comparisons), comparisons
+
+
+def test_shaped_columns_into_bigquery(lab: Lab, bigquery_options: dict[str, str]) -> None:
+    """Left out, renamed and hidden columns, by copy and by stream, with unchanged TOASTed values and moved keys."""
+    lab.execute("CREATE TABLE users (id int PRIMARY KEY, email text, note text, n numeric(6,2), born date)")
+    lab.execute("ALTER TABLE users ALTER note SET STORAGE EXTERNAL, ALTER email SET STORAGE EXTERNAL")
+    lab.execute(
+        "INSERT INTO users SELECT g, repeat('mail' || g, 600), repeat('note' || g, 600), g, '2020-02-29'"
+        " FROM generate_series(1, 60) g"
+    )
+    lab.publish()
+    columns = {"hash": ["id", "email"], "exclude": ["note"], "rename": {"id": "key"}, "null": ["born"]}
+    pipeline = lab.pipeline(
+        destination=from_options(bigquery_options, lab.config.pipeline),
+        tables=read_tables("tables", {"public.users": {"columns": columns}}),
+        hash_key="a key that is long enough",
+    )
+    assert not [outcome for outcome in pipeline.sync() if isinstance(outcome, EtlError)]
+    lab.execute("UPDATE users SET n = n + 1 WHERE id % 3 = 0; UPDATE users SET id = id + 1000 WHERE id % 5 = 0")
+    lab.execute("DELETE FROM users WHERE id % 7 = 0; INSERT INTO users VALUES (2000, NULL, NULL, NULL, NULL)")
+    pipeline.stream(until=pipeline.current_lsn())
+    [comparison] = pipeline.verify()
+    assert comparison.is_equal, comparison
+    assert comparison.source_rows > 40

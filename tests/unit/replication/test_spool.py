@@ -50,6 +50,19 @@ def test_reads_back_the_same_every_time(tmp_path: Path) -> None:
             check_equal(spooled.load(), frames)
 
 
+def test_what_is_sealed_reads_back_and_cannot_be_read_on_the_disk(tmp_path: Path) -> None:
+    pieces = [build_frames(size) for size in (512, 3 << 20, 512)]
+    spool = Spool(tmp_path, is_sealed=True)
+    spooled = [spool.put(frames) for frames in pieces]
+    frames = [bytes(spool.read(held._start, held.size)) for held in spooled]
+    assert all(bytes(range(64)) not in sealed for sealed in frames)
+    assert frames[0] != frames[2], "what is the same has another keystream"
+    for piece, held in zip(pieces, spooled, strict=True):
+        for _ in range(2):
+            check_equal(held.load(), piece)
+        held.close()
+
+
 def test_frames_that_only_truncate() -> None:
     frames = Frames(np.frombuffer(PADDING, np.uint8), np.zeros(1, np.int64), Lsn(7), frozenset({TableId(5)}))
     with closing(Spool().put(frames)) as spooled:

@@ -10,7 +10,7 @@ import pytest
 
 from etl_core.config import PipelineConfig, SourceConfig, StateConfig
 from etl_core.config_tables import read_tables
-from etl_core.errors import ConfigError, TableError
+from etl_core.errors import ConfigError, CopiedAgain, TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.rules import Rules
@@ -149,21 +149,35 @@ def test_the_number_of_a_truncation_counts() -> None:
 
 def test_what_is_hidden_by_its_name_is_not_shown_under_another() -> None:
     users = schema("users", "email", "note")
-    mail = replace(users, columns=tuple(replace(c, name="mail") if c.name == "email" else c for c in users.columns))
+    mail = renamed(users, "email", "mail")
     people = replace(users, name=TableName("public", "people"))
-    for columns in ({"hash": ["email"]}, {"exclude": ["email"]}, {"null": ["email"]}):
+    for columns in ({"hash": ["email"]}, {"exclude": ["email"]}, {"null": ["email"]}, {"include": ["id", "email"]}):
         found = shapes({"users": columns})
         found.check_carried(users, users)
-        found.check_carried(None, mail)
-        with pytest.raises(TableError, match="column email was renamed to mail, and the settings hide it"):
-            found.check_carried(users, mail)
-        with pytest.raises(TableError, match=r"public.users.email was renamed to public.people.email"):
-            found.check_carried(users, people)
+        for check in (found.check_named, found.check_carried):
+            with pytest.raises(TableError, match="column email was renamed to mail, and the settings have it by"):
+                check(users, mail)
+        if "include" not in columns:
+            with pytest.raises(TableError, match=r"public.users.email was renamed to public.people.email"):
+                found.check_carried(users, people)
         found.check_carried(users, replace(users, columns=users.columns[:1]))  # dropped
     shapes({"users": {"hash": ["email"]}, "people": {"hash": ["email"]}}).check_carried(users, people)
     shapes({"users": {"include": ["id", "note"]}}).check_carried(users, mail)  # it is left out as before
-    shapes({"users": {"hash": ["mail"]}}).check_carried(users, mail)
     shapes({"users": {"rename": {"email": "e"}}}).check_carried(users, mail)
+    shapes({"user*": {"mask": ["email", "mail"]}}).check_carried(users, mail)
+
+
+def test_a_column_that_gets_a_hidden_name_is_copied_again() -> None:
+    """What is there of it was seen."""
+    users = schema("users", "email", "note")
+    found = shapes({"users": {"hash": ["mail"]}})
+    found.check_named(users, renamed(users, "email", "mail"))
+    with pytest.raises(CopiedAgain, match="column email was renamed to mail, and the settings are about mail"):
+        found.check_carried(users, renamed(users, "email", "mail"))
+
+
+def renamed(table_: TableSchema, before: str, now: str) -> TableSchema:
+    return replace(table_, columns=tuple(replace(c, name=now) if c.name == before else c for c in table_.columns))
 
 
 def test_hides() -> None:
