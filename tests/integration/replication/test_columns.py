@@ -18,7 +18,6 @@ import pytest
 
 from etl_core.config import BatchConfig
 from etl_core.config_tables import read_tables
-from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.errors import ConfigError, DestinationUnavailable, EtlError, TableError
 from etl_core.identifiers import TableName
 from etl_core.protocol.segment import Frames
@@ -26,7 +25,6 @@ from etl_core.replication import failpoints
 from etl_core.replication.spool import Spool, SpooledFrames
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.state.table_state import TableState
-from etl_core.testing.scripted_destination import Fault, ScriptedDestination
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Churn, Lab, Watched
@@ -240,6 +238,7 @@ class Artefacts:
         self.has_seen_visible = False
         self.leaks: set[str] = set()
         self.looked = 0
+        self.has_lost_an_answer = False
 
     def look(self, *_: object) -> None:
         self.looked += 1
@@ -294,15 +293,18 @@ def test_hidden_values_are_on_no_disk_and_in_no_log(
         "exclude": ["note"],
         "truncate": {"zip": 3},
     }
-    points = (failpoints.COPY_STAGED, failpoints.COPY_PUBLISHED, failpoints.BATCH_DECODED, failpoints.BATCH_WRITTEN)
+
+    def look_and_lose_an_answer() -> None:
+        artefacts.look()
+        if not artefacts.has_lost_an_answer:
+            artefacts.has_lost_an_answer = True
+            raise DestinationUnavailable("the answer was lost")
+
     with ExitStack() as stack:
-        for point in points:
+        for point in (failpoints.COPY_STAGED, failpoints.COPY_PUBLISHED, failpoints.BATCH_DECODED):
             stack.enter_context(failpoints.activated(point, artefacts.look))
+        stack.enter_context(failpoints.activated(failpoints.BATCH_WRITTEN, look_and_lose_an_answer))
         pipeline = lab.synced(
-            destination=ScriptedDestination(
-                DuckDBDestination(lab.path, lab.config.pipeline),
-                [Fault("write", 3, after=DestinationUnavailable("the answer was lost"))],
-            ),
             **tables(users=columns),
             batch=BatchConfig(max_bytes=64 << 10),
         )

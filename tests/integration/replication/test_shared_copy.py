@@ -11,12 +11,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from etl_core.config import CopyConfig
+from etl_core.config_tables import read_tables
 from etl_core.errors import EtlError, StateConflict, TransientError
 from etl_core.identifiers import TableName
 from etl_core.pipeline import Pipeline
@@ -128,6 +129,25 @@ def test_a_helper_copies_what_is_left(events: Lab) -> None:
     assert helper.help_sync(NAME, "t") is None
     assert events.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%help%'") == [(0,)]
     events.assert_equal()
+
+
+def test_a_helper_hides_columns_as_the_copy_does_or_does_not_help(events: Lab) -> None:
+    settings = read_tables("tables", {"events": {"columns": {"hash": ["v"]}}})
+    events.config = replace(events.config, tables=settings, hash_key="a key that is long enough")
+    helper, other = events.pipeline(), events.pipeline(hash_key="another key, other hashes")
+    with held_copy(events) as held:
+        change_everything(events)
+        with pytest.raises(TransientError, match="has changed since"):
+            other.help_sync(NAME, "t")
+        helped = helper.help_sync(NAME, "t")
+        assert helped is not None
+        assert helped.rows == ROWS * (PARTS - 1) // PARTS
+        assert copied_rows(held) == ROWS
+    pipeline = events.pipeline()
+    events.caught_up(pipeline)
+    [comparison] = pipeline.verify()
+    assert comparison.is_equal, comparison
+    assert events.rows("SELECT count(*) FROM public.events WHERE v LIKE 'value%'") == [(0,)]
 
 
 def test_only_the_copy_of_that_token_is_helped_with(events: Lab) -> None:
