@@ -5,7 +5,8 @@ pseudorandom function whose few operations on 64-bit words suit numpy; a longer 
 `hashlib` has. Both keys follow from the person's. Without the key nobody can tell which value a hash is of, but by
 guessing the key; two values of one hash are not to be expected among 2^50 of them.
 
-Measured with addresses of 20 bytes: 0.2 µs a value, `hashlib.blake2b` called for each 1.3 µs.
+Measured with addresses of 20 bytes: 0.31 µs of CPU a value, Arrow to Arrow; `hashlib.blake2b` called for each 0.8 µs.
+A column costs 0.2 ms a batch besides, however few values are in it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ _BLOCK = 1 << 12
 _DIGEST = 16
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 _INITIAL = [0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573]
+
+
+def _bits(*lines: int) -> tuple[Words, Words]:
+    left = np.array(lines, np.uint64).reshape(-1, 1)
+    return left, np.uint64(64) - left
+
+
+_FIRST, _SECOND = _bits(13, 16), _bits(21, 17)
+_HALF = np.full(1, 32, np.uint64), np.full(1, 32, np.uint64)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -116,51 +126,55 @@ def _last_words(words: Words, starts: Positions, lengths: Positions) -> Words:
 
 
 class _State:
-    """The four words of SipHash, for so many values at once."""
+    """The four words of SipHash, for so many values at once: v0 and v2 in `_even`, v1 and v3 in `_odd`.
+
+    Both lines of a step are done by one call, as for few values calls cost more than what they do.
+    """
 
     def __init__(self, key: tuple[int, int], count: int) -> None:
-        self._words = [np.full(count, initial ^ key[number & 1], np.uint64) for number, initial in enumerate(_INITIAL)]
-        self._words[1] ^= np.uint64(0xEE)
-        self._scratch = np.empty(count, np.uint64)
+        self._even, self._odd = (np.empty((2, count), np.uint64) for _ in range(2))
+        for line in range(2):
+            self._even[line] = _INITIAL[2 * line] ^ key[0]
+            self._odd[line] = _INITIAL[2 * line + 1] ^ key[1]
+        self._odd[0] ^= np.uint64(0xEE)
+        self._scratch = np.empty((2, count), np.uint64)
 
     def take(self, words: Words, live: int) -> None:
         """One more word of each of the first `live` values."""
-        self._words[3][:live] ^= words
+        self._odd[1, :live] ^= words
         self._rounds(2, live)
-        self._words[0][:live] ^= words
+        self._even[0, :live] ^= words
 
     def finish(self) -> Words:
-        count = self._scratch.size
+        count = self._scratch.shape[1]
         digests = np.empty((count, 2), np.uint64)
-        for half, mark in enumerate((0xEE, 0xDD)):
-            self._words[2 - half] ^= np.uint64(mark)
-            self._rounds(4, count)
-            v0, v1, v2, v3 = self._words
-            digests[:, half] = v0 ^ v1 ^ v2 ^ v3
+        self._even[1] ^= np.uint64(0xEE)
+        self._rounds(4, count)
+        digests[:, 0] = self._folded()
+        self._odd[0] ^= np.uint64(0xDD)
+        self._rounds(4, count)
+        digests[:, 1] = self._folded()
         return digests
 
+    def _folded(self) -> Words:
+        both = self._even ^ self._odd
+        folded: Words = both[0] ^ both[1]
+        return folded
+
     def _rounds(self, number: int, live: int) -> None:
-        v0, v1, v2, v3 = (word[:live] for word in self._words)
-        scratch = self._scratch[:live]
+        even, odd, scratch = self._even[:, :live], self._odd[:, :live], self._scratch[:, :live]
         for _ in range(number):
-            v0 += v1
-            _rotate(v1, 13, scratch)
-            v1 ^= v0
-            _rotate(v0, 32, scratch)
-            v2 += v3
-            _rotate(v3, 16, scratch)
-            v3 ^= v2
-            v0 += v3
-            _rotate(v3, 21, scratch)
-            v3 ^= v0
-            v2 += v1
-            _rotate(v1, 17, scratch)
-            v1 ^= v2
-            _rotate(v2, 32, scratch)
+            for bits, line in ((_FIRST, 0), (_SECOND, 1)):
+                even += odd
+                _rotate(odd, bits, scratch)
+                odd ^= even
+                _rotate(even[line], _HALF, scratch[0])
+                odd = odd[::-1]
 
 
-def _rotate(words: Words, bits: int, scratch: Words) -> None:
-    """To the left, in place."""
-    np.right_shift(words, np.uint64(64 - bits), out=scratch)
-    np.left_shift(words, np.uint64(bits), out=words)
+def _rotate(words: Words, bits: tuple[Words, Words], scratch: Words) -> None:
+    """To the left, in place, by so many bits; what is left of 64 beside them."""
+    left, right = bits
+    np.right_shift(words, right, out=scratch)
+    np.left_shift(words, left, out=words)
     words |= scratch

@@ -153,6 +153,18 @@ def test_a_failed_table_fails_the_command_and_only_itself(project: Project) -> N
     assert "    → set unknown_types_to_bytes" in shown.out
 
 
+def test_settings_of_columns_that_fit_no_table_are_refused_with_their_line(project: Project) -> None:
+    settings = "tables:\n  public.orders:\n    columns:\n      exclude: [{}]"
+    project.configure(tables="[public.orders]", more=settings.format("nosuch"))
+    line = 1 + (project.folder / "etl.yaml").read_text().split("\n").index("      exclude: [nosuch]")
+    failed = project.run("run", "--until-caught-up")
+    assert failed.status == 2
+    field = "tables.public.orders.columns.exclude[0]"
+    assert f"etl.yaml:{line}: {field}: nosuch is no published column of public.orders" in failed.err
+    project.configure(tables="[public.orders]", more=settings.format("id"))
+    assert "column id is in the key of public.orders, and cannot be left out" in project.run("sync").err
+
+
 def test_doctor_prints_the_sql_that_mends(project: Project) -> None:
     project.database.execute("CREATE TABLE log (line text)")
     project.database.execute("CREATE PUBLICATION shop_pub FOR TABLE orders")

@@ -71,6 +71,7 @@ def test_every_transform_on_rows() -> None:
     ]
     assert shape.asked.column_names == ("id", "email", "phone", "zip"), "what is not kept is not asked for"
     assert shape.asked.column("zip").type == INT4, "COPY is asked by the source's types"
+    assert {shape.read.column(name).type for name in ("born", "note", "zip")} == {TEXT}, "no value of them is refused"
     rows = shape.load(b'1,ada@example.com,555,12345\n2,,,\n3,"","",-1\n')
     assert rows.schema == arrow_schema(shape.target)
     assert rows.to_pylist() == [
