@@ -11,7 +11,7 @@ from etl_core.cli.exit_status import DONE
 from etl_core.cli.texts import plural, put
 from etl_core.control import PipelineControl
 from etl_core.dbt_sources import dbt_sources as build_dbt_sources
-from etl_core.destination.registry import reader_names
+from etl_core.destination.registry import reader_names, type_label
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 
@@ -19,10 +19,10 @@ from etl_core.identifiers import TableName
 def dbt_sources(pipeline: PipelineControl, arguments: Arguments) -> int:
     pipeline.store.migrate()
     config = pipeline.config
-    readers = reader_names(config.destination.type, config.destination.options)
+    readers = reader_names(config.destination)
 
     def asset_key(table: TableName) -> tuple[str, ...]:
-        return config.destination.type, *readers.path(table)
+        return type_label(config.destination.type), *readers.path(table)
 
     header = (
         f"Written by etl dbt-sources -c {arguments.config}, of pipeline {config.pipeline}. Do not edit: write it again"
