@@ -630,6 +630,23 @@ def test_the_check_of_the_yaml_names_the_wrong_line(project: Path, changes: dict
     assert checked.stdout.count(f" - {COMPONENT} ") == 1
 
 
+def test_a_type_of_another_package_is_checked_and_loaded(project: Path, own_package: Path) -> None:
+    path = os.pathsep.join([str(own_package), str(REPOSITORY), str(project / "src")])
+    file = write_defs(project, destination={"type": "mine", "path": "tables", "compression": "zstd"})
+
+    checked = dg_command(project, "check", "yaml", PYTHONPATH=path)
+    assert checked.returncode == 0, checked.stdout
+    listed = dg_command(project, "list", "defs", "--json", PYTHONPATH=path)
+    assert listed.returncode == 0, listed.stdout
+    assert "mine/public/customers" in listed.stdout
+
+    file.write_text(file.read_text().replace("type: mine", "type: mien"))
+    refused = dg_command(project, "check", "yaml", PYTHONPATH=path)
+    assert refused.returncode != 0
+    number = file.read_text().splitlines().index("  destination:") + 1
+    assert f"defs.yaml:{number} - {COMPONENT} " in refused.stdout
+
+
 @pytest.mark.usefixtures("replication")
 def test_discovered_tables_are_those_of_the_last_refresh(project: Path, database: Database) -> None:
     source = {"dsn_env": "SHOP_DSN", "publication": "shop_pub"}
