@@ -12,7 +12,7 @@ PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-fast coverage test-matrix lint demo ui bench chaos constraints clean
+.PHONY: help venv test test-fast coverage test-matrix lint demo ui bench docs chaos constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,9 @@ ui: venv ## the demo kept alive, to look at in Dagster's pages on port 3000, unt
 
 bench: venv ## measure against PostgreSQL's own tools; BENCH_ARGS=… for a part
 	@$(RUN) benchmarks $(BENCH_ARGS)
+
+docs: venv ## write the parts of docs/ that are made from code: the options of destinations and their JSON Schema
+	$(RUN) scripts.write_docs
 
 SEEDS ?= 1-20
 MINUTES ?= 60

@@ -226,10 +226,14 @@ def _spilled_password(dsn: str) -> bool:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DestinationConfig:
-    """Where to replicate to. `options` belong to the destination `type`, which checks them; any may be a secret."""
+    """Where to replicate to. `options` belong to the destination `type`, which checks them; any may be a secret.
+
+    Relative paths in them are in `folder`; None is the current folder of the process.
+    """
 
     type: str
     options: Mapping[str, object] = field(default_factory=dict)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.type:

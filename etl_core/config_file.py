@@ -26,6 +26,10 @@ from etl_core.config_tables import TableSettings, read_tables
 from etl_core.config_values import (
     BatchConfig,
     CopyConfig,
+    as_flag,
+    as_integer,
+    as_quantity,
+    as_text,
     config_error,
     did_you_mean,
     in_field,
@@ -42,7 +46,6 @@ _T = TypeVar("_T")
 _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUOTED = re.compile(r"'(?!<)[^']{2,}'")
-_HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _TAG = "tag:yaml.org,2002:"
 _NESTED = "tables."
 """What is below has no secret in it, so that every key may be named; `null` is the name of a transform."""
@@ -240,36 +243,21 @@ class _Section:
         return value
 
     def text(self, key: str) -> str | None:
-        return _text(self.where(key), self.take(key))
+        value = self.take(key)
+        return None if value is None else as_text(self.where(key), value)
 
     def integer(self, key: str, default: _T) -> int | _T:
         value = self.take(key)
-        if value is None:
-            return default
-        if isinstance(value, str) and re.fullmatch(r"[0-9]+", value):  # as an environment variable gives it
-            return int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise wrong_kind(self.where(key), "a whole number", value)
-        return value
+        return default if value is None else as_integer(self.where(key), value)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.take(key)
-        if value is None:
-            return default
-        if value in ("true", "false"):
-            return value == "true"
-        if not isinstance(value, bool):
-            raise wrong_kind(self.where(key), "true or false", value)
-        return value
+        return default if value is None else as_flag(self.where(key), value)
 
     def quantity(self, key: str, parse: Callable[[str], _T], default: _T) -> _T:
         """A number, or text with a unit."""
         value = self.take(key)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise wrong_kind(self.where(key), "a number with a unit", value)
-        return in_field(self.where(key), parse, str(value))
+        return default if value is None else as_quantity(self.where(key), parse, value)
 
     def section(self, key: str) -> _Section | None:
         value = self.take(key)
@@ -285,7 +273,7 @@ class _Section:
         if not isinstance(value, list):
             raise wrong_kind(self.where(key), "a list", value)
         wheres = [f"{self.where(key)}[{index}]" for index in range(len(value))]
-        return [(where, str(_text(where, item))) for where, item in zip(wheres, value, strict=True)]
+        return [(where, as_text(where, item)) for where, item in zip(wheres, value, strict=True)]
 
     def finish(self) -> None:
         for key in self._left:
@@ -294,12 +282,6 @@ class _Section:
                 "is unknown",
                 hint=did_you_mean(key, self._known) or f"known here: {', '.join(self._known)}",
             )
-
-
-def _text(where: str, value: object | None) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise wrong_kind(where, "text", value)
-    return value
 
 
 def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
@@ -362,7 +344,7 @@ def _command(section: _Section, key: str, folder: Path) -> tuple[str, ...] | Non
         except ValueError:
             raise config_error(section.where(key), "has a quote that is not closed") from None
     elif isinstance(value, list):
-        arguments = [str(_text(f"{section.where(key)}[{index}]", item)) for index, item in enumerate(value)]
+        arguments = [as_text(f"{section.where(key)}[{index}]", item) for index, item in enumerate(value)]
     else:
         raise wrong_kind(section.where(key), "text or a list", value)
     if arguments and "/" in arguments[0]:
@@ -373,16 +355,11 @@ def _command(section: _Section, key: str, folder: Path) -> tuple[str, ...] | Non
 def _keyword_value(where: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return str(_text(where, value))
+    return as_text(where, value)
 
 
 def _destination(section: _Section, folder: Path) -> DestinationConfig:
-    kind = section.required("type", section.text("type"))
-    options = section.rest()
-    path = options.get("path")
-    if isinstance(path, str) and not _HAS_SCHEME.match(path) and not path.startswith(":"):  # not md:…, :memory:
-        options["path"] = str(folder / path)
-    return DestinationConfig(kind, options)
+    return DestinationConfig(section.required("type", section.text("type")), section.rest(), folder)
 
 
 def _state(section: _Section | None, pipeline: str, folder: Path) -> StateConfig:

@@ -75,6 +75,39 @@ def wrong_kind(where: str, wanted: str, value: object) -> ConfigError:
     return config_error(where, f"must be {wanted}, not {_KINDS.get(type(value), type(value).__name__)}", hint=hint)
 
 
+def as_text(where: str, value: object) -> str:
+    """The text of the dotted field `where`. Raises ConfigError, as those below do."""
+    if not isinstance(value, str):
+        raise wrong_kind(where, "text", value)
+    return value
+
+
+def as_integer(where: str, value: object) -> int:
+    """A whole number, also as text, as an environment variable gives it."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+", value):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong_kind(where, "a whole number", value)
+    return value
+
+
+def as_flag(where: str, value: object) -> bool:
+    """True or false, also as text."""
+    if value in ("true", "false"):
+        return value == "true"
+    if not isinstance(value, bool):
+        raise wrong_kind(where, "true or false", value)
+    return value
+
+
+def as_quantity(where: str, parse: Callable[[str], _T], value: object) -> _T:
+    """A number, or text with a unit, which `parse` reads."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise wrong_kind(where, "a number with a unit", value)
+    text = value if isinstance(value, str) else f"{Decimal(str(value)):f}"
+    return in_field(where, parse, text)
+
+
 def in_field(where: str, parse: Callable[[str], _T], text: str) -> _T:
     """What `parse` makes of `text`; its error names the field."""
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination, WaitingDestination
-from etl_core.destination.registry import build_destination, check_options_of
+from etl_core.destination.registry import build_destination, check_destination
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.replication.copy_estimate import CopyEstimate, read_copy_estimates
@@ -52,7 +52,7 @@ class PipelineControl:
         Raises ConfigError if an option of the destination is wrong.
         """
         if destination is None:
-            check_options_of(config.destination.type, config.destination.options)
+            check_destination(config.destination)
         self.config = config
         self.observer = observer or Observer()
         self.stop = stop or threading.Event()
@@ -70,9 +70,7 @@ class PipelineControl:
     @cached_property
     def destination(self) -> Destination:
         """Built when it is first asked for. Raises ConfigError if its library is missing."""
-        destination = self._given_destination or build_destination(
-            self.config.destination.type, self.config.destination.options, self.config.pipeline
-        )
+        destination = self._given_destination or build_destination(self.config.destination, self.config.pipeline)
         if isinstance(destination, WaitingDestination):
             destination.stop_on(self.stop, self.observer.on_waiting)
         return destination

@@ -12,6 +12,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 from etl_core import __version__
 
 if TYPE_CHECKING:
+    from etl_dagster.any_destination import AnyDestinationResource as AnyDestinationResource
     from etl_dagster.definitions.automation import on_replicated_change as on_replicated_change
     from etl_dagster.definitions.change_sensor import build_change_sensor as build_change_sensor
     from etl_dagster.definitions.component import PostgresReplicationComponent as PostgresReplicationComponent
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from etl_dagster.translator import ReplicatedTableProps as ReplicatedTableProps
 
 _MODULES = {
+    "AnyDestinationResource": "any_destination",
     "DagsterReplicationTranslator": "translator",
     "DestinationResource": "resources",
     "BigQueryDestinationResource": "resources",
@@ -65,6 +67,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AnyDestinationResource",
     "BigQueryDestinationResource",
     "DagsterReplicationTranslator",
     "DestinationResource",

@@ -29,6 +29,7 @@ def check_replication(replication: "PostgresReplicationResource") -> None:
         _check_limit("batch_max_bytes", replication.batch_max_bytes, parse_size)
         _check_limit("batch_max_age", replication.batch_max_age, parse_duration)
         _check_limit("copy_connections", replication.copy_connections)
+        replication.destination.check()
         if replication.tables is not None:
             check_tables("tables", parse_tables(replication.tables))
         check_table_settings(replication.table_settings)
@@ -40,7 +41,7 @@ def definition_errors(pipeline: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise dg.DagsterInvalidDefinitionError(f"pipeline {pipeline}: {_sentence(error)}") from None
+        raise dg.DagsterInvalidDefinitionError(f"pipeline {pipeline}: {sentence(error)}") from None
 
 
 def parse_tables(tables: Sequence[str]) -> list[TableName]:
@@ -71,7 +72,7 @@ def checked(check: Callable[[Any], object]) -> AfterValidator:
         try:
             check(value)
         except ConfigError as error:
-            raise ValueError(_sentence(error)) from None
+            raise ValueError(sentence(error)) from None
         return value
 
     return AfterValidator(validate)
@@ -89,5 +90,6 @@ def _check_limit(field: str, value: int | str, parse: Callable[[str], float] = f
         positive(field, parse)(value)
 
 
-def _sentence(error: ConfigError) -> str:
+def sentence(error: ConfigError) -> str:
+    """The error with what to do."""
     return f"{error}; {error.hint}" if error.hint else str(error)

@@ -19,11 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
+from etl_core.destination.bigquery.declaration import BIGQUERY
+from etl_core.destination.declaration import DestinationType
+from etl_core.destination.duckdb.declaration import DUCKDB
+from etl_core.destination.options import read_options
 from etl_dagster.addresses import Address, parse_address
 from etl_dagster.secrets import is_secret_name, literal, plain, refuse_literal_secret
 
 if TYPE_CHECKING:
-    from etl_core.config import PipelineConfig
+    from etl_core.config import DestinationConfig, PipelineConfig
     from etl_core.control import PipelineControl
     from etl_core.destination.bigquery.names import Place
     from etl_core.identifiers import TableName
@@ -62,6 +66,13 @@ class StateStoreResource(dg.ConfigurableResource):
         return open_store(StateConfig(plain(self.url) or "").url, pipeline)
 
 
+def _option(declared: DestinationType, name: str) -> Any:
+    """The field of an option, as the destination declares it."""
+    [option] = [option for option in declared.options or () if option.name == name]
+    default: Any = {} if option.kind == "mapping" else option.default
+    return Field(default=... if option.required else default, description=option.help)
+
+
 class DestinationResource(dg.ConfigurableResource, abc.ABC):
     """A destination: its registered type, its options, and how its tables are called in Dagster."""
 
@@ -77,6 +88,15 @@ class DestinationResource(dg.ConfigurableResource, abc.ABC):
     @abc.abstractmethod
     def uri(self, table: "TableName") -> str:
         """Where a reader finds the table."""
+
+    def config(self) -> "DestinationConfig":
+        """As `etl_core` is told, secrets included. Raises ConfigError."""
+        from etl_core.config import DestinationConfig
+
+        return DestinationConfig(self.type, self.options())
+
+    def check(self) -> None:
+        """Raises ConfigError for what is known to be wrong when a code location loads, which reads no variable."""
 
     def table_path(self, table: "TableName") -> tuple[str, str]:
         """What the IO managers of the destination call schema, or dataset, and table."""
@@ -101,7 +121,7 @@ class DestinationResource(dg.ConfigurableResource, abc.ABC):
 class DuckDBDestinationResource(DestinationResource):
     """A DuckDB file. It is open only while a batch is written, so that others can read between."""
 
-    path: str = Field(description="The file; it is created when it does not exist.")
+    path: str = _option(DUCKDB, "path")
 
     @property
     def type(self) -> str:
@@ -132,7 +152,6 @@ class DuckDBDestinationResource(DestinationResource):
         read an older copy need not have ended. Raises dg.Failure, with what to do.
         """
         from etl_core.destination.duckdb.destination import DuckDBDestination
-        from etl_core.destination.duckdb.location import parse_options
         from etl_core.destination.duckdb.same_file import wal_path
         from etl_core.errors import DestinationError, EtlError
         from etl_dagster.failures import failure_of
@@ -140,7 +159,8 @@ class DuckDBDestinationResource(DestinationResource):
         target = Path(target)
         fresh = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
         try:
-            size = DuckDBDestination(parse_options(self.options()), "copy_file").backup(fresh)
+            path = read_options(self.type, DUCKDB.options or (), self.options())["path"]
+            size = DuckDBDestination(path, "copy_file").backup(fresh)
             wal_path(target).unlink(missing_ok=True)  # of the file that is replaced: another process wrote to it
             fresh.replace(target)
         except EtlError as error:
@@ -164,25 +184,16 @@ class BigQueryDestinationResource(DestinationResource):
 
     model_config = _HIDE
 
-    project: str = Field(description="The Google Cloud project.")
-    dataset: str = Field(
-        default="{namespace}", description="The dataset; {namespace} stands for the PostgreSQL schema."
-    )
-    location: str | None = Field(default=None, description="Where datasets are created, such as EU.")
-    credentials: str = Field(default="default", description="default, a service account's file, or dg.EnvVar.")
-    method: Literal["load_merge", "storage_write_cdc", "auto"] = Field(
-        default="load_merge",
-        description="How changes get into a table, from its next copy on.",
-    )
-    max_staleness: str | None = Field(
-        default=None, description="How old what readers of streamed tables see may be, such as 10m."
-    )
-    labels: dict[str, str] = Field(default={}, description="Of every table, such as {team: data}.")
-    partition_by: dict[str, str] = Field(
-        default={}, description="The date or timestamp column by whose days a table is partitioned, by table."
-    )
-    api_endpoint: str | None = Field(default=None, description="Of an emulator.")
-    storage_endpoint: str | None = Field(default=None, description="Of an emulator.")
+    project: str = _option(BIGQUERY, "project")
+    dataset: str = _option(BIGQUERY, "dataset")
+    location: str | None = _option(BIGQUERY, "location")
+    credentials: str = _option(BIGQUERY, "credentials")
+    method: Literal["load_merge", "storage_write_cdc", "auto"] = _option(BIGQUERY, "method")
+    max_staleness: str | None = _option(BIGQUERY, "max_staleness")
+    labels: dict[str, str] = _option(BIGQUERY, "labels")
+    partition_by: dict[str, str] = _option(BIGQUERY, "partition_by")
+    api_endpoint: str | None = _option(BIGQUERY, "api_endpoint")
+    storage_endpoint: str | None = _option(BIGQUERY, "storage_endpoint")
 
     @field_validator("credentials")
     @classmethod
@@ -201,18 +212,9 @@ class BigQueryDestinationResource(DestinationResource):
         return "bigquery"
 
     def options(self) -> dict[str, Any]:
-        given = {
-            "project": plain(self.project),
-            "dataset": plain(self.dataset),
-            "location": plain(self.location),
-            "credentials": plain(self.credentials),
-            "method": self.method,
-            "max_staleness": plain(self.max_staleness),
-            "api_endpoint": plain(self.api_endpoint),
-            "storage_endpoint": plain(self.storage_endpoint),
-        }
-        texts = {name: value for name, value in given.items() if value is not None}
-        return {**texts, "labels": dict(self.labels), "partition_by": dict(self.partition_by)}
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        plain_texts = {name: plain(value) if isinstance(value, str) else value for name, value in given.items()}
+        return {name: value for name, value in plain_texts.items() if value is not None}
 
     def table_path(self, table: "TableName") -> tuple[str, str]:
         place = self._place(table)
@@ -302,7 +304,6 @@ class PostgresReplicationResource(dg.ConfigurableResource):
         from etl_core.config import (
             BatchConfig,
             CopyConfig,
-            DestinationConfig,
             PipelineConfig,
             SourceConfig,
             StateConfig,
@@ -325,7 +326,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
         return PipelineConfig(
             self.name,
             source,
-            DestinationConfig(self.destination.type, self.destination.options()),
+            self.destination.config(),
             StateConfig(plain(self.state.url) or ""),
             BatchConfig(self.batch_max_rows, parse_size(self.batch_max_bytes), parse_duration(self.batch_max_age)),
             CopyConfig(connections_per_table=self.copy_connections),
@@ -406,6 +407,6 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             self.name,
             TableName.parse(name),
             lambda: self.state.open(self.name),
-            lambda: build_destination(self.destination.type, self.destination.options(), self.name),
+            lambda: build_destination(self.destination.config(), self.name),
             self.shapes,
         )

@@ -114,8 +114,8 @@ def refuse_shown_secrets(resource: dg.ConfigurableResource, within: str) -> None
 
 def _refuse_shown(name: str, value: object, where: str) -> None:
     if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _refuse_shown(str(key), inner, f"{where}.{key}")
+        for key, inner in value.items():  # in `settings_env` stand names of variables, as in `password_env`
+            _refuse_shown(f"{key}_env" if name.endswith("_env") else str(key), inner, f"{where}.{key}")
     elif isinstance(value, list):
         for inner in value:
             _refuse_shown(name, inner, where)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from etl_core.destination.registry import type_label
 from etl_core.identifiers import TableName
 from etl_dagster.names import source_group
 
@@ -41,14 +42,15 @@ class DagsterReplicationTranslator:
     def get_asset_spec(self, props: ReplicatedTableProps) -> dg.AssetSpec:
         """The replicated table, in the destination."""
         table, replication = props.table, props.replication
+        label = type_label(replication.destination.type)
         return dg.AssetSpec(
-            [*self._key_prefix, replication.destination.type, *replication.destination.table_path(table)],
+            [*self._key_prefix, label, *replication.destination.table_path(table)],
             deps=[self.get_source_asset_spec(props).key],
             description=props.comment
             or f"{table} of {replication.name}, replicated from PostgreSQL. Materialising it brings it up to now: it is"
             " copied if it was not yet, else the stream is waited for.",
             group_name=replication.name,
-            kinds={"postgres", replication.destination.type},
+            kinds={"postgres", label},
             metadata=_known({"dagster/table_name": replication.destination.table_name(table)}),
         )
 

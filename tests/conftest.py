@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -23,6 +24,7 @@ from etl_core.testing.postgres import (
     postgres_from_environment,
     temporary_postgres,
 )
+from tests.own_package import install
 
 # Some environments forbid Python to keep what it has compiled. The tests start hundreds of processes, and each would
 # compile all that it imports: more than half of the CPU time of an `etl` process.
@@ -34,6 +36,14 @@ settings.register_profile("ci", deadline=None)
 settings.register_profile("dev", deadline=None, max_examples=20)
 settings.register_profile("deep", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("ETL_HYPOTHESIS", "ci"))
+
+
+@pytest.fixture(scope="session")
+def own_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a package with a destination of its own, `type: mine`, is installed into."""
+    target = tmp_path_factory.mktemp("own_package") / "installed"
+    install(target)
+    return target
 
 
 @pytest.fixture(scope="session")

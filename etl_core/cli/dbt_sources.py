@@ -11,7 +11,7 @@ from etl_core.cli.exit_status import DONE
 from etl_core.cli.texts import plural, put
 from etl_core.control import PipelineControl
 from etl_core.dbt_sources import dbt_sources as build_dbt_sources
-from etl_core.destination.registry import reader_names
+from etl_core.destination.registry import reader_names, type_label
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
@@ -20,10 +20,10 @@ from etl_core.schema.table import TableSchema
 def dbt_sources(pipeline: PipelineControl, arguments: Arguments) -> int:
     pipeline.store.migrate()
     config = pipeline.config
-    readers = reader_names(config.destination.type, config.destination.options)
+    readers = reader_names(config.destination)
 
     def asset_key(table: TableName) -> tuple[str, ...]:
-        return config.destination.type, *readers.path(table)
+        return type_label(config.destination.type), *readers.path(table)
 
     def target(schema: TableSchema) -> TableSchema:
         return pipeline.shapes.of(schema).target

@@ -15,7 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
-from etl_core.destination.options import check_options
+from etl_core.destination.declaration import DestinationType
 from etl_core.destination.protocol import Positions, check_count, check_stream
 from etl_core.errors import CopiedAgain, DestinationUnavailable, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
@@ -271,12 +271,5 @@ def _hashable(column: Any) -> list[Hashable]:
     return list(column.to_pylist())
 
 
-def parse_options(options: Mapping[str, object]) -> None:
-    """Raises ConfigError for any option."""
-    check_options("memory", options, ())
-
-
-def from_options(options: Mapping[str, object], pipeline: str) -> MemoryDestination:
-    """Builds the destination `type: memory`: a new database that ends with the process. It has no options."""
-    parse_options(options)
-    return MemoryDestination(MemoryDatabase(), pipeline)
+MEMORY = DestinationType(options=(), build=lambda options, pipeline: MemoryDestination(MemoryDatabase(), pipeline))  # noqa: ARG005
+"""A new database that ends with the process."""

@@ -6,14 +6,14 @@ The fence and the positions hold as in any other destination, in memory only; `r
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
 
 from etl_core.batch import StreamPosition, WriteBatch
-from etl_core.destination.options import check_options
+from etl_core.destination.declaration import DestinationType
 from etl_core.destination.protocol import Positions, check_stream
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId
@@ -97,12 +97,4 @@ class NullCopy:
         """Nothing is staged."""
 
 
-def parse_options(options: Mapping[str, object]) -> None:
-    """Raises ConfigError for any option."""
-    check_options("null", options, ())
-
-
-def from_options(options: Mapping[str, object], pipeline: str) -> NullDestination:  # noqa: ARG001 one per process
-    """Builds the destination `type: null`, which has no options."""
-    parse_options(options)
-    return NullDestination()
+NULL = DestinationType(options=(), build=lambda options, pipeline: NullDestination())  # noqa: ARG005 one per process

@@ -1,101 +1,273 @@
-"""The one list of destinations: what each type in the configuration is called and where it lives.
+"""Finds the destination that a configuration names: one of this package's, an installed package's, or `module:name`.
 
-A module is imported only when its type is asked for, so that nobody needs the libraries of the others. It has a
-function `from_options(options, pipeline) -> Destination`; `parse_options(options)`, which raises ConfigError, may be in
-a module of its own that needs no library, so that a command that writes nothing checks them without it. Likewise
-`reader_names(options)`, of a destination that others query.
+A package makes its type known by an entry point in the group `etl.destinations`, which names a `DestinationType`, or a
+function `(options, pipeline) -> Destination`; so does `type: some_package.module:name`, for what is not installed as a
+type. Modules are imported when their type is asked for: nobody needs the libraries of the others.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import re
+import sys
+import traceback
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+from etl_core.config_values import did_you_mean
+from etl_core.destination.declaration import DestinationType
+from etl_core.destination.options import masked, read_options
 from etl_core.destination.protocol import Destination
 from etl_core.destination.reader_names import ReaderNames
-from etl_core.errors import ConfigError
+from etl_core.errors import ConfigError, EtlError
+
+if TYPE_CHECKING:
+    from etl_core.config import DestinationConfig
+    from etl_core.destination.options import Options
+
+GROUP = "etl.destinations"
+"""The group of entry points."""
+_PACKAGE = "etl-dagster"
+_BUILT_IN = {  # what a type needs beyond this package is installed by the extra of the type's name
+    "bigquery": "etl_core.destination.bigquery.declaration:BIGQUERY",
+    "duckdb": "etl_core.destination.duckdb.declaration:DUCKDB",
+    "memory": "etl_core.destination.memory:MEMORY",
+    "null": "etl_core.destination.null:NULL",
+}
+_METHODS = tuple(name for name in vars(Destination) if not name.startswith("_"))
+_REFERENCE = re.compile(r"(?P<module>[^\W\d]\w*(\.\w+)*):(?P<path>\w+(\.\w+)*)")
+_FIELD = "destination.type"
 
 
 @dataclass(frozen=True, slots=True)
-class _Type:
-    """Modules by name; `extra` of this package installs the libraries that `module` needs."""
+class FoundType:
+    """A type by its name in the configuration, and where it comes from, for people: `etl-mine 1.0`."""
 
-    module: str
-    options: str
-    extra: str | None = None
-    readers: str | None = None
+    name: str
+    origin: str
+    type: DestinationType
+
+    def read_options(
+        self, given: Mapping[str, object], folder: Path | None = None, elsewhere: Collection[str] = ()
+    ) -> Options:
+        """The options of a configuration, checked. Raises ConfigError.
+
+        Those whose names are in `elsewhere` are not known yet: they are None here, and `check` is not asked.
+        """
+        declared = self.type.options
+        options = given if declared is None else read_options(self.name, declared, given, folder, elsewhere)
+        if self.type.check is not None and not elsewhere:
+            with self._calling(given):
+                self.type.check(options)
+        return options
+
+    def build(self, given: Mapping[str, object], folder: Path | None, pipeline: str) -> Destination:
+        """See `build_destination`."""
+        options = self.read_options(given, folder)
+        with self._calling(given):
+            built = self.type.build(options, pipeline)
+        missing = [name for name in _METHODS if not callable(getattr(built, name, None))]
+        if missing:
+            raise ConfigError(
+                f"destination type {self.name} of {self.origin} builds a {_kind(built)}, which is no destination: it"
+                f" has no method {', '.join(missing)}",
+                field=_FIELD,
+                hint=_TELL_AUTHORS,
+            )
+        return built
+
+    def reader_names(self, options: Options) -> ReaderNames | None:
+        """What queries call the tables, by what `read_options` gave; None where the type does not tell."""
+        if self.type.reader_names is None:
+            return None
+        with self._calling(options):
+            return self.type.reader_names(options)
+
+    @contextmanager
+    def _calling(self, given: Mapping[str, object]) -> Iterator[None]:
+        """Code of the type's package: what it raises that is no EtlError becomes one, without a secret."""
+        try:
+            yield
+        except EtlError:
+            raise
+        except ModuleNotFoundError as error:
+            raise _needs_package(self.name, self.origin, error) from None
+        except Exception as error:
+            told = masked(f"{type(error).__name__}: {error}", self.type.options, given)
+            raise ConfigError(
+                f"destination type {self.name} of {self.origin} failed with {told} ({_place(error)})",
+                field="destination",
+                hint=f"check the options of the destination; if they are right, {_TELL_AUTHORS}",
+            ) from None  # its own text may hold a secret
 
 
-_TYPES = {
-    "bigquery": _Type(
-        "etl_core.destination.bigquery.destination",
-        "etl_core.destination.bigquery.options",
-        "bigquery",
-        "etl_core.destination.bigquery.readers",
-    ),
-    "duckdb": _Type(
-        "etl_core.destination.duckdb.destination",
-        "etl_core.destination.duckdb.location",
-        "duckdb",
-        "etl_core.destination.duckdb.readers",
-    ),
-    "memory": _Type("etl_core.destination.memory", "etl_core.destination.memory"),
-    "null": _Type("etl_core.destination.null", "etl_core.destination.null"),
-}
+_TELL_AUTHORS = "report it to whoever wrote the package"
 
 
 def destination_types() -> tuple[str, ...]:
-    """The types `build_destination` knows, by name."""
-    return tuple(sorted(_TYPES))
+    """The names of all types, of this package and of installed ones. Imports none of them."""
+    return tuple(sorted({*_BUILT_IN, *(entry.name for entry in _installed())}))
 
 
-def check_options_of(type: str, options: Mapping[str, object]) -> None:
-    """Raises ConfigError as `build_destination` would for these, but does not need the type's libraries."""
-    importlib.import_module(_find(type).options).parse_options(options)
-
-
-def build_destination(type: str, options: Mapping[str, object], pipeline: str) -> Destination:
-    """The destination of `pipeline` that configuration describes. Nothing is opened or connected yet.
-
-    `options` are the keys of the `destination` section but `type`. Raises ConfigError for an unknown type or option
-    and for a missing library.
-    """
-    found = _find(type)
-    try:
-        module = importlib.import_module(found.module)
-    except ModuleNotFoundError as error:
-        if found.extra is None or (error.name or "").partition(".")[0] == "etl_core":
-            raise
+def check_type_name(name: str) -> None:
+    """Raises ConfigError for a type that is not installed, and is no `module:name`. Imports nothing."""
+    known = destination_types()
+    if ":" not in name and name not in known:
         raise ConfigError(
-            f"destination type {type} needs the Python package {error.name}, which is not installed",
-            field="destination.type",
-            hint=f"run: pip install 'etl-dagster[{found.extra}]'",
-        ) from None
-    return cast(Destination, module.from_options(options, pipeline))
+            f"there is no destination type {name!r}",
+            field=_FIELD,
+            hint=did_you_mean(name, known)
+            or f"use one of: {', '.join(known)}; or install the package that brings it; or write module:name",
+        )
 
 
-def reader_names(type: str, options: Mapping[str, object]) -> ReaderNames:
+def built_in_types() -> dict[str, DestinationType]:
+    """The types of this package by name, for its reference."""
+    return {name: _load(name, _PACKAGE, reference) for name, reference in _BUILT_IN.items()}
+
+
+def find_type(name: str) -> FoundType:
+    """The type of that name, imported. Raises ConfigError where it is not there, or not there once."""
+    if ":" in name:
+        return FoundType(name, "the configuration", _load(name, "the configuration", name))
+    check_type_name(name)
+    given = [(_origin(entry), entry.value.partition("[")[0].strip()) for entry in _installed().select(name=name)]
+    if name in _BUILT_IN:
+        given.insert(0, (_PACKAGE, _BUILT_IN[name]))
+    if len(given) > 1:
+        raise ConfigError(
+            f"destination type {name} is brought by several packages: {', '.join(origin for origin, _ in given)}",
+            field=_FIELD,
+            hint="uninstall all but one, or name the one that is meant: "
+            + " or ".join(f"type: {reference}" for _, reference in given),
+        )
+    [(origin, reference)] = given
+    return FoundType(name, origin, _load(name, origin, reference))
+
+
+def type_label(name: str) -> str:
+    """What a type is called where `module:name` may not stand, such as in a Dagster asset's key."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def check_destination(config: DestinationConfig) -> None:
+    """Raises ConfigError as `build_destination` would for these options, but does not need the type's libraries."""
+    find_type(config.type).read_options(config.options, config.folder)
+
+
+def build_destination(config: DestinationConfig, pipeline: str) -> Destination:
+    """The destination of `pipeline` that the configuration describes. Nothing is opened or connected yet.
+
+    Raises ConfigError for an unknown type or option, for a missing library, and for a package that builds something
+    else than a destination.
+    """
+    return find_type(config.type).build(config.options, config.folder, pipeline)
+
+
+def reader_names(config: DestinationConfig) -> ReaderNames:
     """What queries call the tables of the destination. Opens nothing, and needs no library of the destination's.
 
     Raises ConfigError for an unknown type or option, and for a type that cannot be queried.
     """
-    found = _find(type)
-    if found.readers is None:
+    found = find_type(config.type)
+    names = found.reader_names(found.read_options(config.options, config.folder))
+    if names is None:
         raise ConfigError(
-            f"destination type {type} keeps no tables that can be queried",
-            field="destination.type",
-            hint=f"use one of: {', '.join(name for name in destination_types() if _TYPES[name].readers)}",
+            f"destination type {config.type} keeps no tables that can be queried",
+            field=_FIELD,
+            hint="use a type that does, such as bigquery or duckdb",
         )
-    return cast(ReaderNames, importlib.import_module(found.readers).reader_names(options))
+    return names
 
 
-def _find(type: str) -> _Type:
-    if type not in _TYPES:
+def _installed() -> EntryPoints:
+    return _entry_points(tuple(sys.path))
+
+
+@cache
+def _entry_points(path: tuple[str, ...]) -> EntryPoints:  # noqa: ARG001 - they are looked for there
+    """Of all installed packages. Looking takes 6 ms, and Dagster asks for a type with each table's name."""
+    return entry_points(group=GROUP)
+
+
+def _load(name: str, origin: str, reference: str) -> DestinationType:
+    """What `module:name` names, as a DestinationType."""
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
         raise ConfigError(
-            f"there is no destination type {type!r}",
-            field="destination.type",
-            hint=f"use one of: {', '.join(destination_types())}",
+            f"{origin} names destination type {name} by {reference!r}, which is not module:name",
+            field=_FIELD,
+            hint="write for example etl_mine:MINE",
         )
-    return _TYPES[type]
+    found: object = _import(name, origin, match["module"])
+    for part in match["path"].split("."):
+        if not hasattr(found, part):
+            raise ConfigError(
+                f"{match['module']} has no {match['path']!r}, which {origin} names as destination type {name}",
+                field=_FIELD,
+                hint=did_you_mean(part, vars(found)) if isinstance(found, ModuleType) else None,
+            )
+        found = getattr(found, part)
+    if isinstance(found, DestinationType):
+        return found
+    if callable(found):
+        return DestinationType(build=found)
+    raise ConfigError(
+        f"{reference}, which {origin} names as destination type {name}, is a {_kind(found)}",
+        field=_FIELD,
+        hint="it must be a DestinationType, or a function (options, pipeline) that returns a destination",
+    )
+
+
+def _import(name: str, origin: str, module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _needs_package(name, origin, error) from None
+        raise ConfigError(
+            f"there is no module {error.name!r}, which {origin} names as destination type {name}",
+            field=_FIELD,
+            hint="correct the name, install its package, or put its folder into PYTHONPATH",
+        ) from None
+    except Exception as error:
+        raise ConfigError(
+            f"destination type {name} of {origin} cannot be imported: {type(error).__name__}: {error}"
+            f" ({_place(error)})",
+            field=_FIELD,
+            hint="install the versions that its package asks for; if they are, report it to whoever wrote the package",
+        ) from error
+
+
+def _needs_package(name: str, origin: str, error: ModuleNotFoundError) -> ConfigError:
+    if origin == _PACKAGE:
+        if (error.name or "").partition(".")[0] == "etl_core":
+            raise error
+        hint = f"run: pip install 'etl-dagster[{name}]'"
+    else:
+        hint = f"install it, for example: pip install {(error.name or '').partition('.')[0]}"
+    return ConfigError(
+        f"destination type {name} needs the Python package {error.name}, which is not installed",
+        field=_FIELD,
+        hint=hint,
+    )
+
+
+def _origin(entry: EntryPoint) -> str:
+    return entry.value if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+
+
+def _kind(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
+def _place(error: BaseException) -> str:
+    """The line of code that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "no traceback"

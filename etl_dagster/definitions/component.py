@@ -9,6 +9,7 @@ source.
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import Annotated, Any, Literal, Self, Union
 
 import dagster as dg
 from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
 from etl_core.config_values import check_tables
-from etl_core.errors import EtlError
+from etl_core.destination.registry import check_type_name, destination_types, find_type
+from etl_core.errors import ConfigError, EtlError
 from etl_core.identifiers import check_pipeline_name
 from etl_dagster import names
+from etl_dagster.any_destination import AnyDestinationResource
 from etl_dagster.definitions.component_schema import exact_model, without_secrets
 from etl_dagster.definitions.component_sections import (
     Batch,
@@ -39,7 +42,7 @@ from etl_dagster.definitions.dbt import dbt_sources as build_dbt_sources
 from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
 from etl_dagster.failures import failure_of
-from etl_dagster.load_checks import check_replication, check_table_settings, checked, parse_tables
+from etl_dagster.load_checks import check_replication, check_table_settings, checked, parse_tables, sentence
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,
@@ -80,22 +83,46 @@ def _check_tables(tables: list[str]) -> None:
     check_tables("tables", parse_tables(tables), instead="write discover: publication")
 
 
+def _other_types() -> str:
+    """The regular expression of the types without a resource class, for `dg check yaml`."""
+    return f"^({'|'.join(re.escape(name) for name in destination_types() if name not in _DESTINATIONS)}|[^:]+:[^:]+)$"
+
+
+class OtherDestination(dg.Model):
+    """`destination` of a type that has no resource class: whatever options it declares, each also as `<option>_env`.
+
+    Which types are installed is known without importing their packages.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, checked(check_type_name)] = Field(json_schema_extra={"pattern": _other_types()})
+
+
 def _destination_models() -> Any:
-    """`destination` as YAML has it, for each type: `type` and the resource's fields."""
-    models: list[Any] = []
+    """`destination` as YAML has it: `type` and, where the type has a resource class, its fields."""
+    models: list[Any] = [Annotated[OtherDestination, Tag("other")]]
     for type_name, resource in _DESTINATIONS.items():
         options: dict[str, Any] = {name: (field.annotation, field) for name, field in resource.model_fields.items()}
         options["type"] = (Literal[type_name], ...)
         if "credentials" in options:
             options["credentials_env"] = (str | None, Field(default=None, description=_CREDENTIALS_ENV))
-        models.append(create_model(resource.__name__, __base__=dg.Model, **options))
-    return Annotated[Union[*models], Field(discriminator="type")]
+        models.append(Annotated[create_model(resource.__name__, __base__=dg.Model, **options), Tag(type_name)])
+    return Annotated[Union[*models], Discriminator(_destination_tag)]
+
+
+def _destination_tag(destination: Any) -> str:
+    name = destination.get("type") if isinstance(destination, Mapping) else getattr(destination, "type", None)
+    return str(name) if name in _DESTINATIONS else "other"
 
 
 def _resolve_destination(context: dg.ResolutionContext, model: BaseModel) -> DestinationResource:
     options = dict(context.resolve_value(model.model_dump(exclude_unset=True)))
     # Also a key that `{{ env.… }}` has put there: pydantic's error would show it to whoever loads the code location.
     refuse_key("destination.credentials", options.get("credentials"))
+    type_name = options.pop("type")
+    if type_name not in _DESTINATIONS:
+        return _other_destination(type_name, options)
     variable = options.pop("credentials_env", None)
     if variable is not None:
         if "credentials" in options:
@@ -103,7 +130,21 @@ def _resolve_destination(context: dg.ResolutionContext, model: BaseModel) -> Des
                 "destination: credentials and credentials_env exclude each other; leave one of them out"
             )
         options["credentials"] = dg.EnvVar(variable)
-    return _DESTINATIONS[options.pop("type")](**options)
+    return _DESTINATIONS[type_name](**options)
+
+
+def _other_destination(type_name: str, options: Mapping[str, Any]) -> DestinationResource:
+    try:
+        found = find_type(type_name)
+    except ConfigError as error:
+        raise dg.DagsterInvalidDefinitionError(f"{error.field}: {sentence(error)}") from None
+    declared = {option.name for option in found.type.options or ()}
+    variables = {name for name in options if name.endswith("_env") and name not in declared}
+    return AnyDestinationResource(
+        destination_type=type_name,
+        settings={name: value for name, value in options.items() if name not in variables},
+        settings_env={name.removesuffix("_env"): options[name] for name in variables},
+    )
 
 
 @dg.scaffold_with(ReplicationScaffolder)

@@ -40,7 +40,7 @@ def dbt_sources(
         " or columns changed."
     )
     try:
-        readers = reader_names(replication.destination.type, replication.destination.options())
+        readers = reader_names(replication.destination.config())
         with contextlib.closing(replication.state.open(replication.name)) as store:
             store.migrate()
             return build_dbt_sources(store, replication.name, readers, target, asset_key, header)

@@ -34,6 +34,9 @@ attributes:
     # type: bigquery
     # project: my-project
     # credentials_env: {variable}_GCP_KEY
+    # … or a type that another package brings, with its options; <option>_env names the variable that holds one:
+    # type: mine
+    # token_env: {variable}_TOKEN
 
   # Positions and table states. For several machines: url_env, a variable with postgresql://user:password@host/database.
   state:

@@ -8,7 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from etl_core.destination.duckdb.destination import DuckDBDestination, from_options
+from etl_core.config import DestinationConfig
+from etl_core.destination.duckdb.destination import DuckDBDestination
+from etl_core.destination.registry import build_destination
 from etl_core.errors import ConfigError, DestinationError, WatermarkConflict
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
@@ -182,7 +184,7 @@ def test_bookkeeping_that_was_dropped_is_another_watermark(destination: DuckDBDe
     ],
 )
 def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
-    destination = from_options({"path": str(tmp_path / name)}, "shop")
+    destination = DuckDBDestination(tmp_path / name, "shop")
     destination.prepare()
     publish(destination, orders(), _DATA)
     grown = table("orders", *orders().columns, Column("extra", INT4, missing_value="5"))
@@ -202,7 +204,7 @@ def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        from_options({"path": path}, "shop")
+        build_destination(DestinationConfig("duckdb", {"path": path}), "shop")
     assert caught.value.field == "destination.path"
     assert caught.value.hint
     assert list(tmp_path.iterdir()) == []
@@ -210,7 +212,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_file_with_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    destination = from_options({"path": "./md:shop"}, "shop")
+    destination = build_destination(DestinationConfig("duckdb", {"path": "./md:shop"}), "shop")
     destination.prepare()
     destination.close()
     assert (tmp_path / "md:shop").is_file()

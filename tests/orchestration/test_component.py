@@ -443,7 +443,7 @@ def test_a_key_comes_from_the_environment(sandbox: DefsFolderSandbox, monkeypatc
         ({"stream": {"mode": "schedule"}}, "mode schedule needs cron"),
         ({"state": {}}, "give either url or url_env"),
         ({"source": {"dsn": CLOSED, "dsn_env": "SHOP_DSN", "publication": "p"}}, "dsn and dsn_env exclude each other"),
-        ({"destination": {"type": "oracle", "path": "x"}}, "'duckdb', 'bigquery'"),
+        ({"destination": {"type": "oracle", "path": "x"}}, "there is no destination type 'oracle'; use one of: "),
         ({"destination": {"type": "bigquery", "path": "x"}}, "project"),
         ({"retry_policy": {"backoff": "linear"}}, "backoff needs delay_seconds"),
         ({"name": "Shop"}, "'Shop' cannot name a pipeline; use up to 43 lower-case letters"),
@@ -640,6 +640,23 @@ def test_the_check_of_the_yaml_names_the_wrong_line(project: Path, changes: dict
     assert checked.returncode != 0
     assert f"defs.yaml:{number} - {COMPONENT} " in checked.stdout
     assert checked.stdout.count(f" - {COMPONENT} ") == 1
+
+
+def test_a_type_of_another_package_is_checked_and_loaded(project: Path, own_package: Path) -> None:
+    path = os.pathsep.join([str(own_package), str(REPOSITORY), str(project / "src")])
+    file = write_defs(project, destination={"type": "mine", "path": "tables", "compression": "zstd"})
+
+    checked = dg_command(project, "check", "yaml", PYTHONPATH=path)
+    assert checked.returncode == 0, checked.stdout
+    listed = dg_command(project, "list", "defs", "--json", PYTHONPATH=path)
+    assert listed.returncode == 0, listed.stdout
+    assert "mine/public/customers" in listed.stdout
+
+    file.write_text(file.read_text().replace("type: mine", "type: mien"))
+    refused = dg_command(project, "check", "yaml", PYTHONPATH=path)
+    assert refused.returncode != 0
+    number = file.read_text().splitlines().index("  destination:") + 1
+    assert f"defs.yaml:{number} - {COMPONENT} " in refused.stdout
 
 
 @pytest.mark.usefixtures("replication")

@@ -166,7 +166,7 @@ def test_the_keys_are_those_of_the_translator(shop: Shop) -> None:
 )
 def test_dbt_and_the_assets_call_a_table_the_same(destination: DestinationResource) -> None:
     table = TableName("Sales 2", "Order {x}")
-    names = reader_names(destination.type, destination.options())
+    names = reader_names(destination.config())
     assert names.path(table) == destination.table_path(table)
     assert names.database == destination.database()
 

@@ -9,9 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from etl_core.config import parse_duration
 from etl_core.destination.bigquery.columns import stored_columns
-from etl_core.destination.bigquery.method import LOAD_MERGE, METHODS
+from etl_core.destination.bigquery.method import LOAD_MERGE
 from etl_core.destination.bigquery.names import quoted
 from etl_core.errors import ConfigError, TableError
 from etl_core.identifiers import TableName
@@ -30,7 +29,7 @@ _LABEL_VALUE = re.compile("[a-z0-9_-]{0,63}")
 class Layout:
     """`partition_by` has the column by whose days a table is partitioned, `labels` go on every table.
 
-    `method` is one of `METHODS`. `max_staleness`, in seconds, is of tables whose changes are streamed; None is
+    `method` is a choice of that option. `max_staleness`, in seconds, is of tables whose changes are streamed; None is
     BigQuery's own, none.
     """
 
@@ -55,39 +54,32 @@ class Layout:
         return _BY_DAY[stored.type].format(quoted(stored.column))
 
 
-def parse_layout(method: str, max_staleness: str | None, labels: object, partition_by: object) -> Layout:
-    """Raises ConfigError."""
-    if method not in METHODS:
-        raise ConfigError(
-            f"there is no method {method!r}", field="destination.method", hint=f"use: {', '.join(METHODS)}"
-        )
-    return Layout(method, _max_staleness(max_staleness, method), _labels(labels), _partition_by(partition_by))
+def parse_layout(
+    method: str, max_staleness: float | None, labels: Mapping[str, str], partition_by: Mapping[str, str]
+) -> Layout:
+    """Of the options of these names, read. Raises ConfigError."""
+    if max_staleness is not None:
+        _check_staleness(max_staleness, method)
+    _check_labels(labels)
+    return Layout(method, max_staleness, labels, {TableName.parse(table): by for table, by in partition_by.items()})
 
 
-def _max_staleness(text: str | None, method: str) -> float | None:
-    if text is None:
-        return None
+def _check_staleness(seconds: float, method: str) -> None:
     if method == LOAD_MERGE:
         raise ConfigError(
             "max_staleness is of tables whose changes are streamed, and method load_merge streams none",
             field="destination.max_staleness",
             hint="remove it, or use method: auto",
         )
-    try:
-        seconds = parse_duration(text)
-    except ConfigError as error:
-        raise ConfigError(str(error), field="destination.max_staleness", hint=error.hint) from None
     if not 0 < seconds <= _LONGEST_STALENESS:
         raise ConfigError(
-            f"max_staleness is {text}, and BigQuery takes up to 24 hours",
+            f"max_staleness is {seconds:g} s, and BigQuery takes up to 24 hours",
             field="destination.max_staleness",
             hint="write for example: max_staleness: 10m",
         )
-    return seconds
 
 
-def _labels(given: object) -> dict[str, str]:
-    labels = _texts(given, "labels", "{team: data}")
+def _check_labels(labels: Mapping[str, str]) -> None:
     for key, value in labels.items():
         if key == OWNER or not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
             raise ConfigError(
@@ -96,19 +88,3 @@ def _labels(given: object) -> dict[str, str]:
                 hint="labels are of up to 63 lower-case letters, digits, underscores and hyphens; a key begins with"
                 " a letter",
             )
-    return labels
-
-
-def _partition_by(given: object) -> dict[TableName, str]:
-    columns = _texts(given, "partition_by", "{public.events: created_at}")
-    return {TableName.parse(table): column for table, column in columns.items()}
-
-
-def _texts(given: object, option: str, example: str) -> dict[str, str]:
-    if not isinstance(given, Mapping) or not all(isinstance(text, str) for pair in given.items() for text in pair):
-        raise ConfigError(
-            f"destination.{option} is a mapping of text to text",
-            field=f"destination.{option}",
-            hint=f"write for example: {option}: {example}",
-        )
-    return dict(given)

@@ -13,7 +13,6 @@ from etl_core.schema.arrow import arrow_type
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema, TypeKind
 
 LOAD_MERGE, STREAMED, AUTO = "load_merge", "storage_write_cdc", "auto"
-METHODS = (LOAD_MERGE, STREAMED, AUTO)
 
 MAX_KEY_COLUMNS = 16
 

@@ -6,22 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from etl_core.destination.bigquery.declaration import OPTIONS
 from etl_core.destination.bigquery.layout import Layout, parse_layout
-from etl_core.destination.bigquery.method import LOAD_MERGE
-from etl_core.destination.options import check_options
+from etl_core.destination.options import read_options
 from etl_core.errors import ConfigError
-
-_KNOWN = (
-    "project",
-    "dataset",
-    "location",
-    "credentials",
-    "method",
-    "max_staleness",
-    "api_endpoint",
-    "storage_endpoint",
-)
-_MAPPINGS = ("labels", "partition_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +33,16 @@ class BigQueryOptions:
 
 def parse_options(options: Mapping[str, object]) -> BigQueryOptions:
     """Raises ConfigError with the field that is wrong."""
-    check_options("bigquery", options, (*_KNOWN, *_MAPPINGS))
-    for key, value in options.items():
-        if key in _MAPPINGS:
-            continue
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f"destination.{key} is text", field=f"destination.{key}", hint="put it into quotes")
-    texts = {key: str(value) for key, value in options.items() if key not in _MAPPINGS}
-    if "project" not in texts:
-        raise ConfigError(
-            "destination type bigquery needs 'project', the Google Cloud project",
-            field="destination.project",
-            hint="write for example: destination: {type: bigquery, project: my-project, dataset: analytics}",
-        )
-    if ("api_endpoint" in texts) != ("storage_endpoint" in texts):
+    read = read_options("bigquery", OPTIONS, options)
+    if (read["api_endpoint"] is None) != (read["storage_endpoint"] is None):
         raise ConfigError(
             "an emulator has both api_endpoint and storage_endpoint",
             field="destination.api_endpoint",
             hint="give both, or none for BigQuery itself",
         )
-    _check_credentials(texts.get("credentials", ""))
-    layout = parse_layout(
-        texts.pop("method", LOAD_MERGE),
-        texts.pop("max_staleness", None),
-        *(options.get(key, {}) for key in _MAPPINGS),
-    )
-    return BigQueryOptions(**texts, layout=layout)
+    _check_credentials(read["credentials"])
+    layout = parse_layout(*(read.pop(name) for name in ("method", "max_staleness", "labels", "partition_by")))
+    return BigQueryOptions(**read, layout=layout)
 
 
 def _check_credentials(text: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etl_core.destination.bigquery.names import place_of
-from etl_core.destination.bigquery.options import parse_options
+from etl_core.destination.options import Options
 from etl_core.destination.reader_names import ReaderColumn
 from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
@@ -29,7 +29,5 @@ class BigQueryReaderNames:
         return [ReaderColumn(stored.column, stored.name, stored.type) for stored in stored_columns(schema)]
 
 
-def reader_names(options: Mapping[str, object]) -> BigQueryReaderNames:
-    """Raises ConfigError."""
-    parsed = parse_options(options)
-    return BigQueryReaderNames(parsed.project, parsed.dataset)
+def reader_names(options: Options) -> BigQueryReaderNames:
+    return BigQueryReaderNames(options["project"], options["dataset"])

@@ -27,7 +27,6 @@ from etl_core.destination.duckdb.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_reader
-from etl_core.destination.duckdb.location import parse_options
 from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
 from etl_core.destination.protocol import Positions
@@ -233,8 +232,3 @@ class DuckDBDestination:
             if writer.attnums != stored[table_id].attnums:
                 book.put_attnums(table_id, writer.attnums)
         return changed
-
-
-def from_options(options: Mapping[str, object], pipeline: str) -> DuckDBDestination:
-    """Builds the destination `{type: duckdb, path: …}`."""
-    return DuckDBDestination(parse_options(options), pipeline)

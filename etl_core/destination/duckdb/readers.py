@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etl_core.destination.duckdb.location import database_name, parse_options
+from etl_core.destination.duckdb.location import database_name
+from etl_core.destination.options import Options
 from etl_core.destination.reader_names import ReaderColumn
 from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
@@ -26,6 +27,5 @@ class DuckDBReaderNames:
         return [ReaderColumn(column.name, column.name, duckdb_type(column)) for column in schema.columns]
 
 
-def reader_names(options: Mapping[str, object]) -> DuckDBReaderNames:
-    """Raises ConfigError."""
-    return DuckDBReaderNames(database_name(parse_options(options)))
+def reader_names(options: Options) -> DuckDBReaderNames:
+    return DuckDBReaderNames(database_name(options["path"]))

@@ -36,7 +36,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("publication:", "publicaton:", "etl.yaml:2: source.publication: is missing", "did you mean"),
         ("pipeline: shop", "pipeline: My Shop", "etl.yaml:1: pipeline: 'My Shop' cannot name a pipeline", "use up to"),
-        ("type: duckdb", "type: duckbd", "etl.yaml:5: destination.type: there is no destination type", "use one of"),
+        (
+            "type: duckdb",
+            "type: duckbd",
+            "etl.yaml:5: destination.type: there is no destination type",
+            "did you mean duckdb",
+        ),
         ("path: shop.duckdb", "file: x", "etl.yaml:5: destination.file: destination type duckdb has no", "remove it"),
         ("shop.duckdb}", "shop.duckdb", "etl.yaml:6: not valid YAML", None),
     ],

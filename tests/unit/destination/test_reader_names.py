@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from etl_core.config import DestinationConfig
 from etl_core.destination.registry import reader_names
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableId, TableName
@@ -26,7 +27,7 @@ SCHEMA = TableSchema(
 
 
 def test_a_duckdb_file_has_the_names_of_postgresql_in_a_database_called_after_the_file() -> None:
-    names = reader_names("duckdb", {"path": "data/ware.house.duckdb"})
+    names = reader_names(DestinationConfig("duckdb", {"path": "data/ware.house.duckdb"}))
     assert names.database == "ware"
     assert names.path(ORDERS) == ("sales", "Order Lines")
     assert [(column.name, column.source, column.type) for column in names.columns(SCHEMA)] == [
@@ -41,12 +42,12 @@ def test_the_database_is_what_duckdb_calls_it(tmp_path: Path, name: str) -> None
     file = str(tmp_path / f"{name}.duckdb")
     with duckdb.connect(file) as connection:
         called = connection.execute("SELECT current_database()").fetchall()
-    assert called == [(reader_names("duckdb", {"path": file}).database,)]
+    assert called == [(reader_names(DestinationConfig("duckdb", {"path": file})).database,)]
 
 
 @pytest.mark.parametrize(("options", "dataset"), [({}, "sales"), ({"dataset": "raw_{namespace}"}, "raw_sales")])
 def test_bigquery_has_names_of_its_own(options: dict[str, object], dataset: str) -> None:
-    names = reader_names("bigquery", {"project": "my-project", **options})
+    names = reader_names(DestinationConfig("bigquery", {"project": "my-project", **options}))
     assert names.database == "my-project"
     found, table = names.path(ORDERS)
     assert found == dataset
@@ -61,10 +62,10 @@ def test_bigquery_has_names_of_its_own(options: dict[str, object], dataset: str)
 @pytest.mark.parametrize("type_", ["memory", "null"])
 def test_what_keeps_no_tables_is_refused(type_: str) -> None:
     with pytest.raises(ConfigError, match=f"destination type {type_} keeps no tables that can be queried") as raised:
-        reader_names(type_, {})
-    assert raised.value.hint == "use one of: bigquery, duckdb"
+        reader_names(DestinationConfig(type_))
+    assert raised.value.hint == "use a type that does, such as bigquery or duckdb"
 
 
 def test_a_wrong_option_is_refused() -> None:
     with pytest.raises(ConfigError, match="pat"):
-        reader_names("duckdb", {"pat": "shop.duckdb"})
+        reader_names(DestinationConfig("duckdb", {"pat": "shop.duckdb"}))

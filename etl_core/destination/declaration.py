@@ -1,0 +1,34 @@
+"""What a package hands over so that `type: …` in a configuration finds its destination.
+
+The four destinations of this package are declared by the same value. `docs/destinations/writing_one.md` shows a whole
+package, whose entry point in the group `etl.destinations` is all that makes it known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from etl_core.destination.options import Option, Options
+from etl_core.destination.protocol import Destination
+from etl_core.destination.reader_names import ReaderNames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationType:
+    """A type of destination. The module that holds it should import no library of the product: `build` does.
+
+    `build(options, pipeline)` makes the destination of one pipeline, and connects to nothing yet. Options come as
+    `Options` says; without `options` they come as they were given, any may be a secret, and `build` checks them itself.
+
+    `check(options)` raises ConfigError, with a field, for what the declaration cannot tell, such as two options that
+    exclude each other. Commands that write nothing call it too.
+
+    `reader_names(options)` tells what queries call the tables, where they can be queried. Without it dbt sources cannot
+    be written, and Dagster shows PostgreSQL's names and types.
+    """
+
+    build: Callable[[Options, str], Destination]
+    options: tuple[Option, ...] | None = None
+    check: Callable[[Options], object] | None = None
+    reader_names: Callable[[Options], ReaderNames] | None = None
