@@ -44,7 +44,6 @@ from etl_core.replication.observer import Observer
 from etl_core.replication.shared_copy import SharedRanges, layout_of, live_helpers
 from etl_core.replication.source import Source
 from etl_core.replication.table_errors import failed_update
-from etl_core.schema.arrow import refuse_unsupported
 from etl_core.source.absence import missing
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
@@ -57,6 +56,7 @@ from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+from etl_core.values.arrow import refuse_unsupported
 
 _log = logging.getLogger(__name__)
 

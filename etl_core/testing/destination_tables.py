@@ -13,8 +13,8 @@ from etl_core.destination.protocol import Destination
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+from etl_core.values.arrow import arrow_schema, key_schema
 
 Row = tuple[Hashable, ...]
 Rows = Sequence[Sequence[Any]]

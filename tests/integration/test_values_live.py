@@ -15,11 +15,11 @@ from psycopg import sql
 
 from etl_core.errors import ValueOutOfRange
 from etl_core.identifiers import TableId, TableName
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
 from etl_core.testing.postgres import PostgresServer, create_database
 from etl_core.values import load, read_csv
+from etl_core.values.arrow import arrow_schema
 
 PINNED = {
     "DateStyle": "ISO",

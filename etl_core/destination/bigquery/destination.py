@@ -40,8 +40,8 @@ from etl_core.destination.bigquery.types import from_bigquery
 from etl_core.destination.protocol import Job, Positions
 from etl_core.errors import EtlError, TableError
 from etl_core.identifiers import TableId
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
 
 _log = logging.getLogger(__name__)
 

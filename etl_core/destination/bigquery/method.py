@@ -9,8 +9,8 @@ from __future__ import annotations
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.errors import TableError
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_type
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema, TypeKind
+from etl_core.values.arrow import arrow_type
 
 LOAD_MERGE, STREAMED, AUTO = "load_merge", "storage_write_cdc", "auto"
 METHODS = (LOAD_MERGE, STREAMED, AUTO)

@@ -49,9 +49,9 @@ import pyarrow.compute as pc
 
 from etl_core.errors import DestinationError
 from etl_core.identifiers import TableName
-from etl_core.schema.arrow import arrow_type
 from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column
+from etl_core.values.arrow import arrow_type
 from etl_core.values.refusal import out_of_range
 from etl_core.values.text import Array, offsets_from_lengths, validity, view_buffer
 

@@ -31,9 +31,9 @@ from etl_core.destination.duckdb.types import duckdb_type, tag_json, tagged_fiel
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.alterations import origins
-from etl_core.schema.arrow import key_schema
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
+from etl_core.values.arrow import key_schema
 from etl_core.values.text import fixed_width
 
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")

@@ -34,8 +34,8 @@ from etl_core.destination.protocol import Positions
 from etl_core.errors import DestinationError, EtlError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
 
 # Merging writes rows again; done this seldom it costs little, and lost space stays small beside what the changes wrote.
 _CHANGES_PER_MERGE = 2_000_000

@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_field, arrow_type, base_type
+from etl_core.schema.pg_types import base_type
 from etl_core.schema.table import Column, PgType
+from etl_core.values.arrow import arrow_field, arrow_type
+from etl_core.values.registry import family_of
 
 # In DuckDB's own spelling, which DESCRIBE answers with.
 _TYPES: dict[pa.DataType, str] = {
@@ -32,7 +33,8 @@ _TYPES: dict[pa.DataType, str] = {
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
     pa.month_day_nano_interval(): "INTERVAL",
 }
-_TEXT_TYPES = {pg_types.UUID: "UUID", pg_types.JSON: "JSON", pg_types.JSONB: "JSON"}
+_OF_FAMILIES = {"uuid": "UUID", "json": "JSON"}
+"""Where the family says more than the Arrow type."""
 
 _JSON_FIELD: dict[bytes | str, bytes | str] = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
 
@@ -48,9 +50,7 @@ def _duckdb_type(arrow: pa.DataType, pg_type: PgType) -> str:
         return _duckdb_type(arrow.value_type, base.element) + "[]"
     if isinstance(arrow, pa.Decimal128Type):
         return f"DECIMAL({arrow.precision},{arrow.scale})"
-    if arrow == pa.string() and base.oid in _TEXT_TYPES:
-        return _TEXT_TYPES[base.oid]
-    return _TYPES[arrow]
+    return _OF_FAMILIES.get(family_of(base).name) or _TYPES[arrow]
 
 
 def text_form(column: Column) -> str | None:

@@ -20,10 +20,10 @@ from etl_core.destination.bigquery.types import (
 )
 from etl_core.errors import DestinationError, ValueOutOfRange
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_schema, arrow_type
 from etl_core.schema.table import Column, PgType
 from etl_core.testing.destination_tables import INT4, INT8, array_of, comparable, numeric_modifier, rows, table
 from etl_core.testing.destination_values_suite import CASES
+from etl_core.values.arrow import arrow_schema, arrow_type
 
 _STORED = {
     "bool": "BOOL",

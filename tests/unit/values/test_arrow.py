@@ -7,9 +7,9 @@ import pytest
 
 from etl_core.errors import UnsupportedType
 from etl_core.identifiers import TableId, TableName
-from etl_core.schema.arrow import arrow_schema, arrow_type, is_supported, key_schema, refuse_unsupported
 from etl_core.schema.pg_types import builtin, format_type, modifiers
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+from etl_core.values.arrow import arrow_schema, arrow_type, is_supported, key_schema, refuse_unsupported
 
 
 def known(oid: int) -> PgType:
