@@ -170,7 +170,9 @@ def _storage(kind: pa.DataType) -> pa.DataType:
 
 
 def _hashable(value: Any) -> Hashable:
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        return tuple((name, _hashable(part)) for name, part in value.items())
+    if isinstance(value, (list, tuple)):
         return tuple(_hashable(element) for element in value)
     if isinstance(value, float):
         return repr(value)  # NaN equals NaN, and -0.0 is not 0.0

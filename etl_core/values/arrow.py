@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from etl_core.errors import UnsupportedType
-from etl_core.schema.pg_types import format_type
-from etl_core.schema.table import Column, TableSchema
+from etl_core.schema.pg_types import format_type, under_domains
+from etl_core.schema.table import Column, TableSchema, TypeKind
 from etl_core.values.families import UNKNOWN
 from etl_core.values.registry import resolve
 
@@ -23,8 +23,11 @@ def arrow_type(column: Column) -> pa.DataType:
 
 
 def is_supported(column: Column) -> bool:
-    """Whether the column's type has a representation of its own, rather than raw text as bytes."""
-    return resolve(column.type, column.type_modifier)[0] is not UNKNOWN
+    """Whether the type has a representation of its own, as each attribute of a composite must, rather than bytes."""
+    base, type_modifier = under_domains(column.type, column.type_modifier)
+    if base.kind is TypeKind.ARRAY and base.element is not None:
+        return is_supported(Column(column.name, base.element, type_modifier))
+    return resolve(base, type_modifier)[0] is not UNKNOWN and all(map(is_supported, base.attributes))
 
 
 def refuse_unsupported(schema: TableSchema) -> None:

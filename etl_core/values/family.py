@@ -17,6 +17,7 @@ CARRIED: tuple[pa.DataType, ...] = (
     pa.int16(),
     pa.int32(),
     pa.int64(),
+    pa.uint64(),
     pa.float32(),
     pa.float64(),
     pa.string(),
@@ -27,7 +28,8 @@ CARRIED: tuple[pa.DataType, ...] = (
     pa.timestamp("us", tz="UTC"),
     pa.month_day_nano_interval(),
 )
-"""The Arrow types, besides decimal128, that every destination stores; a family's type is one of them."""
+"""The Arrow types that every destination stores, besides decimal128; and lists (of a fixed length too), structs and
+maps of them. A family's type is one of these."""
 
 Loader: TypeAlias = "Callable[[Array, pa.DataType, Column, TableName], Array]"
 """`load(text, arrow, column, table)`: a string or binary array, NULL for SQL NULL, → as many values of type `arrow`.
@@ -43,7 +45,8 @@ class TypeFamily:
 
     `arrow` is the Arrow type, or gives it for a column's type modifier (-1: none). `oids` are built-in types, which
     have the same OID everywhere. `names` are base types that an extension creates, in whatever schema. Arrays and
-    domains belong to no family: what they are made of does.
+    domains belong to no family: what they are made of does. `delimiter` is what stands between elements of an array of
+    such a type (`pg_type.typdelim`).
     """
 
     name: str
@@ -52,6 +55,7 @@ class TypeFamily:
     oids: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     kinds: tuple[TypeKind, ...] = ()
+    delimiter: str = ","
 
     def arrow_type(self, type_modifier: int) -> pa.DataType:
         """The Arrow type of values with this modifier."""
@@ -60,4 +64,11 @@ class TypeFamily:
 
 def is_carried(arrow: pa.DataType) -> bool:
     """Whether every destination stores values of this Arrow type."""
+    if pa.types.is_nested(arrow):
+        return _is_nesting(arrow) and all(is_carried(arrow.field(at).type) for at in range(arrow.num_fields))
     return arrow in CARRIED or pa.types.is_decimal128(arrow)
+
+
+def _is_nesting(arrow: pa.DataType) -> bool:
+    kinds = (pa.types.is_list, pa.types.is_fixed_size_list, pa.types.is_struct, pa.types.is_map)
+    return any(is_kind(arrow) for is_kind in kinds)

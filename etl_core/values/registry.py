@@ -23,9 +23,9 @@ GROUP = "etl.types"
 
 
 def family_of(pg_type: PgType) -> TypeFamily:
-    """The family of a type, under its domains; UNKNOWN for one that no family knows, and for an array."""
+    """The family of a type, under its domains; UNKNOWN for one that no family knows, an array and a composite."""
     base, _ = under_domains(pg_type, -1)
-    if base.kind is TypeKind.ARRAY:
+    if base.kind in (TypeKind.ARRAY, TypeKind.COMPOSITE):
         return UNKNOWN
     ours = _find(_OURS, base)
     return ours or _find(_others(), base) or UNKNOWN
@@ -35,9 +35,12 @@ def family_of(pg_type: PgType) -> TypeFamily:
 def resolve(pg_type: PgType, type_modifier: int) -> tuple[TypeFamily | None, pa.DataType]:
     """The family of a type and the Arrow type of its values; None and a list for an array of a type that is known.
 
-    An array of a type that is not known is of the family UNKNOWN: whole.
+    So it is for a composite, a struct. An array of a type that is not known is of the family UNKNOWN: whole.
     """
     base, type_modifier = under_domains(pg_type, type_modifier)
+    if is_struct(base):
+        fields = [pa.field(one.name, resolve(one.type, one.type_modifier)[1]) for one in base.attributes]
+        return None, pa.struct(fields)
     if base.kind is TypeKind.ARRAY and base.element is not None:
         family, arrow = resolve(base.element, type_modifier)
         return (UNKNOWN, UNKNOWN.arrow_type(-1)) if family is UNKNOWN else (None, pa.list_(arrow))
@@ -49,6 +52,12 @@ def resolve(pg_type: PgType, type_modifier: int) -> tuple[TypeFamily | None, pa.
             hint="repair or uninstall the package that adds it; `etl_core.values.family` lists the types",
         )
     return family, arrow
+
+
+def is_struct(base: PgType) -> bool:
+    """Whether it is a composite whose attributes are known. No warehouse tells names apart by their case alone."""
+    names = {attribute.name.lower() for attribute in base.attributes}
+    return base.kind is TypeKind.COMPOSITE and bool(names) and len(names) == len(base.attributes)
 
 
 def known_families() -> tuple[TypeFamily, ...]:

@@ -32,10 +32,13 @@ def load_number(text: Array, arrow: pa.DataType, column: Column, table: TableNam
 
 def numeric_type(type_modifier: int) -> pa.DataType:
     """decimal128 of the precision and scale that a column declares, string where that cannot hold its values."""
-    precision = numeric_precision(type_modifier)
-    if precision is None or not (1 <= precision[0] <= _MAX_DECIMAL128 and 0 <= precision[1] <= precision[0]):
+    declared = numeric_precision(type_modifier)
+    if declared is None:
         return pa.string()
-    return pa.decimal128(*precision)
+    precision, scale = declared
+    # A negative scale rounds before the point; one above the precision leaves digits after the point empty.
+    precision, scale = max(precision, scale) - min(scale, 0), max(scale, 0)
+    return pa.decimal128(precision, scale) if precision <= _MAX_DECIMAL128 else pa.string()
 
 
 def load_numeric(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:

@@ -17,7 +17,12 @@ METHODS = (LOAD_MERGE, STREAMED, AUTO)
 
 MAX_KEY_COLUMNS = 16
 
-_FIXED_LENGTH = frozenset({pg_types.CHAR, pg_types.NAME, pg_types.UUID})
+_FIXED_LENGTH = frozenset(
+    {
+        *(pg_types.CHAR, pg_types.NAME, pg_types.UUID),
+        *(pg_types.POINT, pg_types.LINE, pg_types.LSEG, pg_types.BOX, pg_types.CIRCLE),
+    }
+)
 
 
 def choose(schema: TableSchema, configured: str) -> tuple[str, str]:
