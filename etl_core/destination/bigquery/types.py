@@ -201,7 +201,7 @@ def _from_bigquery(values: Array, column: Column) -> Array:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
         raise DestinationError(
             f"column {column.name} holds a value in BigQuery that is not of type {format_type(column)}",
-            hint="the table was changed by another program; copy it again: etl resync TABLE",
+            hint="it is of an older version or another program; copy the table again: etl resync TABLE",
         ) from None
 
 
