@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_another_package_adds_families(tmp_path: Path) -> None:
         "string unknown int4",
         "type family tiny has Arrow type int8, which the destinations do not store",
     ]
+
+
+def test_the_example_of_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "types.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (entries,) = re.findall(r'```toml\n\[project.entry-points."etl.types"\]\n(.*?)```', page, re.DOTALL)
+    program = """
+from etl_core.schema.table import PgType
+from etl_core.values.registry import family_of
+print(family_of(PgType(70_000, "label_path", "public")).name)
+"""
+    assert _run(program, _install(tmp_path, code, entries.replace('"', ""))) == ["my_label_path"]
 
 
 def test_a_family_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
