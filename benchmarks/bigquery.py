@@ -26,10 +26,10 @@ from etl_core.destination.bigquery.protobuf import RowEncoder
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import Column, PgType, TableSchema
 from etl_core.testing.bigquery_write_rules import message_class
 from etl_core.testing.destination_tables import INT4, INT8, TEXT, numeric_modifier, table
+from etl_core.values.arrow import arrow_schema, key_schema
 
 _SEQUENCE = "16B3740/100000001/1"
 _REFERENCE_ROWS = 50_000

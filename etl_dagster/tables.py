@@ -47,7 +47,7 @@ class ReplicatedTable:
         import pyarrow
 
         from etl_core.destination.protocol import read_whole
-        from etl_core.schema.arrow import arrow_schema
+        from etl_core.values.arrow import arrow_schema
 
         try:
             schema = self._schema()

@@ -21,8 +21,8 @@ from etl_core.errors import CopyNeeded, EtlError, MalformedMessage, TableError, 
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.segment import DELETE, INSERT, UPDATE, Frames, Indices, relations_of, row_numbers, tags_of
-from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema, key_schema
 from etl_core.values.text import Array, fixed_width
 
 _log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from etl_core.errors import CopiedAgain, DestinationUnavailable, TableError, Wat
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
+from etl_core.values.arrow import arrow_schema
 
 Key = tuple[Hashable, ...]
 

@@ -38,12 +38,12 @@ from etl_core.replication.retry import Backoff
 from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.alterations import alterations, check_carried
-from etl_core.schema.arrow import refuse_unsupported
 from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.server_clock import age
 from etl_core.state.store import ReplicationProgress, StateStore
+from etl_core.values.arrow import refuse_unsupported
 
 _log = logging.getLogger(__name__)
 

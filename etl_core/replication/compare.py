@@ -252,8 +252,9 @@ def _surplus(values: Hashes, others: Hashes) -> NDArray[np.bool_]:
 
 
 def _ranges(keys: pa.Table, key: tuple[str, ...]) -> tuple[KeyRange, ...]:
-    """The differing keys, sorted, in up to ten runs of neighbours."""
-    ordered = keys.sort_by([(name, "ascending") for name in key])
+    """The differing keys, sorted by what Arrow can sort (no list, struct or map), in up to ten runs of neighbours."""
+    flat = [name for name in key if not pa.types.is_nested(keys.schema.field(name).type)]
+    ordered = keys.sort_by([(name, "ascending") for name in flat]) if flat else keys
     size = max(1, -(-ordered.num_rows // _SHOWN_RANGES))
     return tuple(
         KeyRange(

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from etl_core.values.text import Array, mask_of, numbers_of, validity, view_buffer
@@ -68,6 +69,12 @@ def _raw_values(array: Array) -> Hashes:
     kind = array.type
     if pa.types.is_list(kind):
         return _hash_lists(array)
+    if pa.types.is_fixed_size_list(kind):
+        return _hash_lists(array.cast(pa.list_(kind.value_type)))
+    if pa.types.is_map(kind):
+        return _hash_maps(array)
+    if pa.types.is_struct(kind):
+        return hash_rows([pc.struct_field(array, [at]) for at in range(kind.num_fields)], len(array))
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         return _hash_text(view_buffer(array.buffers()[2], np.uint8), _offsets(array))
     if pa.types.is_boolean(kind):
@@ -89,6 +96,13 @@ def _raw_values(array: Array) -> Hashes:
 def _hash_lists(array: Array) -> Hashes:
     elements = cast("pa.ListArray[Any]", array).values
     return _hash_spans(lambda start, end: hash_column(elements[start:end]), _offsets(array))
+
+
+def _hash_maps(array: Array) -> Hashes:
+    """As lists of pairs."""
+    pairs = cast("pa.MapArray[Any, Any]", array)
+    keys, values = pairs.keys, pairs.items
+    return _hash_spans(lambda start, end: hash_rows([keys[start:end], values[start:end]], end - start), _offsets(array))
 
 
 def _hash_text(data: NDArray[np.uint8], offsets: Positions) -> Hashes:

@@ -45,7 +45,6 @@ from etl_core.replication.shaping import Shaping
 from etl_core.replication.shared_copy import SharedRanges, layout_of, live_helpers
 from etl_core.replication.source import Source
 from etl_core.replication.table_errors import failed_update
-from etl_core.schema.arrow import refuse_unsupported
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.absence import missing
@@ -60,6 +59,7 @@ from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+from etl_core.values.arrow import refuse_unsupported
 
 _log = logging.getLogger(__name__)
 

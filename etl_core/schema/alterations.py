@@ -13,8 +13,7 @@ from typing import TypeAlias
 
 from etl_core.errors import COPIED_AGAIN, CopiedAgain
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import under_domains
-from etl_core.schema.pg_types import format_type, modifiers
+from etl_core.schema.pg_types import format_type, modifiers, under_domains
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema
 
 

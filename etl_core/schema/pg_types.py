@@ -13,13 +13,33 @@ CHAR = 18
 NAME = 19
 INT8 = 20
 INT2 = 21
+INT2VECTOR = 22
 INT4 = 23
+REGPROC = 24
 TEXT = 25
 OID = 26
+TID = 27
 XID = 28
+CID = 29
+OIDVECTOR = 30
 JSON = 114
+XML = 142
+PG_NODE_TREE = 194
+POINT = 600
+LSEG = 601
+PATH = 602
+BOX = 603
+POLYGON = 604
+LINE = 628
+CIDR = 650
 FLOAT4 = 700
 FLOAT8 = 701
+CIRCLE = 718
+MACADDR8 = 774
+MONEY = 790
+MACADDR = 829
+INET = 869
+ACLITEM = 1033
 BPCHAR = 1042
 VARCHAR = 1043
 DATE = 1082
@@ -27,17 +47,32 @@ TIME = 1083
 TIMESTAMP = 1114
 TIMESTAMPTZ = 1184
 INTERVAL = 1186
+TIMETZ = 1266
+BIT = 1560
+VARBIT = 1562
 NUMERIC = 1700
+REFCURSOR = 1790
+REGPROCEDURE = 2202
+REGOPER = 2203
+REGOPERATOR = 2204
+REGCLASS = 2205
+REGTYPE = 2206
 UUID = 2950
+TXID_SNAPSHOT = 2970
+PG_LSN = 3220
+TSVECTOR = 3614
+TSQUERY = 3615
+REGCONFIG = 3734
+REGDICTIONARY = 3769
 JSONB = 3802
+JSONPATH = 4072
+REGNAMESPACE = 4089
+REGROLE = 4096
+REGCOLLATION = 4191
+PG_SNAPSHOT = 5038
+XID8 = 5069
 
-_TEXTUAL = frozenset({142, 650, 774, 829, 869, 1266, 1560, 1562, 3220, 3614, 3615, 4072, 5069})
-"""xml, cidr, macaddr8, macaddr, inet, timetz, bit, varbit, pg_lsn, tsvector, tsquery, jsonpath, xid8: their text is
-what people write and read, and is the same in every session with the settings that ours has."""
-_TEXTUAL_KINDS = frozenset({TypeKind.ENUM, TypeKind.RANGE, TypeKind.MULTIRANGE})
-_TEXTUAL_EXTENSIONS = frozenset({"citext"})
-
-# (oid, typname, typarray, typtype), in the order of pg_type.dat's OIDs.
+# (oid, typname, typarray or 0, typtype), in the order of pg_type.dat's OIDs.
 _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
     (BOOL, "bool", 1000, TypeKind.BASE),
     (BYTEA, "bytea", 1001, TypeKind.BASE),
@@ -45,32 +80,33 @@ _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
     (NAME, "name", 1003, TypeKind.BASE),
     (INT8, "int8", 1016, TypeKind.BASE),
     (INT2, "int2", 1005, TypeKind.BASE),
-    (22, "int2vector", 1006, TypeKind.BASE),
+    (INT2VECTOR, "int2vector", 1006, TypeKind.BASE),
     (INT4, "int4", 1007, TypeKind.BASE),
-    (24, "regproc", 1008, TypeKind.BASE),
+    (REGPROC, "regproc", 1008, TypeKind.BASE),
     (TEXT, "text", 1009, TypeKind.BASE),
     (OID, "oid", 1028, TypeKind.BASE),
-    (27, "tid", 1010, TypeKind.BASE),
+    (TID, "tid", 1010, TypeKind.BASE),
     (XID, "xid", 1011, TypeKind.BASE),
-    (29, "cid", 1012, TypeKind.BASE),
-    (30, "oidvector", 1013, TypeKind.BASE),
+    (CID, "cid", 1012, TypeKind.BASE),
+    (OIDVECTOR, "oidvector", 1013, TypeKind.BASE),
     (JSON, "json", 199, TypeKind.BASE),
-    (142, "xml", 143, TypeKind.BASE),
-    (600, "point", 1017, TypeKind.BASE),
-    (601, "lseg", 1018, TypeKind.BASE),
-    (602, "path", 1019, TypeKind.BASE),
-    (603, "box", 1020, TypeKind.BASE),
-    (604, "polygon", 1027, TypeKind.BASE),
-    (628, "line", 629, TypeKind.BASE),
-    (650, "cidr", 651, TypeKind.BASE),
+    (XML, "xml", 143, TypeKind.BASE),
+    (PG_NODE_TREE, "pg_node_tree", 0, TypeKind.BASE),
+    (POINT, "point", 1017, TypeKind.BASE),
+    (LSEG, "lseg", 1018, TypeKind.BASE),
+    (PATH, "path", 1019, TypeKind.BASE),
+    (BOX, "box", 1020, TypeKind.BASE),
+    (POLYGON, "polygon", 1027, TypeKind.BASE),
+    (LINE, "line", 629, TypeKind.BASE),
+    (CIDR, "cidr", 651, TypeKind.BASE),
     (FLOAT4, "float4", 1021, TypeKind.BASE),
     (FLOAT8, "float8", 1022, TypeKind.BASE),
-    (718, "circle", 719, TypeKind.BASE),
-    (774, "macaddr8", 775, TypeKind.BASE),
-    (790, "money", 791, TypeKind.BASE),
-    (829, "macaddr", 1040, TypeKind.BASE),
-    (869, "inet", 1041, TypeKind.BASE),
-    (1033, "aclitem", 1034, TypeKind.BASE),
+    (CIRCLE, "circle", 719, TypeKind.BASE),
+    (MACADDR8, "macaddr8", 775, TypeKind.BASE),
+    (MONEY, "money", 791, TypeKind.BASE),
+    (MACADDR, "macaddr", 1040, TypeKind.BASE),
+    (INET, "inet", 1041, TypeKind.BASE),
+    (ACLITEM, "aclitem", 1034, TypeKind.BASE),
     (BPCHAR, "bpchar", 1014, TypeKind.BASE),
     (VARCHAR, "varchar", 1015, TypeKind.BASE),
     (DATE, "date", 1182, TypeKind.BASE),
@@ -78,14 +114,23 @@ _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
     (TIMESTAMP, "timestamp", 1115, TypeKind.BASE),
     (TIMESTAMPTZ, "timestamptz", 1185, TypeKind.BASE),
     (INTERVAL, "interval", 1187, TypeKind.BASE),
-    (1266, "timetz", 1270, TypeKind.BASE),
-    (1560, "bit", 1561, TypeKind.BASE),
-    (1562, "varbit", 1563, TypeKind.BASE),
+    (TIMETZ, "timetz", 1270, TypeKind.BASE),
+    (BIT, "bit", 1561, TypeKind.BASE),
+    (VARBIT, "varbit", 1563, TypeKind.BASE),
     (NUMERIC, "numeric", 1231, TypeKind.BASE),
+    (REFCURSOR, "refcursor", 2201, TypeKind.BASE),
+    (REGPROCEDURE, "regprocedure", 2207, TypeKind.BASE),
+    (REGOPER, "regoper", 2208, TypeKind.BASE),
+    (REGOPERATOR, "regoperator", 2209, TypeKind.BASE),
+    (REGCLASS, "regclass", 2210, TypeKind.BASE),
+    (REGTYPE, "regtype", 2211, TypeKind.BASE),
     (UUID, "uuid", 2951, TypeKind.BASE),
-    (3220, "pg_lsn", 3221, TypeKind.BASE),
-    (3614, "tsvector", 3643, TypeKind.BASE),
-    (3615, "tsquery", 3645, TypeKind.BASE),
+    (TXID_SNAPSHOT, "txid_snapshot", 2949, TypeKind.BASE),
+    (PG_LSN, "pg_lsn", 3221, TypeKind.BASE),
+    (TSVECTOR, "tsvector", 3643, TypeKind.BASE),
+    (TSQUERY, "tsquery", 3645, TypeKind.BASE),
+    (REGCONFIG, "regconfig", 3735, TypeKind.BASE),
+    (REGDICTIONARY, "regdictionary", 3770, TypeKind.BASE),
     (JSONB, "jsonb", 3807, TypeKind.BASE),
     (3904, "int4range", 3905, TypeKind.RANGE),
     (3906, "numrange", 3907, TypeKind.RANGE),
@@ -93,14 +138,18 @@ _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
     (3910, "tstzrange", 3911, TypeKind.RANGE),
     (3912, "daterange", 3913, TypeKind.RANGE),
     (3926, "int8range", 3927, TypeKind.RANGE),
-    (4072, "jsonpath", 4073, TypeKind.BASE),
+    (JSONPATH, "jsonpath", 4073, TypeKind.BASE),
+    (REGNAMESPACE, "regnamespace", 4090, TypeKind.BASE),
+    (REGROLE, "regrole", 4097, TypeKind.BASE),
+    (REGCOLLATION, "regcollation", 4192, TypeKind.BASE),
     (4451, "int4multirange", 6150, TypeKind.MULTIRANGE),
     (4532, "nummultirange", 6151, TypeKind.MULTIRANGE),
     (4533, "tsmultirange", 6152, TypeKind.MULTIRANGE),
     (4534, "tstzmultirange", 6153, TypeKind.MULTIRANGE),
     (4535, "datemultirange", 6155, TypeKind.MULTIRANGE),
     (4536, "int8multirange", 6157, TypeKind.MULTIRANGE),
-    (5069, "xid8", 271, TypeKind.BASE),
+    (PG_SNAPSHOT, "pg_snapshot", 5039, TypeKind.BASE),
+    (XID8, "xid8", 271, TypeKind.BASE),
 )
 
 
@@ -108,7 +157,8 @@ def _index() -> dict[int, PgType]:
     index: dict[int, PgType] = {}
     for oid, name, array_oid, kind in _TYPES:
         index[oid] = PgType(oid, name, kind=kind)
-        index[array_oid] = PgType(array_oid, f"_{name}", kind=TypeKind.ARRAY, element=index[oid])
+        if array_oid:
+            index[array_oid] = PgType(array_oid, f"_{name}", kind=TypeKind.ARRAY, element=index[oid])
     return index
 
 
@@ -120,14 +170,21 @@ def builtin(oid: int) -> PgType | None:
     return _BUILTIN.get(oid)
 
 
-def is_textual(pg_type: PgType) -> bool:
-    """Whether values of the type, which is no domain, are carried as PostgreSQL prints them.
+def base_type(pg_type: PgType) -> PgType:
+    """The type under a domain (of a domain …), or the type itself."""
+    return under_domains(pg_type, -1)[0]
 
-    A range is: none of the warehouses' own types tells which bounds belong to it, or knows an empty one.
+
+def under_domains(pg_type: PgType, type_modifier: int) -> tuple[PgType, int]:
+    """The type under a domain (of a domain …) and the modifier it has there; `pg_type` and `type_modifier` if none.
+
+    A column of a domain has no modifier of its own, and a domain over a domain does not change it.
     """
-    if pg_type.kind in _TEXTUAL_KINDS or pg_type.oid in _TEXTUAL:
-        return True
-    return pg_type.kind is TypeKind.BASE and pg_type.name in _TEXTUAL_EXTENSIONS
+    while pg_type.kind is TypeKind.DOMAIN and pg_type.element is not None:
+        if pg_type.type_modifier >= 0:
+            type_modifier = pg_type.type_modifier
+        pg_type = pg_type.element
+    return pg_type, type_modifier
 
 
 def numeric_precision(type_modifier: int) -> tuple[int, int] | None:
@@ -169,6 +226,6 @@ def _format(pg_type: PgType, type_modifier: int) -> str:
         return f"{name}({precision[0]},{precision[1]})" if precision else name
     if pg_type.oid in (BPCHAR, VARCHAR):
         return f"{name}({type_modifier - 4})"
-    if pg_type.oid in (TIME, TIMESTAMP, TIMESTAMPTZ, 1266):
+    if pg_type.oid in (TIME, TIMESTAMP, TIMESTAMPTZ, TIMETZ):
         return f"{name}({type_modifier})"
     return f"{name} (modifier {type_modifier})"

@@ -34,6 +34,8 @@ class TypeKind(StrEnum):
 class PgType:
     """A row of `pg_type`. `element` is an array's element type or a domain's base type, else None.
 
+    `attributes` are a composite's, as columns; none if they are not known.
+
     `type_modifier` is what a domain says of its base type (`typtypmod`): -1 for none, and for every other type.
     """
 
@@ -43,6 +45,7 @@ class PgType:
     kind: TypeKind = TypeKind.BASE
     element: PgType | None = None
     type_modifier: int = -1
+    attributes: tuple[Column, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

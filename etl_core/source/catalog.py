@@ -95,13 +95,24 @@ _TYPES = """
 WITH RECURSIVE needed(oid) AS (
     SELECT pg_catalog.unnest({oids}::oid[])
     UNION
-    SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END
+    SELECT part.oid
     FROM needed JOIN pg_catalog.pg_type t USING (oid)
-    WHERE t.typtype = 'd' OR t.typelem <> 0
+    CROSS JOIN LATERAL (
+        SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END WHERE t.typtype = 'd' OR t.typelem <> 0
+        UNION ALL
+        SELECT a.atttypid FROM pg_catalog.pg_attribute a
+        WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    ) part(oid)
 )
 SELECT t.oid::bigint, t.typname::text, n.nspname::text, t.typtype::text,
        CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN e.oid IS NOT NULL THEN e.oid END::bigint,
-       e.oid IS NOT NULL, t.typtypmod
+       e.oid IS NOT NULL, t.typtypmod,
+       CASE WHEN t.typtype = 'c' THEN (
+           SELECT pg_catalog.json_agg(
+                      pg_catalog.json_build_array(a.attname, a.atttypid::bigint, a.atttypmod, a.attnum)
+                      ORDER BY a.attnum)
+           FROM pg_catalog.pg_attribute a
+           WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END
 FROM needed
 JOIN pg_catalog.pg_type t USING (oid)
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
@@ -226,7 +237,7 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
 
     def build(oid: int) -> PgType:
         if oid not in types:
-            _, name, namespace, kind, element, is_array, type_modifier = rows[oid]
+            _, name, namespace, kind, element, is_array, type_modifier, attributes = rows[oid]
             types[oid] = PgType(
                 oid=oid,
                 name=name,
@@ -234,6 +245,10 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
                 kind=TypeKind.ARRAY if is_array else TypeKind(kind),
                 element=build(element) if element is not None and element in rows else None,
                 type_modifier=type_modifier,
+                attributes=tuple(
+                    Column(attribute, build(type_oid), modifier, attnum=attnum)
+                    for attribute, type_oid, modifier, attnum in attributes or ()
+                ),
             )
         return types[oid]
 

@@ -9,7 +9,6 @@ import psycopg
 from psycopg import sql
 
 from etl_core.identifiers import TableName
-from etl_core.schema.arrow import is_supported
 from etl_core.schema.pg_types import format_type
 from etl_core.source.catalog import PublishedTable, published_tables
 from etl_core.source.connection import Connection
@@ -26,6 +25,7 @@ from etl_core.source.publication import (
 )
 from etl_core.source.server import ServerInfo
 from etl_core.source.sqlstate import translate
+from etl_core.values.arrow import is_supported
 
 _SHOWN = 10
 """Findings of one kind are listed for so many tables; the rest is counted."""

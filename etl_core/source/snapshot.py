@@ -18,7 +18,7 @@ from psycopg import pq, sql
 
 from etl_core.errors import EtlError, SourceRefused, TableError, TransientError
 from etl_core.identifiers import TableName
-from etl_core.schema.arrow import base_type
+from etl_core.schema.pg_types import base_type
 from etl_core.schema.table import TableSchema
 from etl_core.source.catalog import PublishedTable
 from etl_core.source.command import check_result, result_sqlstate, run_command

@@ -81,6 +81,7 @@ def _type_to_object(type_: PgType) -> dict[str, Any]:
         "kind": type_.kind,
         "element": None if type_.element is None else _type_to_object(type_.element),
         "type_modifier": type_.type_modifier,
+        "attributes": [_column_to_object(attribute) for attribute in type_.attributes],
     }
 
 
@@ -93,4 +94,5 @@ def _type_from_object(stored: dict[str, Any]) -> PgType:
         kind=TypeKind(stored["kind"]),
         element=None if element is None else _type_from_object(element),
         type_modifier=stored.get("type_modifier", -1),
+        attributes=tuple(_column_from_object(attribute) for attribute in stored.get("attributes", ())),
     )

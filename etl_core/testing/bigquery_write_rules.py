@@ -64,15 +64,28 @@ class Type:
 
     @classmethod
     def parse(cls, sql: str) -> Type:
-        """Reads `INT64` or `STRUCT<elements ARRAY<STRUCT<element INT64>>>`; a STRUCT of one field is enough here."""
+        """Reads `INT64` or ``STRUCT<elements ARRAY<STRUCT<element INT64>>, `n` FLOAT64>``."""
         if match := re.fullmatch(r"ARRAY<(.*)>", sql):
             inner = cls.parse(match[1])
             return cls(inner.name, True, inner.fields)
-        if match := re.fullmatch(r"STRUCT<(\w+) (.*)>", sql):
-            return cls("STRUCT", False, {match[1]: cls.parse(match[2])})
+        if match := re.fullmatch(r"STRUCT<(.*)>", sql):
+            fields = [one.split(" ", 1) for one in _fields(match[1])]
+            return cls("STRUCT", False, {name.strip("`"): cls.parse(kind) for name, kind in fields})
         if sql not in _PROTO_TYPES:
             raise ValueError(f"this server has no type {sql}")
         return cls(sql)
+
+
+def _fields(sql: str) -> list[str]:
+    """The fields of a STRUCT, cut at the commas outside of its own STRUCTs."""
+    found, depth = [""], 0
+    for character in sql:
+        depth += {"<": 1, ">": -1}.get(character, 0)
+        if character == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += character
+    return [one.strip() for one in found]
 
 
 def check_key(columns: Mapping[str, Type], key: tuple[str, ...]) -> None:

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.identifiers import TableId
-from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema, key_schema
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]

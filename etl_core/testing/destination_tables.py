@@ -13,8 +13,8 @@ from etl_core.destination.protocol import Destination
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+from etl_core.values.arrow import arrow_schema, key_schema
 
 Row = tuple[Hashable, ...]
 Rows = Sequence[Sequence[Any]]
@@ -170,7 +170,9 @@ def _storage(kind: pa.DataType) -> pa.DataType:
 
 
 def _hashable(value: Any) -> Hashable:
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        return tuple((name, _hashable(part)) for name, part in value.items())
+    if isinstance(value, (list, tuple)):
         return tuple(_hashable(element) for element in value)
     if isinstance(value, float):
         return repr(value)  # NaN equals NaN, and -0.0 is not 0.0

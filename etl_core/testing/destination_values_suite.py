@@ -39,7 +39,22 @@ _TIMESTAMPTZ = PgType(pg_types.TIMESTAMPTZ, "timestamptz")
 _DATE = PgType(pg_types.DATE, "date")
 _MOOD = PgType(70_000, "mood", "public", TypeKind.ENUM)
 _DOMAIN = PgType(70_001, "id", "public", TypeKind.DOMAIN, _UUID)
-_POINT = PgType(600, "point")
+_UNKNOWN = PgType(70_002, "thing", "public")
+_POINT = PgType(pg_types.POINT, "point")
+_BIT = PgType(pg_types.BIT, "bit")
+_HSTORE = PgType(70_003, "hstore", "public")
+_VECTOR = PgType(70_004, "vector", "public")
+_PAIR = PgType(
+    70_005,
+    "pair",
+    "public",
+    TypeKind.COMPOSITE,
+    attributes=(
+        Column("a", INT4),
+        Column("B c", _NUMERIC, numeric_modifier(10, 2)),
+        Column("order", array_of(1009, TEXT)),
+    ),
+)
 _INFINITE = 2**63 - 1
 
 _A = "00000000-0000-0000-0000-00000000000a"
@@ -83,15 +98,47 @@ CASES: tuple[tuple[Column, list[Any]], ...] = (
     (Column("json", _JSON), ['{"b": 1,   "a": [1, null], "b": 2}', '"\\ud800"', "1e1000", "null"]),
     (Column("jsonb", _JSONB), ['{"a": "ü"}', "[]"]),
     (Column("mood", _MOOD), ["sad", 'it\'s "ok"']),
-    (Column("unknown", _POINT), [b"(1,2)"]),
+    (Column("unknown", _UNKNOWN), [b"(1,2)"]),
+    (Column("xid8", PgType(pg_types.XID8, "xid8")), [0, 2**64 - 1]),
+    (Column("bit", _BIT, 3), ["101", "000"]),
+    (
+        Column("timetz", PgType(pg_types.TIMETZ, "timetz")),
+        ["12:00:00.5+02", "10:00:00.5+00", "24:00:00+15:59:59", "00:00:00-15:59:59", "23:59:59.999999-00:01:01"],
+    ),
+    (Column("vectors_of_ints", PgType(pg_types.INT2VECTOR, "int2vector")), [[1, -2], []]),
+    (Column("point", _POINT), [{"x": 1.5, "y": -0.0}, {"x": float("nan"), "y": float("inf")}]),
+    (
+        Column("path", PgType(pg_types.PATH, "path")),
+        [{"closed": closed, "points": [{"x": 1.0, "y": 2.0}, {"x": 3.0, "y": 4.0}]} for closed in (True, False)],
+    ),
+    (Column("polygon", PgType(pg_types.POLYGON, "polygon")), [[{"x": 1.0, "y": 2.0}, {"x": 3.0, "y": 4.0}]]),
+    (Column("hstore", _HSTORE), [[("a", "b"), ("ü", None)], [], [("", "")], [("a", None)]]),
+    (Column("vector", _VECTOR, 3), [[1.5, -2.0, 3.0], [0.0, 1e-45, 3.4028234663852886e38]]),
+    (Column("any_vector", _VECTOR), [[1.5, -2.0, 3.0], [1.0]]),
+    (
+        Column("pair", _PAIR),
+        [
+            {"a": 1, "B c": Decimal("1.50"), "order": ["x", None]},
+            {"a": None, "B c": None, "order": None},
+            {"a": None, "B c": None, "order": []},
+        ],
+    ),
     (Column("ints", array_of(1007, INT4)), [[1, None, 3], []]),
     (Column("texts", array_of(1009, TEXT)), [["", None, "a,b"], [None]]),
     (Column("uuids", array_of(2951, _UUID)), [[_A, None], []]),
     (Column("jsons", array_of(3807, _JSONB)), [['{"a":  1}', None], []]),
     (Column("dates", array_of(1182, _DATE)), []),
     (Column("moods", array_of(70_002, _MOOD)), [["sad", None]]),
+    (Column("bits", array_of(1561, _BIT), 3), [["101", None], []]),
+    (Column("points", array_of(1017, _POINT)), [[{"x": 1.5, "y": 2.5}, None], []]),
+    (Column("hstores", array_of(70_006, _HSTORE)), [[[("a", None)], None, []], []]),
+    (Column("vectors", array_of(70_007, _VECTOR), 2), [[[1.5, 2.5], None], []]),
+    (Column("pairs", array_of(70_008, _PAIR)), [[{"a": 1, "B c": None, "order": ["x"]}, None], []]),
     (Column("moneys", array_of(1231, _NUMERIC), numeric_modifier(10, 2)), [[Decimal("1.10"), None]]),
 )
+
+
+_NESTED = frozenset({"point", "path", "polygon", "hstore", "hstores", "vector", "vectors", "pair", "pairs", "texts"})
 
 
 class ValueSuite:
@@ -128,6 +175,23 @@ class ValueSuite:
         )
         carried = [(at + 5000, value, "moved") for at, value, _ in copied]
         assert contents(destination, schema) == Counter(comparable(rows(schema, carried + inserted)))
+
+    def test_slices_of_many_rows_come_out_as_they_went_in(self, destination: Destination) -> None:
+        """As batches are cut: the values of each column begin somewhere in an array, and are more than one block."""
+        nested = [(column, values) for column, values in CASES if column.name in _NESTED]
+        schema = table("many", Column("id", INT8), *(column for column, _ in nested))
+
+        def many(first: int, last: int) -> list[tuple[Any, ...]]:
+            return [
+                (at, *([*values, None][at % (len(values) + 1)] for _, values in nested)) for at in range(first, last)
+            ]
+
+        every = rows(schema, many(0, 7000)).combine_chunks()
+        publish(destination, schema, many(7000, 12_000))
+        part = replace(changes(schema), inserts=every.slice(1000, 2500), upserts=every.slice(4001))
+        destination.write(batch(part, expected=100, new=200))
+        expected = many(7000, 12_000) + many(1000, 3500) + many(4001, 7000)
+        assert contents(destination, schema) == Counter(comparable(rows(schema, expected)))
 
     @pytest.mark.parametrize(
         ("column", "values"),

@@ -388,7 +388,10 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         mood = PgType(4294967295, "Mood", "my types", TypeKind.ENUM)
         array = PgType(99999, "_Mood", "my types", TypeKind.ARRAY, element=mood)
         domain = PgType(100001, "moods", "public", TypeKind.DOMAIN, element=array)
+        attributes = (Column("a", TEXT, 24, attnum=1), Column("B c", domain, attnum=3))
+        pair = PgType(100002, "pair", "public", TypeKind.COMPOSITE, attributes=attributes)
         columns = (
+            Column("pair", PgType(100003, "_pair", "public", TypeKind.ARRAY, element=pair), attnum=2),
             Column("id", TEXT, type_modifier=68, nullable=False, attnum=1, missing_value=""),
             Column('quo"ted ✗', domain, attnum=3, missing_value='{"a b",NULL}'),
         )

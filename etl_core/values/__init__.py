@@ -9,6 +9,6 @@ the same whichever way it came. The text is what the server prints with `DateSty
 from __future__ import annotations
 
 from etl_core.values.copy_csv import csv_column_types, load_batch, read_csv
-from etl_core.values.registry import load, load_missing
+from etl_core.values.loading import load, load_missing
 
 __all__ = ["csv_column_types", "load", "load_batch", "load_missing", "read_csv"]

@@ -6,6 +6,8 @@ character that means something here. https://www.postgresql.org/docs/current/arr
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pyarrow as pa
 
@@ -19,6 +21,7 @@ from etl_core.values.text import (
     Mask,
     Positions,
     TextBytes,
+    first_of_pairs,
     offsets_from_lengths,
     text_bytes,
     variable_width,
@@ -27,13 +30,24 @@ from etl_core.values.text import (
 # What a byte may mean; the order matters: below _CLOSE an element follows, from _QUOTE on quoting is in play.
 _PLAIN, _COMMA, _OPEN, _CLOSE, _QUOTE, _BACKSLASH = range(6)
 _SPECIAL = b',{}"\\'
-_MEANING = bytes(_SPECIAL.find(byte) + 1 for byte in range(256))
-"""By byte; `bytes.translate` takes a quarter of the time that indexing an array with an array takes."""
 
 
-def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positions, Array, Mask | None]:
+@cache
+def _meaning(delimiter: str) -> tuple[bytes, bytes]:
+    """What each byte means, and those that mean something.
+
+    `bytes.translate` takes a quarter of the time that indexing an array with an array takes.
+    """
+    special = delimiter.encode() + _SPECIAL[1:]
+    return bytes(special.find(byte) + 1 for byte in range(256)), special
+
+
+def split_arrays(
+    text: Array, column: Column, table: TableName, delimiter: str = ","
+) -> tuple[Positions, Array, Mask | None]:
     """The lists' offsets, the elements' text end to end (a string array), and which lists are not NULL.
 
+    `delimiter` is what PostgreSQL writes between elements (`pg_type.typdelim`).
     Raises ValueOutOfRange for more than one dimension and for a lower bound other than 1.
     """
     part = text_bytes(text)
@@ -42,7 +56,8 @@ def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positio
         return np.zeros(len(part) + 1, np.int64), pa.nulls(0, pa.string()), part.valid
     _check_ends(part, column, table)
     raw = part.data.tobytes()
-    meaning: Bytes = np.frombuffer(raw.translate(_MEANING), np.uint8)
+    table_of_meanings, special = _meaning(delimiter)
+    meaning: Bytes = np.frombuffer(raw.translate(table_of_meanings), np.uint8)
     dropped = np.flatnonzero(meaning)
     meaning = meaning[dropped]
     is_plain = bool(meaning.max() <= _CLOSE)
@@ -74,7 +89,7 @@ def split_arrays(text: Array, column: Column, table: TableName) -> tuple[Positio
     is_null = _reads_null(part.data, begins, lengths, removed)
     offsets = offsets_from_lengths(part.spread(counts))
     if is_plain and not is_null.any():
-        left: Bytes = np.frombuffer(raw.translate(None, _SPECIAL), np.uint8)
+        left: Bytes = np.frombuffer(raw.translate(None, special), np.uint8)
         return offsets, variable_width(pa.string(), left, offsets_from_lengths(lengths), None), part.valid
 
     kept = np.ones(len(part.data), np.bool_)
@@ -117,10 +132,7 @@ def _means_something(positions: Positions, meaning: Bytes) -> Mask:
     escaped = np.zeros(len(positions), np.bool_)
     if len(backslashes):
         # In a run of backslashes every other one escapes, beginning with the first.
-        continues = np.diff(positions[backslashes], prepend=-2) == 1
-        place = np.arange(len(backslashes))
-        run_start = np.maximum.accumulate(np.where(continues, 0, place))
-        escapes = backslashes[(place - run_start) % 2 == 0]
+        escapes = backslashes[first_of_pairs(positions[backslashes])]
         follows = positions[escapes + 1] == positions[escapes] + 1
         escaped[escapes[follows] + 1] = True
     quotes = (meaning == _QUOTE) & ~escaped

@@ -30,7 +30,7 @@ _PAIRS = _pairs()
 _PREFIX = np.frombuffer(rb"\x", np.uint16)[0]
 
 
-def load_bytea(text: Array, column: Column, table: TableName) -> Array:
+def load_bytea(text: Array, _arrow: pa.DataType, column: Column, table: TableName) -> Array:
     """Every value has an even length, so the whole column is one row of pairs, of which the prefixes go."""
     part = text_bytes(text)
     lengths = np.diff(part.offsets)

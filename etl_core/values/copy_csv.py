@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from etl_core.errors import TableError
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
-from etl_core.values.registry import load
+from etl_core.values.arrow import arrow_schema
+from etl_core.values.loading import load
 from etl_core.values.text import Array
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

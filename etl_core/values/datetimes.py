@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.identifiers import TableName
-from etl_core.schema.arrow import arrow_type
 from etl_core.schema.table import Column
 from etl_core.values.refusal import out_of_range, unreadable
 from etl_core.values.text import (
@@ -47,15 +46,14 @@ _PATTERNS = {
 }
 
 
-def load_datetime(text: Array, column: Column, table: TableName) -> Array:
+def load_datetime(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:
     """date (days), timestamp and timestamptz (microseconds) since 1970-01-01.
 
     Raises ValueOutOfRange for a timestamp of January 294247 and later: 64 bits of microseconds end there.
     """
     strings = as_string(text)
-    target = arrow_type(column)
     try:
-        return strings.cast(target)
+        return strings.cast(arrow)
     except pa.ArrowInvalid:
         pass
     part = text_bytes(strings)
@@ -65,13 +63,13 @@ def load_datetime(text: Array, column: Column, table: TableName) -> Array:
     usual = (part.data[part.starts + 4] == ord("-")) & (part.data[part.ends - 1] <= ord("9"))
     unusual = part.spread(~usual)
     try:
-        read = nulled(strings, ~part.spread(usual)).cast(target)
+        read = nulled(strings, ~part.spread(usual)).cast(arrow)
     except pa.ArrowInvalid:
         raise unreadable(column, table) from None
-    width = np.int32 if pa.types.is_date(target) else np.int64
+    width = np.int32 if pa.types.is_date(arrow) else np.int64
     integers = view_buffer(read.buffers()[1], width)[: len(part)].copy()
-    integers[unusual] = _load_unusual(strings.filter(boolean(unusual)), target, column, table)
-    return fixed_width(target, integers, part.valid)
+    integers[unusual] = _load_unusual(strings.filter(boolean(unusual)), arrow, column, table)
+    return fixed_width(arrow, integers, part.valid)
 
 
 def _load_unusual(strings: Array, target: pa.DataType, column: Column, table: TableName) -> Positions:
@@ -117,7 +115,7 @@ def _days_from_civil(year: Positions, month: Positions, day: Positions) -> Posit
     return days
 
 
-def load_time(text: Array, column: Column, table: TableName) -> Array:
+def load_time(text: Array, _arrow: pa.DataType, column: Column, table: TableName) -> Array:
     """Microseconds since midnight, `24:00:00` included (DuckDB holds it; Arrow's `validate(full=True)` objects to it).
 
     Arrow has no cast from text to time.

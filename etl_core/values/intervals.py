@@ -39,7 +39,7 @@ _DAYS = {"D": 1}
 _SECONDS = {"H": 3600, "M": 60, "S": 1}
 
 
-def load_interval(text: Array, column: Column, table: TableName) -> Array:
+def load_interval(text: Array, _arrow: pa.DataType, column: Column, table: TableName) -> Array:
     """Months, days and nanoseconds. Raises ValueOutOfRange beyond ±292 years of hours, and for infinity."""
     part = text_bytes(text)
     if len(part.starts) == 0:

@@ -1,92 +1,116 @@
-"""A column of text representations → one Arrow array of the column's type: the registry of type families."""
+"""The registry of type families: which one a PostgreSQL type belongs to, ours or another package's.
+
+Another package adds families by the entry point group `etl.types`, each entry naming a TypeFamily or a sequence of
+them. They are looked for once, when a column has a type that none of ours knows; ours come first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from importlib.metadata import entry_points
 
-import numpy as np
 import pyarrow as pa
 
-from etl_core.identifiers import TableName
-from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_type, base_type, is_supported, under_domains
-from etl_core.schema.table import Column, TypeKind
-from etl_core.values.arrays import split_arrays
-from etl_core.values.bytea import load_bytea
-from etl_core.values.datetimes import load_datetime, load_time
-from etl_core.values.intervals import load_interval
-from etl_core.values.refusal import not_utf8
-from etl_core.values.scalars import load_bool, load_number, load_numeric, load_raw, load_string
-from etl_core.values.text import Array, bitmap, buffer_of, is_utf8, one_text
+from etl_core.errors import ConfigError
+from etl_core.schema.pg_types import under_domains
+from etl_core.schema.table import PgType, TypeKind
+from etl_core.values.families import FAMILIES, UNKNOWN
+from etl_core.values.family import TypeFamily, is_carried
 
-Scalar: TypeAlias = "pa.Scalar[Any]"
-_Loader = Callable[["Array", Column, TableName], Array]
-
-_LOADERS: dict[int, _Loader] = {
-    pg_types.BOOL: load_bool,
-    pg_types.BYTEA: load_bytea,
-    pg_types.CHAR: load_string,
-    pg_types.NAME: load_string,
-    pg_types.INT8: load_number,
-    pg_types.INT2: load_number,
-    pg_types.INT4: load_number,
-    pg_types.TEXT: load_string,
-    pg_types.OID: load_number,
-    pg_types.XID: load_number,
-    pg_types.JSON: load_string,
-    pg_types.FLOAT4: load_number,
-    pg_types.FLOAT8: load_number,
-    pg_types.BPCHAR: load_string,
-    pg_types.VARCHAR: load_string,
-    pg_types.DATE: load_datetime,
-    pg_types.TIME: load_time,
-    pg_types.TIMESTAMP: load_datetime,
-    pg_types.TIMESTAMPTZ: load_datetime,
-    pg_types.INTERVAL: load_interval,
-    pg_types.NUMERIC: load_numeric,
-    pg_types.UUID: load_string,
-    pg_types.JSONB: load_string,
-}
+GROUP = "etl.types"
+"""Of the entry points that add families."""
 
 
-def load(text: Array, column: Column, table: TableName) -> Array:
-    """The values of `column` from their text representations.
+def family_of(pg_type: PgType) -> TypeFamily:
+    """The family of a type, under its domains; UNKNOWN for one that no family knows, an array and a composite."""
+    base, _ = under_domains(pg_type, -1)
+    if base.kind in (TypeKind.ARRAY, TypeKind.COMPOSITE):
+        return UNKNOWN
+    ours = _find(_OURS, base)
+    return ours or _find(_others(), base) or UNKNOWN
 
-    `text` is a string or binary array, NULL for SQL NULL; the result has as many values and
-    `arrow_type(column)`, and may share memory with `text`. Raises ValueOutOfRange, naming table and column, for
-    a value that the type cannot hold (NaN in a decimal, an array of two dimensions, a year past 294246, an
-    infinite interval), for text that is no value of the type, and for text that is not UTF-8.
+
+@lru_cache(maxsize=4096)
+def resolve(pg_type: PgType, type_modifier: int) -> tuple[TypeFamily | None, pa.DataType]:
+    """The family of a type and the Arrow type of its values; None and a list for an array of a type that is known.
+
+    So it is for a composite, a struct. An array of a type that is not known is of the family UNKNOWN: whole.
     """
-    values = _loader(column)(text, column, table)
-    if pa.types.is_string(values.type) and not is_utf8(values):
-        raise not_utf8(column, table)
-    return values
+    base, type_modifier = under_domains(pg_type, type_modifier)
+    if is_struct(base):
+        fields = [pa.field(one.name, resolve(one.type, one.type_modifier)[1]) for one in base.attributes]
+        return None, pa.struct(fields)
+    if base.kind is TypeKind.ARRAY and base.element is not None:
+        family, arrow = resolve(base.element, type_modifier)
+        return (UNKNOWN, UNKNOWN.arrow_type(-1)) if family is UNKNOWN else (None, pa.list_(arrow))
+    family = family_of(base)
+    arrow = family.arrow_type(type_modifier)
+    if not is_carried(arrow):
+        raise ConfigError(
+            f"type family {family.name} has Arrow type {arrow}, which the destinations do not store",
+            hint="repair or uninstall the package that adds it; `etl_core.values.family` lists the types",
+        )
+    return family, arrow
 
 
-def load_missing(column: Column, table: TableName) -> Scalar:
-    """`column.missing_value`: what rows older than the column hold, NULL of the column's type if None."""
-    missing: Scalar = load(one_text(column.missing_value), column, table)[0]
-    return missing
+def is_struct(base: PgType) -> bool:
+    """Whether it is a composite whose attributes are known. No warehouse tells names apart by their case alone."""
+    names = {attribute.name.lower() for attribute in base.attributes}
+    return base.kind is TypeKind.COMPOSITE and bool(names) and len(names) == len(base.attributes)
 
 
-def _loader(column: Column) -> _Loader:
-    if not is_supported(column):
-        return load_raw
-    base = base_type(column.type)
-    if base.kind is TypeKind.ARRAY:
-        return _load_array
-    if pg_types.is_textual(base):
-        return load_string
-    return _LOADERS[base.oid]
+def known_families() -> tuple[TypeFamily, ...]:
+    """All families, ours first."""
+    return (*FAMILIES, *_installed())
 
 
-def _load_array(text: Array, column: Column, table: TableName) -> Array:
-    base, type_modifier = under_domains(column.type, column.type_modifier)
-    element = base.element
-    assert element is not None  # noqa: S101 - is_supported says so
-    offsets, elements, valid = split_arrays(text, column, table)
-    values = load(elements, replace(column, type=element, type_modifier=type_modifier), table)
-    buffers = [bitmap(valid), buffer_of(offsets.astype(np.int32))]
-    return pa.Array.from_buffers(arrow_type(column), len(offsets) - 1, buffers, children=[values])
+_Key = int | str | TypeKind
+_Index = dict[tuple[str, _Key], TypeFamily]
+
+
+def _index(families: Iterable[TypeFamily]) -> _Index:
+    index: _Index = {}
+    for family in families:
+        keys: list[tuple[str, _Key]] = [("oid", oid) for oid in family.oids]
+        keys += [("name", name) for name in family.names]
+        keys += [("kind", kind) for kind in family.kinds]
+        for key in keys:
+            if key in index:
+                raise ConfigError(
+                    f"type families {index[key].name} and {family.name} both claim the PostgreSQL type {key[1]}",
+                    hint=f"uninstall one of the packages that add them (entry point group {GROUP})",
+                )
+            index[key] = family
+    return index
+
+
+def _find(index: _Index, base: PgType) -> TypeFamily | None:
+    found = index.get(("oid", base.oid))
+    if found is None and base.kind is TypeKind.BASE:
+        found = index.get(("name", base.name))
+    return found or index.get(("kind", base.kind))
+
+
+_OURS = _index(FAMILIES)
+
+
+@cache
+def _others() -> _Index:
+    return _index(_installed())
+
+
+@cache
+def _installed() -> tuple[TypeFamily, ...]:
+    found: list[TypeFamily] = []
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            loaded = entry.load()
+        except Exception as error:
+            raise ConfigError(
+                f"type family {entry.name} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}",
+                hint="repair or uninstall the package that adds it",
+            ) from error
+        families = (loaded,) if isinstance(loaded, TypeFamily) else tuple(loaded)
+        found.extend(families)
+    return tuple(found)

@@ -115,6 +115,15 @@ def validity(array: Array) -> Mask | None:
     return mask
 
 
+def first_of_pairs(places: Positions) -> Mask:
+    """Of places that ascend, every other one of each run without a gap, beginning with its first."""
+    continues = np.diff(places, prepend=-2) == 1
+    number = np.arange(len(places))
+    run_start = np.maximum.accumulate(np.where(continues, 0, number))
+    first: Mask = (number - run_start) % 2 == 0
+    return first
+
+
 def offsets_from_lengths(lengths: npt.NDArray[np.integer[Any]]) -> Positions:
     """The n + 1 offsets of n values."""
     offsets = np.zeros(len(lengths) + 1, np.int64)

@@ -45,6 +45,7 @@ from etl_core.testing.destination_tables import (
     rows,
     table,
 )
+from etl_core.testing.destination_values_suite import CASES
 
 PATH = "projects/p/datasets/d/tables/orders"
 Rows = Sequence[Sequence[Any]]
@@ -373,6 +374,24 @@ def test_every_type_arrives(target: Target) -> None:
         assert odd.contents() == odd.expected(data)
         writer.write(changes(schema, deletes=[(3, 2_932_896)]), Lsn(200), 2, 0)
     assert odd.contents() == odd.expected(data[:2])
+
+
+_NESTED = (
+    *("xid8", "bit", "timetz", "point", "path", "polygon", "hstore", "vector", "pair"),
+    *("points", "hstores", "vectors", "pairs"),
+)
+
+
+@pytest.mark.parametrize("name", _NESTED)
+def test_structs_and_maps_arrive(target: Target, name: str) -> None:
+    column, values = next(case for case in CASES if case[0].name == name)
+    schema = table("orders", Column("id", INT8), column)
+    odd = Target(target.server, target.client, schema)
+    odd.create()
+    data = list(enumerate([*values, None]))
+    with odd.writer() as writer:
+        writer.write(changes(schema, inserts=data), Lsn(100), 1, 0)
+    assert odd.contents() == odd.expected(data)
 
 
 def test_what_cannot_be_streamed_says_why() -> None:

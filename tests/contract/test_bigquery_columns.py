@@ -17,9 +17,22 @@ from etl_core.batch import WriteBatch
 from etl_core.destination.bigquery import destination as module
 from etl_core.destination.bigquery.connection import Clients
 from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
-from etl_core.errors import CopiedAgain, WatermarkConflict
-from etl_core.schema.table import Column, TableSchema
-from etl_core.testing.destination_tables import INT4, TEXT, batch, changes, contents, orders, publish
+from etl_core.errors import CopiedAgain, CopyNeeded, WatermarkConflict
+from etl_core.schema import pg_types
+from etl_core.schema.table import Column, PgType, TableSchema
+from etl_core.testing.destination_tables import (
+    INT4,
+    INT8,
+    TEXT,
+    batch,
+    changes,
+    comparable,
+    contents,
+    orders,
+    publish,
+    rows,
+    table,
+)
 from tests.contract.stalls import dies, once_before
 
 WITH = replace(orders(), columns=tuple(replace(column, attnum=at) for at, column in enumerate(orders().columns, 1)))
@@ -43,6 +56,22 @@ def there(destination: BigQueryDestination, schema: TableSchema = WITH) -> set[s
     """The columns that a user of BigQuery sees."""
     table = destination._clients.rest().get_table(str(destination.place(schema)))
     return {field.name for field in table.schema}
+
+
+def test_a_table_of_an_older_version_stops_and_is_copied_again(
+    processes: tuple[BigQueryDestination, BigQueryDestination],
+) -> None:
+    """A version that did not know a type stored its text as bytes."""
+    destination, _ = processes
+    as_bytes = table("places", Column("id", INT8), Column("at", PgType(70_000, "thing", "public"), attnum=2))
+    publish(destination, as_bytes, [(1, b"(1,2)")])
+    as_point = replace(as_bytes, columns=(as_bytes.columns[0], Column("at", PgType(pg_types.POINT, "point"), attnum=2)))
+    with pytest.raises(CopyNeeded, match=r"public\.places: column at holds a value .* not of type point"):
+        contents(destination, as_point)
+    with pytest.raises(CopiedAgain, match=r"column at is STRUCT<.*> at the source and BYTES in BigQuery"):
+        destination.write(batch(changes(as_point, inserts=[(2, {"x": 1.0, "y": 2.0})]), expected=100, new=200))
+    publish(destination, as_point, [(1, {"x": 1.0, "y": 2.0})], watermark=300)
+    assert contents(destination, as_point) == Counter(comparable(rows(as_point, [(1, {"x": 1.0, "y": 2.0})])))
 
 
 def test_one_that_stood_still_does_not_drop_what_its_successor_added(

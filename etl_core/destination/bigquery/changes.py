@@ -25,9 +25,9 @@ from etl_core.destination.bigquery.staging_tables import StagingTables
 from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableId, TableName
-from etl_core.schema.arrow import arrow_field, key_schema
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
+from etl_core.values.arrow import arrow_field, key_schema
 
 _BOUND_TYPES = frozenset({"INT64", "STRING", "DATE", "DATETIME", "TIMESTAMP"})
 

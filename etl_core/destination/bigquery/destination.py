@@ -38,10 +38,10 @@ from etl_core.destination.bigquery.pace import Pace
 from etl_core.destination.bigquery.transactions import Transaction, transactions
 from etl_core.destination.bigquery.types import from_bigquery
 from etl_core.destination.protocol import Job, Positions
-from etl_core.errors import EtlError, TableError
+from etl_core.errors import CopyNeeded, DestinationError, EtlError, TableError
 from etl_core.identifiers import TableId
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
 
 _log = logging.getLogger(__name__)
 
@@ -136,7 +136,14 @@ class BigQueryDestination:
                     block = pa.py_buffer(message.arrow_record_batch.serialized_record_batch)
                     rows = pa.ipc.read_record_batch(block, sent)
                     batch = pa.RecordBatch.from_arrays([rows.column(name) for name in columns], names=columns)
-                    yield from_bigquery(batch, schema.columns).cast(arrow_schema(schema))
+                    yield self._read_batch(batch, schema)
+
+    def _read_batch(self, batch: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:
+        try:
+            return from_bigquery(batch, schema.columns).cast(arrow_schema(schema))
+        except DestinationError as error:
+            hint = f"copy the table again: etl resync {schema.name}"
+            raise CopyNeeded(f"{schema.name}: {error}", table=str(schema.name), hint=hint) from None
 
     def _settled(self, schema: TableSchema, columns: list[str]) -> Place:
         """The table, or of one whose changes are streamed the result of a query, which has all changes in it."""

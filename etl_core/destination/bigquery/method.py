@@ -9,14 +9,19 @@ from __future__ import annotations
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.errors import TableError
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_type
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema, TypeKind
+from etl_core.values.arrow import arrow_type
 
 LOAD_MERGE, STREAMED, AUTO = "load_merge", "storage_write_cdc", "auto"
 
 MAX_KEY_COLUMNS = 16
 
-_FIXED_LENGTH = frozenset({pg_types.CHAR, pg_types.NAME, pg_types.UUID})
+_FIXED_LENGTH = frozenset(
+    {
+        *(pg_types.CHAR, pg_types.NAME, pg_types.UUID),
+        *(pg_types.POINT, pg_types.LINE, pg_types.LSEG, pg_types.BOX, pg_types.CIRCLE),
+    }
+)
 
 
 def choose(schema: TableSchema, configured: str) -> tuple[str, str]:

@@ -64,10 +64,14 @@ def place_of(project: str, template: str, name: TableName) -> Place:
 
 def column_names(columns: Sequence[Column]) -> dict[str, str]:
     """The name in BigQuery of every column, by its own."""
-    folded = [column.name.lower() for column in columns]
+    return field_names([column.name for column in columns])
+
+
+def field_names(names: Sequence[str]) -> dict[str, str]:
+    """The same for the fields of a STRUCT."""
+    folded = [name.lower() for name in names]
     found = {}
-    for column in columns:
-        name = column.name
+    for name in names:
         clashes = folded.count(name.lower()) > 1
         is_reserved = name.upper().startswith(_RESERVED)
         if _PLAIN_COLUMN.fullmatch(name) and not clashes and not is_reserved and len(name) <= _LONGEST_COLUMN:

@@ -140,6 +140,8 @@ class _Message:
         valid = validity(values)
         if kind.element is not None:
             self._add_bytes(number, _element_lists(values, kind.element, valid), valid)
+        elif kind.fields:
+            self._add_bytes(number, _struct_messages(values, kind, valid), valid)
         elif kind.sql in ("STRING", "BYTES"):
             self._add_bytes(number, as_binary(values), valid)
         elif kind.sql == "INTERVAL":
@@ -346,6 +348,15 @@ def _element_lists(structs: Any, element: BigQueryType, valid: Mask | None) -> A
     return variable_width(pa.binary(), messages.data, messages.offsets[starts - starts[0]], valid)
 
 
+def _struct_messages(structs: Any, kind: BigQueryType, valid: Mask | None) -> Array:
+    """Each struct as the bytes of its message; NULL for a NULL struct."""
+    message = _Message(len(structs))
+    for at, (_, field) in enumerate(kind.fields):
+        message.add(at + 1, field, structs.field(at))
+    messages = text_bytes(message.joined())
+    return variable_width(pa.binary(), messages.data, messages.offsets, valid)
+
+
 def _fixed(values: Array, dtype: Any, width: int = 1) -> Any:
     return view_buffer(values.buffers()[1], dtype)[values.offset * width : (values.offset + len(values)) * width]
 
@@ -368,6 +379,12 @@ def _descriptor(names: Sequence[str], types: Sequence[BigQueryType]) -> Descript
 
 def _add_field(message: DescriptorProto, name: str, number: int, kind: BigQueryType) -> None:
     field = message.field.add(name=name, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
+    if kind.fields:
+        field.type, field.type_name = FieldDescriptorProto.TYPE_MESSAGE, f"Struct{number}"
+        struct = message.nested_type.add(name=field.type_name)
+        for at, one in enumerate(kind.fields, 1):
+            _add_field(struct, one[0], at, one[1])
+        return
     if kind.element is None:
         field.type = _PROTO_TYPES[kind.sql]
         return

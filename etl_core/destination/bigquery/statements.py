@@ -248,8 +248,8 @@ def _comparable(alias: str, column: str, kind: BigQueryType) -> str:
     name = f"{alias}.{quoted(column)}"
     if kind.sql == "FLOAT64":
         return f"CAST({name} + 0.0 AS STRING)"
-    if kind.element is not None or kind.sql == "INTERVAL":
-        return f"TO_JSON_STRING({name})" if kind.element is not None else f"CAST({name} AS STRING)"
+    if kind.is_nested or kind.sql == "INTERVAL":
+        return f"TO_JSON_STRING({name})" if kind.is_nested else f"CAST({name} AS STRING)"
     return name
 
 
@@ -259,4 +259,6 @@ def field(name: str, kind: BigQueryType) -> bigquery.SchemaField:
         element = field(ELEMENT, kind.element)
         elements = bigquery.SchemaField(ELEMENTS, "RECORD", "REPEATED", fields=[element])
         return bigquery.SchemaField(name, "RECORD", fields=[elements])
+    if kind.fields:
+        return bigquery.SchemaField(name, "RECORD", fields=[field(*one) for one in kind.fields])
     return bigquery.SchemaField(name, kind.sql)

@@ -7,7 +7,8 @@ https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types
 | PostgreSQL | BigQuery | what is refused |
 | --- | --- | --- |
 | bool | BOOL | |
-| int2, int4, int8, oid, xid | INT64 | |
+| int2, int4, int8, oid, xid, cid | INT64 | |
+| xid8 | NUMERIC | |
 | float4, float8 | FLOAT64; float4 is widened, which is exact both ways; NaN and infinities are values of it | |
 | numeric(p,s) of up to 29 digits before the point and 9 after it | NUMERIC | |
 | any other numeric(p,s) of up to 38 digits | BIGNUMERIC | |
@@ -21,6 +22,10 @@ https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types
 | timestamptz | TIMESTAMP | infinity, and years outside 1 to 9999 in UTC |
 | interval | INTERVAL | more than 10,000 years of months, or 3,660,000 days |
 | an array of any of these | STRUCT<elements ARRAY<STRUCT<element …>>> (below) | as its elements |
+| int2vector, oidvector, vector, halfvec | as an array of their numbers | |
+| hstore | as an array of STRUCT<key STRING, value STRING> | |
+| a composite, point, line, lseg, box, circle, path | STRUCT of its attributes | as its attributes |
+| polygon | as an array of point | |
 
 **json and jsonb are STRING.** BigQuery's JSON keeps one of two equal keys, no white space, and numbers only as
 64-bit integers or doubles: PostgreSQL's json is the text itself, and a number of jsonb is a numeric (`1.10`, 400
@@ -41,17 +46,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from etl_core.destination.bigquery.names import field_names, quoted
 from etl_core.errors import DestinationError
 from etl_core.identifiers import TableName
-from etl_core.schema.arrow import arrow_type
 from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column
+from etl_core.values.arrow import arrow_type
 from etl_core.values.refusal import out_of_range
 from etl_core.values.text import Array, offsets_from_lengths, validity, view_buffer
 
@@ -75,6 +81,7 @@ _TYPES: dict[pa.DataType, tuple[str, pa.DataType]] = {
     pa.int16(): ("INT64", pa.int64()),
     pa.int32(): ("INT64", pa.int64()),
     pa.int64(): ("INT64", pa.int64()),
+    pa.uint64(): ("NUMERIC", pa.decimal128(20, 0)),
     pa.float32(): ("FLOAT64", pa.float64()),
     pa.float64(): ("FLOAT64", pa.float64()),
     pa.string(): ("STRING", pa.string()),
@@ -92,12 +99,17 @@ class BigQueryType:
     """A column's type in BigQuery: as DDL says it, and as Arrow carries its values to the Storage Write API.
 
     https://cloud.google.com/bigquery/docs/supported-data-types#supported_apache_arrow_data_types
-    `element` is the type of an array's elements, None for a scalar.
+    `element` is the type of an array's elements, None for what is no array; `fields` are those of another STRUCT.
     """
 
     sql: str
     arrow: pa.DataType
     element: BigQueryType | None = None
+    fields: tuple[tuple[str, BigQueryType], ...] = ()
+
+    @property
+    def is_nested(self) -> bool:
+        return self.element is not None or bool(self.fields)
 
     @property
     def may_be_key(self) -> bool:
@@ -110,7 +122,21 @@ def bigquery_field(column: Column) -> BigQueryType:
     return _bigquery_type(arrow_type(column))
 
 
+def _plain(arrow: pa.DataType) -> pa.DataType:
+    """The list that a map or a list of a fixed length is stored as; any other type itself."""
+    if isinstance(arrow, pa.MapType):
+        return pa.list_(pa.struct({"key": arrow.key_type, "value": arrow.item_type}))
+    return pa.list_(arrow.value_type) if isinstance(arrow, pa.FixedSizeListType) else arrow
+
+
 def _bigquery_type(arrow: pa.DataType) -> BigQueryType:
+    arrow = _plain(arrow)
+    if isinstance(arrow, pa.StructType):
+        names = field_names([field.name for field in arrow])
+        fields = tuple((names[field.name], _bigquery_type(field.type)) for field in arrow)
+        listed = ", ".join(f"{quoted(name)} {kind.sql}" for name, kind in fields)
+        stored = pa.struct([pa.field(name, kind.arrow) for name, kind in fields])
+        return BigQueryType(f"STRUCT<{listed}>", stored, fields=fields)
     if isinstance(arrow, pa.ListType):
         element = _bigquery_type(arrow.value_type)
         inner = pa.struct([pa.field(ELEMENT, element.arrow)])
@@ -156,8 +182,13 @@ def from_bigquery(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.Record
 
 
 def _to_bigquery(values: Array, column: Column, table: TableName) -> Array:
+    values = _to_plain(values)
     if isinstance(values, pa.ListArray):
         return _wrap(values, column, table)
+    if isinstance(values, pa.StructArray):
+        stored = [_to_bigquery(child, column, table) for child in values.flatten()]
+        struct = cast("pa.StructType", _bigquery_type(values.type).arrow)
+        return pa.StructArray.from_arrays(stored, fields=list(struct), mask=values.is_null())
     _check_range(values, column, table)
     target = _bigquery_type(values.type).arrow
     return values if values.type == target else values.cast(target)
@@ -166,14 +197,44 @@ def _to_bigquery(values: Array, column: Column, table: TableName) -> Array:
 def _from_bigquery(values: Array, column: Column) -> Array:
     target = arrow_type(column)
     try:
-        if isinstance(target, pa.ListType):
-            return _unwrap(values, target)
-        return values if values.type == target else values.cast(target)
+        return _read(values, target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
         raise DestinationError(
             f"column {column.name} holds a value in BigQuery that is not of type {format_type(column)}",
-            hint="the table was changed by another program; copy it again: etl resync TABLE",
+            hint="it is of an older version or another program; copy the table again: etl resync TABLE",
         ) from None
+
+
+def _read(values: Array, target: pa.DataType) -> Array:
+    plain = _plain(target)
+    if isinstance(plain, pa.ListType):
+        return _from_plain(_unwrap(values, plain), target)
+    if isinstance(plain, pa.StructType):
+        if not isinstance(values, pa.StructArray) or values.type.num_fields != plain.num_fields:
+            raise pa.ArrowTypeError("not a STRUCT of these fields")
+        children = [_read(child, field.type) for child, field in zip(values.flatten(), plain, strict=True)]
+        return pa.StructArray.from_arrays(children, fields=list(plain), mask=values.is_null())
+    return values if values.type == target else values.cast(target)
+
+
+def _to_plain(values: Array) -> Array:
+    """See `_plain`."""
+    plain = _plain(values.type)
+    if plain == values.type:
+        return values
+    if not isinstance(values, pa.MapArray):
+        return values.cast(plain)
+    pairs = pa.StructArray.from_arrays([values.keys, values.items], fields=list(plain.field(0).type))
+    return pa.Array.from_buffers(plain, len(values), values.buffers()[:2], offset=values.offset, children=[pairs])
+
+
+def _from_plain(lists: Array, target: pa.DataType) -> Array:
+    if not isinstance(target, pa.MapType):
+        return lists if lists.type == target else lists.cast(target)
+    entries = target.field(0).type
+    values: Any = cast("pa.ListArray[Any]", lists).values
+    pairs = pa.StructArray.from_arrays(values.flatten(), fields=list(entries))
+    return pa.Array.from_buffers(target, len(lists), lists.buffers()[:2], offset=lists.offset, children=[pairs])
 
 
 def _wrap(lists: pa.ListArray[Any], column: Column, table: TableName) -> Array:
@@ -195,7 +256,7 @@ def _unwrap(structs: Array, target: pa.ListType[Any]) -> Array:
     inner: Any = lists.flatten()
     (elements,) = inner.flatten()
     offsets = pa.array(offsets_from_lengths(_lengths(lists)), pa.int32())
-    values = elements if elements.type == target.value_type else elements.cast(target.value_type)
+    values = _read(elements, target.value_type)
     # NULL is what the struct says: a NULL list inside a struct is an empty one.
     unwrapped: Array = pa.ListArray.from_arrays(offsets, values, mask=structs.is_null()).cast(target)
     return unwrapped

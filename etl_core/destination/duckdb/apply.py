@@ -27,13 +27,13 @@ from etl_core.destination.duckdb.additions import AddedColumn, Additions, check_
 from etl_core.destination.duckdb.compression import Compression, sizes_of, sizes_of_columns
 from etl_core.destination.duckdb.names import check_columns
 from etl_core.destination.duckdb.statements import fold
-from etl_core.destination.duckdb.types import duckdb_type, tag_json, tagged_field
+from etl_core.destination.duckdb.types import duckdb_type, is_stored_as, tag_json, tagged_field
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.alterations import origins
-from etl_core.schema.arrow import key_schema
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
+from etl_core.values.arrow import key_schema
 from etl_core.values.text import fixed_width
 
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
@@ -57,9 +57,8 @@ class _Plan:
         """(before, after)."""
         self.retyped = []
         for name, before in self.origins.items():
-            wanted = duckdb_type(self._columns[name])
-            if wanted != present[before]:
-                _check_wider(schema, name, present[before], wanted)
+            if not is_stored_as(self._columns[name], present[before]):
+                _check_wider(schema, name, present[before], duckdb_type(self._columns[name]))
                 self.retyped.append(self._columns[name])
         self._here = {fold(name) for name in attnums}
 

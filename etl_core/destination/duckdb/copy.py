@@ -25,8 +25,8 @@ from etl_core.destination.duckdb.staging import Staging, staging_directory
 from etl_core.destination.duckdb.types import tagged_schema
 from etl_core.destination.protocol import check_count
 from etl_core.lsn import Lsn
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
 
 
 class DuckDBCopy:

@@ -30,11 +30,11 @@ from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_rea
 from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
 from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
 from etl_core.destination.protocol import Positions
-from etl_core.errors import DestinationError, EtlError
+from etl_core.errors import CopyNeeded, DestinationError, EtlError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
 
 # Merging writes rows again; done this seldom it costs little, and lost space stays small beside what the changes wrote.
 _CHANGES_PER_MERGE = 2_000_000
@@ -186,6 +186,12 @@ class DuckDBDestination:
             except (duckdb.Error, OSError) as failure:
                 error = of_reader(failure) if isinstance(failure, OSError) else failure
                 raise explain_table(error, schema.name, self._file.path) from None
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+                raise CopyNeeded(
+                    f"{schema.name} has a column of another type in DuckDB than is stored now",
+                    table=str(schema.name),
+                    hint=f"copy the table again: etl resync {schema.name}",
+                ) from None
 
     def forget(self, table_id: TableId) -> None:
         if not self._file.exists():

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 from psycopg import sql
 
-from etl_core.destination.duckdb.types import duckdb_type, text_form
+from etl_core.destination.duckdb.types import duckdb_type, is_cast, text_form, without_offsets
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
 
@@ -53,7 +53,7 @@ def execute_with(connection: duckdb.DuckDBPyConnection, query: Query, rows: pa.T
     DuckDB finds the Python variable by its name (a replacement scan). Registering the rows would create a view, which a
     transaction keeps, with the rows, until it ends. A table of that name would be found first, hence the odd name.
     """
-    etl_rows_7d41c9 = rows  # noqa: F841
+    etl_rows_7d41c9 = without_offsets(rows) if isinstance(rows, pa.Table) else rows  # noqa: F841
     return int(connection.execute(text(query)).fetchall()[0][0])
 
 
@@ -328,7 +328,7 @@ def rebuild(table: Query, columns: Sequence[Column], origins: Mapping[str, str],
 
 
 def select(table: Query, columns: Sequence[Column]) -> Query:
-    """The rows with UUID and JSON as text."""
+    """The rows, with text where the Arrow type is text."""
     chosen = []
     for column in columns:
         form = text_form(column)
@@ -348,8 +348,8 @@ def _converted(columns: Sequence[Column], relation: sql.Identifier) -> Query:
 
 
 def _cast(value: Query, column: Column) -> Query:
-    # JSON comes under its own name (see types); for all but UUID the Arrow type is the stored type.
-    if not duckdb_type(column).startswith("UUID"):
+    # JSON comes under its own name (see types).
+    if not is_cast(column):
         return value
     return sql.SQL("CAST({} AS {})").format(value, _type(column))
 

@@ -1,8 +1,10 @@
 """How a PostgreSQL column is stored in DuckDB, and how its Arrow values get in and out unchanged.
 
-The DuckDB type follows from the Arrow type, but for text: uuid is UUID, json and jsonb are JSON, an enum and a numeric
-without precision stay VARCHAR. JSON is handed over under Arrow's extension name, so that DuckDB stores the text as it
-is: its cast from VARCHAR parses every value and refuses some that PostgreSQL accepts (a lone surrogate).
+The DuckDB type follows from the Arrow type, but for text: uuid is UUID, json and jsonb are JSON, bit(n) is BIT and
+timetz TIME WITH TIME ZONE; an enum and a numeric without precision stay VARCHAR, and so does every text in a STRUCT. So
+does bit varying: DuckDB's BIT cannot be empty. JSON is handed over under Arrow's extension name, so that DuckDB stores
+the text as it is: its cast from VARCHAR parses every value and refuses some that PostgreSQL accepts (a lone surrogate).
+DuckDB before 2.0 holds a timetz with an offset of seconds but no minutes, and prints it with minutes.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_field, arrow_type, base_type
-from etl_core.schema.table import Column, PgType
+from etl_core.schema.pg_types import base_type
+from etl_core.schema.table import Column, PgType, TypeKind
+from etl_core.values.arrow import arrow_field, arrow_type
+from etl_core.values.registry import family_of
+from etl_core.values.text import fixed_width
 
 # In DuckDB's own spelling, which DESCRIBE answers with.
 _TYPES: dict[pa.DataType, str] = {
@@ -22,6 +27,7 @@ _TYPES: dict[pa.DataType, str] = {
     pa.int16(): "SMALLINT",
     pa.int32(): "INTEGER",
     pa.int64(): "BIGINT",
+    pa.uint64(): "UBIGINT",
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
     pa.string(): "VARCHAR",
@@ -32,7 +38,9 @@ _TYPES: dict[pa.DataType, str] = {
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
     pa.month_day_nano_interval(): "INTERVAL",
 }
-_TEXT_TYPES = {pg_types.UUID: "UUID", pg_types.JSON: "JSON", pg_types.JSONB: "JSON"}
+_OF_FAMILIES = {"uuid": "UUID", "json": "JSON", "bit": "BIT", "timetz": "TIME WITH TIME ZONE"}
+"""Where the family says more than the Arrow type, which is text."""
+_CAST = frozenset(_OF_FAMILIES.values()) - {"JSON"}
 
 _JSON_FIELD: dict[bytes | str, bytes | str] = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
 
@@ -44,25 +52,69 @@ def duckdb_type(column: Column) -> str:
 
 def _duckdb_type(arrow: pa.DataType, pg_type: PgType) -> str:
     base = base_type(pg_type)
-    if isinstance(arrow, pa.ListType) and base.element is not None:
+    if isinstance(arrow, pa.ListType) and base.kind is TypeKind.ARRAY and base.element is not None:
         return _duckdb_type(arrow.value_type, base.element) + "[]"
+    return _OF_FAMILIES.get(family_of(base).name) or _of_arrow(arrow)
+
+
+def _of_arrow(arrow: pa.DataType) -> str:
     if isinstance(arrow, pa.Decimal128Type):
         return f"DECIMAL({arrow.precision},{arrow.scale})"
-    if arrow == pa.string() and base.oid in _TEXT_TYPES:
-        return _TEXT_TYPES[base.oid]
+    if isinstance(arrow, pa.ListType):
+        return _of_arrow(arrow.value_type) + "[]"
+    if isinstance(arrow, pa.FixedSizeListType):
+        return f"{_of_arrow(arrow.value_type)}[{arrow.list_size}]"
+    if isinstance(arrow, pa.MapType):
+        return f"MAP({_of_arrow(arrow.key_type)}, {_of_arrow(arrow.item_type)})"
+    if isinstance(arrow, pa.StructType):
+        return f"STRUCT({', '.join(f'{_quoted(field.name)} {_of_arrow(field.type)}' for field in arrow)})"
     return _TYPES[arrow]
 
 
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def is_stored_as(column: Column, described: str) -> bool:
+    """Whether DESCRIBE says that a column has its type. It quotes the fields of a STRUCT only where it must."""
+    return described.replace('"', "") == duckdb_type(column).replace('"', "")
+
+
+def is_cast(column: Column) -> bool:
+    """Whether the column's Arrow values, which are text, are cast to what is stored."""
+    return duckdb_type(column).removesuffix("[]") in _CAST
+
+
 def text_form(column: Column) -> str | None:
-    """The type to cast to so that a UUID or JSON column comes out as text, None for a column that needs no cast."""
+    """The type to cast to so that a stored column comes out as its Arrow text, None for one that needs no cast."""
     stored = duckdb_type(column)
     element = stored.removesuffix("[]")
-    return "VARCHAR" + stored[len(element) :] if element in ("UUID", "JSON") else None
+    return "VARCHAR" + stored[len(element) :] if element in _OF_FAMILIES.values() else None
 
 
 def tag_json(rows: pa.Table, columns: Sequence[Column]) -> pa.Table:
     """`rows` with its JSON columns under Arrow's name for them. `columns` describe the columns of `rows`, in order."""
     return pa.Table.from_arrays(rows.columns, schema=tagged_schema(columns))
+
+
+def without_offsets(rows: pa.Table) -> pa.Table:
+    """`rows` with a copy of each column that has structs, which begins where its memory does.
+
+    DuckDB 2.0 refuses a slice of such an array, as its conversion would read the values of other rows.
+    """
+    for at, column in enumerate(rows.columns):
+        if _has_struct(column.type):
+            every = [fixed_width(pa.int64(), np.arange(len(chunk)), None) for chunk in column.chunks]
+            copies = [chunk.take(places) for chunk, places in zip(column.chunks, every, strict=True)]
+            rows = rows.set_column(at, rows.schema.field(at), pa.chunked_array(copies, column.type))
+    return rows
+
+
+def _has_struct(arrow: pa.DataType) -> bool:
+    if pa.types.is_struct(arrow):
+        return True
+    return pa.types.is_nested(arrow) and any(_has_struct(arrow.field(at).type) for at in range(arrow.num_fields))
 
 
 def tagged_schema(columns: Sequence[Column]) -> pa.Schema:

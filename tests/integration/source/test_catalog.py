@@ -6,6 +6,7 @@ import pytest
 
 from etl_core.errors import SourceUnavailable
 from etl_core.identifiers import TableId, TableName
+from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TypeKind
 from etl_core.source.catalog import (
     PublishedTable,
@@ -97,6 +98,29 @@ def test_types_of_ones_own(database: Database, conn: Connection) -> None:
         "p": (TypeKind.BASE, None),
         "n": (TypeKind.BASE, None),
     }
+
+
+def test_the_attributes_of_composites(database: Database, conn: Connection) -> None:
+    """Those there are now, with their modifiers; of one within another, in arrays and domains, and of a row type."""
+    publish(
+        database,
+        "CREATE TYPE pair AS (a numeric(10,2), gone int, b text)",
+        "ALTER TYPE pair DROP ATTRIBUTE gone, ADD ATTRIBUTE c varchar(5)",
+        "CREATE DOMAIN small AS pair",
+        "CREATE TABLE kinds (kind text, pairs small[])",
+        "CREATE TABLE t (k kinds, n int)",
+    )
+    kinds = one(conn).schema.column("k").type
+    assert [(column.name, column.type.name) for column in kinds.attributes] == [("kind", "text"), ("pairs", "_small")]
+    array = kinds.attributes[1].type
+    assert array.element is not None
+    pair = array.element.element
+    assert pair is not None
+    assert [(column.name, format_type(column), column.attnum) for column in pair.attributes] == [
+        ("a", "numeric(10,2)", 1),
+        ("b", "text", 3),
+        ("c", "varchar(5)", 4),
+    ]
 
 
 @pytest.mark.parametrize(

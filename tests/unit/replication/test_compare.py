@@ -43,6 +43,21 @@ def test_missing_extra_and_changed_rows_are_named() -> None:
     assert [(r.first, r.last, r.rows) for r in result.ranges] == [("1", "1", 1), ("500", "500", 1), ("3000", "3000", 1)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.list_(pa.int64()), [1]),
+        (pa.struct([pa.field("a", pa.int64())]), {"a": 1}),
+        (pa.map_(pa.string(), pa.string()), [("a", None)]),
+        (pa.list_(pa.float32(), 2), [1.0, 2.0]),
+    ],
+)
+def test_a_key_that_cannot_be_sorted_is_named(kind: pa.DataType, value: object) -> None:
+    rows = pa.table({"key": pa.array([value], kind), "v": [1]})
+    result = compare(TABLE, ("key",), scan(rows), scan(rows.slice(0, 0)))
+    assert [(one.first, one.rows) for one in result.ranges] == [(str(value), 1)]
+
+
 def test_many_differences_become_a_few_ranges() -> None:
     result = compare(TABLE, ("id",), scan(numbered(*range(1000))), scan(numbered()))
     assert result.missing == 1000
@@ -171,6 +186,32 @@ VALUES = st.one_of(
     st.tuples(
         st.just(pa.list_(pa.string())),
         st.lists(st.none() | st.lists(st.none() | st.text(max_size=3), max_size=4), min_size=2, max_size=6),
+    ),
+    st.tuples(
+        st.just(pa.map_(pa.string(), pa.string())),
+        st.lists(
+            st.none() | st.lists(st.tuples(st.text(max_size=2), st.none() | st.text(max_size=2)), max_size=3),
+            min_size=2,
+            max_size=6,
+        ),
+    ),
+    st.tuples(
+        st.just(pa.list_(pa.struct([pa.field("a", pa.int64()), pa.field("b", pa.list_(pa.int16(), 2))]))),
+        st.lists(
+            st.none()
+            | st.lists(
+                st.none()
+                | st.fixed_dictionaries(
+                    {
+                        "a": st.none() | st.integers(0, 2),
+                        "b": st.none() | st.lists(st.integers(0, 1), min_size=2, max_size=2),
+                    }
+                ),
+                max_size=3,
+            ),
+            min_size=2,
+            max_size=6,
+        ),
     ),
 )
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from etl_core.identifiers import TableName
-from etl_core.schema.arrow import arrow_type
 from etl_core.schema.pg_types import TIME, builtin
 from etl_core.schema.table import Column
 from etl_core.values import load
+from etl_core.values.arrow import arrow_type
 
 LoadText = Callable[..., Any]
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from etl_core.errors import TableError, ValueOutOfRange
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, TableSchema
 from etl_core.values import csv_column_types, load, load_batch, load_missing, read_csv
+from etl_core.values.arrow import arrow_schema
 
 
 def known(oid: int) -> PgType:

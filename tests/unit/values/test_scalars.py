@@ -92,7 +92,15 @@ def test_nan_in_a_decimal_is_refused_without_showing_values(load_text: LoadText)
     assert "7.25" not in str(raised.value)
 
 
-@pytest.mark.parametrize("modifier", [-1, (39 << 16 | 2) + 4, (3 << 16 | 5) + 4, (3 << 16 | 0x7FE) + 4])
+def test_an_unusual_scale_is_the_decimal_that_holds_it(load_text: LoadText) -> None:
+    """numeric(3,5) holds up to 0.00999, numeric(3,-2) up to 99900."""
+    loaded = load_text(pg_types.NUMERIC, ["0.00999", "-0.00001", None], (3 << 16 | 5) + 4)
+    assert (loaded.type, loaded.to_pylist()) == (pa.decimal128(5, 5), [Decimal("0.00999"), Decimal("-0.00001"), None])
+    loaded = load_text(pg_types.NUMERIC, ["99900", "-100"], (3 << 16 | 0x7FE) + 4)
+    assert (loaded.type, loaded.to_pylist()) == (pa.decimal128(5, 0), [Decimal(99900), Decimal(-100)])
+
+
+@pytest.mark.parametrize("modifier", [-1, (39 << 16 | 2) + 4, (3 << 16 | 39) + 4, (37 << 16 | 0x7FE) + 4])
 def test_numeric_beyond_decimal128_is_its_text(load_text: LoadText, modifier: int) -> None:
     texts = ["NaN", "1.10", "-" + "9" * 200, None]
     assert load_text(pg_types.NUMERIC, texts, modifier).to_pylist() == texts

@@ -21,7 +21,7 @@ from etl_core.destination.bigquery import protobuf
 from etl_core.destination.bigquery.protobuf import RowEncoder
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.schema import pg_types
-from etl_core.schema.table import Column, PgType
+from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.testing.destination_tables import INT4, INT8, TEXT, array_of, numeric_modifier, rows, table
 
 _EPOCH = datetime.datetime(1970, 1, 1)
@@ -173,6 +173,42 @@ def test_an_array_reads_as_it_was_written(name: str, data: st.DataObject) -> Non
     messages = _messages(RowEncoder(schema.columns, ["many"]), sent)
     read = [[_read(e, "element") for e in m.many.elements] if m.HasField("many") else None for m in messages]
     assert read == [None if one is None else [None if v is None else expected(v) for v in one] for one in drawn[start:]]
+
+
+def test_structs_read_as_they_were_written() -> None:
+    """In a column, in an array, in one another, with NULL in each place; also as a slice."""
+    inner = _composite("inner", Column("n", INT4), Column("names", array_of(1009, TEXT)))
+    outer = _composite("outer", Column("kind", TEXT), Column("odd name", inner))
+    schema = table("t", Column("one", outer), Column("many", array_of(90_001, outer)), key=())
+    values: list[Any] = [
+        {"kind": "k", "odd name": {"n": 1, "names": ["a", None]}},
+        None,
+        {"kind": None, "odd name": None},
+        {"kind": "", "odd name": {"n": None, "names": []}},
+    ]
+    given_rows = rows(schema, [(value, values[at:]) for at, value in enumerate(values)])
+    sent = to_bigquery(given_rows, schema.columns, schema.name).combine_chunks().slice(1)
+    messages = _messages(RowEncoder(schema.columns, ["one", "many"]), sent)
+    assert [_struct(m, "one") for m in messages] == values[1:]
+    assert [[_struct(e, "element") for e in m.many.elements] for m in messages] == [values[at:] for at in (1, 2, 3)]
+
+
+def _composite(name: str, *attributes: Column) -> PgType:
+    return PgType(90_002 + len(name), name, "public", TypeKind.COMPOSITE, attributes=attributes)
+
+
+def _struct(message: Any, name: str) -> Any:
+    """An `outer` of the test above."""
+    if not message.HasField(name):
+        return None
+    outer = getattr(message, name)
+    odd = next(field.name for field in outer.DESCRIPTOR.fields if field.name.startswith("c_odd_name"))
+    inner = getattr(outer, odd) if outer.HasField(odd) else None
+    names = [_read(e, "element") for e in inner.names.elements] if inner is not None else None
+    return {
+        "kind": _read(outer, "kind"),
+        "odd name": None if inner is None else {"n": _read(inner, "n"), "names": names},
+    }
 
 
 def _lists(schema: Any, drawn: Any, storage_type: pa.DataType | None) -> pa.Table:

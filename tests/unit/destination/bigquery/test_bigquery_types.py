@@ -20,11 +20,13 @@ from etl_core.destination.bigquery.types import (
 )
 from etl_core.errors import DestinationError, ValueOutOfRange
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_schema, arrow_type
 from etl_core.schema.table import Column, PgType
 from etl_core.testing.destination_tables import INT4, INT8, array_of, comparable, numeric_modifier, rows, table
 from etl_core.testing.destination_values_suite import CASES
+from etl_core.values.arrow import arrow_schema, arrow_type
 
+_MAP = "STRUCT<elements ARRAY<STRUCT<element STRUCT<`key` STRING, `value` STRING>>>>"
+_PAIR = "STRUCT<`a` INT64, `c_B_c_db8e58f1` NUMERIC, `order` STRUCT<elements ARRAY<STRUCT<element STRING>>>>"  # 'B c'
 _STORED = {
     "bool": "BOOL",
     "int2": "INT64",
@@ -48,6 +50,22 @@ _STORED = {
     "jsonb": "STRING",
     "mood": "STRING",
     "unknown": "BYTES",
+    "xid8": "NUMERIC",
+    "bit": "STRING",
+    "timetz": "STRING",
+    "vectors_of_ints": "STRUCT<elements ARRAY<STRUCT<element INT64>>>",
+    "point": "STRUCT<`x` FLOAT64, `y` FLOAT64>",
+    "path": "STRUCT<`closed` BOOL, `points` STRUCT<elements ARRAY<STRUCT<element STRUCT<`x` FLOAT64, `y` FLOAT64>>>>>",
+    "polygon": "STRUCT<elements ARRAY<STRUCT<element STRUCT<`x` FLOAT64, `y` FLOAT64>>>>",
+    "hstore": _MAP,
+    "vector": "STRUCT<elements ARRAY<STRUCT<element FLOAT64>>>",
+    "any_vector": "STRUCT<elements ARRAY<STRUCT<element FLOAT64>>>",
+    "pair": _PAIR,
+    "bits": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",
+    "points": "STRUCT<elements ARRAY<STRUCT<element STRUCT<`x` FLOAT64, `y` FLOAT64>>>>",
+    "hstores": f"STRUCT<elements ARRAY<STRUCT<element {_MAP}>>>",
+    "vectors": "STRUCT<elements ARRAY<STRUCT<element STRUCT<elements ARRAY<STRUCT<element FLOAT64>>>>>>",
+    "pairs": f"STRUCT<elements ARRAY<STRUCT<element {_PAIR}>>>",
     "ints": "STRUCT<elements ARRAY<STRUCT<element INT64>>>",
     "texts": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",
     "uuids": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",

@@ -1,0 +1,64 @@
+"""A column of text representations → one Arrow array of the column's type."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from etl_core.identifiers import TableName
+from etl_core.schema.pg_types import under_domains
+from etl_core.schema.table import Column
+from etl_core.values.arrays import split_arrays
+from etl_core.values.composites import split_composites
+from etl_core.values.refusal import not_utf8
+from etl_core.values.registry import family_of, resolve
+from etl_core.values.text import Array, bitmap, buffer_of, is_utf8, one_text
+
+Scalar: TypeAlias = "pa.Scalar[Any]"
+
+
+def load(text: Array, column: Column, table: TableName) -> Array:
+    """The values of `column` from their text representations.
+
+    `text` is a string or binary array, NULL for SQL NULL; the result has as many values and
+    `arrow_type(column)`, and may share memory with `text`. Raises ValueOutOfRange, naming table and column, for
+    a value that the type cannot hold (NaN in a decimal, an array of two dimensions, a year past 294246, an
+    infinite interval), for text that is no value of the type, and for text that is not UTF-8.
+    """
+    family, arrow = resolve(column.type, column.type_modifier)
+    if family is None:
+        load_parts = _load_composite if pa.types.is_struct(arrow) else _load_array
+        return load_parts(text, arrow, column, table)
+    values = family.load(text, arrow, column, table)
+    if pa.types.is_string(arrow) and not is_utf8(values):
+        raise not_utf8(column, table)
+    return values
+
+
+def load_missing(column: Column, table: TableName) -> Scalar:
+    """`column.missing_value`: what rows older than the column hold, NULL of the column's type if None."""
+    missing: Scalar = load(one_text(column.missing_value), column, table)[0]
+    return missing
+
+
+def _load_array(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:
+    base, type_modifier = under_domains(column.type, column.type_modifier)
+    element = base.element
+    assert element is not None  # noqa: S101 - it is an array
+    offsets, elements, valid = split_arrays(text, column, table, family_of(element).delimiter)
+    values = load(elements, replace(column, type=element, type_modifier=type_modifier), table)
+    buffers = [bitmap(valid), buffer_of(offsets.astype(np.int32))]
+    return pa.Array.from_buffers(arrow, len(offsets) - 1, buffers, children=[values])
+
+
+def _load_composite(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:
+    base, _ = under_domains(column.type, column.type_modifier)
+    texts, valid = split_composites(text, len(base.attributes), column, table)
+    children = [
+        load(one, replace(attribute, name=f"{column.name}.{attribute.name}"), table)
+        for one, attribute in zip(texts, base.attributes, strict=True)
+    ]
+    return pa.Array.from_buffers(arrow, len(text), [bitmap(valid)], children=children)

@@ -1,0 +1,214 @@
+"""hstore, composites, geometric types and vectors: any value, as PostgreSQL prints it, is read back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl_core.errors import CopiedAgain, ValueOutOfRange
+from etl_core.identifiers import TableName
+from etl_core.schema import pg_types
+from etl_core.schema.pg_types import builtin
+from etl_core.schema.table import Column, PgType, TypeKind
+from etl_core.values import load
+from etl_core.values.arrow import arrow_type, is_supported
+
+TABLE = TableName("public", "t")
+HSTORE = PgType(70_000, "hstore", "public")
+VECTOR = PgType(70_001, "vector", "public")
+TEXT = PgType(pg_types.TEXT, "text")
+NASTY = st.text(st.sampled_from("\"\\,(){}=> 'NULaé\n"), max_size=6)
+
+
+def known(oid: int) -> PgType:
+    pg_type = builtin(oid)
+    assert pg_type is not None
+    return pg_type
+
+
+def array_of(element: PgType) -> PgType:
+    return PgType(70_100, f"_{element.name}", "public", TypeKind.ARRAY, element)
+
+
+def composite(*attributes: PgType) -> PgType:
+    columns = tuple(Column(f"a{number}", pg_type) for number, pg_type in enumerate(attributes))
+    return PgType(70_002, "pair", "public", TypeKind.COMPOSITE, attributes=columns)
+
+
+def loaded(pg_type: PgType, texts: Sequence[str | None], modifier: int = -1) -> Any:
+    """The values, which are the same in whichever way the texts are handed over."""
+    column = Column("c", pg_type, modifier)
+    array = load(pa.array(texts, pa.string()), column, TABLE)
+    array.validate(full=True)
+    assert array.type == arrow_type(column)
+    assert array.is_null().to_pylist() == [text is None for text in texts]
+    around = pa.array([b"junk", None, *((None if text is None else text.encode()) for text in texts), b"junk"])
+    sliced = load(around.slice(2, len(texts)), column, TABLE)
+    assert str(sliced.to_pylist()) == str(array.to_pylist())
+    return array.to_pylist()
+
+
+def print_hstore(pairs: dict[str, str | None]) -> str:
+    """hstore_out: https://github.com/postgres/postgres/blob/master/contrib/hstore/hstore_io.c"""
+
+    def quote(text: str) -> str:
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    return ", ".join(f"{quote(key)}=>{'NULL' if value is None else quote(value)}" for key, value in pairs.items())
+
+
+def print_composite(values: Sequence[str | None]) -> str:
+    """record_out: https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/rowtypes.c"""
+
+    def quote(text: str | None) -> str:
+        if text is None:
+            return ""
+        if text and not re.search(r'["\\(),\s]', text):
+            return text
+        return '"' + text.replace("\\", "\\\\").replace('"', '""') + '"'
+
+    return f"({','.join(map(quote, values))})"
+
+
+def print_array(values: Sequence[str | None]) -> str:
+    """array_out, for elements that are all quoted."""
+    quoted = ("NULL" if v is None else '"' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for v in values)
+    return "{" + ",".join(quoted) + "}"
+
+
+MAPS = st.dictionaries(NASTY, st.none() | NASTY, max_size=4)
+
+
+@given(st.lists(st.none() | MAPS, max_size=6))
+def test_any_hstore(maps: list[dict[str, str | None] | None]) -> None:
+    texts = [None if one is None else print_hstore(one) for one in maps]
+    assert loaded(HSTORE, texts) == [None if one is None else list(one.items()) for one in maps]
+
+
+@given(st.lists(st.none() | st.lists(st.none() | MAPS, max_size=3), max_size=4))
+def test_any_array_of_hstore(lists: list[list[dict[str, str | None] | None] | None]) -> None:
+    texts = [
+        None if one is None else print_array([None if m is None else print_hstore(m) for m in one]) for one in lists
+    ]
+    expected = [None if one is None else [None if m is None else list(m.items()) for m in one] for one in lists]
+    assert loaded(array_of(HSTORE), texts) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@given(data=st.data())
+def test_any_composite(count: int, data: st.DataObject) -> None:
+    row = st.tuples(*[st.none() | NASTY] * count)
+    rows = data.draw(st.lists(st.none() | row, max_size=6))
+    texts = [None if one is None else print_composite(one) for one in rows]
+    expected = [None if one is None else {f"a{at}": value for at, value in enumerate(one)} for one in rows]
+    assert loaded(composite(*[TEXT] * count), texts) == expected
+    # In another composite, in an array.
+    outer = composite(TEXT, composite(*[TEXT] * count))
+    outer = PgType(70_003, "outer", "public", TypeKind.COMPOSITE, attributes=outer.attributes)
+    nested = [print_array([print_composite(["k", text]) for text in texts])]
+    assert loaded(array_of(outer), nested) == [[{"a0": "k", "a1": one} for one in expected]]
+
+
+def test_an_attribute_has_its_own_type() -> None:
+    pg_type = composite(known(pg_types.INT4), known(1007), known(pg_types.INTERVAL), PgType(70_004, "thing", "public"))
+    build: Any = pa.MonthDayNano
+    minute = build([0, 0, 60 * 10**9])
+    assert loaded(pg_type, ['(1,"{1,NULL}",PT1M,x)', "(,,,)", None]) == [
+        {"a0": 1, "a1": [1, None], "a2": minute, "a3": b"x"},
+        {"a0": None, "a1": None, "a2": None, "a3": None},
+        None,
+    ]
+
+
+def test_a_composite_whose_attributes_are_not_known_or_not_told_apart_is_bytes() -> None:
+    assert not is_supported(Column("c", PgType(70_005, "pair", "public", TypeKind.COMPOSITE)))
+    attributes = (Column("a", TEXT), Column("A", TEXT))
+    assert not is_supported(Column("c", PgType(70_005, "pair", "public", TypeKind.COMPOSITE, attributes=attributes)))
+
+
+def test_an_attribute_that_came_or_went_is_known_to_a_new_copy_alone() -> None:
+    for text in ("(1)", "(1,2,3)"):
+        with pytest.raises(CopiedAgain, match=r"the attributes of public\.pair, the type of column c of public\.t"):
+            loaded(composite(TEXT, TEXT), ["(1,2)", text])
+
+
+POINTS = [(1.0, 2.5), (float("inf"), -0.0), (1e300, 5e-324)]
+
+
+def print_point(point: tuple[float, float]) -> str:
+    return "(" + ",".join(repr(n).replace("inf", "Infinity").replace("nan", "NaN") for n in point) + ")"
+
+
+@given(st.lists(st.none() | st.lists(st.tuples(st.floats(), st.floats()), min_size=1, max_size=4), max_size=5))
+def test_any_points(lists: list[list[tuple[float, float]] | None]) -> None:
+    inner = [None if one is None else ",".join(map(print_point, one)) for one in lists]
+    points = [None if one is None else [{"x": x, "y": y} for x, y in one] for one in lists]
+    closed = [None if one is None else f"({one})" for one in inner]
+    assert repr(loaded(known(pg_types.POLYGON), closed)) == repr(points)
+    mixed = [None if one is None else (f"({one})" if at % 2 else f"[{one}]") for at, one in enumerate(inner)]
+    paths = [None if one is None else {"closed": at % 2 == 1, "points": one} for at, one in enumerate(points)]
+    assert repr(loaded(known(pg_types.PATH), mixed)) == repr(paths)
+    one_each = [None if one is None else print_point(one[0]) for one in lists]
+    assert repr(loaded(known(pg_types.POINT), one_each)) == repr([None if one is None else one[0] for one in points])
+
+
+def test_the_other_shapes() -> None:
+    two = {"x1": 1.0, "y1": 2.0, "x2": 3.0, "y2": -4.0}
+    assert loaded(known(pg_types.LINE), ["{1,-2,3e+20}", None]) == [{"a": 1.0, "b": -2.0, "c": 3e20}, None]
+    assert loaded(known(pg_types.LSEG), ["[(1,2),(3,-4)]"]) == [two]
+    assert loaded(known(pg_types.BOX), ["(1,2),(3,-4)"]) == [two]
+    assert loaded(known(1020), ["{(1,2),(3,-4);NULL;(1,2),(3,-4)}", "{}"]) == [[two, None, two], []]
+    assert loaded(known(pg_types.CIRCLE), ["<(1,2),3>"]) == [{"x": 1.0, "y": 2.0, "radius": 3.0}]
+
+
+@given(st.lists(st.none() | st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5), max_size=5))
+def test_any_vector(vectors: list[list[float] | None]) -> None:
+    texts = [None if one is None else f"[{','.join(map(repr, one))}]" for one in vectors]
+    assert repr(loaded(VECTOR, texts)) == repr(vectors)
+    three = [None if one is None else (one * 3)[:3] for one in vectors]
+    texts = [None if one is None else f"[{','.join(map(repr, one))}]" for one in three]
+    assert repr(loaded(VECTOR, texts, 3)) == repr(three)
+
+
+@given(st.lists(st.none() | st.lists(st.integers(-(2**15), 2**15 - 1), max_size=4), max_size=5))
+def test_any_int2vector(vectors: list[list[int] | None]) -> None:
+    texts = [None if one is None else " ".join(map(str, one)) for one in vectors]
+    assert loaded(known(pg_types.INT2VECTOR), texts) == vectors
+
+
+@pytest.mark.parametrize(
+    ("pg_type", "text"),
+    [
+        *((HSTORE, text) for text in ('"a"', '"a"=>"b"=>"c"', '"a"=>', '"a"=>b', 'x"a"=>"b"', '"a"=>"b",', "a", '"')),
+        *((HSTORE, text) for text in ('"a"=>"b", ', '"a", "b"', '"a"=>NULL, ', '"a"=>nULL', '"a"=>"b" "c"=>"d"')),
+        *((composite(TEXT, TEXT), text) for text in ("1,2", "(1,2", '("1,2)', "", "x(1,2)")),
+        *((known(pg_types.POINT), text) for text in ("1,2", "(1,2", "(1,,2)", "(1)", "((1,2)", "(1,x)", "", "(,)")),
+        *((known(pg_types.BOX), text) for text in ("(1,2)", "(1,2)(3,4)", "(1,2),(3,4),(5,6)", "(1,2),3(,4)")),
+        *((known(pg_types.POLYGON), text) for text in ("()", "((1,2)", "((1,2),)", "((1,2)x,(3,4))", "[(1,2)]", "")),
+        *((known(pg_types.PATH), text) for text in ("[(1,2))", "((1,2)]", "((1,2,3))", "((1,2),(3,4)", "")),
+        *((VECTOR, text) for text in ("[1,2", "1,2", "[1,,2]", "[1,NULL]", "[x]", "")),
+        *((known(pg_types.INT2VECTOR), text) for text in ("1  2", "x", "1 2 ", "70000")),
+    ],
+)
+def test_text_that_is_none_of_the_type_is_refused(pg_type: PgType, text: str) -> None:
+    for texts in ([text], [None, text, None]):
+        with pytest.raises(ValueOutOfRange):
+            loaded(pg_type, texts)
+
+
+def test_a_vector_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueOutOfRange, match=r"column c of table public\.t holds text that is not a value"):
+        loaded(VECTOR, ["[1,2,3]", "[1,2]"], 3)
+
+
+@pytest.mark.parametrize("pg_type", [HSTORE, composite(TEXT, TEXT)])
+def test_text_that_is_no_utf8_is_named(pg_type: PgType) -> None:
+    text = pa.array([b'"k"=>"\xff"' if pg_type is HSTORE else b"(k,\xff)"])
+    with pytest.raises(ValueOutOfRange, match="not valid UTF-8"):
+        load(text, Column("c", pg_type), TABLE)
