@@ -58,7 +58,7 @@ class PartialRows:
 
 @dataclass(frozen=True, slots=True)
 class TableChanges:
-    """One table's share of a batch. All tables have the Arrow schema of `schema` (`schema.arrow`).
+    """One table's share of a batch. All tables have the Arrow schema of `schema` (`values.arrow`).
 
     Applied in this order, inside the batch's transaction:
 

@@ -13,12 +13,12 @@ import pyarrow as pa
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.config_values import config_error
 from etl_core.errors import ConfigError, EtlError, TableError, where
-from etl_core.schema.arrow import arrow_schema, arrow_type, key_schema
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.rules import Rules
 from etl_core.shape.transforms import Function, Transform, as_text, transform_named
 from etl_core.values import read_csv
+from etl_core.values.arrow import arrow_schema, arrow_type, key_schema
 from etl_core.values.text import Array, one_text
 
 _log = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ from etl_core.config_tables import read_tables
 from etl_core.destination.memory import StoredTable, apply_changes
 from etl_core.errors import ConfigError, TableError
 from etl_core.schema import pg_types
-from etl_core.schema.arrow import arrow_schema, key_schema
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.testing.destination_tables import INT4, INT8, TEXT, table
+from etl_core.values.arrow import arrow_schema, key_schema
 
 HASH_KEY = "correct horse battery staple"
 HASH = HashKey.of(HASH_KEY)

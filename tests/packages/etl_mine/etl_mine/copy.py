@@ -19,8 +19,8 @@ import pyarrow.ipc
 from etl_core.destination.protocol import check_count
 from etl_core.errors import DestinationUnavailable, TableError
 from etl_core.lsn import Lsn
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
 from etl_mine.commit import Commit, StoredFile, Watermark, explained, locked, read_commit, replace_commit, sync
 
 

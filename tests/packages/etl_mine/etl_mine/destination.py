@@ -24,8 +24,8 @@ from etl_core.destination.protocol import Positions, check_stream
 from etl_core.errors import CopiedAgain, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.schema.arrow import arrow_schema
 from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
 from etl_mine.commit import (
     Commit,
     StoredFile,
