@@ -55,6 +55,7 @@ _PAIR = PgType(
         Column("order", array_of(1009, TEXT)),
     ),
 )
+_NEST = PgType(70_009, "nest", "public", TypeKind.COMPOSITE, attributes=(Column("kind", TEXT), Column("pair", _PAIR)))
 _INFINITE = 2**63 - 1
 
 _A = "00000000-0000-0000-0000-00000000000a"
@@ -129,6 +130,14 @@ CASES: tuple[tuple[Column, list[Any]], ...] = (
     (Column("jsons", array_of(3807, _JSONB)), [['{"a":  1}', None], []]),
     (Column("dates", array_of(1182, _DATE)), []),
     (Column("moods", array_of(70_002, _MOOD)), [["sad", None]]),
+    (
+        Column("nest", _NEST),
+        [
+            {"kind": "k", "pair": {"a": 1, "B c": Decimal("1.50"), "order": ["x", None]}},
+            {"kind": None, "pair": None},
+            {"kind": "n", "pair": {"a": None, "B c": None, "order": None}},
+        ],
+    ),
     (Column("bits", array_of(1561, _BIT), 3), [["101", None], []]),
     (Column("points", array_of(1017, _POINT)), [[{"x": 1.5, "y": 2.5}, None], []]),
     (Column("hstores", array_of(70_006, _HSTORE)), [[[("a", None)], None, []], []]),
@@ -138,7 +147,9 @@ CASES: tuple[tuple[Column, list[Any]], ...] = (
 )
 
 
-_NESTED = frozenset({"point", "path", "polygon", "hstore", "hstores", "vector", "vectors", "pair", "pairs", "texts"})
+_NESTED = frozenset(
+    {"point", "path", "polygon", "hstore", "hstores", "vector", "vectors", "pair", "pairs", "nest", "texts"}
+)
 
 
 class ValueSuite:

@@ -45,6 +45,7 @@ _STORED = {
     "vector": "FLOAT[3]",
     "any_vector": "FLOAT[]",
     "pair": 'STRUCT(a INTEGER, "B c" DECIMAL(10,2), "order" VARCHAR[])',
+    "nest": 'STRUCT(kind VARCHAR, pair STRUCT(a INTEGER, "B c" DECIMAL(10,2), "order" VARCHAR[]))',
     "bits": "BIT[]",
     "points": "STRUCT(x DOUBLE, y DOUBLE)[]",
     "hstores": "MAP(VARCHAR, VARCHAR)[]",

@@ -65,6 +65,7 @@ _STORED = {
     "points": "STRUCT<elements ARRAY<STRUCT<element STRUCT<`x` FLOAT64, `y` FLOAT64>>>>",
     "hstores": f"STRUCT<elements ARRAY<STRUCT<element {_MAP}>>>",
     "vectors": "STRUCT<elements ARRAY<STRUCT<element STRUCT<elements ARRAY<STRUCT<element FLOAT64>>>>>>",
+    "nest": f"STRUCT<`kind` STRING, `pair` {_PAIR}>",
     "pairs": f"STRUCT<elements ARRAY<STRUCT<element {_PAIR}>>>",
     "ints": "STRUCT<elements ARRAY<STRUCT<element INT64>>>",
     "texts": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",
