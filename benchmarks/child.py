@@ -111,7 +111,9 @@ def halves(spec: dict[str, Any]) -> dict[str, float]:
 
 def _read_only(spec: dict[str, Any]) -> tuple[Assembled, float]:
     until = Lsn(spec["until"])
-    describer = Describer(lambda: _connect(spec, "describe"), PUBLICATION, lambda _: None, lambda _: None)
+    describer = Describer(
+        lambda: _connect(spec, "describe"), PUBLICATION, lambda _: None, lambda _: None, lambda _: None
+    )
     replication = connect(spec["dsn"], pipeline=PIPELINE, role="stream", replication=True)
     kept: Assembled | None = None
     rows = 0

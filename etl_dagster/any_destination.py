@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator
 from etl_core.config_values import config_error
 from etl_core.destination.registry import FoundType, find_type, type_label
 from etl_dagster.resources import DestinationResource
-from etl_dagster.secrets import plain
+from etl_dagster.secrets import is_secret_name, plain
 
 if TYPE_CHECKING:
     from etl_core.destination.reader_names import ReaderNames
@@ -81,12 +81,14 @@ class AnyDestinationResource(DestinationResource):
         """The options but for those that variables hold, which are None. Raises ConfigError."""
         for name in self.settings_env.keys() & self.settings.keys():
             raise config_error(f"destination.{name}", "stands in settings and in settings_env", hint="leave one out")
-        for option in found.type.options or ():
-            if option.secret and option.name in self.settings:
+        declared = found.type.options
+        for name in self.settings:
+            # What is not declared is told by its name.
+            if is_secret_name(name) if declared is None else any(one.secret and one.name == name for one in declared):
                 raise config_error(
-                    f"destination.{option.name}",
+                    f"destination.{name}",
                     "is a secret, which Dagster would show on its pages",
                     hint="leave it out and name the environment variable that holds it: settings_env in Python,"
-                    f" {option.name}_env in YAML",
+                    f" {name}_env in YAML",
                 )
         return found.read_options(self.settings, elsewhere=self.settings_env)

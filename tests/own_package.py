@@ -19,6 +19,7 @@ def install(target: Path) -> None:
     shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     options = (
         "--quiet",
+        "--isolated",  # whatever a person has told pip, such as PIP_USER
         "--no-input",
         "--disable-pip-version-check",
         "--no-index",

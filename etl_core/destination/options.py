@@ -46,7 +46,8 @@ class Option:
     """One option. `help` is whole sentences, for the reference page and for Dagster's forms.
 
     `default` is as a person writes it: `10m`, not 600.0. `choices` are of kind choice. A `secret` is text that may
-    hold a password: it is masked in what other packages say, and AnyDestinationResource takes it from a variable alone.
+    hold a password: it is masked in what another package says while it builds its destination, and
+    AnyDestinationResource takes it from a variable alone.
     """
 
     name: str

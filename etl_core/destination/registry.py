@@ -91,10 +91,13 @@ class FoundType:
 
     @contextmanager
     def _calling(self, given: Mapping[str, object]) -> Iterator[None]:
-        """Code of the type's package: what it raises that is no EtlError becomes one, without a secret."""
+        """Code of the type's package: what it raises that is no EtlError becomes one; none shows a secret."""
         try:
             yield
-        except EtlError:
+        except EtlError as error:
+            if self.origin != _PACKAGE:
+                error.args = tuple(masked(str(told), self.type.options, given) for told in error.args)
+                error.hint = error.hint and masked(error.hint, self.type.options, given)
             raise
         except ModuleNotFoundError as error:
             raise _needs_package(self.name, self.origin, error) from None

@@ -50,6 +50,10 @@ class ActiveTables:
         with self._lock:
             return dict(self._watermarks)
 
+    def watermark(self, table_id: TableId) -> Lsn | None:
+        with self._lock:
+            return self._watermarks.get(table_id)
+
     def schema(self, table_id: TableId) -> TableSchema | None:
         with self._lock:
             return self._schemas.get(table_id)

@@ -352,6 +352,7 @@ class Applier:
             schema = piece.schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
             if known is not None and known != schema:
+                check_carried(known, schema, alterations(known, schema))  # first: the settings go by names
                 self._shapes.check_carried(known, schema)
             shape = self._shapes.of(schema)
             if not shape.is_identity:

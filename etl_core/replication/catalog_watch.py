@@ -122,10 +122,9 @@ class CatalogWatch:
                     self._examine(connection, status, remembered.get(status.table_id), found)
             return found
 
-    def copied_from(self, table_id: TableId) -> Fingerprint | None:
-        """The table's fingerprint, of a moment that the stream has passed."""
-        remembered = self._store.fingerprint(table_id)
-        return None if remembered is None else remembered.fingerprint
+    def copied_from(self, table_id: TableId) -> Remembered | None:
+        """The table's fingerprint. What it says of numbers and files was so when the stream was there, too."""
+        return self._store.fingerprint(table_id)
 
     def tell_harms(self, connection: Connection, published: Sequence[TableName]) -> None:
         """Says what the publication does to changes of these tables: a key may be dropped while they are streamed.

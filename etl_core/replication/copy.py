@@ -279,7 +279,7 @@ class TableCopier:
             )
         stored = self._store.schema(status.table_id)
         if stored is not None:
-            self._shapes.check_named(stored[1], table.schema)
+            self._shapes.check_shown(stored[1], table.schema, self._store.shape(status.table_id))
         shape = self._shapes.of(table.schema)
         if not self._unknown_types_to_bytes:
             refuse_unsupported(shape.target)

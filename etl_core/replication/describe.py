@@ -19,21 +19,22 @@ from etl_core.errors import SourceChanged, SourceLocked
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import Relation
-from etl_core.replication.relation_columns import Identified, Known, as_applied, identify, is_alike
+from etl_core.replication.relation_columns import Identified, Known, as_known, identify, is_alike
 from etl_core.schema.fingerprint import Fingerprint
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
 from etl_core.source.catalog import PublishedTable, published_tables, table_schema
 from etl_core.source.connection import Connection
-from etl_core.source.fill import FillKind, added_column_fill, dropped_attnums, has_files
+from etl_core.source.fill import FillKind, added_column_fill, attributes_now, has_files
 from etl_core.source.server import current_lsn
 from etl_core.source.sqlstate import translate
+from etl_core.state.store import Remembered
 
 
 class Describer:
     """Describes relations on one connection, which it opens when first asked and closes with `close`.
 
-    `applied` gives the schema a table has in the destination, None for a table that is not replicated; `remembered` its
-    fingerprint, of a moment that the stream has passed.
+    `applied` gives the schema a table has in the destination and `watermark` its watermark there, None for a table that
+    is not replicated; `remembered` its fingerprint, of a moment that the stream has passed. Messages come in order.
     """
 
     def __init__(
@@ -41,11 +42,14 @@ class Describer:
         connect: Callable[[], Connection],
         publication: str,
         applied: Callable[[TableId], TableSchema | None],
-        remembered: Callable[[TableId], Fingerprint | None],
+        watermark: Callable[[TableId], Lsn | None],
+        remembered: Callable[[TableId], Remembered | None],
     ) -> None:
         self._connect = connect
         self._publication = publication
         self._applied = applied
+        self._watermark = watermark
+        self._last: dict[TableId, tuple[Lsn, TableSchema]] = {}
         self._remembered = remembered
         self._connection: Connection | None = None
         self._first_look: dict[TableId, TableSchema] | None = None
@@ -54,7 +58,8 @@ class Describer:
     def __call__(self, relation: Relation, commit_lsn: Lsn) -> TableSchema:
         """The schema of the rows that follow `relation`, in the transaction whose commit record is at `commit_lsn`."""
         catalog = self._catalog(relation.table_id, commit_lsn)
-        identified = self._identify(relation, catalog)
+        base = self._base(relation.table_id, commit_lsn)
+        identified = self._identify(relation, commit_lsn, catalog, base)
         schema = TableSchema(
             relation.table_id,
             TableName(relation.namespace or "pg_catalog", relation.name),
@@ -63,7 +68,16 @@ class Describer:
             relation.replica_identity,
             comment=None if catalog is None else catalog.comment,
         )
-        return self._with_fills(schema, catalog, identified.is_proven)
+        if base is None:
+            return schema
+        if not identified.is_proven:
+            return replace(schema, columns=tuple(replace(column, fill_known=False) for column in schema.columns))
+        schema = self._with_fills(schema, base)
+        mark = self._watermark(relation.table_id)
+        if mark is not None and mark <= commit_lsn:
+            # Older messages are of rows that the destination has, and say what it was before.
+            self._last[relation.table_id] = commit_lsn, schema
+        return schema
 
     def close(self) -> None:
         if self._connection is not None:
@@ -99,69 +113,66 @@ class Describer:
         except SourceLocked:
             return []
 
-    def _identify(self, relation: Relation, catalog: TableSchema | None) -> Identified:
-        table_id = relation.table_id
-        known = Known(self._applied(table_id), catalog)
-        identified = as_applied(relation.columns, known)
-        if identified is not None:
-            return identified
-        if known.applied is not None:
-            remembered = self._remembered(table_id)
-            last_attnum = None if remembered is None else remembered.last_attnum
-            known = replace(known, dropped=dropped_attnums(self._open(), table_id), last_attnum=last_attnum)
+    def _identify(
+        self, relation: Relation, commit_lsn: Lsn, catalog: TableSchema | None, base: TableSchema | None
+    ) -> Identified:
+        known = Known(base, catalog)
+        identified = as_known(relation.columns, known)
+        if identified is not None or base is None:
+            return identified or identify(relation.columns, known)
+        table_id, remembered = relation.table_id, self._remembered(relation.table_id)
+        if remembered is not None:
+            now = attributes_now(self._open(), table_id)
+            seen = remembered.fingerprint
+            # A look may be ahead of the stream: then who wrote a column's row last says nothing of the time between.
+            is_behind = remembered.lsn <= commit_lsn
+            before = {each.attnum: each.xmin for each in seen.attributes if each.name and is_behind}
+            known = replace(
+                known,
+                dropped=[attnum for attnum, xmin in now.items() if xmin is None],
+                last_attnum=seen.last_attnum,
+                unaltered=[attnum for attnum, xmin in now.items() if xmin and before.get(attnum) == xmin],
+                has_files=has_files(self._open(), table_id, seen),
+            )
         return identify(relation.columns, known)
 
-    def _with_fills(self, schema: TableSchema, catalog: TableSchema | None, is_proven: bool) -> TableSchema:
+    def _base(self, table_id: TableId, commit_lsn: Lsn) -> TableSchema | None:
+        """The table at the latest moment before the message of which that is known.
+
+        What the stream itself described last, unless the destination has been brought further by a new copy since.
+        """
+        last = self._last.get(table_id)
+        mark = self._watermark(table_id)
+        if last is None or mark is None or not mark <= last[0] <= commit_lsn:
+            return self._applied(table_id)
+        return last[1]
+
+    def _with_fills(self, schema: TableSchema, base: TableSchema) -> TableSchema:
         """`schema` with what is known of the rows that are older than a column or its type."""
-        applied = self._applied(schema.table_id)
-        if applied is None:
-            return schema
-        known = {column.name: column for column in applied.columns}
-        held = {column.attnum: column for column in applied.columns if column.attnum}
-        today = set() if catalog is None else set(catalog.column_names)
-        columns: list[Column] = []
-        before = 0
-        for column in schema.columns:
-            if column.attnum == 0 and column.name not in known and column.name in today:
-                # Added, and of another type by now: what older rows held in it nobody can tell any more.
-                columns.append(replace(column, fill_known=False))
-            elif column.attnum in held:
-                columns.append(self._with_type(schema.table_id, column, held[column.attnum]))
-            elif is_proven:
-                columns.append(self._fill(schema, column))
-            else:
-                columns.append(self._with_fill(schema, column, known.get(column.name), before))
-            # One that is not known any more has a number of its own, too.
-            before = column.attnum or before + 1
-        return replace(schema, columns=tuple(columns))
+        held = {column.attnum: column for column in base.columns}
+        return replace(
+            schema,
+            columns=tuple(
+                self._with_type(schema.table_id, column, held[column.attnum])
+                if column.attnum in held
+                else self._with_fill(schema.table_id, column)
+                for column in schema.columns
+            ),
+        )
 
     def _with_type(self, table_id: TableId, column: Column, applied: Column) -> Column:
         """A column that was there. One whose type changed holds what it held if no row was written anew since."""
-        if is_alike(applied, column) or not column.fill_known:
+        if is_alike(applied, column):
             return column
-        return replace(column, fill_known=has_files(self._open(), table_id, self._remembered(table_id)))
+        return replace(column, fill_known=has_files(self._open(), table_id, self._seen(table_id)))
 
-    def _with_fill(self, schema: TableSchema, column: Column, applied: Column | None, before: int) -> Column:
-        """A column that was told by its name alone; `before` is the number of the one that comes before it, or less."""
-        if column.attnum == 0:
-            return column
-        if applied is not None and applied.attnum and is_alike(applied, column):
-            # Dropped and added again, or another one renamed to it. The catalog is as of now, and a Relation message
-            # does not tell whether the rows behind it are from before: what they hold would go to the wrong column.
-            return replace(column, fill_known=False)
-        remembered = self._remembered(schema.table_id)
-        if remembered is not None:
-            # A column of this name and type may have come and gone before this one came, and be what the WAL means.
-            at_least = max(before, remembered.last_attnum)
-            dropped = dropped_attnums(self._open(), schema.table_id)
-            if any(at_least < attnum < column.attnum for attnum in dropped):
-                return replace(column, fill_known=False)
-        return self._fill(schema, column)
+    def _seen(self, table_id: TableId) -> Fingerprint | None:
+        remembered = self._remembered(table_id)
+        return None if remembered is None else remembered.fingerprint
 
-    def _fill(self, schema: TableSchema, column: Column) -> Column:
-        remembered = self._remembered(schema.table_id)
+    def _with_fill(self, table_id: TableId, column: Column) -> Column:
         try:
-            fill = added_column_fill(self._open(), schema.table_id, column.attnum, remembered)
+            fill = added_column_fill(self._open(), table_id, column.attnum, self._seen(table_id))
         except SourceChanged:
             return column  # dropped since; a later Relation message says so
         return replace(column, missing_value=fill.text, fill_known=fill.kind is not FillKind.UNKNOWN)

@@ -1,72 +1,88 @@
 """Which columns of a table a Relation message means: what the WAL says and what the catalog says, put together.
 
 A Relation message has names and types as of the WAL, and no attribute numbers. The catalog has numbers, as of now,
-which may be ahead: a column may have been renamed, retyped or dropped since. But a table's columns are always sent in
-the order of their numbers, and a number is never given twice. So if all columns that may have been sent were, or none
-but those that must have been, their numbers are known whatever they are called.
+which may be ahead, and always is within a transaction: a column may have been renamed, retyped or dropped since. Names
+prove nothing then. But a table's columns are sent in the order of their numbers, and a number is never given twice. So
+all ways are looked at in which the message's columns can be some of those that the table may have had; if there is
+exactly one, it is known which columns are meant, whatever they are called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from etl_core.protocol.messages import RelationColumn
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+
+_SAME_BYTES: tuple[frozenset[int], ...] = (
+    frozenset({25, 1042, 1043, 142, 194}),  # text, bpchar, varchar, xml, pg_node_tree
+    frozenset(
+        {23, 26, 24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191}
+    ),  # int4, oid and regclass's like
+    frozenset({1560, 1562}),  # bit, varbit
+    frozenset({650, 869}),  # cidr, inet
+    frozenset({1114, 1184}),  # timestamp and timestamptz, if the session's time zone is UTC
+)
+"""Built-in types between which PostgreSQL alters a column without writing a row anew."""
+_FIRST_OWN_OID = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """What is known of a table beside the message.
 
-    `applied` is the schema it has in the destination, None if it is not replicated. `catalog` is its schema as of now,
-    with unpublished columns, None if it is gone; `dropped` are the numbers of the columns it had once. `last_attnum` is
-    the highest number that had been given at a moment that the stream has passed, None if no such moment is known.
+    `base` is the table at some moment before the message: as the message before described it, or as the destination has
+    it; None if it is not replicated. `catalog` is the table as of now, with unpublished columns, None if it is gone;
+    `dropped` are the numbers of the columns it had once. `last_attnum` is the highest number that had been given at a
+    moment that the stream has passed, None if no such moment is known; `unaltered` are the numbers of the columns that
+    nobody has altered since. `has_files` says that no row was written anew since then, which all but a few changes of a
+    type do.
     """
 
-    applied: TableSchema | None
+    base: TableSchema | None
     catalog: TableSchema | None
     dropped: Collection[int] = ()
     last_attnum: int | None = None
+    unaltered: Collection[int] = field(default=())
+    has_files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """The columns of a message, in its order: types and attribute numbers as far as they can be told, 0 otherwise.
-
-    `is_proven` says that no other columns can be meant. If not, `fill_known` is False for a column that looks like one
-    of the destination's under another name.
-    """
+    """The columns of a message, in its order. If it `is_proven`, no others can be meant; their numbers are 0 if not."""
 
     columns: tuple[Column, ...]
     is_proven: bool
 
 
-def as_applied(described: Sequence[RelationColumn], known: Known) -> Identified | None:
-    """The columns of a message that says what the destination has and the catalog shows; None if there is more to it.
+def as_known(described: Sequence[RelationColumn], known: Known) -> Identified | None:
+    """The columns of a message that says what `base` and the catalog do; None if there is more to it.
 
-    Nearly every message is of this kind; `dropped` and `last_attnum` need not be known for it.
+    Nearly every message is of this kind, and needs nothing of `Known` but these two.
     """
-    if known.applied is None or known.catalog is None or len(described) != len(known.applied.columns):
+    if known.base is None or len(described) != len(known.base.columns):
         return None
-    today = {column.name: column for column in known.catalog.columns}
+    # Of a table that is gone nobody can tell more, and nothing will come of it.
+    today = known.base if known.catalog is None else known.catalog
+    by_name = {column.name: column for column in today.columns}
     found = []
-    for message, applied in zip(described, known.applied.columns, strict=True):
-        column = today.get(message.name)
-        if column is None or (column.name, column.attnum) != (applied.name, applied.attnum):
+    for message, base in zip(described, known.base.columns, strict=True):
+        column = by_name.get(message.name)
+        if column is None or not column.attnum or (column.name, column.attnum) != (base.name, base.attnum):
             return None
-        if not message.type_oid == column.type.oid == applied.type.oid:
+        if not message.type_oid == column.type.oid == base.type.oid:
             return None
-        found.append(replace(column, type_modifier=message.type_modifier))
+        found.append(replace(column, type_modifier=message.type_modifier, fill_known=True))
     return Identified(tuple(found), is_proven=True)
 
 
 def identify(described: Sequence[RelationColumn], known: Known) -> Identified:
-    """By the order of the columns if that proves them, else by their names and types."""
-    numbers = _numbers_by_order(described, known)
+    """The columns by the only way in which they can be those of the table, if there is only one."""
+    numbers = None if known.base is None else _only_way(described, known)
     if numbers is None:
-        return Identified(_by_name(described, known), is_proven=False)
+        return Identified(tuple(_by_name(column, known) for column in described), is_proven=False)
     columns = (_column(column, attnum, known) for column, attnum in zip(described, numbers, strict=True))
     return Identified(tuple(columns), is_proven=True)
 
@@ -76,81 +92,113 @@ def is_alike(one: Column, other: Column) -> bool:
     return (one.type.oid, one.type_modifier) == (other.type.oid, other.type_modifier)
 
 
-def _numbers_by_order(described: Sequence[RelationColumn], known: Known) -> tuple[int, ...] | None:
-    """The attribute numbers of the message's columns if their order alone proves them."""
-    applied, catalog = known.applied, known.catalog
-    if applied is None or catalog is None or known.last_attnum is None:
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A column that the table may have had: `types` are those it had at known moments, `name` the one it always had."""
+
+    attnum: int
+    is_there: bool
+    """Before the message and now, so that the message has it."""
+    types: tuple[int, ...]
+    name: str | None
+
+    def may_be(self, column: RelationColumn, *, has_files: bool) -> bool:
+        if self.name is not None:
+            return (self.name, self.types[0]) == (column.name, column.type_oid)
+        return not has_files or all(_same_bytes(kind, column.type_oid) for kind in self.types)
+
+
+def _only_way(described: Sequence[RelationColumn], known: Known) -> list[int] | None:
+    candidates = _candidates(described, known)
+    if candidates is None or len(described) > len(candidates):
         return None
-    held = {column.attnum for column in applied.columns}
+    spare = len(candidates) - len(described)
+    # ways[at][skipped]: how the first `at` candidates can be the first `at - skipped` columns of the message.
+    ways = [[1] + [0] * spare]
+    for at, candidate in enumerate(candidates):
+        row = []
+        for skipped in range(spare + 1):
+            column = at - skipped
+            taken = (
+                ways[at][skipped]
+                if 0 <= column < len(described) and candidate.may_be(described[column], has_files=known.has_files)
+                else 0
+            )
+            left_out = ways[at][skipped - 1] if skipped and not candidate.is_there else 0
+            row.append(min(taken + left_out, 2))
+        ways.append(row)
+    if ways[-1][spare] != 1:
+        return None
+    numbers, skipped = [], spare
+    for at in range(len(candidates) - 1, -1, -1):
+        column, candidate = at - skipped, candidates[at]
+        if (
+            0 <= column < len(described)
+            and ways[at][skipped]
+            and candidate.may_be(described[column], has_files=known.has_files)
+        ):
+            numbers.append(candidate.attnum)
+        else:
+            skipped -= 1
+    return numbers[::-1]
+
+
+def _candidates(described: Sequence[RelationColumn], known: Known) -> list[_Candidate] | None:
+    """By number; None where there is nothing to go by."""
+    base, catalog = known.base, known.catalog
+    if base is None or catalog is None or known.last_attnum is None:
+        return None
+    held = {column.attnum: column for column in base.columns}
     if 0 in held:
         return None
-    today = {column.attnum for column in catalog.columns}
-    always = held & today  # there when the destination was brought to them, and there now
+    today = {column.attnum: column for column in catalog.columns}
     came = {attnum for attnum in (*today, *known.dropped) if attnum > known.last_attnum}
-    possible = held | came
-    if len(described) == len(always):
-        numbers = tuple(sorted(always))
-    elif len(described) == len(possible):
-        numbers = tuple(sorted(possible))
-    else:
-        return None
+    possible = sorted(held.keys() | came)
     # A column whose name leads to one that was not published says that the publication itself was altered.
     names = {column.name: column.attnum for column in catalog.columns}
-    if any(names.get(column.name, numbers[0]) not in possible for column in described):
+    if any(names.get(column.name, possible[0]) not in possible for column in described):
         return None
-    return numbers
+    return [
+        _Candidate(
+            attnum,
+            attnum in held and attnum in today,
+            tuple(columns[attnum].type.oid for columns in (today, held) if attnum in columns),
+            today[attnum].name if attnum in today and attnum in held and attnum in known.unaltered else None,
+        )
+        for attnum in possible
+    ]
+
+
+def _same_bytes(one: int, other: int) -> bool:
+    """Whether a column may be altered from one type to the other and keep its rows' bytes; True if it is not known."""
+    if one == other or max(one, other) >= _FIRST_OWN_OID:
+        return True
+    if _is_array(one) and _is_array(other):
+        return True
+    return any(one in group and other in group for group in _SAME_BYTES)
+
+
+def _is_array(oid: int) -> bool:
+    pg_type = builtin(oid)
+    return pg_type is None or pg_type.kind is TypeKind.ARRAY
 
 
 def _column(described: RelationColumn, attnum: int, known: Known) -> Column:
-    candidates = [
-        column
-        for schema in (known.catalog, known.applied)
-        for column in (() if schema is None else schema.columns)
-        if column.attnum == attnum
-    ]
-    for column in candidates:
-        if column.type.oid == described.type_oid:
-            return replace(column, name=described.name, type_modifier=described.type_modifier, fill_known=True)
+    for schema in (known.catalog, known.base):
+        for column in () if schema is None else schema.columns:
+            if column.attnum == attnum and column.type.oid == described.type_oid:
+                return replace(column, name=described.name, type_modifier=described.type_modifier, fill_known=True)
     return Column(described.name, _type(described.type_oid), described.type_modifier, attnum=attnum)
 
 
-def _by_name(described: Sequence[RelationColumn], known: Known) -> tuple[Column, ...]:
-    columns = tuple(_column_by_name(column, known) for column in described)
-    if known.applied is None:
-        return columns
-    if any(column.attnum == 0 for column in columns):
-        columns = _with_old_numbers(columns, known)
-    held = {column.attnum: column.name for column in known.applied.columns if column.attnum}
-    return tuple(
-        replace(column, fill_known=False) if held.get(column.attnum, column.name) != column.name else column
-        for column in columns
-    )
-
-
-def _column_by_name(described: RelationColumn, known: Known) -> Column:
-    for schema in (known.catalog, known.applied):
+def _by_name(described: RelationColumn, known: Known) -> Column:
+    """With the type that a column of that name has. The number is the catalog's where nothing depends on it."""
+    for schema in (known.catalog, known.base):
         for column in () if schema is None else schema.columns:
             if column.name == described.name and column.type.oid == described.type_oid:
-                # Not in the catalog any more: the type is known, but not whether it is the same column.
-                attnum = column.attnum if schema is known.catalog else 0
+                attnum = column.attnum if known.base is None else 0
                 return replace(column, type_modifier=described.type_modifier, attnum=attnum)
     return Column(described.name, _type(described.type_oid), described.type_modifier)
-
-
-def _with_old_numbers(columns: tuple[Column, ...], known: Known) -> tuple[Column, ...]:
-    """Columns that the catalog no longer has under that name and type are those the destination has.
-
-    Unless a column came and went since the copy: it may be that one.
-    """
-    if known.applied is None or known.last_attnum is None or max(known.dropped, default=0) > known.last_attnum:
-        return columns
-    held = {column.name: column for column in known.applied.columns}
-    return tuple(
-        replace(column, attnum=held[column.name].attnum)
-        if column.attnum == 0 and column.name in held and is_alike(held[column.name], column)
-        else column
-        for column in columns
-    )
 
 
 def _type(oid: int) -> PgType:

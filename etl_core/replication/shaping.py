@@ -60,7 +60,12 @@ class Shaping:
             if self._shapes.is_said(shape, status.name):
                 continue
             schema = self._store.schema(status.table_id)  # a query for each table, so only where it may matter
-            if schema is not None and not self._shapes.is_as_copied(shape, schema[1]):
+            if schema is None:
+                continue
+            if self._shapes.is_as_copied(shape, schema[1]):
+                # What comes to the same now need not later, when columns have come or the settings are changed back.
+                self._store.save_shape(status.table_id, self._shapes.stored(schema[1]))
+            else:
                 found[status.table_id] = "the settings of its columns were changed"
         return found
 

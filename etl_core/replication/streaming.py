@@ -215,7 +215,11 @@ class Streaming:
 
     def _describer(self, active: ActiveTables) -> Describer:
         return Describer(
-            lambda: self._source.connect("describe"), self._source.publication, active.schema, self._watch.copied_from
+            lambda: self._source.connect("describe"),
+            self._source.publication,
+            active.schema,
+            active.watermark,
+            self._watch.copied_from,
         )
 
     def _assembler(self, describer: Describer, memory_limit: int, start: Lsn) -> Assembler:

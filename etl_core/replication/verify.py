@@ -157,7 +157,7 @@ class Verifier:
         try:
             return replace(self._compare_ready(status, table, snapshot, lsn), lsn=lsn)
         except TableError as error:
-            return not_compared(status, lsn, str(error))
+            return not_compared(status, lsn, f"{error}; {error.hint}" if error.hint else str(error))
 
     def _compare_ready(self, status: TableStatus, table: PublishedTable | None, snapshot: str, lsn: Lsn) -> Comparison:
         stored = self._store.schema(status.table_id)

@@ -117,13 +117,12 @@ def alterations(old: TableSchema, new: TableSchema) -> tuple[Alteration, ...]:
 def check_carried(old: TableSchema, new: TableSchema, steps: Sequence[Alteration]) -> None:
     """Raises CopiedAgain unless what rows hold after `steps` follows from what they held before.
 
-    `fill_known` of a column says whether the source has written older rows anew (`replication/describe.py`).
+    `fill_known` of a column is False if the source has written older rows anew, and of all columns if it cannot be told
+    which they are (`replication/describe.py`).
     """
     for step in steps:
         if isinstance(step, DropColumn):
             _refuse_possible_rename(new, step, steps)
-        elif isinstance(step, RenameColumn) and not step.column.fill_known:
-            raise _refused(new, f"{step}, and whether its rows are from before that can no longer be told")
         elif isinstance(step, ChangeType):
             if not keeps_values(step.before, step.column):
                 raise _refused(new, f"{step}, which cannot be applied to the rows already copied")
@@ -137,6 +136,8 @@ def check_carried(old: TableSchema, new: TableSchema, steps: Sequence[Alteration
             )
         elif isinstance(step, ChangeKey):
             _refuse_key(old, new, step, steps)
+    if not all(column.fill_known for column in new.columns):
+        raise _refused(new, "its columns were altered, and which of them its rows are of can no longer be told")
 
 
 def keeps_values(before: Column, after: Column) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error
+from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.shape.transforms import transform_named
 
@@ -63,13 +64,16 @@ class Rules:
         try:
             stored: dict[str, Any] = json.loads(text)
             include = stored["include"]
+            for name, _ in stored["actions"].values():
+                if name != EXCLUDE:
+                    transform_named(name, name)  # one that nobody registers any more is not known
             return cls(
                 None if include is None else frozenset(include),
                 {column: (name, argument) for column, (name, argument) in stored["actions"].items()},
                 dict(stored["rename"]),
                 stored["key_check"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
             return None
 
 

@@ -91,13 +91,24 @@ class Shapes:
         """
         for column, name in self._treated_otherwise(before, now):
             if self.rules(before.name).is_about(column.name):
-                was = f"{before.name}.{column.name}" if before.name != now.name else f"column {column.name}"
-                is_now = f"{now.name}.{name}" if before.name != now.name else name
-                raise TableError(
-                    f"{now.name}: {was} was renamed to {is_now}, and the settings have it by its old name",
-                    table=str(now.name),
-                    hint="write its new name into the settings instead of the old one, then start again",
-                )
+                raise _still_by_its_old_name(before, now, column.name, name)
+
+    def check_shown(self, before: TableSchema, now: TableSchema, stored: str | None) -> None:
+        """The same before a new copy, when the settings may have been corrected since the rules `stored`.
+
+        Raises TableError if a column that was hidden by them would be shown under its new name, and what is said of the
+        old one is what was said then.
+        """
+        then = None if stored is None else Rules.from_json(stored)
+        if then is None:
+            self.check_named(before, now)
+            return
+        old, new = self.rules(before.name), self.rules(now.name)
+        for column, name in _present(before, now):
+            was = then.treatment(column.name)
+            is_renamed = name != column.name or before.name != now.name
+            if is_renamed and was is not None and old.treatment(column.name) == was != new.treatment(name):
+                raise _still_by_its_old_name(before, now, column.name, name)
 
     def check_carried(self, before: TableSchema, now: TableSchema) -> None:
         """As `check_named`; raises CopiedAgain if the settings are about a column only since it has another name."""
@@ -114,10 +125,8 @@ class Shapes:
         if not self._settings:
             return
         old, new = self.rules(before.name), self.rules(now.name)
-        by_number = {column.attnum: column.name for column in now.columns if column.attnum}
-        for column in before.columns:
-            name = by_number.get(column.attnum, column.name)
-            if name in now.column_names and old.treatment(column.name) != new.treatment(name):
+        for column, name in _present(before, now):
+            if old.treatment(column.name) != new.treatment(name):
                 yield column, name
 
     def check(self, tables: Iterable[TableSchema], known: Collection[TableName] = ()) -> Iterator[ConfigError]:
@@ -141,6 +150,25 @@ class Shapes:
                 build_shape(self.rules(schema.name), schema, self._key)
             except ConfigError as error:
                 yield error
+
+
+def _present(before: TableSchema, now: TableSchema) -> Iterator[tuple[Column, str]]:
+    """The columns of `before` that are there now, and what they are called."""
+    by_number = {column.attnum: column.name for column in now.columns if column.attnum}
+    for column in before.columns:
+        name = by_number.get(column.attnum, column.name)
+        if name in now.column_names:
+            yield column, name
+
+
+def _still_by_its_old_name(before: TableSchema, now: TableSchema, column: str, name: str) -> TableError:
+    was = f"{before.name}.{column}" if before.name != now.name else f"column {column}"
+    is_now = f"{now.name}.{name}" if before.name != now.name else name
+    return TableError(
+        f"{now.name}: {was} was renamed to {is_now}, and the settings have it by its old name",
+        table=str(now.name),
+        hint="write its new name into the settings instead of the old one, then start again",
+    )
 
 
 def _unknown_columns(entry: TableSettings, matched: Sequence[TableSchema]) -> Iterator[ConfigError]:

@@ -53,8 +53,9 @@ JOIN pg_catalog.pg_class leaf ON leaf.oid = tree.oid AND leaf.relkind = 'r'
 """
 )
 
-_DROPPED = """
-SELECT attnum::int FROM pg_catalog.pg_attribute WHERE attrelid = {table_id} AND attnum > 0 AND attisdropped
+_ATTRIBUTES = """
+SELECT attnum::int, CASE WHEN NOT attisdropped THEN xmin::text::bigint END
+FROM pg_catalog.pg_attribute WHERE attrelid = {table_id} AND attnum > 0
 """
 
 
@@ -115,9 +116,9 @@ def has_files(conn: Connection, table_id: TableId, since: Fingerprint | None) ->
     return all(now.get(oid) == filenode for oid, filenode in since.files.items())
 
 
-def dropped_attnums(conn: Connection, table_id: TableId) -> frozenset[int]:
-    """The numbers of the columns that the table had once."""
-    return frozenset(row[0] for row in _rows(conn, sql.SQL(_DROPPED).format(table_id=sql.Literal(int(table_id)))))
+def attributes_now(conn: Connection, table_id: TableId) -> dict[int, int | None]:
+    """By the number of each column that the table ever had, who wrote its catalog row last: None if it is dropped."""
+    return dict(_rows(conn, sql.SQL(_ATTRIBUTES).format(table_id=sql.Literal(int(table_id)))))
 
 
 def _rows(conn: Connection, statement: sql.Composed) -> list[tuple[Any, ...]]:

@@ -112,5 +112,12 @@ def _installed() -> tuple[TypeFamily, ...]:
                 hint="repair or uninstall the package that adds it",
             ) from error
         families = (loaded,) if isinstance(loaded, TypeFamily) else tuple(loaded)
-        found.extend(families)
+        for family in families:
+            # Destinations know some of ours by their names.
+            if family.name in {one.name for one in (*FAMILIES, *found)}:
+                raise ConfigError(
+                    f"type family {family.name} of {entry.value} has the name of another",
+                    hint="give it one of its own, or uninstall the package that adds it",
+                )
+            found.append(family)
     return tuple(found)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from etl_core.destination.duckdb import statements
+from etl_core.destination.duckdb.types import is_comparable
 from etl_core.errors import SchemaChangeRefused, TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
@@ -139,8 +140,13 @@ def check_clash(schema: TableSchema, columns: Sequence[str], folded: Mapping[str
             )
 
 
-def check_can_be_kept(schema: TableSchema, additions: Additions, ours: Collection[str]) -> None:
-    """Raises TableError, before a copy, if its swap would lose values of a person's columns."""
+def check_can_be_kept(
+    schema: TableSchema, additions: Additions, ours: Collection[str], described: Mapping[str, str]
+) -> None:
+    """Raises TableError, before a copy, if its swap would lose values of a person's columns.
+
+    `described` are the types of the table's columns now.
+    """
     added = {statements.fold(column.name) for column in additions.columns}
     check_clash(
         schema,
@@ -149,9 +155,14 @@ def check_can_be_kept(schema: TableSchema, additions: Additions, ours: Collectio
     )
     if not additions.columns:
         return
-    if schema.key and all(name in ours for name in schema.key):
+    if not schema.key:
+        why = "it has no key to find its rows again by"
+    elif not all(name in ours for name in schema.key):
+        why = "its key is another one than before"
+    elif not all(is_comparable(schema.column(name), described[name]) for name in schema.key):
+        why = "its key is of another type than before"
+    else:
         return
-    why = "its key is another one than before" if schema.key else "it has no key to find its rows again by"
     raise TableError(
         f"a new copy of {schema.name} would lose the values of {additions}, which this pipeline did not create: {why}",
         table=str(schema.name),

@@ -85,7 +85,12 @@ class DuckDBCopy:
         if not ours:
             return Additions()
         additions = read_additions(connection, book.database, self._schema.name, ours)
-        check_can_be_kept(self._schema, additions, ours)
+        described: dict[str, str] = {}
+        if additions.columns:  # so the table is there
+            table = statements.table_identifier(book.database, self._schema.name)
+            rows = connection.execute(statements.text(statements.describe(table))).fetchall()
+            described = {row[0]: row[1] for row in rows}
+        check_can_be_kept(self._schema, additions, ours, described)
         return additions
 
     def _load(self, connection: duckdb.DuckDBPyConnection, watermark: Lsn) -> int:

@@ -2,9 +2,10 @@
 
 The DuckDB type follows from the Arrow type, but for text: uuid is UUID, json and jsonb are JSON, bit(n) is BIT and
 timetz TIME WITH TIME ZONE; an enum and a numeric without precision stay VARCHAR, and so does every text in a STRUCT. So
-does bit varying: DuckDB's BIT cannot be empty. JSON is handed over under Arrow's extension name, so that DuckDB stores
-the text as it is: its cast from VARCHAR parses every value and refuses some that PostgreSQL accepts (a lone surrogate).
-DuckDB before 2.0 holds a timetz with an offset of seconds but no minutes, and prints it with minutes.
+do bit varying and bit without a length: DuckDB's BIT cannot be empty. JSON is handed over under Arrow's extension name,
+so that DuckDB stores the text as it is: its cast from VARCHAR parses every value and refuses some that PostgreSQL
+accepts (a lone surrogate). DuckDB before 2.0 holds a timetz with an offset of seconds but no minutes, and prints it
+with minutes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from etl_core.schema.pg_types import base_type
+from etl_core.schema.pg_types import under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.values.arrow import arrow_field, arrow_type
 from etl_core.values.registry import family_of
@@ -42,19 +43,24 @@ _OF_FAMILIES = {"uuid": "UUID", "json": "JSON", "bit": "BIT", "timetz": "TIME WI
 """Where the family says more than the Arrow type, which is text."""
 _CAST = frozenset(_OF_FAMILIES.values()) - {"JSON"}
 
+_OPAQUE = ("BLOB", "STRUCT", "MAP")
+
 _JSON_FIELD: dict[bytes | str, bytes | str] = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
 
 
 def duckdb_type(column: Column) -> str:
     """The DuckDB type of a column, as DESCRIBE spells it."""
-    return _duckdb_type(arrow_type(column), column.type)
+    return _duckdb_type(arrow_type(column), column.type, column.type_modifier)
 
 
-def _duckdb_type(arrow: pa.DataType, pg_type: PgType) -> str:
-    base = base_type(pg_type)
+def _duckdb_type(arrow: pa.DataType, pg_type: PgType, type_modifier: int) -> str:
+    base, type_modifier = under_domains(pg_type, type_modifier)
     if isinstance(arrow, pa.ListType) and base.kind is TypeKind.ARRAY and base.element is not None:
-        return _duckdb_type(arrow.value_type, base.element) + "[]"
-    return _OF_FAMILIES.get(family_of(base).name) or _of_arrow(arrow)
+        return _duckdb_type(arrow.value_type, base.element, type_modifier) + "[]"
+    family = family_of(base).name
+    if family == "bit" and type_modifier < 1:
+        return _of_arrow(arrow)  # of any length, none too
+    return _OF_FAMILIES.get(family) or _of_arrow(arrow)
 
 
 def _of_arrow(arrow: pa.DataType) -> str:
@@ -81,16 +87,29 @@ def is_stored_as(column: Column, described: str) -> bool:
     return described.replace('"', "") == duckdb_type(column).replace('"', "")
 
 
+def is_comparable(column: Column, described: str) -> bool:
+    """Whether a column's values can be compared with those of its like that is stored as `described`."""
+    opaque = any(kind.endswith("]") or kind.startswith(_OPAQUE) for kind in (described, duckdb_type(column)))
+    return is_stored_as(column, described) or not opaque
+
+
 def is_cast(column: Column) -> bool:
     """Whether the column's Arrow values, which are text, are cast to what is stored."""
-    return duckdb_type(column).removesuffix("[]") in _CAST
+    return _element(duckdb_type(column)) in _CAST
 
 
 def text_form(column: Column) -> str | None:
     """The type to cast to so that a stored column comes out as its Arrow text, None for one that needs no cast."""
     stored = duckdb_type(column)
-    element = stored.removesuffix("[]")
+    element = _element(stored)
     return "VARCHAR" + stored[len(element) :] if element in _OF_FAMILIES.values() else None
+
+
+def _element(stored: str) -> str:
+    """The type in a list, in lists of lists too: of arrays of a domain over an array."""
+    while stored.endswith("[]"):
+        stored = stored.removesuffix("[]")
+    return stored
 
 
 def tag_json(rows: pa.Table, columns: Sequence[Column]) -> pa.Table:
@@ -124,9 +143,11 @@ def tagged_schema(columns: Sequence[Column]) -> pa.Schema:
 
 def tagged_field(column: Column) -> pa.Field[Any]:
     """The Arrow field of `column`, under Arrow's name for JSON if it is that."""
-    field, stored = arrow_field(column), duckdb_type(column)
-    if stored == "JSON":
-        return field.with_metadata(_JSON_FIELD)
-    if stored == "JSON[]" and isinstance(field.type, pa.ListType):
-        return pa.field(field.name, pa.list_(field.type.value_field.with_metadata(_JSON_FIELD)))
-    return field
+    field = arrow_field(column)
+    return _tagged(field) if _element(duckdb_type(column)) == "JSON" else field
+
+
+def _tagged(field: pa.Field[Any]) -> pa.Field[Any]:
+    if isinstance(field.type, pa.ListType):
+        return pa.field(field.name, pa.list_(_tagged(field.type.value_field)))
+    return field.with_metadata(_JSON_FIELD)

@@ -133,9 +133,8 @@ def test_changed_while_nobody_streamed(lab: Lab) -> None:
     assert copied == expected - {"moved"} | {"moved_away"}
     told = {name: error for name, error in pipeline.observer.errors.items() if isinstance(error, CopiedAgain)}
     assert told.keys() >= copied
-    composed = lab.execute("SELECT DISTINCT x::text FROM composed")
-    assert lab.rows("SELECT DISTINCT decode(x) FROM public.composed") == composed
-    lab.execute("ALTER TABLE composed DROP x; UPDATE composed SET n = 0")  # bytes, which a plain SELECT tells from text
+    assert lab.rows("SELECT DISTINCT x FROM public.composed") == [({"a": 1, "c": None},)]
+    lab.execute("ALTER TABLE composed DROP x; UPDATE composed SET n = 0")  # psycopg gives it as text
     lab.assert_equal(pipeline)
     # Nothing is found again, and what was harmless then is remembered: a rewrite after it is seen.
     again = lab.pipeline()

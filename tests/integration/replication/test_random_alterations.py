@@ -28,7 +28,8 @@ class Altered:
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
         self._random = random.Random(seed)
-        self._names = iter(f"x{number}" for number in range(1_000))
+        self._gone: list[str] = []
+        self._fresh = iter(f"x{number}" for number in range(1_000))
         self._rows = iter(range(1, 1_000_000))
         self._keys = {"id": "int", "k": "int"}
         """Unique and not null; the first of them is the key."""
@@ -89,23 +90,30 @@ class Altered:
         return f"'{number}'" if kind.startswith(("text", "varchar")) else str(number)
 
     def _add(self) -> str:
-        name, kind = next(self._names), self._random.choice(["int", "text", "varchar(4)", "numeric(6,2)"])
+        name, kind = self._name(), self._random.choice(["int", "text", "varchar(4)", "numeric(6,2)"])
         default = self._random.choice(["", f" DEFAULT {self._value(kind)}", " DEFAULT (random() * 50)::int"])
         self._columns[name] = kind
         return f"ALTER TABLE {self.name} ADD {name} {kind}{default}"
+
+    def _name(self) -> str:
+        """A new one, or one that a column of before had."""
+        name = self._random.choice([next(self._fresh), *self._gone])
+        if name in self._gone:
+            self._gone.remove(name)
+        return name
 
     def _drop(self) -> str | None:
         if not self._columns:
             return None
         name = self._random.choice(list(self._columns))
         del self._columns[name]
+        self._gone.append(name)
         return f"ALTER TABLE {self.name} DROP {name}"
 
     def _rename(self) -> str:
         before = self._random.choice([*self._keys, *self._columns])
-        # Sometimes a name that a column of before had.
-        gone = [name for name in ("id", "k", "a", "b", "c", "d") if name not in self._keys | self._columns]
-        after = self._random.choice([next(self._names), *gone])
+        after = self._name()
+        self._gone.append(before)
         self._keys = {after if name == before else name: kind for name, kind in self._keys.items()}
         self._columns = {after if name == before else name: kind for name, kind in self._columns.items()}
         return f"ALTER TABLE {self.name} RENAME {before} TO {after}"

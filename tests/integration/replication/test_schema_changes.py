@@ -53,7 +53,6 @@ CARRIED: Cases = {
         "ALTER TABLE {t} DROP b, ADD b bigint",
         "INSERT INTO {t} VALUES (9, 9, 9); UPDATE {t} SET b = 2 WHERE id = 2",
     ],
-    "swapped": ["ALTER TABLE {t} DROP b, ADD c text DEFAULT 'c'", NEW_ROW],
     "in_one_transaction": [
         "BEGIN; UPDATE {t} SET a = a + 1; ALTER TABLE {t} ADD c int DEFAULT 5; UPDATE {t} SET c = 6 WHERE id = 1;"
         "INSERT INTO {t} VALUES (9, 9, 'nine', 9); ALTER TABLE {t} DROP b; DELETE FROM {t} WHERE id = 2;"
@@ -135,6 +134,16 @@ REFUSED: Cases = {
     ],
     "no_key": ["ALTER TABLE {t} DROP CONSTRAINT {t}_pkey", "INSERT INTO {t} VALUES (9, 9, 'nine')"],
     "readded_key": ["ALTER TABLE {t} DROP id, ADD id serial PRIMARY KEY", "UPDATE {t} SET a = 5"],
+    "swapped": ["ALTER TABLE {t} DROP b, ADD c text DEFAULT 'c'", NEW_ROW],
+    "came_again_and_was_renamed": [
+        "BEGIN; ALTER TABLE {t} DROP b; ALTER TABLE {t} ADD b text; UPDATE {t} SET b = 'new' WHERE id = 1;"
+        "ALTER TABLE {t} RENAME b TO z; INSERT INTO {t} (id, z) VALUES (8, 'z'); COMMIT"
+    ],
+    "name_given_to_another": [
+        "BEGIN; ALTER TABLE {t} DROP a; ALTER TABLE {t} DROP b; ALTER TABLE {t} ADD d text DEFAULT 'x';"
+        "INSERT INTO {t} VALUES (8, 'is z'); ALTER TABLE {t} RENAME d TO z; ALTER TABLE {t} ADD d text;"
+        "INSERT INTO {t} VALUES (9, 'z', 'd'); COMMIT"
+    ],
     "same_type": ["UPDATE {t} SET b = 'old'", "ALTER TABLE {t} DROP b, ADD b text", NEW_ROW],
 }
 

@@ -10,7 +10,7 @@ import pytest
 from etl_core.errors import SourceChanged
 from etl_core.identifiers import TableId
 from etl_core.source.connection import Connection
-from etl_core.source.fill import Fill, FillKind, added_column_fill, dropped_attnums
+from etl_core.source.fill import Fill, FillKind, added_column_fill, attributes_now
 from etl_core.source.fingerprint import look
 from etl_core.testing.database import Database
 
@@ -123,6 +123,9 @@ def test_the_partitions_have_to_agree(database: Database, conn: Connection) -> N
 def test_a_column_that_is_gone(database: Database, conn: Connection) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, c int); ALTER TABLE t DROP COLUMN c")
     [(oid,)] = database.execute("SELECT 't'::regclass::oid::bigint")
-    assert dropped_attnums(conn, TableId(oid)) == {2}
+    [before, gone] = attributes_now(conn, TableId(oid)).items()
+    assert (before[0], gone) == (1, (2, None))
+    database.execute("ALTER TABLE t RENAME id TO key")
+    assert (attributes_now(conn, TableId(oid))[1] or 0) > (before[1] or 0)
     with pytest.raises(SourceChanged):
         added_column_fill(conn, TableId(oid), 2, None)

@@ -167,6 +167,32 @@ def test_what_is_hidden_by_its_name_is_not_shown_under_another() -> None:
     shapes({"user*": {"mask": ["email", "mail"]}}).check_carried(users, mail)
 
 
+def test_a_new_copy_goes_by_what_was_said_when_the_table_was_copied() -> None:
+    users = schema("users", "ssn", "note")
+    renamed_one, swapped = renamed(users, "ssn", "tax"), renamed(users, "ssn", "x")
+    swapped = renamed(renamed(swapped, "note", "ssn"), "x", "note")
+    hidden = shapes({"users": {"exclude": ["ssn"]}})
+    stored = hidden.stored(users)
+    for now in (renamed_one, swapped):
+        for unchanged in (hidden, shapes({"users": {"exclude": ["ssn"], "rename": {"id": "key"}}})):
+            with pytest.raises(TableError, match=r"column ssn was renamed to .*, and the settings have it by its old"):
+                unchanged.check_shown(users, now, stored)
+    shapes({"users": {"exclude": ["tax"]}}).check_shown(users, renamed_one, stored)
+    shapes({"users": {"exclude": ["note"]}}).check_shown(users, swapped, stored)
+    shapes({}).check_shown(users, renamed_one, stored)  # it is to be seen
+    with pytest.raises(TableError, match="column ssn was renamed"):
+        hidden.check_shown(users, renamed_one, None)  # nothing is known of before
+    named = shapes({"users": {"include": ["id", "ssn"]}})
+    corrected = shapes({"users": {"include": ["id", "tax"]}})
+    corrected.check_shown(users, renamed_one, named.stored(users))
+
+
+def test_rules_with_a_transform_that_nobody_has_any_more_are_not_known() -> None:
+    users = schema("users", "email")
+    stored = shapes({"users": {"hash": ["email"]}}).stored(users)
+    assert not shapes({"users": {"hash": ["email"]}}).is_as_copied(stored.replace('"hash"', '"lower"'), users)
+
+
 def test_a_column_that_gets_a_hidden_name_is_copied_again() -> None:
     """What is there of it was seen."""
     users = schema("users", "email", "note")
