@@ -37,7 +37,7 @@ from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.retry import Backoff
 from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
-from etl_core.schema.alterations import alterations, check_carried
+from etl_core.schema.alterations import alterations, cannot_be_told, check_carried, is_sent_alike
 from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
@@ -326,11 +326,12 @@ class Applier:
     def _decode_piece(
         self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt
     ) -> Iterator[TableChanges]:
-        shapes = self._shapes_of(piece, watermarks, attempt)
+        schemas = self._schemas_of(piece, watermarks, attempt)
+        shapes = self._shapes_of(schemas, piece, watermarks, attempt)
         read = {table_id: shape.read for table_id, shape in shapes.items()}
-        for changes in decode_frames(piece.load(), {**piece.schemas, **read} if read else piece.schemas, watermarks):
+        for changes in decode_frames(piece.load(), {**schemas, **read} if read else schemas, watermarks):
             table_id = changes.schema.table_id
-            schema = piece.schemas[table_id]
+            schema = schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
             shaped = shapes[table_id].changes(changes) if table_id in shapes else changes
             if known is not None and known != schema:
@@ -345,12 +346,37 @@ class Applier:
             attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
             yield shaped
 
-    def _shapes_of(self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt) -> dict[TableId, Shape]:
-        """Of the tables in it that the destination has otherwise than the source."""
-        shapes: dict[TableId, Shape] = {}
-        for table_id in piece.tables & watermarks.keys() & piece.schemas.keys() if self._shapes else ():
+    def _schemas_of(
+        self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt
+    ) -> Mapping[TableId, TableSchema]:
+        """Of the tables in it. A table that was copied since it was described is what it was copied as.
+
+        Its message is older than the copy, and a change of it would have brought another one before its next row.
+        """
+        copied: dict[TableId, TableSchema] = {}
+        for table_id in piece.tables & watermarks.keys() & piece.schemas.keys():
             schema = piece.schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
+            if known is None or known is schema or not _is_described_before(schema, watermarks[table_id]):
+                continue
+            if known != schema:
+                copied[table_id] = known if is_sent_alike(known, schema) else cannot_be_told(schema)
+        return {**piece.schemas, **copied} if copied else piece.schemas
+
+    def _shapes_of(
+        self,
+        schemas: Mapping[TableId, TableSchema],
+        piece: Piece,
+        watermarks: Mapping[TableId, Lsn],
+        attempt: _Attempt,
+    ) -> dict[TableId, Shape]:
+        """Of the tables in the piece that the destination has otherwise than the source."""
+        shapes: dict[TableId, Shape] = {}
+        for table_id in piece.tables & watermarks.keys() & schemas.keys() if self._shapes else ():
+            schema = schemas[table_id]
+            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
+            if known != schema and _is_described_before(schema, watermarks[table_id]):
+                continue  # of rows that the destination has; what they were called then is no matter
             if known is not None and known != schema:
                 check_carried(known, schema, alterations(known, schema))  # first: the settings go by names
                 self._shapes.check_carried(known, schema)
@@ -413,6 +439,10 @@ class Applier:
     def note_lag(self, flushed: Lsn, since: datetime) -> None:
         """See `StoredProgress.note_lag`."""
         self._progress.note_lag(flushed, since)
+
+
+def _is_described_before(schema: TableSchema, watermark: Lsn) -> bool:
+    return schema.described_at is not None and schema.described_at < watermark
 
 
 def _names(batch: Assembled, tables: Collection[TableId]) -> set[str]:

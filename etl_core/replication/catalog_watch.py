@@ -123,7 +123,7 @@ class CatalogWatch:
             return found
 
     def copied_from(self, table_id: TableId) -> Remembered | None:
-        """The table's fingerprint. What it says of numbers and files was so when the stream was there, too."""
+        """The table's fingerprint, and of when it is: the stream may not have come that far."""
         return self._store.fingerprint(table_id)
 
     def tell_harms(self, connection: Connection, published: Sequence[TableName]) -> None:

@@ -20,6 +20,7 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.protocol.messages import Relation
 from etl_core.replication.relation_columns import Identified, Known, as_known, identify, is_alike
+from etl_core.schema.alterations import cannot_be_told
 from etl_core.schema.fingerprint import Fingerprint
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
 from etl_core.source.catalog import PublishedTable, published_tables, table_schema
@@ -67,11 +68,10 @@ class Describer:
             _key(relation, identified.columns, catalog),
             relation.replica_identity,
             comment=None if catalog is None else catalog.comment,
+            described_at=commit_lsn,
         )
-        if base is None:
-            return schema
-        if not identified.is_proven:
-            return replace(schema, columns=tuple(replace(column, fill_known=False) for column in schema.columns))
+        if base is None or not identified.is_proven:
+            return cannot_be_told(schema)
         schema = self._with_fills(schema, base)
         mark = self._watermark(relation.table_id)
         if mark is not None and mark <= commit_lsn:
@@ -124,15 +124,26 @@ class Describer:
         if remembered is not None:
             now = attributes_now(self._open(), table_id)
             seen = remembered.fingerprint
-            # A look may be ahead of the stream: then who wrote a column's row last says nothing of the time between.
+            # A look may be ahead of the stream, and then says nothing of the time between.
             is_behind = remembered.lsn <= commit_lsn
             before = {each.attnum: each.xmin for each in seen.attributes if each.name and is_behind}
+            unaltered = {attnum for attnum, xmin in now.items() if xmin and before.get(attnum) == xmin}
+            held = {column.attnum for column in base.columns}
+            last_attnum = seen.last_attnum if is_behind else max(held, default=0)
+            dropped = {attnum for attnum, xmin in now.items() if xmin is None}
+            others = _not_sent(seen, last_attnum) - held
+            if not is_behind:
+                # Of one that is gone by then nobody can tell whether it was sent, but for those that were.
+                applied = self._applied(table_id)
+                sent = {column.attnum for column in applied.columns} if applied is not None else set()
+                others |= {attnum for attnum in dropped if attnum <= last_attnum} - held - sent
             known = replace(
                 known,
-                dropped=[attnum for attnum, xmin in now.items() if xmin is None],
-                last_attnum=seen.last_attnum,
-                unaltered=[attnum for attnum, xmin in now.items() if xmin and before.get(attnum) == xmin],
-                has_files=has_files(self._open(), table_id, seen),
+                dropped=dropped,
+                # What was not sent then may have been sent after somebody altered it.
+                last_attnum=last_attnum if others <= unaltered else None,
+                unaltered=unaltered,
+                has_files=is_behind and has_files(self._open(), table_id, seen),
             )
         return identify(relation.columns, known)
 
@@ -176,6 +187,16 @@ class Describer:
         except SourceChanged:
             return column  # dropped since; a later Relation message says so
         return replace(column, missing_value=fill.text, fill_known=fill.kind is not FillKind.UNKNOWN)
+
+
+def _not_sent(seen: Fingerprint, last_attnum: int) -> set[int]:
+    """Columns that were there and not sent: generated ones, and all that a column list may leave out."""
+    has_list = seen.publishing is not None and any(way.columns is not None for way in seen.publishing.ways)
+    return {
+        each.attnum
+        for each in seen.attributes
+        if each.name and each.attnum <= last_attnum and (each.generated or has_list)
+    }
 
 
 def _key(relation: Relation, columns: tuple[Column, ...], catalog: TableSchema | None) -> tuple[str, ...]:

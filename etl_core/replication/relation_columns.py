@@ -26,6 +26,8 @@ _SAME_BYTES: tuple[frozenset[int], ...] = (
     frozenset({1114, 1184}),  # timestamp and timestamptz, if the session's time zone is UTC
 )
 """Built-in types between which PostgreSQL alters a column without writing a row anew."""
+_VECTORS = frozenset({22, 30})
+"""int2vector and oidvector, which are arrays too."""
 _FIRST_OWN_OID = 16_384
 
 
@@ -36,9 +38,9 @@ class Known:
     `base` is the table at some moment before the message: as the message before described it, or as the destination has
     it; None if it is not replicated. `catalog` is the table as of now, with unpublished columns, None if it is gone;
     `dropped` are the numbers of the columns it had once. `last_attnum` is the highest number that had been given at a
-    moment that the stream has passed, None if no such moment is known; `unaltered` are the numbers of the columns that
-    nobody has altered since. `has_files` says that no row was written anew since then, which all but a few changes of a
-    type do.
+    moment before the message, None if columns of lower numbers than that may have been sent that are not in `base`;
+    `unaltered` are the numbers of the columns that nobody has altered since. `has_files` says that no row was written
+    anew since, which all but a few changes of a type do.
     """
 
     base: TableSchema | None
@@ -171,7 +173,7 @@ def _candidates(described: Sequence[RelationColumn], known: Known) -> list[_Cand
 
 def _same_bytes(one: int, other: int) -> bool:
     """Whether a column may be altered from one type to the other and keep its rows' bytes; True if it is not known."""
-    if one == other or max(one, other) >= _FIRST_OWN_OID:
+    if one == other or max(one, other) >= _FIRST_OWN_OID or None in (builtin(one), builtin(other)):
         return True
     if _is_array(one) and _is_array(other):
         return True
@@ -180,7 +182,7 @@ def _same_bytes(one: int, other: int) -> bool:
 
 def _is_array(oid: int) -> bool:
     pg_type = builtin(oid)
-    return pg_type is None or pg_type.kind is TypeKind.ARRAY
+    return oid in _VECTORS or (pg_type is not None and pg_type.kind is TypeKind.ARRAY)
 
 
 def _column(described: RelationColumn, attnum: int, known: Known) -> Column:

@@ -8,7 +8,7 @@ copied again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from etl_core.errors import COPIED_AGAIN, CopiedAgain
@@ -138,6 +138,17 @@ def check_carried(old: TableSchema, new: TableSchema, steps: Sequence[Alteration
             _refuse_key(old, new, step, steps)
     if not all(column.fill_known for column in new.columns):
         raise _refused(new, "its columns were altered, and which of them its rows are of can no longer be told")
+
+
+def cannot_be_told(schema: TableSchema) -> TableSchema:
+    """The schema as one of which is not known which columns they are: `check_carried` refuses it."""
+    return replace(schema, columns=tuple(replace(column, fill_known=False) for column in schema.columns))
+
+
+def is_sent_alike(one: TableSchema, other: TableSchema) -> bool:
+    """Whether both are sent by the same Relation message, but for its key flags."""
+    sent = [[(column.name, column.type.oid, column.type_modifier) for column in each.columns] for each in (one, other)]
+    return one.name == other.name and sent[0] == sent[1]
 
 
 def keeps_values(before: Column, after: Column) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
 
 
 class ReplicaIdentity(StrEnum):
@@ -84,6 +85,8 @@ class TableSchema:
     key: tuple[str, ...]
     replica_identity: ReplicaIdentity = ReplicaIdentity.DEFAULT
     comment: str | None = field(default=None, compare=False)
+    described_at: Lsn | None = field(default=None, compare=False)
+    """Where the commit record lies of the transaction whose Relation message said so; None if the catalog did."""
 
     def column(self, name: str) -> Column:
         """The column called `name`; KeyError if there is none."""

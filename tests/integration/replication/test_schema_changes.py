@@ -365,3 +365,50 @@ def test_unknown_types_are_refused_if_asked(lab: Lab) -> None:
     lab.execute("INSERT INTO other VALUES (1); ALTER TABLE late ADD place thing; INSERT INTO late VALUES (1, '(1,1)')")
     lab.assert_equal(pipeline, errored=["late", "pairs", "t"])
     assert "column place " in str(pipeline.observer.errors["late"])
+
+
+def test_tables_copied_again_while_it_runs_go_on_and_are_not_copied_a_third_time(lab: Lab) -> None:
+    """The server does not describe a table again after its copy: it has done so before."""
+    altered = {
+        "serial": "ALTER TABLE {t} ADD c serial; UPDATE {t} SET a = 5 WHERE id = 1",
+        "widened": "ALTER TABLE {t} ALTER a TYPE bigint; UPDATE {t} SET a = 5 WHERE id = 1",
+        "untold": "ALTER TABLE {t} DROP b, ADD c text; UPDATE {t} SET a = 5 WHERE id = 1",
+    }
+    create(lab, dict.fromkeys(altered, ()))
+    lab.publish()
+    pipeline = lab.synced()
+    watch = pipeline.observer
+    with lab.running(pipeline):
+        for table in altered:
+            lab.execute(f"UPDATE {table} SET a = 2 WHERE id = 2")
+        watch.until_flushed(pipeline.current_lsn())
+        ready = {table: watch.states.count((table, TableState.READY)) for table in altered}
+        for table, statements in altered.items():
+            for statement in statements.split(";"):
+                lab.execute(statement.format(t=table))
+        for table in altered:
+            watch.until_state(table, TableState.READY, times=ready[table] + 1)
+        for number in (20, 21):
+            for table in altered:
+                lab.execute(f"INSERT INTO {table} (id, a) VALUES ({number}, {number})")
+            watch.until_flushed(pipeline.current_lsn())
+    assert {table: watch.states.count((table, TableState.INIT)) for table in altered} == dict.fromkeys(altered, 1)
+    lab.assert_equal(lab.pipeline())
+
+
+def test_a_generated_column_that_became_an_ordinary_one_takes_nobody_s_place(lab: Lab) -> None:
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id + 1) STORED, b int, c int)")
+    lab.execute("INSERT INTO t (id, b, c) VALUES (1, 1, 1)")
+    lab.publish()
+    pipeline = lab.synced()
+    for statement in (
+        "ALTER TABLE t ALTER b SET NOT NULL",
+        "ALTER TABLE t ALTER g DROP EXPRESSION",
+        "ALTER TABLE t DROP c",
+        "INSERT INTO t VALUES (2, 10, 20)",
+        "ALTER TABLE t DROP g",
+        "INSERT INTO t VALUES (3, 30)",
+    ):
+        lab.execute(statement)
+    lab.caught_up(pipeline)
+    lab.assert_equal(lab.synced())
