@@ -132,11 +132,6 @@ class Describer:
             last_attnum = seen.last_attnum if is_behind else max(held, default=0)
             dropped = {attnum for attnum, xmin in now.items() if xmin is None}
             others = _not_sent(seen, last_attnum) - held
-            if not is_behind:
-                # Of one that is gone by then nobody can tell whether it was sent, but for those that were.
-                applied = self._applied(table_id)
-                sent = {column.attnum for column in applied.columns} if applied is not None else set()
-                others |= {attnum for attnum in dropped if attnum <= last_attnum} - held - sent
             known = replace(
                 known,
                 dropped=dropped,
