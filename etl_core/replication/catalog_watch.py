@@ -97,7 +97,6 @@ class CatalogWatch:
         self._truncated: dict[TableId, Lsn] = {}
         self._harmless: dict[TableId, Mapping[int, int]] = {}
         self._seen: dict[TableId, tuple[Fingerprint, Lsn]] = {}
-        self._deferred: set[TableId] = set()
         self._candidates: set[TableId] = set()
         self._told_harms: set[str] = set()
         self._position: Lsn | None = None
@@ -209,33 +208,35 @@ class CatalogWatch:
         return truncated is not None and truncated >= remembered.lsn
 
     def _keep(self, table_id: TableId, remembered: Remembered, now: Fingerprint, lsn: Lsn) -> None:
-        """What changed is harmless. It replaces what is remembered, unless a column came that the stream has still to
-        announce: what older rows hold in that is told by what was before it."""
+        """What changed is harmless. It replaces what is remembered, unless columns changed and the stream has not come
+        so far: what they were before then tells which of them its messages mean, and what older rows hold in new ones.
+        """
         self._open.pop(table_id, None)
         self._harmless[table_id] = now.files
         before = remembered.fingerprint
-        if now.last_attnum != before.last_attnum and not self._is_announced(table_id, now, lsn):
-            merged = with_new_parts(before, now)
-            if merged != before:
-                self._store.save_fingerprint(table_id, replace(remembered, fingerprint=merged))
-            self._deferred.add(table_id)
-            return
-        self._store.save_fingerprint(table_id, Remembered(now, lsn))
+        since = lsn
+        if now.attributes != before.attributes:
+            seen, since = self._seen.get(table_id, (now, lsn))
+            if seen != now:
+                since = lsn
+            if not self._is_announced(table_id, before, now, since):
+                self._seen[table_id] = now, since
+                merged = with_new_parts(before, now)
+                if merged != before:
+                    self._store.save_fingerprint(table_id, replace(remembered, fingerprint=merged))
+                return
+        self._store.save_fingerprint(table_id, Remembered(now, since))
         self._harmless.pop(table_id, None)
-        self._deferred.discard(table_id)
         self._seen.pop(table_id, None)
 
-    def _is_announced(self, table_id: TableId, now: Fingerprint, lsn: Lsn) -> bool:
-        """Whether the stream has passed the moment from which on the table is as it is now, and has all its columns."""
-        seen, first = self._seen.get(table_id, (now, lsn))
-        if seen != now:
-            first = lsn
-        self._seen[table_id] = (now, first)
+    def _is_announced(self, table_id: TableId, before: Fingerprint, now: Fingerprint, since: Lsn) -> bool:
+        """Whether the stream has passed `since`, from which on the table is as it is now, and has all new columns."""
         applied = self._applied(table_id)
-        if applied is None or self._position is None or self._position < first:
+        if applied is None or self._position is None or self._position < since:
             return False
         known = {column.attnum for column in applied.columns}
-        return all(attribute.attnum in known for attribute in now.attributes if attribute.name)
+        new = [each for each in now.attributes if each.name and each.attnum > before.last_attnum]
+        return all(each.attnum in known for each in new)
 
     # --- while it streams -------------------------------------------------------------------------------------
 
@@ -266,7 +267,7 @@ class CatalogWatch:
     def finish(self, position: Lsn) -> None:
         """The stream has ended at `position`. What it read is not read again, so it is made use of."""
         self._position = position
-        if self._truncated or self._deferred:
+        if self._truncated or self._seen:
             with contextlib.suppress(EtlError), contextlib.closing(self.connect()) as connection:
                 self.look_now(connection)
 
@@ -352,7 +353,6 @@ class CatalogWatch:
         reach(TABLE_SET_BACK)
         self._open.pop(status.table_id, None)
         self._harmless.pop(status.table_id, None)
-        self._deferred.discard(status.table_id)
         self._seen.pop(status.table_id, None)
         self._observer.on_state(status.name, TableState.INIT)
         self._observer.on_table_error(status.name, error)

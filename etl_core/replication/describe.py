@@ -120,27 +120,26 @@ class Describer:
         identified = as_known(relation.columns, known)
         if identified is not None or base is None:
             return identified or identify(relation.columns, known)
-        table_id, remembered = relation.table_id, self._remembered(relation.table_id)
-        if remembered is not None:
-            now = attributes_now(self._open(), table_id)
-            seen = remembered.fingerprint
-            # A look may be ahead of the stream, and then says nothing of the time between.
-            is_behind = remembered.lsn <= commit_lsn
-            before = {each.attnum: each.xmin for each in seen.attributes if each.name and is_behind}
-            unaltered = {attnum for attnum, xmin in now.items() if xmin and before.get(attnum) == xmin}
-            held = {column.attnum for column in base.columns}
-            last_attnum = seen.last_attnum if is_behind else max(held, default=0)
-            dropped = {attnum for attnum, xmin in now.items() if xmin is None}
-            others = _not_sent(seen, last_attnum) - held
-            known = replace(
-                known,
-                dropped=dropped,
-                # What was not sent then may have been sent after somebody altered it.
-                last_attnum=last_attnum if others <= unaltered else None,
-                unaltered=unaltered,
-                has_files=is_behind and has_files(self._open(), table_id, seen),
-            )
+        remembered = self._remembered(relation.table_id)
+        # A look ahead of the stream says nothing of the time between: what was altered in it cannot be told.
+        if remembered is not None and remembered.lsn <= commit_lsn:
+            known = self._with_facts(known, base, remembered.fingerprint)
         return identify(relation.columns, known)
+
+    def _with_facts(self, known: Known, base: TableSchema, seen: Fingerprint) -> Known:
+        """What has become of the columns since the table was as in `seen`."""
+        now = attributes_now(self._open(), base.table_id)
+        before = {each.attnum: each.xmin for each in seen.attributes if each.name}
+        unaltered = {attnum for attnum, xmin in now.items() if xmin and before.get(attnum) == xmin}
+        others = _not_sent(seen) - {column.attnum for column in base.columns}
+        return replace(
+            known,
+            dropped={attnum for attnum, xmin in now.items() if xmin is None},
+            # What was not sent then may have been sent after somebody altered it.
+            last_attnum=seen.last_attnum if others <= unaltered else None,
+            unaltered=unaltered,
+            has_files=has_files(self._open(), base.table_id, seen),
+        )
 
     def _base(self, table_id: TableId, commit_lsn: Lsn) -> TableSchema | None:
         """The table at the latest moment before the message of which that is known.
@@ -184,14 +183,10 @@ class Describer:
         return replace(column, missing_value=fill.text, fill_known=fill.kind is not FillKind.UNKNOWN)
 
 
-def _not_sent(seen: Fingerprint, last_attnum: int) -> set[int]:
+def _not_sent(seen: Fingerprint) -> set[int]:
     """Columns that were there and not sent: generated ones, and all that a column list may leave out."""
     has_list = seen.publishing is not None and any(way.columns is not None for way in seen.publishing.ways)
-    return {
-        each.attnum
-        for each in seen.attributes
-        if each.name and each.attnum <= last_attnum and (each.generated or has_list)
-    }
+    return {each.attnum for each in seen.attributes if each.name and (each.generated or has_list)}
 
 
 def _key(relation: Relation, columns: tuple[Column, ...], catalog: TableSchema | None) -> tuple[str, ...]:

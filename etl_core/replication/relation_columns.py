@@ -10,7 +10,7 @@ exactly one, it is known which columns are meant, whatever they are called.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from etl_core.protocol.messages import RelationColumn
 from etl_core.schema.pg_types import builtin
@@ -47,7 +47,7 @@ class Known:
     catalog: TableSchema | None
     dropped: Collection[int] = ()
     last_attnum: int | None = None
-    unaltered: Collection[int] = field(default=())
+    unaltered: Collection[int] = ()
     has_files: bool = False
 
 

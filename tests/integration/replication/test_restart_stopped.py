@@ -136,7 +136,7 @@ def test_killed_twice_while_a_repaired_table_is_taken_in(
     ("failpoint", "change", "undo"),
     [
         (failpoints.GAP_STORED, "ALTER PUBLICATION lab_pub DROP TABLE {}", "ALTER PUBLICATION lab_pub ADD TABLE {}"),
-        (failpoints.TABLE_SET_BACK, "ALTER TABLE {} RENAME note TO remark", "SELECT '{}'"),
+        (failpoints.TABLE_SET_BACK, "ALTER TABLE {} ALTER n TYPE bigint", "SELECT '{}'"),
     ],
 )
 def test_killed_twice_while_the_catalog_sets_tables_back(

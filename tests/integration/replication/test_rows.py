@@ -87,10 +87,6 @@ def test_keys_change_hands(lab: Lab, one_transaction: bool) -> None:
     lab.publish()
     pipeline = lab.synced()
     change(lab, cases, tables, one_transaction=one_transaction)
-    lab.caught_up(pipeline)
-    errored = [] if one_transaction else [tables[list(KEYS).index("an index as identity")]]  # another key: copied again
-    lab.assert_equal(pipeline, errored=errored)
-    pipeline.sync([TableName("public", name) for name in errored])
     lab.assert_equal(pipeline)
 
 

@@ -394,3 +394,21 @@ def test_tables_copied_again_while_it_runs_go_on_and_are_not_copied_a_third_time
             watch.until_flushed(pipeline.current_lsn())
     assert {table: watch.states.count((table, TableState.INIT)) for table in altered} == dict.fromkeys(altered, 1)
     lab.assert_equal(lab.pipeline())
+
+
+def test_a_generated_column_that_became_an_ordinary_one_takes_nobody_s_place(lab: Lab) -> None:
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id + 1) STORED, b int, c int)")
+    lab.execute("INSERT INTO t (id, b, c) VALUES (1, 1, 1)")
+    lab.publish()
+    pipeline = lab.synced()
+    for statement in (
+        "ALTER TABLE t ALTER b SET NOT NULL",
+        "ALTER TABLE t ALTER g DROP EXPRESSION",
+        "ALTER TABLE t DROP c",
+        "INSERT INTO t VALUES (2, 10, 20)",
+        "ALTER TABLE t DROP g",
+        "INSERT INTO t VALUES (3, 30)",
+    ):
+        lab.execute(statement)
+    lab.caught_up(pipeline)
+    lab.assert_equal(lab.synced())

@@ -191,7 +191,8 @@ def test_a_table_of_an_older_version_is_copied_again(lab: Lab) -> None:
         file.execute("UPDATE public.t SET p = '(1,2)'::BLOB")
     problems = {comparison.table.name: comparison.problem for comparison in pipeline.verify()}
     assert problems == {
-        "t": "not compared: public.t has a column of another type in DuckDB than is stored now",
+        "t": "not compared: public.t has a column of another type in DuckDB than is stored now; copy the table again: "
+        "etl resync public.t",
         "other": None,
     }
     lab.execute("INSERT INTO t VALUES (2, '(3,4)'); INSERT INTO other VALUES (1)")
