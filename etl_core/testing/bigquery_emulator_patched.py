@@ -8,19 +8,24 @@ transaction, which is lost by it, so that no script with a MERGE in a transactio
 It tells rows apart by DuckLake's `rowid`, which is not unique among rows that the open transaction has written: a
 second MERGE into one table failed. In a transaction a MERGE runs on a copy of the table, whose rows then replace the
 table's.
+
+Its statements are small: threads of DuckDB for them cost more than they save, a third of its CPU time.
 """
 
+import functools
 import sys
 
 import duckdb
 import sqlglot
 from local_bigquery.cli import main
+from local_bigquery.engine import database
 from local_bigquery.jobs import merge, query
 from local_bigquery.sql.dialect import BigQueryDialect
 from local_bigquery.sql.translate import translate
 from sqlglot import exp
 
 _COPY = "__merge_target"
+_connect = database._connect.__wrapped__
 _open: set[int] = set()
 """The cursors, by id, in whose scripts a transaction is open."""
 
@@ -78,6 +83,14 @@ def _script(cursor, *arguments):
         _open.discard(id(cursor))
 
 
+@functools.cache
+def _connect_with_one_thread():
+    connection = _connect()
+    connection.execute("SET threads = 1")
+    return connection
+
+
+database._connect = _connect_with_one_thread
 merge.run = _merge
 query._run = _statement
 query._execute = _script

@@ -5,7 +5,7 @@ With ETL_BIGQUERY_PROJECT set, and credentials where Google's libraries look for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -19,10 +19,12 @@ from etl_core.testing.bigquery_emulator import BigQueryEmulator
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import DestinationSuite
+from etl_core.testing.destination_values_suite import CASES, Case
 from etl_core.testing.destination_watermark_suite import MakeDestination
 
 pytestmark = pytest.mark.timeout(600)
 
+_EMULATOR_LACKS = frozenset({"interval", "wide"})
 _DAY = 86_400_000_000
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
 
@@ -38,8 +40,12 @@ class TestBigQuery(SharingSuite, DestinationSuite):
         self, request: pytest.FixtureRequest, bigquery_emulator: BigQueryEmulator | None
     ) -> None:
         column = getattr(request.node, "callspec", None) and request.node.callspec.params.get("column")
-        if bigquery_emulator is not None and column is not None and column.name in ("interval", "wide"):
+        if bigquery_emulator is not None and column is not None and column.name in _EMULATOR_LACKS:
             pytest.skip("local-bigquery 0.3.2 refuses INTERVAL, and BIGNUMERIC of this width; BigQuery takes both")
+
+    @pytest.fixture
+    def cases(self, bigquery_emulator: BigQueryEmulator | None) -> Sequence[Case]:
+        return [case for case in CASES if bigquery_emulator is None or case[0].name not in _EMULATOR_LACKS]
 
     @pytest.fixture
     def add_column(self) -> AddColumn:
