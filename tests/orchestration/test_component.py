@@ -655,14 +655,14 @@ def test_a_type_of_another_package_is_checked_and_loaded(project: Path, own_pack
     path = os.pathsep.join([str(own_package), str(REPOSITORY), str(project / "src")])
     file = write_defs(project, destination={"type": "mine", "path": "tables", "compression": "zstd"})
 
-    checked = dg_command(project, "check", "yaml", PYTHONPATH=path)
+    checked = dg_command(project, "check", "yaml", *OURS_ALONE, PYTHONPATH=path)
     assert checked.returncode == 0, checked.stdout
-    listed = dg_command(project, "list", "defs", "--json", PYTHONPATH=path)
+    listed = dg_command(project, "list", "defs", "--json", *OURS_ALONE, PYTHONPATH=path)
     assert listed.returncode == 0, listed.stdout
     assert "mine/public/customers" in listed.stdout
 
     file.write_text(file.read_text().replace("type: mine", "type: mien"))
-    refused = dg_command(project, "check", "yaml", PYTHONPATH=path)
+    refused = dg_command(project, "check", "yaml", *OURS_ALONE, PYTHONPATH=path)
     assert refused.returncode != 0
     number = file.read_text().splitlines().index("  destination:") + 1
     assert f"defs.yaml:{number} - {COMPONENT} " in refused.stdout
@@ -673,17 +673,17 @@ def test_discovered_tables_are_those_of_the_last_refresh(project: Path, database
     source = {"dsn_env": "SHOP_DSN", "publication": "shop_pub"}
     write_defs(project, source=source, tables=None, discover="publication")
 
-    before = dg_command(project, "list", "defs", "--json", SHOP_DSN=CLOSED)
+    before = dg_command(project, "list", "defs", "--json", *OURS_ALONE, SHOP_DSN=CLOSED)
     assert before.returncode == 0, before.stdout
     assert "run `dg utils refresh-defs-state`" in before.stdout
     assert "duckdb/public" not in before.stdout
 
-    refused = dg_command(project, "utils", "refresh-defs-state", SHOP_DSN=CLOSED)
+    refused = dg_command(project, "utils", "refresh-defs-state", *OURS_ALONE, SHOP_DSN=CLOSED)
     assert refused.returncode != 0
-    refreshed = dg_command(project, "utils", "refresh-defs-state", SHOP_DSN=database.dsn)
+    refreshed = dg_command(project, "utils", "refresh-defs-state", *OURS_ALONE, SHOP_DSN=database.dsn)
     assert refreshed.returncode == 0, refreshed.stdout
 
-    after = dg_command(project, "list", "defs", "--json", SHOP_DSN=CLOSED)
+    after = dg_command(project, "list", "defs", "--json", *OURS_ALONE, SHOP_DSN=CLOSED)
     assert after.returncode == 0, after.stdout
     for table in ("orders", "customers", "notes"):
         assert f"duckdb/public/{table}" in after.stdout
