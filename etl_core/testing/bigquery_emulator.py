@@ -30,7 +30,7 @@ _PACKAGES = (
 )
 _IMPORT = "from duckdb_extensions import import_extension as i; [i(e) for e in ('icu', 'ducklake', 'spatial')]"
 _PATCHED = Path(__file__).with_name("bigquery_emulator_patched.py")
-_BEGINS_WITHIN = 120.0
+_BEGINS_WITHIN = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import psycopg
 from psycopg import errors, sql
 
-_DROP_TIMEOUT = 30.0
+_DROP_TIMEOUT = 300.0
 
 
 class Postgres(Protocol):

@@ -67,7 +67,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 # forgets commits that it had already reported.
 _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 _SETTINGS_FILE = "etl.conf"
-_START_TIMEOUT = 60.0
+_START_TIMEOUT = 300.0
 
 
 class PostgresServer:

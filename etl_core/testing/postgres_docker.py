@@ -18,7 +18,7 @@ from etl_core.testing.postgres_process import free_port
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
-_READY_TIMEOUT = 120.0
+_READY_TIMEOUT = 300.0
 
 
 class DockerPostgres:

@@ -34,7 +34,7 @@ from tests.silent_proxy import SilentProxy
 
 _T = TypeVar("_T")
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until a condition that must come is taken for one that never will."""
 _LAST_TRIES = 6
 _ROOM = 1 << 16

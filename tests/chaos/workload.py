@@ -26,7 +26,7 @@ INVARIANT = (
 """True in every state that a reader of the source can see."""
 LARGE = 20_000
 _KEYS = 400
-_PATIENCE = 60
+_PATIENCE = 300
 _REFUSED = (
     errors.DeadlockDetected,
     errors.LockNotAvailable,

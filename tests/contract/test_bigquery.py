@@ -22,7 +22,7 @@ from etl_core.testing.destination_suite import DestinationSuite
 from etl_core.testing.destination_values_suite import CASES, Case
 from etl_core.testing.destination_watermark_suite import MakeDestination
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 _EMULATOR_LACKS = frozenset({"interval", "wide"})
 _DAY = 86_400_000_000

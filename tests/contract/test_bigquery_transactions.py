@@ -102,7 +102,7 @@ def test_each_of_several_transactions_compares_the_position_of_the_stream(
 def test_the_tables_of_a_batch_are_staged_at_once(
     destination: BigQueryDestination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = threading.Barrier(len(TABLES), timeout=60)
+    together = threading.Barrier(len(TABLES), timeout=300)
     real = Bookkeeping.create_staging
 
     def create(*arguments: Any) -> None:

@@ -198,10 +198,10 @@ def test_a_held_file_is_waited_for(destination: DuckDBDestination, child: Child)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert asked.wait(30)
+    assert asked.wait(300)
     assert found == []
     holding.communicate("go\n")
-    asking.join(30)
+    asking.join(300)
     assert found == [Positions({orders().table_id: Lsn(100)}, None)]
 
 

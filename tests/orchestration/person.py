@@ -18,7 +18,7 @@ from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream import presence
 from etl_dagster.testing import DagsterDev, dagster_dev
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 TABLES = ("orders", "customers", "notes")
 
 

@@ -127,7 +127,7 @@ def streaming(replication: PostgresReplicationResource) -> Iterator[None]:
 def await_row(connection: psycopg.Connection[Any], query: str) -> None:
     """Returns when `query` has a row; fails after a minute."""
     deadline = threading.Event()
-    timer = threading.Timer(60, deadline.set)
+    timer = threading.Timer(300, deadline.set)
     timer.start()
     try:
         while connection.execute(query.encode()).fetchone() is None:

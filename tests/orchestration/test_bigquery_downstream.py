@@ -22,7 +22,7 @@ from etl_dagster.sync.assets import build_initial_sync_assets
 from tests.orchestration.syncing import ORDERS
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Google's and Dagster's libraries with each other
     pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -66,7 +66,7 @@ def test_what_streams_waits_for_the_stream_and_what_does_not_is_copied(
     monkeypatch.setattr("etl_dagster.sync.sync_op.CopyProgress", Told)
 
     def stream_once_it_is_waited_for() -> None:
-        assert is_waited_for.wait(60)
+        assert is_waited_for.wait(300)
         with replication.pipeline() as other:
             other.prepare()
             other.stream(until=other.current_lsn())

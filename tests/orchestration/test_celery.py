@@ -30,7 +30,7 @@ if shutil.which("redis-server") is None:
 from tests.orchestration import celery_location
 
 TABLES = tuple(table for tables in celery_location.QUEUES.values() for table in tables)
-PATIENCE = 90.0
+PATIENCE = 300.0
 
 
 @dataclass

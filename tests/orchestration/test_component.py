@@ -28,7 +28,9 @@ from etl_dagster.resources import DuckDBDestinationResource, PostgresReplication
 from etl_dagster.sync.sync_step import SyncStep
 from etl_dagster.translator import ReplicatedTableProps
 
-pytestmark = [  # of Dagster's own doing, whenever it loads a component from YAML
+pytestmark = [
+    pytest.mark.timeout(1200),  # processes that import Dagster, several in a test
+    # of Dagster's own doing, whenever it loads a component from YAML
     pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated"),
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
 ]
@@ -552,7 +554,7 @@ def dg_command(project: Path, *arguments: str, **environment: str) -> "subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=600,  # imports of Dagster on a machine that has other work
         check=False,
     )
 

@@ -14,7 +14,7 @@ from tests.orchestration.syncing import launchpad
 ORDERS = ("duckdb", "public", "orders")
 CHECKS = {"replication_lag", "table_state", "schema_matches", "equals_source"}
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from scripts.screenshots import PAGES, Site, browser, find_chromium, take
 if find_chromium() is None:
     pytest.skip("there is no Chromium: apt-get install chromium", allow_module_level=True)
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def test_a_person_sees_what_is_going_on_and_no_secret(

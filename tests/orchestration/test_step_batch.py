@@ -84,7 +84,7 @@ def test_a_step_waits_for_the_run_that_streams(
         until(lambda: "another run is about to stream" in logged(instance), "that it waits")
         other.prepare()
         other.stream(until=other.current_lsn())
-        step.join(60)
+        step.join(300)
     assert results[0].success
     [report] = reports(instance, "orders", results[0].run_id)
     assert report["etl/brought_up_by"] == "stream"
@@ -109,7 +109,7 @@ def test_what_a_step_reports_never_goes_back(
         return stream(pipeline, until=pipeline.current_lsn())
 
     def hold() -> None:
-        assert began.wait(60)
+        assert began.wait(300)
 
     monkeypatch.setattr(Pipeline, "stream", late)
     with activated(COPY_STARTED, hold):

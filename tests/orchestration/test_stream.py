@@ -24,7 +24,7 @@ from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
 from etl_dagster.stream.stream_run import StreamRun
 from tests.orchestration.syncing import materializations, sync
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 TABLES = [TableName("public", name) for name in ("orders", "customers", "notes")]
 ORDERS = dg.AssetKey(["duckdb", "public", "orders"])
 

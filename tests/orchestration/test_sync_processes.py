@@ -63,7 +63,7 @@ def copied_elsewhere(replication: PostgresReplicationResource, table: TableName)
         thread = threading.Thread(target=lambda: other.sync([table]))
         thread.start()
         try:
-            assert hold.reached.wait(30)
+            assert hold.reached.wait(300)
             yield hold
         finally:
             hold.go.set()
@@ -173,7 +173,7 @@ class Held(PostgresReplicationResource):
 
         def hold() -> None:
             Path(os.environ["ETL_TEST_REACHED"]).touch()
-            assert stop.wait(60), "nobody stopped the copy"
+            assert stop.wait(300), "nobody stopped the copy"
 
         with activated(SLOT_CREATED, hold), super().pipeline(**options) as pipeline:
             yield pipeline
@@ -287,4 +287,4 @@ def test_work_that_does_not_hear_the_interruption_is_left_behind(monkeypatch: py
     assert stop.is_set()
     assert not done.is_set()
     ends.set()
-    assert done.wait(30)
+    assert done.wait(300)

@@ -58,7 +58,7 @@ class Terminal:
     def wait(self) -> int:
         while self._read():
             pass
-        return self.process.wait(30)
+        return self.process.wait(300)
 
     def close(self) -> None:
         if self.process.poll() is None:

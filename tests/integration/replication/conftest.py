@@ -41,7 +41,7 @@ from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_core.testing.scripted_destination import Fault, ScriptedDestination
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until a test that waits for something gives up; nothing that works comes near it."""
 
 

@@ -26,11 +26,11 @@ def test_a_copy_under_way_is_finished_after_the_time_and_no_other_begins(lab: La
 
     def hold_the_copy_back() -> None:
         staged.set()
-        assert publish.wait(60)
+        assert publish.wait(300)
 
     with failpoints.activated(failpoints.COPY_STAGED, hold_the_copy_back):
         pipeline._copies.start()
-        assert staged.wait(60)
+        assert staged.wait(300)
         running = Running(pipeline, lambda: pipeline.run(seconds=0.01))
         pipeline.observer.until(
             lambda: any("the time is over" in said for said in pipeline.observer.waiting), "the end"

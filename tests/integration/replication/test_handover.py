@@ -66,11 +66,11 @@ def test_a_busy_table_is_taken_in_though_each_batch_takes_long(
 
     def hold_the_copy_back() -> None:
         staged.set()
-        assert go_on.wait(60)
+        assert go_on.wait(300)
 
     with churn("a", "b"), lab.running(pipeline), failpoints.activated(failpoints.COPY_STAGED, hold_the_copy_back):
         pipeline.resync(TableName("public", "b"))
-        assert staged.wait(60)
+        assert staged.wait(300)
         lab.until_stored(pipeline, pipeline.current_lsn())
         go_on.set()
         pipeline.observer.until_ready("b")
@@ -86,10 +86,10 @@ def test_a_catch_up_is_needed_and_ends(lab: Lab, churn: MakeChurn, churned: Make
 
     def hold_the_copy_back() -> None:
         staged.set()
-        assert go_on.wait(60)
+        assert go_on.wait(300)
 
     with churn("a", "b"), lab.running(pipeline), failpoints.activated(failpoints.COPY_STAGED, hold_the_copy_back):
-        assert staged.wait(60)
+        assert staged.wait(300)
         lab.until_stored(pipeline, pipeline.current_lsn())  # the main stream has passed the copy's snapshot
         go_on.set()
         pipeline.observer.until_ready("a", "b")
@@ -298,7 +298,7 @@ def test_two_processes_copy_the_same_tables(lab: Lab, churn: MakeChurn, churned:
     together = threading.Barrier(2)
 
     def sync(pipeline: Watched) -> object:
-        together.wait(60)
+        together.wait(300)
         return pipeline.sync()
 
     with churn(*tables), lab.running(pipelines[0], lambda: sync(pipelines[0])) as one:

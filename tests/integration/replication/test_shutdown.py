@@ -23,7 +23,7 @@ def test_a_fast_shutdown_does_not_wait_for_the_destination(lab: Lab, churned: Ma
     streaming = Running(pipeline, pipeline.stream)
     try:
         lab.execute("UPDATE a SET n = n + 1")
-        assert reached.wait(60)
+        assert reached.wait(300)
         lab.database.server.stop()  # returns only when the server is down; the batch is still being written
     finally:
         go_on.set()

@@ -157,7 +157,7 @@ def test_a_stop_is_heard_while_the_destination_is_read(lab: Lab, churned: MakeTa
     reached, go_on = threading.Event(), threading.Event()
     proving = lab.pipeline(destination=scripted(lab, Fault("read", reached=reached, until=go_on)))
     proof = Running(proving, proving.verify)
-    assert reached.wait(60)
+    assert reached.wait(300)
     proving.stop.set()
     go_on.set()
     with pytest.raises(Stopped, match="before every table was compared"):

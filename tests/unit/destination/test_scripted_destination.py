@@ -40,8 +40,8 @@ def test_a_call_can_be_held_until_the_test_says() -> None:
     publish(destination, orders())
     forgetting = threading.Thread(target=destination.forget, args=[orders().table_id])
     forgetting.start()
-    assert reached.wait(30)
+    assert reached.wait(300)
     assert destination.positions().tables == {orders().table_id: Lsn(100)}
     until.set()
-    forgetting.join(30)
+    forgetting.join(300)
     assert destination.positions().tables == {}

@@ -35,7 +35,7 @@ def test_it_looks_again_after_an_error(error: Exception, monkeypatch: pytest.Mon
 
     copies = BackgroundCopies(look, lambda *_: None, 1, Told())
     copies.start()
-    assert looked_again.wait(30)
+    assert looked_again.wait(300)
     copies.stop()
     expected = "away" if isinstance(error, SourceUnavailable) else "looking for tables to copy ended with ZeroDivision"
     assert len(told) == 1
@@ -59,6 +59,6 @@ def test_a_table_that_comes_later_does_not_wait_for_a_long_copy(monkeypatch: pyt
 
     copies = BackgroundCopies(lambda: [long, late] if long_runs.is_set() else [long], copy, 2, Observer())
     copies.start()
-    assert late_is_copied.wait(30)
+    assert late_is_copied.wait(300)
     copies.stop()
     assert copied.count(long.table_id) == 1

@@ -113,7 +113,7 @@ def test_long_keys_count_with_their_bytes(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_both_sides_are_read_at_the_same_time() -> None:
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=300)
 
     def meeting(sink: Sink) -> None:
         both.wait()  # one after the other would break it
@@ -139,7 +139,7 @@ def test_an_error_of_one_side_ends_the_other(*, is_source_broken: bool) -> None:
         try:
             while True:
                 yield from numbered(*range(20_000)).to_batches()
-                assert has_failed.wait(60)
+                assert has_failed.wait(300)
         finally:
             closed.append(True)
 
