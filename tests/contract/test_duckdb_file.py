@@ -125,7 +125,7 @@ def test_a_process_killed_in_publish_leaves_the_old_table(
     destination: DuckDBDestination, child: Child, path: Path
 ) -> None:
     publishing = child(
-        "from etl_core.destination.duckdb.staging import Staging\n"
+        "from etl_core.destination.sql.staging import Staging\n"
         "read = Staging.read\n"
         "def slowly(self, schema):\n"
         "    yield from read(self, schema)\n"

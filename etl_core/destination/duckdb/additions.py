@@ -1,23 +1,21 @@
 """What people have added to a table of ours in DuckDB: columns, defaults, constraints, indexes, comments.
 
-Only columns that the bookkeeping knows are ours to drop or to alter. The others stay: a row that is updated keeps its
-values in them, a new row has their default, and a table that is made anew (a copy again, a schema change in the middle
-of a transaction) gets them back, the values by key. Views need nothing: DuckDB binds them when they are read.
-
-What cannot be kept is refused before anything is lost: the additions are read again from the new table, and differ.
+See `etl_core.destination.sql.additions`. Views need nothing: DuckDB binds them when they are read. What cannot be kept
+is found before anything is lost: the additions are read again from the new table, and differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import duckdb
 
 from etl_core.destination.duckdb import statements
-from etl_core.destination.duckdb.types import is_comparable
-from etl_core.errors import SchemaChangeRefused, TableError
+from etl_core.destination.sql.additions import Additions, StoredColumn
+from etl_core.destination.sql.dialect import Query
+from etl_core.errors import TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
 
@@ -39,15 +37,6 @@ _COMMENT = """
 
 
 @dataclass(frozen=True, slots=True)
-class AddedColumn:
-    """A column that is not ours: its type and default in DuckDB's own spelling."""
-
-    name: str
-    type: str
-    default: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class AddedIndex:
     """`sql` is DuckDB's text of it, which also shows a kind of index that an extension brings."""
 
@@ -59,10 +48,9 @@ class AddedIndex:
 
 
 @dataclass(frozen=True, slots=True)
-class Additions:
+class DuckDBAdditions(Additions):
     """All of one table."""
 
-    columns: tuple[AddedColumn, ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     """(column of ours, default)."""
     not_null: tuple[str, ...] = ()
@@ -74,10 +62,9 @@ class Additions:
     """(column, comment)."""
 
     def __bool__(self) -> bool:
-        return self != Additions()
+        return self != DuckDBAdditions()
 
     def __str__(self) -> str:
-        """For people: what there is, without anybody's texts."""
         named = [f"column {column.name}" for column in self.columns]
         named += [f"default of {column}" for column, _ in self.defaults]
         named += [f"NOT NULL of {column}" for column in self.not_null]
@@ -87,8 +74,8 @@ class Additions:
             named.append("comments")
         return ", ".join(named)
 
-    def renamed(self, names: Mapping[str, str]) -> Additions:
-        """The same when columns of ours are called otherwise: `names` by what they are called now.
+    def renamed(self, names: Mapping[str, str]) -> DuckDBAdditions:
+        """See Additions.
 
         An expression that names such a column stays as it is, and does not fit any more.
         """
@@ -101,21 +88,20 @@ class Additions:
 
     @property
     def hold_columns(self) -> bool:
-        """Whether DuckDB may refuse to drop or add a column because of them."""
         return bool(self.indexes or self.constraints or self.not_null)
 
 
 def read_additions(
     connection: duckdb.DuckDBPyConnection, database: str, name: TableName, ours: Collection[str]
-) -> Additions:
+) -> DuckDBAdditions:
     """The additions to the table, in the connection's transaction; none if the table is not there."""
     at = [database, name.namespace, name.name]
     columns = connection.execute(_COLUMNS, at).fetchall()
     constraints = connection.execute(_CONSTRAINTS, at).fetchall()
     indexes = connection.execute(_INDEXES, at).fetchall()
     comment = connection.execute(_COMMENT, at).fetchall()
-    return Additions(
-        tuple(AddedColumn(column, kind, default) for column, kind, default, _ in columns if column not in ours),
+    return DuckDBAdditions(
+        tuple(StoredColumn(column, kind, default) for column, kind, default, _ in columns if column not in ours),
         tuple((column, default) for column, _, default, _ in columns if column in ours and default is not None),
         tuple(sorted(names[0] for kind, _, names in constraints if kind == "NOT NULL")),
         tuple(sorted(text for kind, text, _ in constraints if kind != "NOT NULL")),
@@ -125,72 +111,24 @@ def read_additions(
     )
 
 
-def check_clash(schema: TableSchema, columns: Sequence[str], folded: Mapping[str, str]) -> None:
-    """Raises SchemaChangeRefused if the source has a column named like one of `columns`, which are a person's.
-
-    `folded` are the source's new columns by their name as DuckDB compares it.
-    """
-    for name in columns:
-        if statements.fold(name) in folded:
-            raise SchemaChangeRefused(
-                f"{schema.name} has got a column {folded[statements.fold(name)]} at the source, and in DuckDB it has a "
-                "column of that name which this pipeline did not create",
-                table=str(schema.name),
-                hint=f"rename the column in DuckDB (ALTER TABLE … RENAME {name} TO …), then: etl resync {schema.name}",
-            )
-
-
-def check_can_be_kept(
-    schema: TableSchema, additions: Additions, ours: Collection[str], described: Mapping[str, str]
-) -> None:
-    """Raises TableError, before a copy, if its swap would lose values of a person's columns.
-
-    `described` are the types of the table's columns now.
-    """
-    added = {statements.fold(column.name) for column in additions.columns}
-    check_clash(
-        schema,
-        [column.name for column in additions.columns],
-        {statements.fold(name): name for name in schema.column_names if statements.fold(name) in added},
-    )
-    if not additions.columns:
-        return
-    if not schema.key:
-        why = "it has no key to find its rows again by"
-    elif not all(name in ours for name in schema.key):
-        why = "its key is another one than before"
-    elif not all(is_comparable(schema.column(name), described[name]) for name in schema.key):
-        why = "its key is of another type than before"
-    else:
-        return
-    raise TableError(
-        f"a new copy of {schema.name} would lose the values of {additions}, which this pipeline did not create: {why}",
-        table=str(schema.name),
-        hint="save them in a table of your own, drop the columns with ALTER TABLE … DROP COLUMN, "
-        f"then: etl resync {schema.name}",
-    )
-
-
 @contextmanager
 def made_anew(
-    connection: duckdb.DuckDBPyConnection, database: str, schema: TableSchema, additions: Additions
-) -> Iterator[None]:
-    """Replaces the table by an empty one with the columns of `schema` and the additions; the block fills it.
-
-    Raises TableError for additions that do not fit: nothing of the transaction may be committed then.
-    """
+    connection: duckdb.DuckDBPyConnection, database: str, schema: TableSchema, additions: DuckDBAdditions
+) -> Iterator[Query]:
+    """See Session."""
     name = schema.name
+    table = statements.table_identifier(database, name)
     later = [index for index in additions.indexes if not index.is_unique]
 
-    def run(made: Iterable[statements.Query]) -> None:
+    def run(made: Iterable[Query]) -> None:
         for statement in made:
             connection.execute(statements.text(statement))
 
     try:
-        run([statements.create_or_replace(statements.table_identifier(database, name), schema.columns, additions)])
+        run([statements.create_or_replace(table, schema.columns, additions)])
         # A unique index that came after the rows would find two of a kind in the commit, too late to name the table.
         run(statements.create_indexes(database, name, [index for index in additions.indexes if index.is_unique]))
-        yield
+        yield table
         run(statements.create_indexes(database, name, later))
         run(statements.write_comments(database, name, additions))
     except (duckdb.ConstraintException, duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException):
@@ -201,7 +139,7 @@ def made_anew(
         raise _cannot_keep(name, additions)
 
 
-def _cannot_keep(name: TableName, additions: Additions) -> TableError:
+def _cannot_keep(name: TableName, additions: DuckDBAdditions) -> TableError:
     return TableError(
         f"{name} cannot be made anew with what was added to it in DuckDB: {additions}; a constraint refuses rows, or "
         "needs a column that is gone",

@@ -178,7 +178,7 @@ class DatabaseFile:
             with self.alone(wait_seconds=0.0) as connection:
                 self.compression.checkpoint(connection)
                 # A checkpoint of a database without changes does nothing, not even merge.
-                connection.execute(statements.text(statements.note_merge(statements.database_of(connection))))
+                connection.execute(statements.text(statements.note_merge(database_of(connection))))
                 connection.execute("SET max_vacuum_tasks = 100")
                 self.compression.checkpoint(connection, merges=True)
         except DestinationUnavailable:
@@ -220,3 +220,8 @@ class DatabaseFile:
                 give_up_at = min(give_up_at, time.monotonic() + _STOP_PATIENCE)
                 time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def database_of(connection: duckdb.DuckDBPyConnection) -> str:
+    """The name under which DuckDB attached the file: the part before the first dot of the file's name, or like it."""
+    return str(connection.execute("SELECT current_database()").fetchall()[0][0])

@@ -2,7 +2,7 @@
 
 **Exactly once.** Data, watermarks and the stream's position of a batch are one DuckDB transaction, made durable by its
 COMMIT (WAL or table, fsynced). A process killed before leaves the state before; one killed after has committed, which
-`positions` tells the next. `write` reads the watermarks, and the stream's position, in the transaction that moves them.
+`positions` tells the next. The fence is that of `etl_core.destination.sql`.
 
 **Sharing the file.** It is opened for each operation and closed; between two, other processes may read it. While `read`
 is being consumed the file is open: other processes must wait, this one need not.
@@ -12,27 +12,27 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from etl_core.batch import WatermarkMove, WriteBatch
+from etl_core.batch import TableChanges, WatermarkMove, WriteBatch
 from etl_core.destination.doctor import check_writable
-from etl_core.destination.duckdb import statements
-from etl_core.destination.duckdb.apply import TableWriter
 from etl_core.destination.duckdb.backup import back_up
-from etl_core.destination.duckdb.bookkeeping import Bookkeeping, StoredTable
-from etl_core.destination.duckdb.connection import DatabaseFile
+from etl_core.destination.duckdb.connection import DatabaseFile, database_of
 from etl_core.destination.duckdb.copy import DuckDBCopy
+from etl_core.destination.duckdb.dialect import DIALECT
 from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_reader
 from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
-from etl_core.destination.duckdb.staging import StagedPart, discard_abandoned, staging_directory, staging_root
-from etl_core.destination.protocol import Positions
+from etl_core.destination.duckdb.session import DuckDBDatabase, DuckDBSession
+from etl_core.destination.duckdb.statements import table_identifier, text
+from etl_core.destination.sql import statements
+from etl_core.destination.sql.destination import SqlDestination
 from etl_core.errors import CopyNeeded, DestinationError, EtlError
-from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import Lsn
+from etl_core.identifiers import TableId
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
 
@@ -46,26 +46,16 @@ _EXAMINE_WAIT = 2.0
 """Seconds to wait for another process to let go of the file, where only its state is asked for."""
 
 
-class DuckDBDestination:
+class DuckDBDestination(SqlDestination[DuckDBSession]):
     """See Destination. May be used from several threads; writers of one file take turns."""
 
     def __init__(self, path: Path, pipeline: str, *, wait_seconds: float = 60.0) -> None:
         self._file = DatabaseFile(path, wait_seconds=wait_seconds)
-        self._pipeline = pipeline
+        self._duckdb = DuckDBDatabase(self._file)
+        staging = self._file.path.with_name(self._file.path.name + ".staging") / pipeline
+        super().__init__(DIALECT, self._duckdb, pipeline, staging)
         self._changed = 0
         self._wrote = False
-        self._known: set[TableName] = set()
-
-    def discard_staging(self) -> None:
-        """See StagingDestination. A copy that runs keeps its own."""
-        discard_abandoned(staging_root(self._file.path, self._pipeline))
-
-    def prepare(self) -> None:
-        self.discard_staging()
-        with self._file.transaction() as connection:
-            book = Bookkeeping(connection, self._pipeline)
-            book.create()
-            self._known |= {stored.name for stored in book.all_tables()}
 
     def examine(self) -> str:
         """See ExaminableDestination."""
@@ -85,65 +75,25 @@ class DuckDBDestination:
         with self._file.open(wait_seconds=_EXAMINE_WAIT):
             return f"{path} can be written"
 
-    def positions(self) -> Positions:
-        return self.glance(None)
-
-    def glance(self, wait_seconds: float | None) -> Positions:
-        """See WaitingDestination. None waits as long as everything else."""
-        if not self._file.exists():
-            return Positions({}, None)
-        with self._file.open(wait_seconds=wait_seconds) as connection:
-            return Bookkeeping(connection, self._pipeline).positions()
-
     def stop_on(self, stop: threading.Event, on_waiting: Callable[[str], None]) -> None:
         """See WaitingDestination."""
         self._file.stop = stop
         self._file.on_waiting = on_waiting
 
-    def count(self, tables: Mapping[TableId, TableName], wait_seconds: float) -> Mapping[TableId, tuple[Lsn, int]]:
-        """See CountingDestination. DuckDB counts by the number of rows and of deleted ones that each row group has."""
-        if not self._file.exists():
-            return {}
-        with self._file.open(wait_seconds=wait_seconds) as connection:
-            connection.execute("BEGIN TRANSACTION")
-            book = Bookkeeping(connection, self._pipeline)
-            marks = book.positions().tables
-            # Asked first: an error would end the transaction, and no other table would be counted.
-            there = statements.existing_tables(connection)
-            return {
-                table_id: (marks[table_id], statements.count_rows(connection, book.database, name))
-                for table_id, name in tables.items()
-                if table_id in marks and (statements.fold(name.namespace), statements.fold(name.name)) in there
-            }
-
-    def copy(self, schema: TableSchema) -> DuckDBCopy:
+    def _begin_copy(self, schema: TableSchema, directory: Path, *, is_known: bool) -> DuckDBCopy:
         self._wrote = True
-        copy = DuckDBCopy(self._file, self._pipeline, schema, is_known=schema.name in self._known)
-        self._known.add(schema.name)
-        return copy
+        return DuckDBCopy(self._duckdb, self._pipeline, schema, directory, is_known=is_known)
 
-    def join_copy(self, schema: TableSchema, address: str) -> StagedPart:
-        """See SharingDestination. From another machine, too, if the file's directory is on a disk both see."""
-        directory = staging_directory(self._file.path, self._pipeline, schema.table_id)
-        return StagedPart(directory, address, arrow_schema(schema))
-
-    def write(self, batch: WriteBatch) -> None:
+    def _write(self, batch: WriteBatch) -> int:
         if self._changed >= _CHANGES_PER_MERGE and self._file.merge():
             self._changed = 0
         try:
-            with self._file.transaction(tables=len(batch.watermarks)) as connection:
-                book = Bookkeeping(connection, self._pipeline)
-                stored = book.check_fence(batch)
-                changed = self._apply(connection, book, stored, batch)
-                # Arrow keeps what it freed, as much as the batch had, while DuckDB compresses the same rows.
-                pa.default_memory_pool().release_unused()
-                book.move_watermarks(batch.watermarks)
-                if batch.stream is not None:
-                    book.move_stream(batch.stream)
+            changed = super()._write(replace(batch, parts=_releasing(batch.parts)))
         except DiskFull as error:
             raise DiskFull(f"{error}; {self._outcome(batch.watermarks)}", hint=error.hint) from None
         self._changed += changed
         self._wrote = True
+        return changed
 
     def _outcome(self, moves: Mapping[TableId, WatermarkMove]) -> str:
         """What has become of a batch that failed: a checkpoint that fails comes after a durable commit."""
@@ -176,10 +126,10 @@ class DuckDBDestination:
     def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         target = arrow_schema(schema)
         with self._file.open() as connection:
-            table = statements.table_identifier(statements.database_of(connection), schema.name)
+            table = table_identifier(database_of(connection), schema.name)
             self._file.limit_reading(connection, len(schema.columns))
             try:
-                rows = connection.sql(statements.text(statements.select(table, schema.columns)))
+                rows = connection.sql(text(statements.select(DIALECT, table, schema.columns)))
                 for batch in rows.to_arrow_reader(_READ_LARGE if is_raised(self._file.path) else _READ_ROWS):
                     yield batch.cast(target)
                     del batch  # not kept while the next one is made
@@ -194,13 +144,9 @@ class DuckDBDestination:
                 ) from None
 
     def forget(self, table_id: TableId) -> None:
-        if not self._file.exists():
-            return  # to open it would make a new one
-        with self._file.transaction() as connection:
-            book = Bookkeeping(connection, self._pipeline)
-            if book.exists():
-                book.forget(table_id)
-        self._wrote = True
+        if self._file.exists():
+            super().forget(table_id)
+            self._wrote = True
 
     def backup(self, target: Path) -> int:
         """See BackupDestination. The file is held meanwhile."""
@@ -211,30 +157,15 @@ class DuckDBDestination:
         if self._wrote and self._file.merge():
             self._wrote = False
 
-    def _apply(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        book: Bookkeeping,
-        stored: Mapping[TableId, StoredTable],
-        batch: WriteBatch,
-    ) -> int:
-        writers: dict[TableId, TableWriter] = {}
-        changed = 0
-        for part in batch.parts:
-            # Arrow keeps what decoding has freed, 37 MB in a transaction of 1.5 M rows, 30 MB in a batch of 16 MiB.
-            pa.default_memory_pool().release_unused()
-            table_id = part.schema.table_id
-            if table_id not in writers:
-                before = stored[table_id]
-                writers[table_id] = TableWriter(
-                    connection, self._file.compression, book.database, before.name, before.attnums
-                )
-            try:
-                changed += writers[table_id].apply(part)
-            except duckdb.Error as error:
-                raise explain_table(error, part.schema.name, self._file.path) from None
-            del part  # while the next one is decoded
-        for table_id, writer in writers.items():
-            if writer.attnums != stored[table_id].attnums:
-                book.put_attnums(table_id, writer.attnums)
-        return changed
+
+def _releasing(parts: Iterable[TableChanges]) -> Iterator[TableChanges]:
+    """Has Arrow give back what it keeps of the memory that it freed, before DuckDB takes some for a part or a commit.
+
+    Decoding leaves 37 MB in a transaction of 1.5 M rows, 30 MB in a batch of 16 MiB, and a part as much as it had while
+    DuckDB compresses the same rows.
+    """
+    for part in parts:
+        pa.default_memory_pool().release_unused()
+        yield part
+        del part  # while the next one is decoded
+    pa.default_memory_pool().release_unused()

@@ -10,12 +10,13 @@ with minutes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from etl_core.destination.sql.dialect import TypeChange
 from etl_core.schema.pg_types import under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.values.arrow import arrow_field, arrow_type
@@ -43,6 +44,7 @@ _OF_FAMILIES = {"uuid": "UUID", "json": "JSON", "bit": "BIT", "timetz": "TIME WI
 """Where the family says more than the Arrow type, which is text."""
 _CAST = frozenset(_OF_FAMILIES.values()) - {"JSON"}
 
+_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 _OPAQUE = ("BLOB", "STRUCT", "MAP")
 
 _JSON_FIELD: dict[bytes | str, bytes | str] = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
@@ -87,10 +89,16 @@ def is_stored_as(column: Column, described: str) -> bool:
     return described.replace('"', "") == duckdb_type(column).replace('"', "")
 
 
-def is_comparable(column: Column, described: str) -> bool:
-    """Whether a column's values can be compared with those of its like that is stored as `described`."""
-    opaque = any(kind.endswith("]") or kind.startswith(_OPAQUE) for kind in (described, duckdb_type(column)))
-    return is_stored_as(column, described) or not opaque
+def type_change(described: str, column: Column) -> TypeChange:
+    """See Dialect. `described` is what DESCRIBE says of the column."""
+    if is_stored_as(column, described):
+        return TypeChange.NONE
+    wanted = duckdb_type(column)
+    before, after = _DECIMAL.fullmatch(described), _DECIMAL.fullmatch(wanted)
+    if before and after and before[2] == after[2] and int(before[1]) <= int(after[1]):
+        return TypeChange.GROWS
+    is_opaque = any(kind.endswith("]") or kind.startswith(_OPAQUE) for kind in (described, wanted))
+    return TypeChange.OTHER if is_opaque else TypeChange.COMPARABLE
 
 
 def is_cast(column: Column) -> bool:
@@ -112,11 +120,6 @@ def _element(stored: str) -> str:
     return stored
 
 
-def tag_json(rows: pa.Table, columns: Sequence[Column]) -> pa.Table:
-    """`rows` with its JSON columns under Arrow's name for them. `columns` describe the columns of `rows`, in order."""
-    return pa.Table.from_arrays(rows.columns, schema=tagged_schema(columns))
-
-
 def without_offsets(rows: pa.Table) -> pa.Table:
     """`rows` with a copy of each column that has structs, which begins where its memory does.
 
@@ -134,11 +137,6 @@ def _has_struct(arrow: pa.DataType) -> bool:
     if pa.types.is_struct(arrow):
         return True
     return pa.types.is_nested(arrow) and any(_has_struct(arrow.field(at).type) for at in range(arrow.num_fields))
-
-
-def tagged_schema(columns: Sequence[Column]) -> pa.Schema:
-    """The Arrow schema of `columns` with JSON fields under Arrow's name for them."""
-    return pa.schema([tagged_field(column) for column in columns])
 
 
 def tagged_field(column: Column) -> pa.Field[Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from etl_core.batch import TableChanges
 from etl_core.config import BatchConfig
-from etl_core.destination.duckdb.apply import TableWriter
+from etl_core.destination.sql.writer import TableWriter
 from etl_core.protocol.segment import Frames
 from etl_core.replication import failpoints
 from etl_core.replication.spool import Spool, SpooledFrames

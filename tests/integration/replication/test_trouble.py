@@ -369,7 +369,7 @@ def test_a_disk_that_is_full_when_staging_begins(
         if call == "touch":
             patched.setattr("pathlib.Path.touch", full)
         else:
-            patched.setattr("etl_core.destination.duckdb.staging.StagingFile.__init__", full)
+            patched.setattr("etl_core.destination.sql.staging.StagingFile.__init__", full)
         (error,) = pipeline.sync()
     assert isinstance(error, DestinationUnavailable | DestinationError)
     assert "No space left" in str(error)

@@ -1,4 +1,4 @@
-"""Where the rows of a copy wait: `<file>.staging/<pipeline>/<table id>/`, one Arrow IPC file per writing thread.
+"""Where the rows of a copy wait: a directory for each pipeline and table, one Arrow IPC file per writing thread.
 
 Arrow IPC keeps every Arrow type, and a row of eight columns costs 0.03 µs of CPU to write and 80 bytes of disk. LZ4
 would make that 45 bytes, and the copy cost 15 % more CPU in all; Parquet costs 0.2 µs. A copy locks its directory while
@@ -22,9 +22,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.ipc
 
-from etl_core.destination.duckdb.compression import TextSizes, sizes_of
 from etl_core.errors import DestinationError, DestinationUnavailable
-from etl_core.identifiers import TableId
 
 try:
     import fcntl
@@ -80,18 +78,13 @@ class Staging:
                 self._files[thread] = file
         return file
 
-    @property
-    def sizes(self) -> TextSizes:
-        """Of the rows that this process wrote; those of helping processes are of the same table."""
-        return sum((file.sizes for file in self._files.values()), TextSizes())
-
     def include(self, receipt: str) -> None:
         """Has `read` read a file of a helping process."""
         path = self._directory / Path(receipt).name
         if not path.is_file():
             raise DestinationError(
                 f"rows of a shared copy are not in {self._directory}, where another process staged them",
-                hint="the processes that share a copy must see one disk at the database file's path",
+                hint="the processes that share a copy must see one disk at that path",
             )
         self._included.append(path)
 
@@ -122,13 +115,11 @@ class StagingFile:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
-        self.sizes = TextSizes()
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_stream(self._sink, schema)
 
     def write(self, rows: pa.RecordBatch) -> None:
         self._writer.write_batch(rows)
-        self.sizes += sizes_of(rows)
 
     def close(self) -> None:
         if not self._sink.closed:
@@ -150,7 +141,7 @@ class StagedPart:
         if not (directory / (address + _MARKER)).is_file():
             raise DestinationUnavailable(
                 f"the copy to be helped with is not in {directory}",
-                hint="it is over, or these processes see different disks at the database file's path",
+                hint="it is over, or these processes see different disks at that path",
             )
         try:
             self._file = StagingFile(directory / f"part-{secrets.token_hex(8)}{_ROWS}", schema)
@@ -185,14 +176,6 @@ def discard_abandoned(root: Path) -> None:
             shutil.rmtree(directory, ignore_errors=True)
             lock.close()
     _remove_empty(root)
-
-
-def staging_root(database: Path, pipeline: str) -> Path:
-    return database.with_name(database.name + ".staging") / pipeline
-
-
-def staging_directory(database: Path, pipeline: str, table_id: TableId) -> Path:
-    return staging_root(database, pipeline) / str(table_id)
 
 
 def _lock_new(directory: Path) -> IO[bytes] | None:
@@ -233,6 +216,6 @@ def disk_trouble(directory: Path, error: OSError) -> DestinationError:
     reason = error.strerror if error.errno is None else os.strerror(error.errno)
     return DestinationError(
         f"cannot stage rows in {directory}: {reason}; the table there was before is unchanged",
-        hint="the disk beside the database file needs room for the table twice, and this user the right to write "
-        "there; then copy it again: etl resync TABLE",
+        hint="that disk needs room for the table's rows, and twice the room where the database is on it too, and this "
+        "user the right to write there; then copy it again: etl resync TABLE",
     )

@@ -1,0 +1,121 @@
+"""The initial copy of one table: staged in a directory, then loaded and published in one transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import pyarrow as pa
+
+from etl_core.destination.protocol import check_count, read_whole
+from etl_core.destination.sql import statements
+from etl_core.destination.sql.additions import Additions, check_can_be_kept
+from etl_core.destination.sql.bookkeeping import Bookkeeping
+from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.names import check_columns, check_name
+from etl_core.destination.sql.session import Database, Session
+from etl_core.destination.sql.staging import Staging
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
+
+SessionT = TypeVar("SessionT", bound=Session)
+
+
+class StagedCopy(Generic[SessionT]):
+    """See TableCopy. Raises TableError at once for a table that this database cannot hold.
+
+    `is_known` says that the database may have the table already: to look may cost as much as to open it.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        database: Database[SessionT],
+        pipeline: str,
+        schema: TableSchema,
+        directory: Path,
+        *,
+        is_known: bool,
+    ) -> None:
+        check_columns(dialect, schema)
+        self._dialect = dialect
+        self._database = database
+        self._pipeline = pipeline
+        self._schema = schema
+        if is_known:
+            self._check_before()
+        self._staging = Staging(directory, arrow_schema(schema))
+
+    @property
+    def address(self) -> str:
+        return self._staging.address
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        self._staging.write(rows)
+
+    def include(self, receipt: str) -> None:
+        self._staging.include(receipt)
+
+    def publish(self, watermark: Lsn, expected: int | None = None) -> int:
+        return read_whole(lambda: self._publish(watermark, expected))
+
+    def _publish(self, watermark: Lsn, expected: int | None) -> int:
+        name = self._schema.name
+        with self._database.transaction() as session:
+            with session.table_errors(name):
+                loaded = self._load(session, watermark)
+            check_count(name, loaded, expected)  # in the transaction, which leaves the old table then
+        return loaded
+
+    def _check_before(self) -> None:
+        """Raises now what `publish` would raise after all rows were read."""
+        if not self._database.exists():
+            return
+        with self._database.reading() as session:
+            book = Bookkeeping(self._dialect, session, self._pipeline)
+            if book.exists():
+                self._additions(session, book)
+
+    def _additions(self, session: SessionT, book: Bookkeeping) -> Additions:
+        """What people have added to the table that is there. Raises TableError if it must not be replaced."""
+        schema, dialect = self._schema, self._dialect
+        ours = check_name(dialect, schema, self._pipeline, book.all_tables(), session.relations(views=True))
+        if not ours:
+            return Additions()
+        additions = session.additions(schema.name, ours)
+        types: dict[str, str] = {}
+        if additions.columns:  # so the table is there
+            types = {column.name: column.type for column in session.columns(schema.name)}
+        check_can_be_kept(dialect, schema, additions, ours, types)
+        return additions
+
+    def _load(self, session: SessionT, watermark: Lsn) -> int:
+        schema, dialect = self._schema, self._dialect
+        book = Bookkeeping(dialect, session, self._pipeline)
+        additions = self._additions(session, book)
+        session.execute(statements.create_schema(session.identifier(schema.name.namespace)))
+        kept = dialect.temporary("etl$kept")
+        if additions.columns:
+            there = session.identifier(schema.name.namespace, schema.name.name)
+            names = [*schema.key, *(column.name for column in additions.columns)]
+            session.execute(statements.keep(kept, there, [(name, name) for name in names]))
+        arrow = dialect.arrow_schema(schema.columns)
+        rows = pa.RecordBatchReader.from_batches(arrow, self._staging.read(arrow))
+        with session.made_anew(schema, additions) as table:
+            query = statements.insert(dialect, table, schema.columns)
+            if additions.columns:
+                key = [schema.column(name) for name in schema.key]
+                query = statements.insert_carrying(dialect, table, schema.columns, key, additions.columns, kept)
+            loaded = session.execute_with(query, rows)
+        book.put_table(schema, watermark)
+        return loaded
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._staging.discard()

@@ -1,0 +1,140 @@
+"""A destination in a SQL database with transactions: all of it that is not one product's.
+
+**Exactly once.** Data, watermarks and the stream's position of a batch are one transaction. Its first statements move
+the positions and are counted (`bookkeeping`), so a batch whose positions are not the expected ones writes no row, and a
+second writer waits for them or is refused.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Generic
+
+from etl_core.batch import TableChanges, WriteBatch
+from etl_core.destination.protocol import Positions
+from etl_core.destination.sql import statements
+from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.sql.copy import SessionT, StagedCopy
+from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.session import Database, Session
+from etl_core.destination.sql.staging import StagedPart, discard_abandoned
+from etl_core.destination.sql.writer import TableWriter
+from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+from etl_core.values.arrow import arrow_schema
+
+
+class SqlDestination(ABC, Generic[SessionT]):
+    """See Destination, of which a product adds `read` and `close`. May be used from several threads.
+
+    `staging` is the directory in which this pipeline's copies wait. Processes that share a copy must all see it.
+    """
+
+    def __init__(self, dialect: Dialect, database: Database[SessionT], pipeline: str, staging: Path) -> None:
+        self._dialect = dialect
+        self._database = database
+        self._pipeline = pipeline
+        self._staging = staging
+        self._known: set[TableName] = set()
+        """Tables that the database may have."""
+
+    def discard_staging(self) -> None:
+        """See StagingDestination. A copy that runs keeps its own."""
+        discard_abandoned(self._staging)
+
+    def prepare(self) -> None:
+        self.discard_staging()
+        with self._database.transaction() as session:
+            book = self._book(session)
+            book.create()
+            self._known |= {stored.name for stored in book.all_tables()}
+
+    def positions(self) -> Positions:
+        return self.glance(None)
+
+    def glance(self, wait_seconds: float | None) -> Positions:
+        """See WaitingDestination. None waits as long as everything else."""
+        if not self._database.exists():
+            return Positions({}, None)
+        with self._database.reading(wait_seconds=wait_seconds) as session:
+            return self._book(session).positions()
+
+    def count(self, tables: Mapping[TableId, TableName], wait_seconds: float) -> Mapping[TableId, tuple[Lsn, int]]:
+        """See CountingDestination."""
+        if not self._database.exists():
+            return {}
+        fold = self._dialect.fold
+        with self._database.reading(wait_seconds=wait_seconds) as session:
+            marks = self._book(session).positions().tables
+            # Asked first: an error would end the transaction, and no other table would be counted.
+            there = {(fold(namespace), fold(name)) for namespace, name in session.relations(views=False)}
+            return {
+                table_id: (marks[table_id], _count_rows(session, name))
+                for table_id, name in tables.items()
+                if table_id in marks and (fold(name.namespace), fold(name.name)) in there
+            }
+
+    def copy(self, schema: TableSchema) -> StagedCopy[SessionT]:
+        copy = self._begin_copy(schema, self._directory(schema), is_known=schema.name in self._known)
+        self._known.add(schema.name)
+        return copy
+
+    def _begin_copy(self, schema: TableSchema, directory: Path, *, is_known: bool) -> StagedCopy[SessionT]:
+        return StagedCopy(self._dialect, self._database, self._pipeline, schema, directory, is_known=is_known)
+
+    def join_copy(self, schema: TableSchema, address: str) -> StagedPart:
+        """See SharingDestination. From another machine, too, if the directory is on a disk both see."""
+        return StagedPart(self._directory(schema), address, arrow_schema(schema))
+
+    def write(self, batch: WriteBatch) -> None:
+        self._write(batch)
+
+    def _write(self, batch: WriteBatch) -> int:
+        """Returns the number of rows deleted and inserted."""
+        with self._database.transaction(tables=len(batch.watermarks)) as session:
+            book = self._book(session)
+            stored = book.fence(batch)
+            return self._apply(session, book, stored, batch.parts)
+
+    def forget(self, table_id: TableId) -> None:
+        if not self._database.exists():
+            return  # to open it might make it
+        with self._database.transaction() as session:
+            book = self._book(session)
+            if book.exists():
+                book.forget(table_id)
+
+    def _apply(
+        self,
+        session: SessionT,
+        book: Bookkeeping,
+        stored: Mapping[TableId, StoredTable],
+        parts: Iterable[TableChanges],
+    ) -> int:
+        writers: dict[TableId, TableWriter] = {}
+        changed = 0
+        for part in parts:
+            table_id = part.schema.table_id
+            if table_id not in writers:
+                before = stored[table_id]
+                writers[table_id] = TableWriter(self._dialect, session, before.name, before.attnums)
+            with session.table_errors(part.schema.name):
+                changed += writers[table_id].apply(part)
+            del part  # while the next one is decoded
+        for table_id, writer in writers.items():
+            if writer.attnums != stored[table_id].attnums:
+                book.put_attnums(table_id, writer.attnums)
+        return changed
+
+    def _book(self, session: SessionT) -> Bookkeeping:
+        return Bookkeeping(self._dialect, session, self._pipeline)
+
+    def _directory(self, schema: TableSchema) -> Path:
+        return self._staging / str(schema.table_id)
+
+
+def _count_rows(session: Session, name: TableName) -> int:
+    return int(session.fetch(statements.count_rows(session.identifier(name.namespace, name.name)))[0][0])

@@ -1,0 +1,101 @@
+"""How one SQL product spells what a table needs: names, types, values. Pure; everything that runs is in `session`.
+
+Identifiers are quoted as in the SQL standard, so psycopg's composition serves every product that quotes them so. What
+a statement does is the same for all and stands in `statements`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, ClassVar, LiteralString
+
+import pyarrow as pa
+from psycopg import sql
+
+from etl_core.schema.table import Column
+from etl_core.values.arrow import arrow_field
+
+Query = sql.Composable
+
+NAMESPACE = "_etl"
+"""The schema of our bookkeeping."""
+
+
+class TypeChange(Enum):
+    """What the type that a column has in a table is to the one that it is stored as now."""
+
+    NONE = "it is that type"
+    GROWS = "each of its values is the same in that type, and ALTER makes it that"
+    COMPARABLE = "its values can be compared with that type's"
+    OTHER = "they cannot"
+
+
+class Dialect(ABC):
+    """What a product brings to write and to read tables. Those with a default need it only where theirs is another."""
+
+    product: ClassVar[str]
+    """Its name in sentences for people."""
+    rows: ClassVar[Query]
+    """The name under which a statement that `Session.execute_with` runs reads the Arrow rows."""
+    placeholder: ClassVar[Query]
+    """What stands for a value that `Session.fetch` and `Session.execute` are given."""
+    bookkeeping: ClassVar[tuple[LiteralString, ...]]
+    """The statements that create it if it is missing, on `{namespace}`, `{watermarks}` and `{streams}`.
+
+    Columns: watermarks (pipeline, table_id, namespace, name, lsn, attnums, updated_at), of which lsn may be NULL, and
+    streams (pipeline, lsn, updated_at, incarnation) in this order, incarnation may be NULL. An lsn has 64 bits without
+    a sign. Where writers do not take turns, streams has the key (pipeline) and watermarks the key (namespace, name):
+    the first row of two at once is refused by them, every later one is fenced by its update.
+    """
+    reserved: ClassVar[frozenset[str]] = frozenset({"information_schema", "pg_catalog"})
+    """Folded namespaces in which no table may be made, besides `NAMESPACE`."""
+    alters_changed_tables: ClassVar[bool] = True
+    """Whether a table can be altered in the transaction that has changed rows of it."""
+    replaces_by_select: ClassVar[bool] = False
+    """Whether CREATE OR REPLACE TABLE … AS may select from the table that it replaces, in a transaction."""
+
+    @abstractmethod
+    def temporary(self, name: str) -> Query:
+        """The quoted name of a temporary table, which hides no other and is hidden by none."""
+
+    @abstractmethod
+    def fold(self, name: str) -> str:
+        """Equal for names that are the same to the product."""
+
+    @abstractmethod
+    def type_name(self, column: Column) -> str:
+        """The type that a column is stored as, as DDL spells it."""
+
+    @abstractmethod
+    def type_change(self, stored: str, column: Column) -> TypeChange:
+        """From the type `stored`, as `Session.columns` spells it, to `type_name(column)`."""
+
+    @abstractmethod
+    def cast_in(self, value: Query, column: Column) -> Query:
+        """The Arrow value of a column as what is stored."""
+
+    @abstractmethod
+    def cast_out(self, value: Query, column: Column) -> Query:
+        """What is stored as the column's Arrow value."""
+
+    def arrow_field(self, column: Column) -> pa.Field[Any]:
+        """The Arrow field under which a column's values are handed over."""
+        return arrow_field(column)
+
+    def arrow_schema(self, columns: Iterable[Column]) -> pa.Schema:
+        """Those of several columns."""
+        return pa.schema([self.arrow_field(column) for column in columns])
+
+    @abstractmethod
+    def dump_attnums(self, attnums: Mapping[str, int]) -> object:
+        """Attribute numbers by name of column, as the bookkeeping's `attnums` takes them."""
+
+    @abstractmethod
+    def load_attnums(self, stored: object) -> Mapping[str, int]:
+        """The same as it was read."""
+
+    def same(self, left: Query, right: Query) -> Query:
+        """Whether two values of a key are equal; NULL equals NULL."""
+        return sql.SQL("{} IS NOT DISTINCT FROM {}").format(left, right)

@@ -1,0 +1,99 @@
+"""What runs statements: a `Session` of a SQL product, and the `Database` that begins sessions.
+
+Sessions raise the product's own exceptions. `Database` turns those of a whole session into ours, and
+`Session.table_errors` those that are one table's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from etl_core.destination.sql.additions import Additions, StoredColumn
+from etl_core.destination.sql.dialect import Query
+from etl_core.identifiers import TableName
+from etl_core.schema.table import Column, TableSchema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SessionT_co = TypeVar("SessionT_co", bound="Session", covariant=True)
+
+
+class Session(ABC):
+    """One connection, in a transaction. Used by one thread."""
+
+    @abstractmethod
+    def identifier(self, *names: str) -> Query:
+        """The quoted name of a namespace, or of a relation in it; it means nothing else."""
+
+    @abstractmethod
+    def fetch(self, query: Query, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows that a query finds."""
+
+    @abstractmethod
+    def execute(self, query: Query, values: Sequence[object] = ()) -> int:
+        """Runs a statement; returns how many rows it changed or made, 0 of one that changes none."""
+
+    @abstractmethod
+    def execute_with(self, query: Query, rows: pa.Table | pa.RecordBatchReader) -> int:
+        """As `execute`, of a statement that reads the Arrow rows under the name `Dialect.rows`.
+
+        A product that reads no Arrow loads them into a temporary table first.
+        """
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Gives the transaction up. What `fetch` finds from now on is what is committed."""
+
+    @abstractmethod
+    def columns(self, name: TableName) -> Sequence[StoredColumn]:
+        """The columns of a table that is there."""
+
+    @abstractmethod
+    def relations(self, *, views: bool) -> Sequence[tuple[str, str]]:
+        """Namespace and name of all tables, and of all views."""
+
+    @abstractmethod
+    def additions(self, name: TableName, ours: Collection[str]) -> Additions:
+        """What is added to the table beside the columns `ours`; none if the table is not there."""
+
+    @abstractmethod
+    def made_anew(self, schema: TableSchema, additions: Additions) -> AbstractContextManager[Query]:
+        """Has the `with` block fill an empty table, whose name it is given, which replaces the one of `schema`.
+
+        It has the columns of `schema` and the additions. Raises TableError for additions that do not fit: nothing of
+        the transaction may be committed then.
+        """
+
+    @abstractmethod
+    def table_errors(self, name: TableName) -> AbstractContextManager[None]:
+        """Turns the product's exceptions of the `with` block into ours, of a table where they are that table's."""
+
+    @abstractmethod
+    def is_absent(self, error: Exception) -> bool:
+        """Whether a statement failed because a relation that it names is not there."""
+
+    def will_store(self, rows: pa.Table) -> None:  # noqa: B027 - most products need not know
+        """Told before rows are stored, for a product that chooses how by their sizes."""
+
+    def will_rewrite(self, table: Query, columns: Sequence[Column]) -> None:  # noqa: B027
+        """Told before values that are in `columns` of `table` are stored once more."""
+
+
+class Database(Protocol[SessionT_co]):
+    """Where sessions begin. Raises DestinationUnavailable, DestinationError."""
+
+    def exists(self) -> bool:
+        """Whether there is something to read; where there is not, it is not made by looking."""
+
+    def reading(self, *, wait_seconds: float | None = None) -> AbstractContextManager[SessionT_co]:
+        """A session that sees one state. Waits so long for who holds the database, None for as long as usual."""
+
+    def transaction(self, *, tables: int = 1) -> AbstractContextManager[SessionT_co]:
+        """A session whose work is durable at the end of the `with` block, and undone if that fails.
+
+        `tables` is how many tables are changed.
+        """

@@ -1,0 +1,217 @@
+"""Applies `TableChanges` to one table of an open transaction: the five steps, each one or two statements.
+
+**No PRIMARY KEY is declared.** Uniqueness follows from the order of the steps: every key about to be inserted that the
+destination may have is deleted first, and the watermark keeps a batch from being applied twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from etl_core.batch import PartialRows, TableChanges
+from etl_core.destination.sql import statements
+from etl_core.destination.sql.additions import Additions, StoredColumn, check_clash
+from etl_core.destination.sql.dialect import Dialect, Query
+from etl_core.destination.sql.names import check_columns
+from etl_core.destination.sql.plan import Plan
+from etl_core.destination.sql.session import Session
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
+from etl_core.identifiers import TableName
+from etl_core.schema.table import Column, TableSchema
+from etl_core.values import load_missing
+from etl_core.values.arrow import key_schema
+from etl_core.values.text import fixed_width
+
+
+class TableWriter:
+    """One table within one transaction, which may bring several parts for it.
+
+    `attnums` are those of the columns as they were last written; 0 or absent if unknown.
+    """
+
+    def __init__(self, dialect: Dialect, session: Session, name: TableName, attnums: Mapping[str, int]) -> None:
+        self._dialect = dialect
+        self._session = session
+        self._table = session.identifier(name.namespace, name.name)
+        self._name = name
+        self._attnums = attnums
+        self._schema: TableSchema | None = None
+        self._foreign: tuple[StoredColumn, ...] = ()
+        """A person's columns."""
+        self._touched = False
+
+    def apply(self, changes: TableChanges) -> int:
+        """Returns the number of rows deleted and inserted. Raises TableError, or the product's exceptions."""
+        schema = changes.schema
+        if schema.name != self._name:
+            raise CopiedAgain(f"{self._name} was renamed to {schema.name}", table=str(schema.name), hint=COPIED_AGAIN)
+        self._bring_to(schema)
+        changed = 0
+        if changes.truncate:
+            changed += self._session.execute(statements.delete_all(self._table))
+        completed = [self._complete(schema, partial, at) for at, partial in enumerate(changes.partials)]
+        upserts = changes.upserts
+        if self._foreign and upserts.num_rows:
+            completed.append(self._carry(schema, upserts))
+            upserts = upserts.slice(0, 0)
+        changed += self._delete(schema, _keys_to_delete(changes))
+        arriving = [rows for rows in (changes.inserts, upserts) if rows.num_rows]
+        if arriving:
+            changed += self._insert(schema, arriving)
+        names = [*schema.column_names, *(column.name for column in self._foreign)]
+        for temporary in completed:
+            changed += self._session.execute(statements.insert_all(self._table, names, temporary))
+            self._session.execute(statements.drop(temporary))
+        self._touched = self._touched or changed > 0
+        return changed
+
+    def _bring_to(self, schema: TableSchema) -> None:
+        """Alters the table until it has the columns of `schema`, in any order, and a person's own."""
+        if schema == self._schema:
+            return
+        described = self._session.columns(self._name)
+        present = {column.name: column.type for column in described}
+        self._check_ours(present)
+        self._foreign = tuple(column for column in described if column.name not in self._attnums)
+        plan = Plan(self._dialect, schema, self._attnums, present)
+        if plan:
+            check_columns(self._dialect, schema)
+            check_clash(self._dialect, schema, [column.name for column in self._foreign], plan.new_names())
+            self._alter(schema, plan)
+        self._attnums = {c.name: c.attnum or self._attnums.get(c.name, 0) for c in schema.columns}
+        self._schema = schema
+
+    def _check_ours(self, present: Mapping[str, str]) -> None:
+        """Raises TableError if a column of ours is gone: a new one in its place would be empty."""
+        gone = [name for name in self._attnums if name not in present]
+        if gone:
+            raise TableError(
+                f"{self._name} has no column {', '.join(gone)} in {self._dialect.product} any more: it was dropped or "
+                "renamed there",
+                table=str(self._name),
+                hint=f"copy the table again, which makes the column anew: etl resync {self._name}",
+            )
+
+    @property
+    def attnums(self) -> Mapping[str, int]:
+        """Of the columns the table has now."""
+        return self._attnums
+
+    def _alter(self, schema: TableSchema, plan: Plan) -> None:
+        dialect, session, table = self._dialect, self._session, self._table
+        additions = session.additions(self._name, self._attnums)
+        is_held = self._touched and not dialect.alters_changed_tables
+        if is_held or plan.meets_itself or additions.hold_columns:
+            session.will_rewrite(table, plan.stored())
+            self._rebuild(additions, schema, plan)
+            self._touched = True
+            return
+        for before, name in plan.renamed:
+            session.execute(statements.rename_column(table, before, name))
+        for column in plan.retyped:
+            session.execute(statements.change_type(dialect, table, column))
+        for column in plan.added:
+            session.execute(statements.add_column(dialect, table, column))
+        for name in plan.dropped:
+            session.execute(statements.drop_column(table, name))
+        filled = [column for column in plan.added if column.missing_value is not None]
+        if filled:
+            query = statements.fill(dialect, table, filled)
+            changed = session.execute_with(query, _held_by_old_rows(dialect, schema, filled))
+            self._touched = self._touched or changed > 0
+
+    def _rebuild(self, additions: Additions, schema: TableSchema, plan: Plan) -> None:
+        """The table anew with the columns of `schema` and what people added."""
+        dialect, session = self._dialect, self._session
+        held = _held_by_old_rows(dialect, schema, plan.added)
+        if dialect.replaces_by_select and not additions:  # which does not bring them
+            session.execute_with(
+                statements.rebuild(dialect, self._table, schema.columns, plan.origins, plan.added), held
+            )
+            return
+        names = [(before, name) for name, before in plan.origins.items()]
+        names += [(column.name, column.name) for column in additions.columns]
+        result = dialect.temporary("etl$rebuilt")
+        session.execute(statements.keep(result, self._table, names))
+        with session.made_anew(schema, additions.renamed(dict(plan.renamed))) as table:
+            stay = [name for _, name in names]
+            session.execute_with(statements.insert_rebuilt(dialect, table, stay, plan.added, result), held)
+        session.execute(statements.drop(result))
+
+    def _carry(self, schema: TableSchema, rows: pa.Table) -> Query:
+        """Puts rows that may be there, with a person's values of them, into a temporary table; returns its name."""
+        result = self._dialect.temporary("etl$carried")
+        self._session.will_store(rows)
+        query = statements.carry(
+            self._dialect, result, self._table, schema.columns, _key_columns(schema), self._foreign
+        )
+        self._session.execute_with(query, _ordered(self._dialect, rows, schema.columns))
+        return result
+
+    def _complete(self, schema: TableSchema, partial: PartialRows, number: int) -> Query:
+        """Joins the partial rows with the rows they came from; returns the temporary table that holds the result."""
+        dialect, key = self._dialect, _key_columns(schema)
+        prefix = "origin$"
+        while any(dialect.fold(column.name).startswith(dialect.fold(prefix)) for column in schema.columns):
+            prefix += "$"
+        origins = [prefix + str(at) for at in range(len(key))]
+        known = [column for column in schema.columns if column.name not in partial.unchanged]
+        unchanged = [column for column in schema.columns if column.name in partial.unchanged]
+        rows = _ordered(dialect, partial.rows, known)
+        for name, column in zip(origins, key, strict=True):
+            rows = rows.append_column(name, partial.origin_keys[column.name])
+        result = dialect.temporary(f"etl$completed{number}")
+        kept = [*(column.name for column in unchanged), *(column.name for column in self._foreign)]
+        query = statements.complete(dialect, result, self._table, known, kept, key, origins)
+        found = self._session.execute_with(query, rows)
+        if found != rows.num_rows:
+            raise TableError(
+                f"{schema.name}: {rows.num_rows - found} rows whose unchanged values are needed are not there",
+                table=str(schema.name),
+                hint=f"the table was changed from outside; copy it again: etl resync {schema.name}",
+            )
+        self._session.will_store(partial.rows)
+        self._session.will_rewrite(result, unchanged)
+        return result
+
+    def _delete(self, schema: TableSchema, keys: Sequence[pa.Table]) -> int:
+        if not keys:
+            return 0
+        arrow = key_schema(schema)
+        together = pa.concat_tables([pa.Table.from_arrays(k.select(arrow.names).columns, schema=arrow) for k in keys])
+        query = statements.delete_keys(self._dialect, self._table, _key_columns(schema))
+        return self._session.execute_with(query, together)
+
+    def _insert(self, schema: TableSchema, arriving: Sequence[pa.Table]) -> int:
+        rows = pa.concat_tables([_ordered(self._dialect, each, schema.columns) for each in arriving])
+        self._session.will_store(rows)
+        return self._session.execute_with(statements.insert(self._dialect, self._table, schema.columns), rows)
+
+
+def _held_by_old_rows(dialect: Dialect, schema: TableSchema, columns: Sequence[Column]) -> pa.Table:
+    """One row: what rows older than `columns` hold in them."""
+    row = pa.Table.from_arrays([fixed_width(pa.int64(), np.zeros(1, np.int64), None)], names=["etl$"])
+    for column in columns:
+        value: Any = load_missing(column, schema.name)
+        row = row.append_column(dialect.arrow_field(column), pa.repeat(value, 1))
+    return row
+
+
+def _key_columns(schema: TableSchema) -> list[Column]:
+    return [column for column in schema.columns if column.name in schema.key]
+
+
+def _keys_to_delete(changes: TableChanges) -> list[pa.Table]:
+    tables = [changes.deletes, changes.upserts]
+    for partial in changes.partials:
+        tables += [partial.origin_keys, partial.rows]
+    return [table for table in tables if table.num_rows]
+
+
+def _ordered(dialect: Dialect, rows: pa.Table, columns: Sequence[Column]) -> pa.Table:
+    """The `columns` of `rows`, as they are handed over."""
+    return pa.Table.from_arrays(rows.select([c.name for c in columns]).columns, schema=dialect.arrow_schema(columns))
