@@ -116,7 +116,7 @@ class Bookkeeping:
         if not is_as_expected:
             self._session.rollback()
             _refuse(batch, self._stream(), self.tables())
-            raise WatermarkConflict("another writer moved a position while the batch was written")
+            raise WatermarkConflict("a position is there twice, or another writer moved it while the batch was written")
         return self.tables()
 
     def _move_watermarks(self, watermarks: Mapping[TableId, WatermarkMove]) -> bool:
