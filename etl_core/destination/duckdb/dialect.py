@@ -21,7 +21,8 @@ import pyarrow as pa
 from psycopg import sql
 
 from etl_core.destination.duckdb.types import duckdb_type, is_cast, tagged_field, text_form, type_change
-from etl_core.destination.sql.dialect import Dialect, Query, TypeChange
+from etl_core.destination.sql.dialect import Dialect, Query
+from etl_core.destination.sql.type_change import TypeChange
 from etl_core.schema.table import Column
 
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)

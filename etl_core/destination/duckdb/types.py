@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from etl_core.destination.sql.dialect import TypeChange
+from etl_core.destination.sql.type_change import TypeChange
 from etl_core.schema.pg_types import under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.values.arrow import arrow_field, arrow_type

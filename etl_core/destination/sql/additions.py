@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from etl_core.destination.sql.dialect import Dialect, TypeChange
+from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.type_change import TypeChange
 from etl_core.errors import SchemaChangeRefused, TableError
 from etl_core.schema.table import TableSchema
 

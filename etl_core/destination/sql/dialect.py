@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from typing import Any, ClassVar, LiteralString
 
 import pyarrow as pa
 from psycopg import sql
 
+from etl_core.destination.sql.type_change import TypeChange
 from etl_core.schema.table import Column
 from etl_core.values.arrow import arrow_field
 
@@ -21,15 +21,6 @@ Query = sql.Composable
 
 NAMESPACE = "_etl"
 """The schema of our bookkeeping."""
-
-
-class TypeChange(Enum):
-    """What the type that a column has in a table is to the one that it is stored as now."""
-
-    NONE = "it is that type"
-    GROWS = "each of its values is the same in that type, and ALTER makes it that"
-    COMPARABLE = "its values can be compared with that type's"
-    OTHER = "they cannot"
 
 
 class Dialect(ABC):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from etl_core.destination.sql.dialect import Dialect, TypeChange
+from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.type_change import TypeChange
 from etl_core.errors import COPIED_AGAIN, CopiedAgain
 from etl_core.schema.alterations import origins
 from etl_core.schema.table import Column, TableSchema
