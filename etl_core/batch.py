@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from etl_core.identifiers import TableId
@@ -65,7 +66,8 @@ class TableChanges:
     1. bring the table to `schema` (never backwards). `alterations` are the steps since the version that the engine has
        noted last; one may be done already, as it is not noted when an answer is lost. A destination tells that by the
        numbers of its columns. One that cannot do a step in place raises CopiedAgain,
-    2. if `truncate`, empty it,
+    2. if `truncate`, empty it; in a table that keeps its deleted rows (`schema.deleted_rows`), with `mark_deleted`, set
+       DELETED_AT of its living rows, those where it is NULL, to that moment,
     3. read the unchanged columns of `partials` by `origin_keys`; a missing origin row is an error,
     4. delete the rows with a key in `deletes`, `upserts`, the partials' `origin_keys` or their `rows`,
     5. insert `inserts`, `upserts` and the completed partials.
@@ -73,7 +75,9 @@ class TableChanges:
     No key stands in more than one of `inserts`, `upserts`, `partials.rows`; a key in `deletes` may also be
     re-inserted, and may be one that came and went within the part, which the destination need not have. Rows of
     `inserts` are new to the destination by the watermark rule: no look-up is needed.
-    For a table without a key all rows are `inserts`.
+    For a table without a key all rows are `inserts`. In a table that keeps its deleted rows nothing is gone in the end:
+    a delete is a row with DELETED_AT, whole or partial, and all rows are `upserts` or `partials`, for a deleted row may
+    be there under any key.
     """
 
     schema: TableSchema
@@ -82,6 +86,7 @@ class TableChanges:
     deletes: pa.Table
     partials: tuple[PartialRows, ...] = ()
     truncate: bool = False
+    mark_deleted: datetime | None = None
     alterations: tuple[Alteration, ...] = ()
     counts: ChangeCounts = field(default_factory=ChangeCounts)
 

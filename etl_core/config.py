@@ -26,6 +26,7 @@ from etl_core.config_values import config_error as config_error
 from etl_core.config_values import parse_duration as parse_duration
 from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
+from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -289,7 +290,8 @@ class PipelineConfig:
     """One pipeline. With `unknown_types_to_bytes` values of unknown types are raw text, else their table is refused.
 
     With `allow_append_only` tables without a replica identity may be published, with their inserts alone. `tables` are
-    settings by table or pattern; of two that match one, the later decides. `hash_key` is a secret.
+    settings by table or pattern; of two that match one, the later decides. `write_mode` is that of tables for which
+    they have none. `hash_key` is a secret.
     """
 
     pipeline: str
@@ -302,6 +304,13 @@ class PipelineConfig:
     allow_append_only: bool = False
     tables: tuple[TableSettings, ...] = ()
     hash_key: str | None = field(default=None, repr=False)
+    write_mode: WriteMode = WriteMode.MIRROR
+
+    @property
+    def write_modes(self) -> list[tuple[str, WriteMode]]:
+        """Each that some table may have, with the dotted field that says so."""
+        settings = [(f"{one.where}.write_mode", one.write_mode) for one in self.tables if one.write_mode is not None]
+        return [("write_mode", self.write_mode), *settings]
 
     def __post_init__(self) -> None:
         check_pipeline_name(self.pipeline)

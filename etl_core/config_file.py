@@ -22,7 +22,7 @@ import yaml
 
 from etl_core.config import DestinationConfig, PipelineConfig, SourceConfig, StateConfig
 from etl_core.config_paths import absolute_dsn, absolute_keyword, absolute_url
-from etl_core.config_tables import TableSettings, read_tables
+from etl_core.config_tables import TableSettings, read_tables, read_write_mode
 from etl_core.config_values import (
     BatchConfig,
     CopyConfig,
@@ -40,6 +40,7 @@ from etl_core.config_values import (
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName, check_pipeline_name
 from etl_core.silence import SILENCE
+from etl_core.write_mode import WriteMode
 
 _T = TypeVar("_T")
 
@@ -290,7 +291,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     state, batch, copy = root.section("state"), root.section("batch"), root.section("copy")
     unknown_types_to_bytes = root.flag("unknown_types_to_bytes", True)
     allow_append_only = root.flag("allow_append_only", False)
-    tables, hash_key = root.section("tables"), root.text("hash_key")
+    tables, hash_key, write_mode = root.section("tables"), root.text("hash_key"), root.text("write_mode")
     root.finish()
     return PipelineConfig(
         pipeline=pipeline,
@@ -303,6 +304,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
         allow_append_only=allow_append_only,
         tables=() if tables is None else _tables(tables),
         hash_key=hash_key,
+        write_mode=WriteMode.MIRROR if write_mode is None else read_write_mode("write_mode", write_mode),
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings per table or pattern: which columns go to the destination, under which names, and what is hidden in them.
+"""Settings per table or pattern: the write mode, and which columns go to the destination, how called, how hidden.
 
 Nothing here knows a table: what the settings mean for one is `etl_core.shape`'s, and so are the transforms' names.
 """
@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from etl_core.config_values import check_positive, config_error, in_field, wrong_kind
+from etl_core.config_values import check_positive, config_error, did_you_mean, in_field, wrong_kind
 from etl_core.identifiers import TableName
+from etl_core.write_mode import WriteMode
 
 _LEAST_KEY = 16
 """Characters of a hash key: with a shorter one, values can be found by trying keys."""
@@ -49,6 +50,8 @@ class TableSettings:
 
     pattern: str
     columns: ColumnSettings = field(default_factory=ColumnSettings)
+    write_mode: WriteMode | None = None
+    """None leaves it to the entries before this one, and to the pipeline's."""
 
     def __post_init__(self) -> None:
         in_field(self.where, _parse_pattern, self.pattern)
@@ -104,22 +107,40 @@ def check_hash_key(where: str, key: str | None) -> None:
 
 
 def read_tables(where: str, given: Mapping[str, object]) -> tuple[TableSettings, ...]:
-    """The settings as YAML or Dagster has them: by pattern, `{columns: {exclude: […], hash: […], truncate: {…}}}`.
+    """The settings as YAML or Dagster has them: by pattern, `{write_mode: …, columns: {exclude: […], hash: […]}}`.
 
     Raises ConfigError with the dotted field. Of two that match a table, the later one decides about a column.
     """
-    return tuple(
-        TableSettings(pattern, _columns(f"{where}.{pattern}", settings)) for pattern, settings in given.items()
+    return tuple(_settings(f"{where}.{pattern}", pattern, settings) for pattern, settings in given.items())
+
+
+def read_write_mode(where: str, given: object) -> WriteMode:
+    """Raises ConfigError for what is not the name of one."""
+    if not isinstance(given, str):
+        raise wrong_kind(where, "text", given)
+    try:
+        return WriteMode(given)
+    except ValueError:
+        known = ", ".join(WriteMode)
+        raise config_error(
+            where, f"is {given!r}", hint=did_you_mean(given, list(WriteMode)) or f"use {known}"
+        ) from None
+
+
+def _settings(where: str, pattern: str, settings: object) -> TableSettings:
+    if not isinstance(settings, Mapping):
+        raise wrong_kind(where, "a mapping", settings)
+    for key in settings.keys() - {"columns", "write_mode"}:
+        raise config_error(f"{where}.{key}", "is unknown", hint="known here: columns, write_mode")
+    mode = settings.get("write_mode")
+    return TableSettings(
+        pattern,
+        _columns(f"{where}.columns", settings.get("columns", {})),
+        None if mode is None else read_write_mode(f"{where}.write_mode", mode),
     )
 
 
-def _columns(where: str, settings: object) -> ColumnSettings:
-    if not isinstance(settings, Mapping):
-        raise wrong_kind(where, "a mapping", settings)
-    for key in settings.keys() - {"columns"}:
-        raise config_error(f"{where}.{key}", "is unknown", hint="known here: columns")
-    given = settings.get("columns", {})
-    where = f"{where}.columns"
+def _columns(where: str, given: object) -> ColumnSettings:
     if not isinstance(given, Mapping):
         raise wrong_kind(where, "a mapping", given)
     include: tuple[str, ...] | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination, WaitingDestination
-from etl_core.destination.registry import build_destination, check_destination
+from etl_core.destination.registry import build_destination, check_destination, check_write_modes
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.replication.copy_estimate import CopyEstimate, read_copy_estimates
@@ -53,6 +53,7 @@ class PipelineControl:
         """
         if destination is None:
             check_destination(config.destination)
+            check_write_modes(config.destination, config.write_modes)
         self.config = config
         self.observer = observer or Observer()
         self.stop = stop or threading.Event()
@@ -80,7 +81,7 @@ class PipelineControl:
         """What tables are at the destination. Raises ConfigError if a table's settings are wrong."""
         from etl_core.shape.shapes import Shapes  # it loads Arrow
 
-        return Shapes.checked(self.config.tables, self.config.hash_key)
+        return Shapes.checked(self.config.tables, self.config.hash_key, self.config.write_mode)
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import AfterValidator
 
-from etl_core.config_tables import read_tables
+from etl_core.config_tables import read_tables, read_write_mode
 from etl_core.config_values import check_positive, check_tables, in_field, parse_duration, parse_size, wrong_kind
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName, check_pipeline_name
@@ -33,6 +33,7 @@ def check_replication(replication: "PostgresReplicationResource") -> None:
         if replication.tables is not None:
             check_tables("tables", parse_tables(replication.tables))
         check_table_settings(replication.table_settings)
+        read_write_mode("write_mode", replication.write_mode)
 
 
 @contextmanager
@@ -54,6 +55,11 @@ def parse_tables(tables: Sequence[str]) -> list[TableName]:
 def check_table_settings(settings: Mapping[str, Any]) -> None:
     """Raises ConfigError for what is wrong with them, whatever the tables are."""
     read_tables("table_settings", settings)
+
+
+def check_write_mode(mode: str) -> None:
+    """Raises ConfigError for what is not the name of one."""
+    read_write_mode("write_mode", mode)
 
 
 def check_max_lag(max_lag: object) -> None:

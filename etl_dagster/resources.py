@@ -281,6 +281,10 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     hash_key_env: str | None = Field(
         default=None, description="The environment variable that holds the key for columns that are hashed."
     )
+    write_mode: str = Field(
+        default="mirror",
+        description="mirror, or soft_delete: deleted rows stay, with _etl_deleted_at; per table in table_settings.",
+    )
     state: dg.ResourceDependency[StateStoreResource]
     destination: dg.ResourceDependency[DestinationResource]
 
@@ -310,7 +314,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             parse_duration,
             parse_size,
         )
-        from etl_core.config_tables import read_tables
+        from etl_core.config_tables import read_tables, read_write_mode
 
         source = SourceConfig(
             publication=self.publication,
@@ -334,14 +338,16 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             allow_append_only=self.allow_append_only,
             tables=read_tables("table_settings", self.table_settings),
             hash_key=None if self.hash_key_env is None else plain(dg.EnvVar(self.hash_key_env)),
+            write_mode=read_write_mode("write_mode", self.write_mode),
         )
 
     def shapes(self) -> "Shapes":
         """What the tables are at the destination, for whoever moves no rows: no secret is asked for."""
-        from etl_core.config_tables import read_tables
+        from etl_core.config_tables import read_tables, read_write_mode
         from etl_core.shape.shapes import Shapes
 
-        return Shapes(read_tables("table_settings", self.table_settings))
+        settings = read_tables("table_settings", self.table_settings)
+        return Shapes(settings, write_mode=read_write_mode("write_mode", self.write_mode))
 
     def source_address(self) -> Address:
         """Where the source is, as far as the configuration says it without a variable."""

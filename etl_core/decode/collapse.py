@@ -37,6 +37,8 @@ class Final:
     inserted: Indices
     upserted: Indices
     deleted: Indices
+    last: Indices | None = None
+    """If asked for, the new tuple that held the last values of each of `deleted`, or -1: the destination's row does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +92,15 @@ def _timeline(events: Events, leaving: Indices) -> _Timeline:
     return _Timeline(moment, first, at, number)
 
 
-def collapse(events: Events, *, with_chains: bool) -> tuple[Final, Chains | None]:
+def collapse(events: Events, *, with_chains: bool, with_last: bool = False) -> tuple[Final, Chains | None]:
     """The final change of every key, and the chains by which unchanged values are found.
 
     Chains is None unless `with_chains`, or when each key has exactly one event, an insert or an update in place.
     """
     new_tag = events.tag[events.new_row]
     if events.old_row.size == 0 and _all_distinct(events.new_key):
-        return (
-            Final(np.flatnonzero(new_tag == INSERT), np.flatnonzero(new_tag == UPDATE), np.empty(0, np.int64)),
-            None,
-        )
+        none = np.empty(0, np.int64)
+        return Final(np.flatnonzero(new_tag == INSERT), np.flatnonzero(new_tag == UPDATE), none, none), None
     old_of_new = events.old_of_new
     with_old = old_of_new != _NONE
     moved = with_old.copy()
@@ -111,7 +111,8 @@ def collapse(events: Events, *, with_chains: bool) -> tuple[Final, Chains | None
     line = _timeline(events, np.flatnonzero(leaves))
 
     starts = np.flatnonzero(line.first)
-    last = line.moment[np.append(starts[1:], line.moment.size) - 1]
+    ends = np.append(starts[1:], line.moment.size) - 1
+    last = line.moment[ends]
     arrives = np.zeros(2 * events.tag.size, np.bool_)
     arrives[2 * events.new_row + 1] = (new_tag == INSERT) | moved
     in_destination = ~arrives[line.moment[starts]]
@@ -120,8 +121,23 @@ def collapse(events: Events, *, with_chains: bool) -> tuple[Final, Chains | None
         _ascending(line.number[last[survives & ~in_destination]], events.new_row.size),
         _ascending(line.number[last[survives & in_destination]], events.new_row.size),
         _ascending(line.number[last[~survives]], events.old_row.size),
+        _last_values(line, starts[~survives], ends[~survives]) if with_last else None,
     )
     return final, Chains(events, line, moved) if with_chains else None
+
+
+def _last_values(line: _Timeline, starts: Indices, ends: Indices) -> Indices:
+    """The new tuple before the event at each of `ends`, which is of the same key from `starts` on; -1 without one.
+
+    In the order of the old tuples of those events.
+    """
+    found = np.full(ends.size, _NONE, np.int64)
+    has_before = ends > starts
+    before = line.moment[ends[has_before] - 1]
+    if bool((before & 1 == 0).any()):
+        raise PermanentError("a delete follows the delete of its row", hint="report this with the table's definition")
+    found[has_before] = line.number[before]
+    return found[np.argsort(line.number[line.moment[ends]])]
 
 
 def _ascending(numbers: Indices, count: int) -> Indices:

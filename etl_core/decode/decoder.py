@@ -16,11 +16,14 @@ from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse
 from etl_core.decode.keys import key_texts, number_keys
 from etl_core.decode.loading import Wanted, load_cells
+from etl_core.decode.past import LIVES, Past, commit_times, deleted_at
 from etl_core.decode.split import Cells, RowChanges, split
 from etl_core.errors import CopyNeeded, EtlError, MalformedMessage, TableError, where
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.segment import DELETE, INSERT, UPDATE, Frames, Indices, relations_of, row_numbers, tags_of
+from etl_core.protocol.timestamp import to_datetime
+from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema, key_schema
 from etl_core.values.text import Array, fixed_width
@@ -146,6 +149,7 @@ class _Plan:
     partials: tuple[PartialRows, ...]
     truncate: bool
     counts: ChangeCounts
+    past: Past | None = None
 
     def wanted(self) -> list[Wanted]:
         return [*self.inserts, *self.upserts, *self.deletes]
@@ -153,21 +157,22 @@ class _Plan:
     def changes(self, arrays: Iterator[Array]) -> TableChanges:
         """Takes the array of each of `wanted()`."""
         empty_rows, empty_keys = _empty_tables(self.schema)
-        return TableChanges(
+        changes = TableChanges(
             self.schema,
             inserts=_filled(empty_rows, self.inserts, arrays),
-            upserts=_filled(empty_rows, self.upserts, arrays),
+            upserts=_filled(empty_rows, self.upserts, arrays, () if self.past is None else (self.past.of_upserts,)),
             deletes=_filled(empty_keys, self.deletes, arrays),
             partials=self.partials,
             truncate=self.truncate,
             counts=self.counts,
         )
+        return changes if self.past is None else self.past.mark(changes)
 
 
-def _filled(empty: pa.Table, wanted: Sequence[Wanted], arrays: Iterator[Array]) -> pa.Table:
+def _filled(empty: pa.Table, wanted: Sequence[Wanted], arrays: Iterator[Array], ours: Sequence[Array] = ()) -> pa.Table:
     if not wanted:
         return empty
-    return pa.Table.from_arrays([next(arrays) for _ in wanted], schema=empty.schema)
+    return pa.Table.from_arrays([*(next(arrays) for _ in wanted), *ours], schema=empty.schema)
 
 
 @lru_cache(maxsize=1 << 10)
@@ -183,7 +188,8 @@ def _empty_tables(schema: TableSchema) -> tuple[pa.Table, pa.Table]:
 
 def _plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool = False) -> _Plan:
     """The changes in the frames numbered `selected`, all of the table `schema`, collapsed."""
-    changes = split(frames, selected, len(schema.columns))
+    keeps = keeps_deleted(schema)
+    changes = split(frames, selected, len(schema.columns) - keeps)
     by_tag = np.bincount(changes.tag, minlength=max(INSERT, UPDATE, DELETE) + 1)
     counts = ChangeCounts(int(by_tag[INSERT]), int(by_tag[UPDATE]), int(by_tag[DELETE]), int(truncated))
     table = _Table(frames.data, schema, changes)
@@ -191,8 +197,10 @@ def _plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, trunc
         return _Plan(schema, _appended(table, counts), (), (), (), truncated, counts)
     new_key, old_key = number_keys(table.key_texts())
     events = Events(changes.tag, changes.new.rows, new_key, changes.old.rows, old_key, changes.old_of_new())
-    final, chains = collapse(events, with_chains=table.has_unchanged)
-    complete, partials = _complete(table, final, chains)
+    final, chains = collapse(events, with_chains=table.has_unchanged, with_last=keeps)
+    if keeps:
+        return _keep_deleted(frames, selected, table, final, chains, counts)
+    complete, partials = _complete(table, np.sort(np.concatenate([final.inserted, final.upserted])), chains)
     return _Plan(
         schema,
         inserts=table.rows(final.inserted[complete[final.inserted]], chains),
@@ -202,6 +210,32 @@ def _plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, trunc
         truncate=truncated,
         counts=counts,
     )
+
+
+def _keep_deleted(
+    frames: Frames, selected: Indices, table: _Table, final: Final, chains: Chains | None, counts: ChangeCounts
+) -> _Plan:
+    """Every key's last row, whether it lives or not. The destination may have a deleted row under any key."""
+    assert final.last is not None  # noqa: S101 - it was asked for
+    times = commit_times(frames, selected[table.changes.old.rows[final.deleted]])
+    here = final.last >= 0
+    moments = np.full(table.changes.new.rows.size, LIVES)
+    moments[final.last[here]] = times[here]
+    rows = np.sort(np.concatenate([final.inserted, final.upserted, final.last[here]]))
+    complete, partials = _complete(table, rows, chains, moments)
+    rows = rows[complete[rows]]
+    whole: pa.Table | None = None
+    if not here.all():
+        keys = table.key_rows(final.deleted[~here])
+        gone = keys.append_column(DELETED_AT.name, deleted_at(times[~here]))
+        unchanged = tuple(name for name in table.schema.column_names[:-1] if name not in table.schema.key)
+        if unchanged:
+            partials = (*partials, PartialRows(unchanged, keys, gone))
+        else:
+            whole = gone
+    truncated_at = to_datetime(int(frames.commit_times()[0])) if counts.truncated else None
+    past = Past(deleted_at(moments[rows]), whole, truncated_at)
+    return _Plan(table.schema, (), table.rows(rows, chains), (), partials, False, counts, past)
 
 
 def _appended(table: _Table, counts: ChangeCounts) -> list[Wanted]:
@@ -218,13 +252,17 @@ def _appended(table: _Table, counts: ChangeCounts) -> list[Wanted]:
     return table.rows(np.arange(table.changes.new.rows.size), None)
 
 
-def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[NDArray[np.bool_], tuple[PartialRows, ...]]:
-    """Which new tuples have all their values known, and the surviving others, one PartialRows per set of columns."""
+def _complete(
+    table: _Table, survivors: Indices, chains: Chains | None, moments: Indices | None = None
+) -> tuple[NDArray[np.bool_], tuple[PartialRows, ...]]:
+    """Which new tuples have all their values known, and the other survivors, one PartialRows per set of columns.
+
+    `survivors` are ascending. With `moments`, when each new tuple's row was deleted, they have that as a column.
+    """
     columns = table.changes.new.columns
     complete = np.ones(table.changes.new.rows.size, np.bool_)
     if not table.has_unchanged:
         return complete, ()
-    survivors = np.sort(np.concatenate([final.inserted, final.upserted]))
     unknown: dict[int, NDArray[np.bool_]] = {}
     origin = survivors
     for number, cells in enumerate(columns):
@@ -250,6 +288,8 @@ def _complete(table: _Table, final: Final, chains: Chains | None) -> tuple[NDArr
         names = tuple(table.schema.columns[number].name for number, lack in zip(numbers, lacks, strict=True) if lack)
         rows = table.rows(survivors[members], chains, without=names)
         loaded = pa.Table.from_arrays(load_cells(table.data, rows), names=[one.column.name for one in rows])
+        if moments is not None:
+            loaded = loaded.append_column(DELETED_AT.name, deleted_at(moments[survivors[members]]))
         partials.append(PartialRows(names, table.origin_keys(origin[members]), loaded))
     return complete, tuple(partials)
 
@@ -260,6 +300,8 @@ class _Table:
     def __init__(self, data: NDArray[np.uint8], schema: TableSchema, changes: RowChanges) -> None:
         self.data = data
         self.schema = schema
+        self.columns = schema.columns[:-1] if keeps_deleted(schema) else schema.columns
+        """Those that the source sends."""
         self.changes = changes
         self.has_unchanged = any(cells.unchanged is not None for cells in changes.new.columns)
         self.key_numbers = [number for number, column in enumerate(schema.columns) if column.name in schema.key]
@@ -282,7 +324,7 @@ class _Table:
         if not chosen.size:
             return []
         wanted = []
-        for cells, column in zip(self.changes.new.columns, self.schema.columns, strict=True):
+        for cells, column in zip(self.changes.new.columns, self.columns, strict=True):
             if column.name in without:
                 continue
             if cells.unchanged is not None and chains is not None:
@@ -295,6 +337,11 @@ class _Table:
     def old_keys(self, chosen: Indices) -> list[Wanted]:
         """The keys of the old tuples numbered `chosen`."""
         return self._keys(self.changes.old.columns, chosen) if chosen.size else []
+
+    def key_rows(self, chosen: Indices) -> pa.Table:
+        """The same, loaded."""
+        keys = self._keys(self.changes.old.columns, chosen)
+        return pa.Table.from_arrays(load_cells(self.data, keys), schema=key_schema(self.schema))
 
     def origin_keys(self, chosen: Indices) -> pa.Table:
         """The key before the change, of the new tuples numbered `chosen`: the old tuple's where there is one."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from etl_core.destination.options import Option, Options
 from etl_core.destination.protocol import Destination
 from etl_core.destination.reader_names import ReaderNames
+from etl_core.write_mode import WriteMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +27,13 @@ class DestinationType:
 
     `reader_names(options)` tells what queries call the tables, where they can be queried. Without it dbt sources cannot
     be written, and Dagster shows PostgreSQL's names and types.
+
+    `refuses(write_mode, options)` tells, as the end of a sentence, why tables cannot have that write mode, None where
+    they can. Without it they can be mirrors alone.
     """
 
     build: Callable[[Options, str], Destination]
     options: tuple[Option, ...] | None = None
     check: Callable[[Options], object] | None = None
     reader_names: Callable[[Options], ReaderNames] | None = None
+    refuses: Callable[[WriteMode, Options], str | None] | None = None

@@ -9,18 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
 from etl_core.destination.declaration import DestinationType
-from etl_core.destination.protocol import Positions, check_count, check_stream
+from etl_core.destination.protocol import KeptRows, Positions, check_count, check_stream
 from etl_core.errors import CopiedAgain, DestinationUnavailable, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
+from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
 from etl_core.values.arrow import arrow_schema
@@ -82,7 +85,7 @@ class MemoryDestination:
         state = self._database.state
         marks = {table_id: state.watermarks.get((self._pipeline, table_id)) for table_id in tables}
         return {
-            table_id: (mark.lsn, state.tables[mark.name].rows.num_rows)
+            table_id: (mark.lsn, _count_living(state.tables[mark.name]))
             for table_id, mark in marks.items()
             if mark is not None
         }
@@ -153,6 +156,13 @@ class MemoryCopy:
             self._staged.append(rows)
 
     def publish(self, watermark: Lsn, expected: int | None = None) -> int:
+        return self._publish(watermark, expected, None)
+
+    def publish_keeping(self, watermark: Lsn, expected: int | None, kept: KeptRows) -> int:
+        """See KeepingCopy."""
+        return self._publish(watermark, expected, kept)
+
+    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | None) -> int:
         name = self._schema.name
         rows = pa.Table.from_batches(self._staged, schema=arrow_schema(self._schema))
         check_count(name, rows.num_rows, expected)
@@ -163,10 +173,14 @@ class MemoryCopy:
                 if owner != self._key[0]:
                     raise TableError(f"{name} is already replicated here by pipeline {owner}", table=str(name))
             # The same pipeline and name with another id: the table was dropped and created again at the source.
-            kept = {key: mark for key, mark in before.watermarks.items() if key not in same_name}
+            others = {key: mark for key, mark in before.watermarks.items() if key not in same_name}
+            there = before.tables.get(name)
+            together = rows
+            if kept is not None and there is not None and there.schema.table_id == self._schema.table_id:
+                together = pa.concat_tables([rows, keep_rows(there, self._schema, rows, kept)])
             self._database.state = State(
-                {**before.tables, name: StoredTable(self._schema, rows)},
-                {**kept, self._key: Watermark(name, watermark)},
+                {**before.tables, name: StoredTable(self._schema, together)},
+                {**others, self._key: Watermark(name, watermark)},
                 before.streams,
             )
         return rows.num_rows
@@ -192,6 +206,8 @@ def apply_changes(stored: StoredTable, changes: TableChanges) -> StoredTable:
     rows = bring_to_schema(stored, schema)
     if changes.truncate:
         rows = rows.slice(0, 0)
+    if changes.mark_deleted is not None:
+        rows = _mark_deleted(rows, changes.mark_deleted)
     completed = [_complete(rows, partial, schema) for partial in changes.partials]
     gone = _keys_to_delete(changes)
     if gone:
@@ -220,6 +236,55 @@ def bring_to_schema(stored: StoredTable, schema: TableSchema) -> pa.Table:
             values = values.cast(wanted)
         columns.append(values)
     return pa.Table.from_arrays(columns, schema=target)
+
+
+def keep_rows(before: StoredTable, schema: TableSchema, copied: pa.Table, kept: KeptRows) -> pa.Table:
+    """The rows of `before` that stay beside the copied ones: see KeepingCopy."""
+    target = arrow_schema(schema)
+    origin = origins({column.name: column.attnum for column in before.schema.columns}, schema.columns)
+    rows = pa.Table.from_arrays(
+        [
+            _carried(before.rows[origin[field.name]], field.type)
+            if field.name in origin and field.name not in kept.changed
+            else pa.chunked_array([pa.nulls(before.rows.num_rows, field.type)])
+            for field in target
+        ],
+        schema=target,
+    )
+    if any(name not in origin or name in kept.changed for name in schema.key):
+        return rows.filter(pc.is_valid(rows[DELETED_AT.name]))
+    rows = _mark_deleted(rows, kept.deleted_at).sort_by([(DELETED_AT.name, "descending")])
+    seen, chosen = set(_keys(copied, schema.key)), []
+    for at, key in enumerate(_keys(rows, schema.key)):
+        if None in key or key not in seen:
+            chosen.append(at)
+            seen.add(key)
+    return rows.take(pa.array(chosen, pa.int64()))
+
+
+def _carried(values: Any, kind: pa.DataType) -> Any:
+    """Values in another type, NULL for those that are not the same in it."""
+    if values.type == kind:
+        return values
+
+    def carried(value: Any) -> Any:
+        try:
+            found = value.cast(kind)
+            return found.as_py() if found.cast(value.type).equals(value) else None
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return None
+
+    return pa.chunked_array([pa.array([carried(value) for value in values], kind)])
+
+
+def _mark_deleted(rows: pa.Table, moment: datetime) -> pa.Table:
+    at = rows.schema.get_field_index(DELETED_AT.name)
+    marked: Any = pc.fill_null(rows[DELETED_AT.name], pa.scalar(moment, rows.schema.field(at).type))
+    return rows.set_column(at, rows.schema.field(at), marked)
+
+
+def _count_living(stored: StoredTable) -> int:
+    return stored.rows[DELETED_AT.name].null_count if keeps_deleted(stored.schema) else stored.rows.num_rows
 
 
 def _repeated(value: Any, count: int) -> Any:
@@ -271,5 +336,9 @@ def _hashable(column: Any) -> list[Hashable]:
     return list(column.to_pylist())
 
 
-MEMORY = DestinationType(options=(), build=lambda options, pipeline: MemoryDestination(MemoryDatabase(), pipeline))  # noqa: ARG005
+MEMORY = DestinationType(
+    options=(),
+    build=lambda options, pipeline: MemoryDestination(MemoryDatabase(), pipeline),  # noqa: ARG005
+    refuses=lambda mode, options: None,  # noqa: ARG005
+)
 """A new database that ends with the process."""

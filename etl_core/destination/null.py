@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from etl_core.batch import StreamPosition, WriteBatch
 from etl_core.destination.declaration import DestinationType
-from etl_core.destination.protocol import Positions, check_stream
+from etl_core.destination.protocol import KeptRows, Positions, check_stream
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
@@ -88,6 +88,10 @@ class NullCopy:
         self._destination._publish(self._table_id, watermark)
         return self._rows
 
+    def publish_keeping(self, watermark: Lsn, expected: int | None, kept: KeptRows) -> int:  # noqa: ARG002
+        """See KeepingCopy."""
+        return self.publish(watermark, expected)
+
     def __enter__(self) -> Self:
         return self
 
@@ -97,4 +101,8 @@ class NullCopy:
         """Nothing is staged."""
 
 
-NULL = DestinationType(options=(), build=lambda options, pipeline: NullDestination())  # noqa: ARG005 one per process
+NULL = DestinationType(
+    options=(),
+    build=lambda options, pipeline: NullDestination(),  # noqa: ARG005 one per process
+    refuses=lambda mode, options: None,  # noqa: ARG005
+)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
@@ -79,6 +80,33 @@ class TableCopy(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """What becomes of the rows of a table that keeps its deleted rows, when it is copied again.
+
+    Rows that lived and are not in the copy are deleted as of `deleted_at`, the moment of the copy's snapshot. `changed`
+    are columns whose older values are not what the settings make of values now: hidden, for example.
+    """
+
+    deleted_at: datetime
+    changed: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class KeepingCopy(TableCopy, Protocol):
+    """A copy that can keep rows of the table it replaces: asked for where the schema `keeps_deleted`."""
+
+    def publish_keeping(self, watermark: Lsn, expected: int | None, kept: KeptRows) -> int:
+        """As `publish`, but rows that the table has under this table id stay, if no copied row has their key.
+
+        Their DELETED_AT becomes `kept.deleted_at` where it is NULL, or where they have no such column. A column keeps
+        its values if it is still there (by its number) and is not in `kept.changed`, and each of them that is the same
+        value in the column's type of now; else it is NULL. If that is so of a key column, rows that lived are not kept:
+        which of them were copied cannot be told. Of several rows with one key the one deleted last is kept. Returns the
+        number of rows that live.
+        """
 
 
 def check_count(table: TableName, rows: int, expected: int | None) -> None:
@@ -157,7 +185,7 @@ class CountingDestination(Protocol):
     """A destination that counts rows without reading them: an ability of its own, asked once."""
 
     def count(self, tables: Mapping[TableId, TableName], wait_seconds: float) -> Mapping[TableId, tuple[Lsn, int]]:
-        """The rows of each table and the watermark they are as of, both from one state.
+        """The living rows of each table and the watermark they are as of, both from one state.
 
         Tables without a watermark are left out, and those that are missing in the destination: they stop no other.
         Waits at most `wait_seconds` where another process holds the destination: DestinationUnavailable then.

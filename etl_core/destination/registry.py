@@ -11,7 +11,7 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,12 +20,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from etl_core.config_values import did_you_mean
+from etl_core.config_values import config_error, did_you_mean
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import masked, read_options
 from etl_core.destination.protocol import Destination
 from etl_core.destination.reader_names import ReaderNames
 from etl_core.errors import ConfigError, EtlError
+from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
     from etl_core.config import DestinationConfig
@@ -88,6 +89,13 @@ class FoundType:
             return None
         with self._calling(options):
             return self.type.reader_names(options)
+
+    def refuses(self, mode: WriteMode, options: Options) -> str | None:
+        """Why tables cannot have that write mode, as the end of a sentence; None where they can."""
+        if self.type.refuses is None:
+            return None if mode is WriteMode.MIRROR else "it keeps the rows that the source has, and no others"
+        with self._calling(options):
+            return self.type.refuses(mode, options)
 
     @contextmanager
     def _calling(self, given: Mapping[str, object]) -> Iterator[None]:
@@ -162,6 +170,21 @@ def type_label(name: str) -> str:
 def check_destination(config: DestinationConfig) -> None:
     """Raises ConfigError as `build_destination` would for these options, but does not need the type's libraries."""
     find_type(config.type).read_options(config.options, config.folder)
+
+
+def check_write_modes(config: DestinationConfig, modes: Iterable[tuple[str, WriteMode]]) -> None:
+    """Raises ConfigError for a write mode that tables of this destination cannot have; each comes with its field."""
+    wanted = [(where, mode) for where, mode in modes if mode is not WriteMode.MIRROR]
+    if not wanted:
+        return
+    found = find_type(config.type)
+    options = found.read_options(config.options, config.folder)
+    for where, mode in wanted:
+        reason = found.refuses(mode, options)
+        if reason is not None:
+            raise config_error(
+                where, f"is {mode}, which destination type {config.type} cannot do: {reason}", hint="use mirror"
+            )
 
 
 def build_destination(config: DestinationConfig, pipeline: str) -> Destination:

@@ -27,6 +27,7 @@ KEPT_TAGS = frozenset((BEGIN, COMMIT, INSERT, UPDATE, DELETE))
 
 FINAL_LSN = MESSAGE + 1
 """Where the commit record's LSN stands in the frame of a Begin."""
+_COMMIT_TIME = FINAL_LSN + 8
 
 PADDING = bytes(16)
 """Behind the last frame, so that eight bytes may be read where a frame with a wrong length ends, and beyond."""
@@ -65,7 +66,12 @@ class Segment:
         return bounds
 
     def split(
-        self, count: int, size: int, open_lsn: Lsn | None, truncated: frozenset[TableId]
+        self,
+        count: int,
+        size: int,
+        open_lsn: Lsn | None,
+        truncated: frozenset[TableId],
+        open_time: int | None = None,
     ) -> tuple[Frames, Segment]:
         """The first `count` frames, of `size` bytes, and what is behind them. The reader goes on with the latter."""
         rest = Segment(self.data[size : self.size], self.lengths[count:], self.size - size)
@@ -73,7 +79,7 @@ class Segment:
         if not rest.size:
             self.data += PADDING
         data = np.frombuffer(self.data, np.uint8)[: size + len(PADDING)]
-        return Frames(data, self.bounds(0, 0), open_lsn, truncated), rest
+        return Frames(data, self.bounds(0, 0), open_lsn, truncated, open_time), rest
 
 
 @dataclass(frozen=True)  # without slots, for a cached property needs a place
@@ -81,13 +87,14 @@ class Frames:
     """`data` (uint8, padded) and `bounds` (int64, one more than there are frames): frame i is bounds[i]:bounds[i+1].
 
     `open_lsn` is the commit LSN of the transaction that began before the first frame, None if none did. `truncated` are
-    emptied by that transaction, before the first frame.
+    emptied by that transaction, before the first frame. `open_time` is its commit time, as on the wire.
     """
 
     data: NDArray[np.uint8]
     bounds: Indices
     open_lsn: Lsn | None = None
     truncated: frozenset[TableId] = frozenset()
+    open_time: int | None = None
 
     @property
     def size(self) -> int:
@@ -106,6 +113,16 @@ class Frames:
         if self.open_lsn is None:
             return begins, lsn
         return np.append(0, begins), np.append(np.uint64(self.open_lsn), lsn)
+
+    def commit_times(self) -> Indices:
+        """The commit time of each of `transactions`, in microseconds since 2000."""
+        begins = np.flatnonzero(tags_of(self.heads) == BEGIN)
+        times = big_endian_64(self.data, self.bounds[begins] + _COMMIT_TIME, 1)[:, 0].astype(np.int64)
+        if self.open_lsn is None:
+            return times
+        if self.open_time is None:
+            raise ValueError("the commit time of the open transaction is not known")
+        return np.append(self.open_time, times)
 
     def tables(self) -> frozenset[TableId]:
         """The tables with a change or a truncation in it."""

@@ -126,7 +126,7 @@ class Assembler:
     def _begin_segment(self, segment: Segment, truncated: frozenset[TableId] = frozenset()) -> None:
         self.segment = segment
         """Where the reader appends frames."""
-        self._begun_lsn = self._open_lsn
+        self._begun_lsn, self._begun_time = self._open_lsn, self._open_time
         self._truncated = truncated
         self._scanned, self._whole = _Extent(), _Extent()
 
@@ -249,7 +249,7 @@ class Assembler:
             self._put_on_disk()
 
     def _cut(self, part: _Extent) -> list[Piece]:
-        frames, rest = self.segment.split(part.frames, part.size, self._begun_lsn, self._truncated)
+        frames, rest = self.segment.split(part.frames, part.size, self._begun_lsn, self._truncated, self._begun_time)
         self._begin_segment(rest)
         if not (part.rows or frames.truncated):
             return []

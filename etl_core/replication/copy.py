@@ -16,9 +16,9 @@ import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from etl_core.destination.protocol import Destination, SharedCopy, TableCopy, check_count
+from etl_core.destination.protocol import Destination, KeepingCopy, KeptRows, SharedCopy, TableCopy, check_count
 from etl_core.errors import (
     EtlError,
     SlotInUse,
@@ -53,6 +53,7 @@ from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
 from etl_core.source.fingerprint import look
 from etl_core.source.plan import read_plan
+from etl_core.source.server import server_time
 from etl_core.source.slot import Blocker
 from etl_core.source.snapshot import import_snapshot
 from etl_core.source.table_copy import CopyResult, copy_table
@@ -199,18 +200,40 @@ class TableCopier:
         reach(SLOT_CREATED, exporter)
         if created.snapshot_name is None:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
-        remembered = self._remember(status, created.snapshot_name, created.consistent_point)
+        remembered, taken_at = self._remember(status, created.snapshot_name, created.consistent_point)
         table, shape = self._describe(status)
         with self._destination.copy(shape.target) as staging:
             staged = self._stage(status, table, shape, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED, exporter)
-            rows = staging.publish(created.consistent_point, staged)
+            rows = self._publish(status, shape, created.consistent_point, staged, staging, taken_at)
         check_count(status.name, rows, staged)
         return rows, remembered, shape
 
-    def _remember(self, status: TableStatus, snapshot_name: str, snapshot_lsn: Lsn) -> Remembered:
-        """What the catalog says of the table in the copy's own snapshot: everything later is a change."""
+    def _publish(
+        self, status: TableStatus, shape: Shape, lsn: Lsn, staged: int, staging: TableCopy, taken_at: datetime
+    ) -> int:
+        """`taken_at` is the moment of the snapshot."""
+        if not shape.keeps_deleted:
+            return staging.publish(lsn, staged)
+        if not isinstance(staging, KeepingCopy):
+            raise TableError(
+                f"{status.name} has write_mode soft_delete, and this destination cannot keep deleted rows",
+                table=str(status.name),
+                hint="use write_mode: mirror",
+            )
+        before = self._store.schema(status.table_id)
+        changed = self._shapes.changed_values(
+            self._store.shape(status.table_id), None if before is None else before[1], shape.source
+        )
+        return staging.publish_keeping(lsn, staged, KeptRows(taken_at, changed))
+
+    def _remember(self, status: TableStatus, snapshot_name: str, snapshot_lsn: Lsn) -> tuple[Remembered, datetime]:
+        """What the catalog says of the table in the copy's own snapshot: everything later is a change.
+
+        And the moment of the snapshot, by the server's clock.
+        """
         with self._source.connect("catalog") as connection:
+            taken_at = server_time(connection)
             import_snapshot(connection, snapshot_name)
             found = look(connection, self._source.publication, [status.table_id]).tables.get(status.table_id)
         if found is None:
@@ -218,7 +241,7 @@ class TableCopier:
                 f"{status.name} was created or dropped while its copy was starting",
                 hint="the copy starts again with a new snapshot",
             )
-        return Remembered(found, snapshot_lsn)
+        return Remembered(found, snapshot_lsn), taken_at
 
     def _stage(
         self,

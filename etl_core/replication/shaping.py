@@ -66,15 +66,16 @@ class Shaping:
                 # What comes to the same now need not later, when columns have come or the settings are changed back.
                 self._store.save_shape(status.table_id, self._shapes.stored(schema[1]))
             else:
-                found[status.table_id] = "the settings of its columns were changed"
+                found[status.table_id] = self._shapes.change_told(shape, status.name)
         return found
 
     def check_copied(self, schema: TableSchema) -> None:
         """Raises CopiedAgain if the destination's table, of `schema`, is not as the settings say it now."""
         if self._shapes.is_as_copied(self._store.shape(schema.table_id), schema):
             return
+        told = self._shapes.change_told(self._store.shape(schema.table_id), schema.name)
         raise CopiedAgain(
-            f"{schema.name} is copied again: it was copied by other settings of its columns",
+            f"{schema.name} is copied again: {told}",
             table=str(schema.name),
             hint=COPIED_AGAIN,
         )

@@ -25,7 +25,6 @@ from etl_core.replication.hold import holding, place_hold
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
-from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.catalog import PublishedTable, published_tables
@@ -181,19 +180,21 @@ class Verifier:
 
         shape = self._shapes.of(table.schema)
         source = self._scan_source(table, shape, snapshot, progress)
-        destination = scan_of(lambda: self._read_destination(shape.target, progress))
+        destination = scan_of(lambda: self._read_destination(shape, progress))
         comparison = compare(name, shape.target.key, source, destination, begin)
         self._observer.on_compared(name, comparison.source_rows, time.monotonic() - started)
         return comparison
 
-    def _read_destination(self, schema: TableSchema, progress: _Progress) -> Iterator[pa.RecordBatch]:
+    def _read_destination(self, shape: Shape, progress: _Progress) -> Iterator[pa.RecordBatch]:
+        """Of a table that keeps its deleted rows those that live."""
+        schema = shape.target
         rows = self._destination.read(schema)
         try:
             for batch in rows:
                 if self._stop.is_set():
                     raise Stopped(f"the comparison of {schema.name} was stopped")
                 progress.destination(batch.num_rows)
-                yield batch
+                yield shape.living(batch)
                 del batch  # not kept while the next one is made
         finally:
             if isinstance(rows, Generator):

@@ -12,6 +12,7 @@ from etl_core.config_values import config_error
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.shape.transforms import transform_named
+from etl_core.write_mode import WriteMode
 
 EXCLUDE = "exclude"
 
@@ -29,8 +30,10 @@ class Rules:
     rename: Mapping[str, str] = field(default_factory=dict)
     key_check: str | None = None
     """What tells one hash key from another without telling the key; None where nothing is hashed."""
+    write_mode: WriteMode = WriteMode.MIRROR
     fields: Mapping[str, str] = field(default_factory=dict, compare=False)
     rename_fields: Mapping[str, str] = field(default_factory=dict, compare=False)
+    mode_field: str = field(default="write_mode", compare=False)
 
     def leaves_out(self, column: str) -> bool:
         is_excluded = self.actions.get(column, ("", None))[0] == EXCLUDE
@@ -50,12 +53,24 @@ class Rules:
         actions = {column: treatment for column, treatment in treated.items() if treatment is not None}
         hashes = any(transform_named(name, name).needs_key for name, _ in actions.values() if name != EXCLUDE)
         rename = {name: new for name, new in self.rename.items() if name in columns and name != new}
-        return Rules(None, actions, rename, self.key_check if hashes else None)
+        return Rules(None, actions, rename, self.key_check if hashes else None, self.write_mode)
+
+    def same_values(self, column: str, then: Rules, name: str) -> bool:
+        """Whether a column's values are what those of column `name` were by the rules `then`."""
+        treatment = self.treatment(column)
+        if treatment != then.treatment(name):
+            return False
+        is_hashed = (
+            treatment is not None and treatment[0] != EXCLUDE and transform_named(treatment[0], treatment[0]).needs_key
+        )
+        return not is_hashed or self.key_check == then.key_check
 
     def to_json(self) -> str:
         """For the state store, which is to hold no secret."""
         include = None if self.include is None else sorted(self.include)
         stored = {"include": include, "actions": self.actions, "rename": self.rename, "key_check": self.key_check}
+        if self.write_mode is not WriteMode.MIRROR:  # older versions knew no other
+            stored["write_mode"] = self.write_mode
         return json.dumps(stored, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -72,13 +87,20 @@ class Rules:
                 {column: (name, argument) for column, (name, argument) in stored["actions"].items()},
                 dict(stored["rename"]),
                 stored["key_check"],
+                WriteMode(stored.get("write_mode", WriteMode.MIRROR)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
             return None
 
 
-def rules_for(settings: Iterable[TableSettings], name: TableName, key_check: str | None) -> Rules:
-    """Of two entries that say something of a column, or that include, the later one decides."""
+def rules_for(
+    settings: Iterable[TableSettings], name: TableName, key_check: str | None, write_mode: WriteMode = WriteMode.MIRROR
+) -> Rules:
+    """Of two entries that say the same of a column or of the table, the later one decides.
+
+    `write_mode` is the pipeline's, for a table whose entries have none.
+    """
+    mode_field = "write_mode"
     include: frozenset[str] | None = None
     actions: dict[str, tuple[str, int | None]] = {}
     rename: dict[str, str] = {}
@@ -87,6 +109,8 @@ def rules_for(settings: Iterable[TableSettings], name: TableName, key_check: str
     for entry in settings:
         if not entry.matches(name):
             continue
+        if entry.write_mode is not None:
+            write_mode, mode_field = entry.write_mode, f"{entry.where}.write_mode"
         columns = entry.columns
         if columns.include is not None:
             include = frozenset(columns.include)
@@ -97,7 +121,7 @@ def rules_for(settings: Iterable[TableSettings], name: TableName, key_check: str
         for where, column in columns.named():
             by_column = rename_fields if where.startswith("rename.") else fields
             by_column[column] = f"{entry.where}.columns.{where}"
-    return Rules(include, actions, rename, key_check, fields, rename_fields)
+    return Rules(include, actions, rename, key_check, write_mode, fields, rename_fields, mode_field)
 
 
 def check_settings(settings: Sequence[TableSettings], hash_key: str | None) -> None:

@@ -9,10 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.config_values import config_error
 from etl_core.errors import ConfigError, EtlError, TableError, where
+from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.rules import Rules
@@ -20,6 +22,7 @@ from etl_core.shape.transforms import Function, Transform, as_text, transform_na
 from etl_core.values import read_csv
 from etl_core.values.arrow import arrow_schema, arrow_type, key_schema
 from etl_core.values.text import Array, one_text
+from etl_core.write_mode import WriteMode
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +38,12 @@ class _Kept:
     target: Column
     function: Function | None = None
     is_null: bool = False
+    is_ours: bool = False
+    """A column that the source does not have. A copy's rows have NULL in it."""
 
     def of(self, rows: pa.Table | pa.RecordBatch) -> _AnyColumn:
         """Its values at the destination."""
-        if self.is_null:
+        if self.is_null or (self.is_ours and self.source.name not in rows.schema.names):
             kind: Any = arrow_type(self.target)
             return pa.nulls(rows.num_rows, kind)
         values = rows.column(self.source.name)
@@ -82,14 +87,26 @@ class Shape:
         """The source's name of each column at the destination."""
         if self.is_identity:
             return {name: name for name in self.source.column_names}
-        return {kept.target.name: kept.source.name for kept in self._columns}
+        return {kept.target.name: kept.source.name for kept in self._columns if not kept.is_ours}
+
+    @property
+    def keeps_deleted(self) -> bool:
+        """Whether the destination keeps rows that were deleted at the source."""
+        return keeps_deleted(self.target)
+
+    def living(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Of rows as the destination has them, those that the source has, too."""
+        if not self.keeps_deleted:
+            return rows
+        deleted: Any = rows.column(DELETED_AT.name)
+        return rows if deleted.null_count == rows.num_rows else rows.filter(pc.is_null(deleted))
 
     @cached_property
     def stored(self) -> TableSchema:
         """`source` as the state store is to keep it: a hidden column's default may be what its rows hold."""
         if self.is_identity:
             return self.source
-        columns = zip(self.source.columns, self.read.columns, strict=True)
+        columns = zip(self.source.columns, self.read.columns[: len(self.source.columns)], strict=True)
         hidden = tuple(column if read is column else replace(column, missing_value=None) for column, read in columns)
         return replace(self.source, columns=hidden)
 
@@ -206,7 +223,11 @@ def build_shape(rules: Rules, source: TableSchema, key: HashKey | None) -> Shape
         if transform.function is not None:
             asked.append(column)
     _check_names(rules, source, kept, asked)
-    if len(kept) == len(source.columns) and all(one.target is one.source for one in kept):
+    if rules.write_mode is WriteMode.SOFT_DELETE:
+        _check_keeps(rules, source, kept)
+        kept.append(_Kept(DELETED_AT, DELETED_AT, is_ours=True))
+        read.append(DELETED_AT)
+    elif len(kept) == len(source.columns) and all(one.target is one.source for one in kept):
         return identity(source)
     names = {one.source.name: one.target.name for one in kept}
     target = replace(
@@ -258,6 +279,24 @@ def _check_names(rules: Rules, source: TableSchema, kept: Sequence[_Kept], asked
             )
     if source.columns and not asked:
         raise config_error(f"tables.{source.name}.columns", f"{source.name} would have no column with values")
+
+
+def _check_keeps(rules: Rules, source: TableSchema, kept: Sequence[_Kept]) -> None:
+    """Refuses what deleted rows cannot be kept of."""
+    if not source.key:
+        raise config_error(
+            rules.mode_field,
+            f"{source.name} has no key, and write_mode soft_delete finds deleted rows by it",
+            hint=f"add a primary key, or write for this table: tables: {{{source.name}: {{write_mode: mirror}}}}",
+        )
+    for one in kept:
+        if one.target.name.lower() == DELETED_AT.name:
+            raise config_error(
+                rules.mode_field,
+                f"{source.name} has a column {one.source.name}, and write_mode soft_delete adds one called "
+                f"{DELETED_AT.name}",
+                hint=f"rename it: tables: {{{source.name}: {{columns: {{rename: {{{one.source.name}: …}}}}}}}}",
+            )
 
 
 def _field(rules: Rules, source: TableSchema, column: str) -> str:

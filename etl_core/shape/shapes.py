@@ -13,6 +13,7 @@ from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.rules import Rules, check_settings, rules_for
 from etl_core.shape.shape import Shape, build_shape, identity
+from etl_core.write_mode import WriteMode
 
 _FIX = "correct the settings of the table, then start again"
 
@@ -20,21 +21,30 @@ _FIX = "correct the settings of the table, then start again"
 class Shapes:
     """May be used from several threads. Without settings, every shape is the identity and costs nothing."""
 
-    def __init__(self, settings: Sequence[TableSettings] = (), hash_key: str | None = None) -> None:
-        """Without a hash key, shapes say what tables are, but cannot hash."""
+    def __init__(
+        self,
+        settings: Sequence[TableSettings] = (),
+        hash_key: str | None = None,
+        write_mode: WriteMode = WriteMode.MIRROR,
+    ) -> None:
+        """`write_mode` is that of tables whose settings have none. Without a hash key, shapes say what tables are, but
+        cannot hash."""
         self._settings = tuple(settings)
         self._key = None if hash_key is None else HashKey.of(hash_key)
+        self._write_mode = write_mode
         self._known: dict[TableId, Shape] = {}
 
     @classmethod
-    def checked(cls, settings: Sequence[TableSettings], hash_key: str | None) -> Shapes:
+    def checked(
+        cls, settings: Sequence[TableSettings], hash_key: str | None, write_mode: WriteMode = WriteMode.MIRROR
+    ) -> Shapes:
         """Raises ConfigError for what is wrong with the settings, whatever the tables are."""
         check_settings(settings, hash_key)
-        return cls(settings, hash_key)
+        return cls(settings, hash_key, write_mode)
 
     def __bool__(self) -> bool:
         """Whether any table may have another shape than the source's."""
-        return bool(self._settings)
+        return bool(self._settings) or self._write_mode is not WriteMode.MIRROR
 
     @property
     def hides(self) -> bool:
@@ -48,11 +58,14 @@ class Shapes:
     def digest(self) -> str:
         """Of all settings. Not of the hash key."""
         shown = repr([(entry.pattern, entry.columns) for entry in self._settings])
+        modes = [entry.write_mode for entry in self._settings]
+        if any(modes) or self._write_mode is not WriteMode.MIRROR:
+            shown += repr([self._write_mode, *modes])
         return hashlib.sha256(shown.encode()).hexdigest()
 
     def of(self, schema: TableSchema) -> Shape:
         """Raises TableError if the settings do not fit the table."""
-        if not self._settings:
+        if not self:
             return identity(schema)
         known = self._known.get(schema.table_id)
         if known is None or known.source is not schema:  # two that are equal may have other comments
@@ -65,7 +78,10 @@ class Shapes:
         return known
 
     def rules(self, name: TableName) -> Rules:
-        return rules_for(self._settings, name, None if self._key is None else self._key.check)
+        return rules_for(self._settings, name, None if self._key is None else self._key.check, self._write_mode)
+
+    def write_mode(self, name: TableName) -> WriteMode:
+        return self.rules(name).write_mode
 
     def stored(self, schema: TableSchema) -> str:
         """What the state store is to keep of the rules by which a table was copied."""
@@ -83,6 +99,34 @@ class Shapes:
         rules = None if stored is None else Rules.from_json(stored)
         names = schema.column_names
         return rules is not None and rules.restricted(names) == self.rules(schema.name).restricted(names)
+
+    def change_told(self, stored: str | None, name: TableName) -> str:
+        """Why a table that was copied by the rules `stored` is not as it would be now, as the end of a sentence."""
+        then = None if stored is None else Rules.from_json(stored)
+        mode = self.write_mode(name)
+        if then is None:
+            return "by which settings it was copied is not known"
+        if then.write_mode is not mode:
+            lost = ", which removes its deleted rows" if then.write_mode is WriteMode.SOFT_DELETE else ""
+            return f"its write_mode was changed from {then.write_mode} to {mode}{lost}"
+        return "the settings of its columns were changed"
+
+    def changed_values(self, stored: str | None, before: TableSchema | None, now: TableSchema) -> frozenset[str]:
+        """The columns at the destination whose older values are not what the settings make of values now.
+
+        The destination has the table as `before`, by the rules `stored`. If these are not known, what is hidden now may
+        not have been.
+        """
+        then = None if stored is None else Rules.from_json(stored)
+        rules, origins = self.rules(now.name), self.of(now).origins
+        if then is None or before is None:
+            return frozenset(name for name, column in origins.items() if rules.treatment(column) is not None)
+        was = {name: column.name for column, name in _present(before, now)}
+        return frozenset(
+            name
+            for name, column in origins.items()
+            if column in was and not rules.same_values(column, then, was[column])
+        )
 
     def check_named(self, before: TableSchema, now: TableSchema) -> None:
         """Raises TableError if a column that the settings name has another name since `before`, or its table has.
@@ -113,6 +157,20 @@ class Shapes:
     def check_carried(self, before: TableSchema, now: TableSchema) -> None:
         """As `check_named`; raises CopiedAgain if the settings are about a column only since it has another name."""
         self.check_named(before, now)
+        if self.of(now).keeps_deleted:
+            names = {column.name: name for column, name in _present(before, now)}
+            if {names.get(name) for name in before.key} != set(now.key):
+                raise CopiedAgain(
+                    f"table {now.name}: its key changed, by which its deleted rows are known",
+                    table=str(now.name),
+                    hint=COPIED_AGAIN,
+                )
+        if self.write_mode(before.name) is not self.write_mode(now.name):
+            raise CopiedAgain(
+                f"table {now.name}: the settings have another write_mode for it than for {before.name}",
+                table=str(now.name),
+                hint=COPIED_AGAIN,
+            )
         for column, name in self._treated_otherwise(before, now):
             raise CopiedAgain(
                 f"table {now.name}: column {column.name} was renamed to {name}, and the settings are about {name}",
@@ -122,7 +180,7 @@ class Shapes:
 
     def _treated_otherwise(self, before: TableSchema, now: TableSchema) -> Iterator[tuple[Column, str]]:
         """Columns that are still there, with the name that each has now."""
-        if not self._settings:
+        if not self:
             return
         old, new = self.rules(before.name), self.rules(now.name)
         for column, name in _present(before, now):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, LiteralString
 
@@ -113,6 +113,12 @@ def current_lsn(conn: Connection) -> Lsn:
         raise translate(error) from None
     assert row is not None  # noqa: S101 - a SELECT without FROM
     return Lsn.parse(row[0])
+
+
+def server_time(conn: Connection) -> datetime:
+    """The server's clock."""
+    found: datetime = _rows(conn, "SELECT pg_catalog.clock_timestamp()", ())[0][0]
+    return found.astimezone(UTC)
 
 
 def average_wal_rate(conn: Connection) -> float | None:

@@ -24,7 +24,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
-from etl_core.destination.protocol import Destination, Job, Positions, TableCopy
+from etl_core.destination.protocol import Destination, Job, KeepingCopy, KeptRows, Positions, TableCopy
 from etl_core.errors import StateConflict, StateStoreUnavailable, WatermarkConflict
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
@@ -110,14 +110,24 @@ class HostileCopy:
         self._inner.write(rows)
 
     def publish(self, watermark: Lsn, expected: int | None = None) -> int:
+        return self._twice(lambda inner: inner.publish(watermark, expected))
+
+    def publish_keeping(self, watermark: Lsn, expected: int | None, kept: KeptRows) -> int:
+        def publish(inner: TableCopy) -> int:
+            assert isinstance(inner, KeepingCopy)
+            return inner.publish_keeping(watermark, expected, kept)
+
+        return self._twice(publish)
+
+    def _twice(self, publish: Callable[[TableCopy], int]) -> int:
         self._destination.published()
-        self._inner.publish(watermark, expected)
+        publish(self._inner)
         self._inner.__exit__(None, None, None)
         self._inner = self._begin()
         self._inner.__enter__()
         for rows in self._written:
             self._inner.write(rows)
-        return self._inner.publish(watermark, expected)
+        return publish(self._inner)
 
     def __enter__(self) -> Self:
         self._inner.__enter__()

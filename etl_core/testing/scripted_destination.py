@@ -14,7 +14,7 @@ from typing import Literal, Self, TypeVar
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
-from etl_core.destination.protocol import Destination, Job, Positions, TableCopy
+from etl_core.destination.protocol import Destination, Job, KeepingCopy, KeptRows, Positions, TableCopy
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -105,6 +105,11 @@ class ScriptedCopy:
 
     def publish(self, watermark: Lsn, expected: int | None = None) -> int:
         return self._destination.perform("copy.publish", lambda: self._inner.publish(watermark, expected))
+
+    def publish_keeping(self, watermark: Lsn, expected: int | None, kept: KeptRows) -> int:
+        inner = self._inner
+        assert isinstance(inner, KeepingCopy)
+        return self._destination.perform("copy.publish", lambda: inner.publish_keeping(watermark, expected, kept))
 
     def __enter__(self) -> Self:
         self._inner.__enter__()

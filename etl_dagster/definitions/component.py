@@ -42,7 +42,14 @@ from etl_dagster.definitions.dbt import dbt_sources as build_dbt_sources
 from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
 from etl_dagster.failures import failure_of
-from etl_dagster.load_checks import check_replication, check_table_settings, checked, parse_tables, sentence
+from etl_dagster.load_checks import (
+    check_replication,
+    check_table_settings,
+    check_write_mode,
+    checked,
+    parse_tables,
+    sentence,
+)
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,
@@ -189,6 +196,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     hash_key_env: str | None = Field(
         default=None, description="The environment variable that holds the key for columns that are hashed."
     )
+    write_mode: Annotated[str, checked(check_write_mode)] = Field(
+        default="mirror", description="mirror, or soft_delete: deleted rows stay; per table in table_settings."
+    )
     translation: Annotated[
         Translate | None, dg.Resolver(_resolve_translation, model_field_type=Translation.model())
     ] = None
@@ -300,6 +310,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             allow_append_only=self.allow_append_only,
             table_settings=self.table_settings,
             hash_key_env=self.hash_key_env,
+            write_mode=self.write_mode,
             **self.batch.options(),
             **self.initial_sync.options(),
             **source,

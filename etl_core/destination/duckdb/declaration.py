@@ -31,4 +31,5 @@ DUCKDB = DestinationType(
         ),
     ),
     reader_names=reader_names,
+    refuses=lambda mode, options: None,  # noqa: ARG005
 )

@@ -13,6 +13,7 @@ a table that has one.
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping
 from typing import Any, ClassVar, LiteralString
@@ -25,6 +26,8 @@ from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.schema.table import Column
 
+_EXACT = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(\d+,\d+\)|VARCHAR|FLOAT|DOUBLE")
+"""Types between which DuckDB's cast gives the same value, if it can be cast back to what it was."""
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
@@ -70,6 +73,14 @@ class DuckDBDialect(Dialect):
     def cast_out(self, value: Query, column: Column) -> Query:
         form = text_form(column)
         return value if form is None else sql.SQL("CAST({} AS {})").format(value, sql.SQL(form))
+
+    def carried(self, value: Query, stored: str, column: Column) -> Query | None:
+        wanted = duckdb_type(column)
+        same = super().carried(value, stored, column)
+        if same is not None or not (_EXACT.fullmatch(stored) and _EXACT.fullmatch(wanted)):
+            return same
+        cast = sql.SQL("TRY_CAST({} AS {})").format(value, sql.SQL(wanted))
+        return sql.SQL("CASE WHEN TRY_CAST({} AS {}) = {} THEN {} END").format(cast, sql.SQL(stored), value, cast)
 
     def arrow_field(self, column: Column) -> pa.Field[Any]:
         return tagged_field(column)

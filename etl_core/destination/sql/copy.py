@@ -8,10 +8,11 @@ from typing import Generic, Self, TypeVar
 
 import pyarrow as pa
 
-from etl_core.destination.protocol import check_count, read_whole
+from etl_core.destination.protocol import KeptRows, check_count, read_whole
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, check_can_be_kept
 from etl_core.destination.sql.bookkeeping import Bookkeeping
+from etl_core.destination.sql.deleted_rows import RowsToKeep
 from etl_core.destination.sql.dialect import Dialect
 from etl_core.destination.sql.names import check_columns, check_name
 from etl_core.destination.sql.session import Database, Session
@@ -59,13 +60,17 @@ class StagedCopy(Generic[SessionT]):
         self._staging.include(receipt)
 
     def publish(self, watermark: Lsn, expected: int | None = None) -> int:
-        return read_whole(lambda: self._publish(watermark, expected))
+        return read_whole(lambda: self._publish(watermark, expected, None))
 
-    def _publish(self, watermark: Lsn, expected: int | None) -> int:
+    def publish_keeping(self, watermark: Lsn, expected: int | None, kept: KeptRows) -> int:
+        """See KeepingCopy."""
+        return read_whole(lambda: self._publish(watermark, expected, kept))
+
+    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | None) -> int:
         name = self._schema.name
         with self._database.transaction() as session:
             with session.table_errors(name):
-                loaded = self._load(session, watermark)
+                loaded = self._load(session, watermark, kept)
             check_count(name, loaded, expected)  # in the transaction, which leaves the old table then
         return loaded
 
@@ -91,7 +96,7 @@ class StagedCopy(Generic[SessionT]):
         check_can_be_kept(dialect, schema, additions, ours, types)
         return additions
 
-    def _load(self, session: SessionT, watermark: Lsn) -> int:
+    def _load(self, session: SessionT, watermark: Lsn, keep: KeptRows | None) -> int:
         schema, dialect = self._schema, self._dialect
         book = Bookkeeping(dialect, session, self._pipeline)
         additions = self._additions(session, book)
@@ -101,6 +106,7 @@ class StagedCopy(Generic[SessionT]):
             there = session.identifier(schema.name.namespace, schema.name.name)
             names = [*schema.key, *(column.name for column in additions.columns)]
             session.execute(statements.keep(kept, there, [(name, name) for name in names]))
+        aside = None if keep is None else self._put_aside(session, book, additions, keep)
         arrow = dialect.arrow_schema(schema.columns)
         rows = pa.RecordBatchReader.from_batches(arrow, self._staging.read(arrow))
         with session.made_anew(schema, additions) as table:
@@ -109,8 +115,20 @@ class StagedCopy(Generic[SessionT]):
                 key = [schema.column(name) for name in schema.key]
                 query = statements.insert_carrying(dialect, table, schema.columns, key, additions.columns, kept)
             loaded = session.execute_with(query, rows)
+            if aside is not None:
+                aside.insert_into(table)
         book.put_table(schema, watermark)
         return loaded
+
+    def _put_aside(
+        self, session: SessionT, book: Bookkeeping, additions: Additions, keep: KeptRows
+    ) -> RowsToKeep | None:
+        before, dialect = book.tables().get(self._schema.table_id), self._dialect
+        there = {(dialect.fold(namespace), dialect.fold(name)) for namespace, name in session.relations(views=False)}
+        if before is None or (dialect.fold(before.name.namespace), dialect.fold(before.name.name)) not in there:
+            return None
+        added = additions.columns if before.name == self._schema.name else ()
+        return RowsToKeep(dialect, session, before, self._schema, keep, added, self._staging.read)
 
     def __enter__(self) -> Self:
         return self

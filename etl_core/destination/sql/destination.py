@@ -17,12 +17,14 @@ from etl_core.destination.protocol import Positions
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.sql.copy import SessionT, StagedCopy
+from etl_core.destination.sql.deleted_rows import count_living
 from etl_core.destination.sql.dialect import Dialect
 from etl_core.destination.sql.session import Database, Session
 from etl_core.destination.sql.staging import StagedPart, discard_abandoned
 from etl_core.destination.sql.writer import TableWriter
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.schema.deleted_rows import has_deleted
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
 
@@ -68,11 +70,12 @@ class SqlDestination(ABC, Generic[SessionT]):
             return {}
         fold = self._dialect.fold
         with self._database.reading(wait_seconds=wait_seconds) as session:
-            marks = self._book(session).positions().tables
+            book = self._book(session)
+            marks, stored = book.positions().tables, book.tables()
             # Asked first: an error would end the transaction, and no other table would be counted.
             there = {(fold(namespace), fold(name)) for namespace, name in session.relations(views=False)}
             return {
-                table_id: (marks[table_id], _count_rows(session, name))
+                table_id: (marks[table_id], _count_rows(session, name, stored[table_id]))
                 for table_id, name in tables.items()
                 if table_id in marks and (fold(name.namespace), fold(name.name)) in there
             }
@@ -136,5 +139,8 @@ class SqlDestination(ABC, Generic[SessionT]):
         return self._staging / str(schema.table_id)
 
 
-def _count_rows(session: Session, name: TableName) -> int:
-    return int(session.fetch(statements.count_rows(session.identifier(name.namespace, name.name)))[0][0])
+def _count_rows(session: Session, name: TableName, stored: StoredTable) -> int:
+    """How many rows the table has that live."""
+    table = session.identifier(name.namespace, name.name)
+    query = count_living(table) if has_deleted(stored.attnums) else statements.count_rows(table)
+    return int(session.fetch(query)[0][0])

@@ -71,6 +71,10 @@ class Dialect(ABC):
     def cast_out(self, value: Query, column: Column) -> Query:
         """What is stored as the column's Arrow value."""
 
+    def carried(self, value: Query, stored: str, column: Column) -> Query | None:
+        """A value of the type `stored` as `type_name(column)`, NULL where it is not the same; None if that is unknown."""
+        return value if self.type_change(stored, column) is TypeChange.NONE else None
+
     def arrow_field(self, column: Column) -> pa.Field[Any]:
         """The Arrow field under which a column's values are handed over."""
         return arrow_field(column)

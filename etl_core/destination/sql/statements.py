@@ -36,7 +36,7 @@ def insert(dialect: Dialect, table: Query, columns: Sequence[Column]) -> Query:
     """Inserts the Arrow rows."""
     names = _names(column.name for column in columns)
     query = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} AS p")
-    return query.format(table, names, _converted(dialect, columns), dialect.rows)
+    return query.format(table, names, converted(dialect, columns), dialect.rows)
 
 
 def insert_all(table: Query, names: Sequence[str], source: Query) -> Query:
@@ -52,7 +52,7 @@ def delete_keys(dialect: Dialect, table: Query, key: Sequence[Column]) -> Query:
     """Deletes the rows whose key stands in the Arrow rows; a key may stand there twice."""
     same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name)) for c in key]
     return sql.SQL("DELETE FROM {} AS t WHERE EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})").format(
-        table, _converted(dialect, key), dialect.rows, _all(same)
+        table, converted(dialect, key), dialect.rows, _all(same)
     )
 
 
@@ -75,7 +75,7 @@ def complete(
         for column, origin in zip(key, origins, strict=True)
     ]
     return sql.SQL("CREATE TEMPORARY TABLE {} AS SELECT {}, {} FROM {} AS p JOIN {} AS t ON {}").format(
-        result, _converted(dialect, known), _list(read), dialect.rows, table, _all(same)
+        result, converted(dialect, known), _list(read), dialect.rows, table, _all(same)
     )
 
 
@@ -137,7 +137,7 @@ def _carrying(
     return sql.SQL(
         "SELECT {}, {} FROM {} AS p LEFT JOIN (SELECT DISTINCT ON ({}) {}, TRUE AS {} FROM {}) AS t ON {}"
     ).format(
-        _converted(dialect, columns),
+        converted(dialect, columns),
         _list(values),
         dialect.rows,
         _names(c.name for c in key),
@@ -215,7 +215,7 @@ def type_name(dialect: Dialect, column: Column) -> Query:
     return _word(dialect.type_name(column))
 
 
-def _converted(dialect: Dialect, columns: Sequence[Column]) -> Query:
+def converted(dialect: Dialect, columns: Sequence[Column]) -> Query:
     """The select list that turns the Arrow rows' values into stored ones."""
     return _list([_as(dialect.cast_in(sql.Identifier("p", c.name), c), c.name) for c in columns])
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, StoredColumn, check_clash
+from etl_core.destination.sql.deleted_rows import mark_deleted
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.names import check_columns
 from etl_core.destination.sql.plan import Plan
@@ -53,6 +54,8 @@ class TableWriter:
         changed = 0
         if changes.truncate:
             changed += self._session.execute(statements.delete_all(self._table))
+        if changes.mark_deleted is not None:
+            changed += self._session.execute(mark_deleted(self._dialect, self._table, changes.mark_deleted))
         completed = [self._complete(schema, partial, at) for at, partial in enumerate(changes.partials)]
         upserts = changes.upserts
         if self._foreign and upserts.num_rows:

@@ -1,0 +1,119 @@
+"""The statements of tables that keep their deleted rows: marking all rows, counting, keeping rows of before a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+
+import pyarrow as pa
+from psycopg import sql
+
+from etl_core.destination.protocol import KeptRows
+from etl_core.destination.sql import statements
+from etl_core.destination.sql.additions import StoredColumn
+from etl_core.destination.sql.bookkeeping import StoredTable
+from etl_core.destination.sql.dialect import Dialect, Query
+from etl_core.destination.sql.session import Session
+from etl_core.schema.alterations import origins
+from etl_core.schema.deleted_rows import DELETED_AT
+from etl_core.schema.table import Column, TableSchema
+
+_DELETED_AT = sql.Identifier(DELETED_AT.name)
+
+
+def mark_deleted(dialect: Dialect, table: Query, moment: datetime) -> Query:
+    """Marks the rows that live."""
+    query = sql.SQL("UPDATE {} SET {} = {} WHERE {} IS NULL")
+    return query.format(table, _DELETED_AT, _timestamp(dialect, moment), _DELETED_AT)
+
+
+def count_living(table: Query) -> Query:
+    return sql.SQL("SELECT count(*) FROM {} WHERE {} IS NULL").format(table, _DELETED_AT)
+
+
+class RowsToKeep:
+    """Those of the table that a copy replaces, put aside before it is replaced."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        session: Session,
+        before: StoredTable,
+        schema: TableSchema,
+        kept: KeptRows,
+        added: Sequence[StoredColumn],
+        copied: Callable[[pa.Schema], Iterator[pa.RecordBatch]],
+    ) -> None:
+        """`copied` reads the copied rows; `added` are a person's columns of the table. See KeepingCopy."""
+        self._session = session
+        self._aside = dialect.temporary("etl$deleted")
+        self._names = [*schema.column_names, *(column.name for column in added)]
+        old = session.identifier(before.name.namespace, before.name.name)
+        present = {column.name: column.type for column in session.columns(before.name)}
+        origin = origins({name: attnum for name, attnum in before.attnums.items() if name in present}, schema.columns)
+        carried = {name: there for name, there in origin.items() if name not in kept.changed}
+        rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added)
+        create = sql.SQL("CREATE TEMPORARY TABLE {} AS ").format(self._aside)
+        if not all(name in carried for name in schema.key):
+            was = carried.get(DELETED_AT.name)
+            is_deleted = sql.SQL("FALSE") if was is None else sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", was))
+            session.execute(create + rows + sql.SQL(" WHERE ") + is_deleted)
+            return
+        keys = [schema.column(name) for name in schema.key]
+        arrow = dialect.arrow_schema(schema.columns)
+        at = [arrow.get_field_index(column.name) for column in keys]
+        only = pa.schema([arrow.field(number) for number in at])
+        batches = (
+            pa.RecordBatch.from_arrays([rows.column(number) for number in at], schema=only) for rows in copied(arrow)
+        )
+        session.execute_with(create + _without(dialect, rows, keys), pa.RecordBatchReader.from_batches(only, batches))
+
+    def insert_into(self, table: Query) -> None:
+        self._session.execute(statements.insert_all(table, self._names, self._aside))
+        self._session.execute(statements.drop(self._aside))
+
+
+def _carried_rows(
+    dialect: Dialect,
+    old: Query,
+    schema: TableSchema,
+    carried: Mapping[str, str],
+    present: Mapping[str, str],
+    moment: datetime,
+    added: Sequence[StoredColumn],
+) -> Query:
+    """The rows of `old` in the columns of `schema`, the deleted ones and those that are so as of `moment`."""
+    chosen: list[Query] = []
+    for column in schema.columns:
+        there = carried.get(column.name)
+        value = None if there is None else dialect.carried(sql.Identifier("t", there), present[there], column)
+        if value is None:
+            value = sql.SQL("CAST(NULL AS {})").format(statements.type_name(dialect, column))
+        if column.attnum == DELETED_AT.attnum:
+            value = sql.SQL("coalesce({}, {})").format(value, _timestamp(dialect, moment))
+        chosen.append(sql.SQL("{} AS {}").format(value, sql.Identifier(column.name)))
+    chosen += [sql.Identifier("t", column.name) for column in added]
+    return sql.SQL("SELECT {} FROM {} AS t").format(sql.SQL(", ").join(chosen), old)
+
+
+def _without(dialect: Dialect, rows: Query, keys: Sequence[Column]) -> Query:
+    """Of `rows` those whose key is not among the Arrow rows, of each key the one deleted last; all with NULL in it."""
+    names = [sql.Identifier(column.name) for column in keys]
+    same = [dialect.same(sql.Identifier("o", c.name), sql.Identifier("k", c.name)) for c in keys]
+    is_unknown = sql.SQL(" OR ").join(sql.SQL("o.{} IS NULL").format(name) for name in names)
+    return sql.SQL(
+        "SELECT o.* FROM ({}) AS o WHERE NOT EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})"
+        " QUALIFY {} OR row_number() OVER (PARTITION BY {} ORDER BY o.{} DESC) = 1"
+    ).format(
+        rows,
+        statements.converted(dialect, keys),
+        dialect.rows,
+        sql.SQL(" AND ").join(same),
+        is_unknown,
+        sql.SQL(", ").join(sql.SQL("o.{}").format(name) for name in names),
+        _DELETED_AT,
+    )
+
+
+def _timestamp(dialect: Dialect, moment: datetime) -> Query:
+    return sql.SQL("CAST({} AS {})").format(sql.Literal(moment.isoformat()), statements.type_name(dialect, DELETED_AT))

@@ -1,0 +1,12 @@
+"""The write modes of a table: what the destination has of its rows' past."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class WriteMode(StrEnum):
+    """MIRROR has the source's rows; SOFT_DELETE also those that were deleted there, with the moment of it."""
+
+    MIRROR = "mirror"
+    SOFT_DELETE = "soft_delete"
