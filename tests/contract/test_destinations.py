@@ -14,6 +14,7 @@ from etl_core.destination.null import NullDestination
 from etl_core.destination.protocol import Destination
 from etl_core.schema.table import TableSchema
 from etl_core.testing.destination_counting_suite import CountingSuite
+from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import ChangesSuite, DestinationSuite
@@ -22,14 +23,14 @@ from etl_core.testing.hostile import HostileDestination
 from etl_core.testing.scripted_destination import ScriptedDestination
 
 
-class TestMemory(CountingSuite, DestinationSuite):
+class TestMemory(DeletedRowsSuite, CountingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self) -> MakeDestination:
         database = MemoryDatabase()
         return lambda pipeline: MemoryDestination(database, pipeline)
 
 
-class TestDuckDB(CountingSuite, SharingSuite, DestinationSuite):
+class TestDuckDB(DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: DuckDBDestination(tmp_path / "public.duckdb", pipeline)
@@ -59,7 +60,7 @@ class TestScripted(DestinationSuite):
         return lambda pipeline: ScriptedDestination(MemoryDestination(database, pipeline))
 
 
-class TestMemoryHostile(DestinationSuite):
+class TestMemoryHostile(DeletedRowsSuite, DestinationSuite):
     """Answers are lost, requests arrive twice and late."""
 
     @pytest.fixture
@@ -68,7 +69,7 @@ class TestMemoryHostile(DestinationSuite):
         return lambda pipeline: HostileDestination(MemoryDestination(database, pipeline))
 
 
-class TestDuckDBHostile(ChangesSuite):
+class TestDuckDBHostile(DeletedRowsSuite, ChangesSuite):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: HostileDestination(DuckDBDestination(tmp_path / "hostile.duckdb", pipeline))
