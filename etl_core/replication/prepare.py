@@ -71,6 +71,7 @@ class Preparation:
         self._observer = observer
         self._stop = stop
         self._watch = watch
+        self._has_settings = bool(shapes)
         self._shaping = Shaping(shapes, store, observer)
         self._told: set[str] = set()
 
@@ -140,7 +141,7 @@ class Preparation:
     def _check_settings(self, connection: Connection) -> None:
         """Refuses settings that do not fit the tables, as they are or will be published."""
         wanted = self._config.source.tables
-        if not self._config.tables:
+        if not self._has_settings:
             return
         if find_publication(connection, self._source.publication) is not None:
             published = [table.schema for table in published_tables(connection, self._source.publication)]

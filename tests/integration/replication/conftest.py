@@ -291,6 +291,7 @@ class Lab:
                     "state": {"url": self.config.state.url},
                     "batch": {"max_age": self.config.batch.max_age, "max_rows": self.config.batch.max_rows},
                     "copy": {"workers": 2, "connections_per_table": 2},
+                    "write_mode": self.config.write_mode,
                 }
             )
         )
