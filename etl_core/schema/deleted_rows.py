@@ -26,9 +26,14 @@ DELETED_AT = Column("_etl_deleted_at", _timestamptz(), attnum=_DELETED_AT)
 """When the row's delete was committed at the source; NULL while the row lives."""
 
 
+def is_ours(column: Column) -> bool:
+    """Whether it is DELETED_AT, and no column of the source."""
+    return column.attnum == _DELETED_AT
+
+
 def keeps_deleted(schema: TableSchema) -> bool:
     """Whether deleted rows stay in the table; its last column is DELETED_AT then."""
-    return bool(schema.columns) and schema.columns[-1].attnum == _DELETED_AT
+    return bool(schema.columns) and is_ours(schema.columns[-1])
 
 
 def has_deleted(attnums: Mapping[str, int]) -> bool:

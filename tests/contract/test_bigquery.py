@@ -16,6 +16,7 @@ from etl_core.destination.bigquery.destination import BigQueryDestination, from_
 from etl_core.destination.protocol import Destination
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.bigquery_emulator import BigQueryEmulator
+from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import DestinationSuite
@@ -29,7 +30,7 @@ _DAY = 86_400_000_000
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
 
 
-class TestBigQuery(SharingSuite, DestinationSuite):
+class TestBigQuery(DeletedRowsSuite, SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, bigquery_options: dict[str, str]) -> MakeDestination:
         mark = bigquery_options["dataset"].partition("_")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from etl_core.destination.bigquery.cdc import needs_merge
 from etl_core.destination.bigquery.change_streams import Attempt
 from etl_core.destination.bigquery.columns import StoredColumn
 from etl_core.destination.bigquery.connection import Clients, Parameter
+from etl_core.destination.bigquery.deleted_rows import mark_deleted
 from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging_tables import StagingTables
@@ -41,6 +43,7 @@ class StagedPart:
     columns: tuple[StoredColumn, ...]
     staged: Place | None
     truncate: bool
+    mark_deleted: datetime | None
     unchanged: tuple[tuple[str, ...], ...]
     bounds: tuple[str, tuple[Parameter, Parameter]] | None
     fill: tuple[tuple[StoredColumn, ...], Place] | None
@@ -55,6 +58,8 @@ class StagedPart:
                 found.append(statements.fill(self.place, kept, values))
         if self.truncate:
             found.append(statements.truncate(self.place))
+        if self.mark_deleted is not None:
+            found.append(mark_deleted(self.place, self.mark_deleted))
         if self.staged is None:
             return found
         kept_columns = [column for column in self.columns if column in final]
@@ -112,6 +117,7 @@ class Stager:
                 columns,
                 place,
                 changes.truncate,
+                changes.mark_deleted,
                 tuple(partial.unchanged for partial in changes.partials),
                 key_bounds(changes, columns, number),
                 fill,

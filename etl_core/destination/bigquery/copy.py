@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,7 @@ from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients
+from etl_core.destination.bigquery.deleted_rows import RowsToKeep, count_living, present_columns
 from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.layout import OWNER, Layout
 from etl_core.destination.bigquery.method import AUTO, STREAMED, choose
@@ -31,8 +33,9 @@ from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import PendingStream, commit
 from etl_core.destination.bigquery.statements import Descriptions
 from etl_core.destination.bigquery.types import to_bigquery
-from etl_core.destination.protocol import check_count
+from etl_core.destination.protocol import KeptRows, check_count
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 
@@ -56,6 +59,7 @@ class BigQueryCopy:
         # What people have written about a table stays where the source and the configuration say nothing.
         self._labels = {**(present.labels if present else {}), **layout.labels, OWNER: pipeline}
         self._descriptions = Descriptions.of(present)
+        self._present = present
         self._partition = layout.partition(schema)
         self._method, reason = choose(schema, layout.method)
         self._max_staleness = layout.max_staleness if self._method == STREAMED else None
@@ -101,6 +105,13 @@ class BigQueryCopy:
         self._included.append(receipt)
 
     def publish(self, watermark: Lsn, expected: int | None = None) -> int:
+        return self._publish(watermark, expected, None)
+
+    def publish_keeping(self, watermark: Lsn, expected: int | None, kept: KeptRows) -> int:
+        """See KeepingCopy. Neither does a crash lose rows: the table, old or new, has them until the next copy."""
+        return self._publish(watermark, expected, kept)
+
+    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | None) -> int:
         for stream in self._streams.values():
             stream.finish()
         names = [*(stream.name for stream in self._streams.values()), *self._included]
@@ -109,7 +120,11 @@ class BigQueryCopy:
         staged = self._count(self._staging)
         check_count(self._schema.name, staged, expected)  # before anything is replaced
         before = self._book.tables()
-        self._book.remove(self._schema, self._place)
+        keep = None if kept is None else self._rows_to_keep(before, kept)
+        if keep is None:
+            self._book.remove(self._schema, self._place)
+        else:
+            self._book.forget(self._schema.table_id)
         sql = statements.replace_table(
             self._place,
             self._staging,
@@ -118,16 +133,32 @@ class BigQueryCopy:
             self._partition,
             self._max_staleness,
             self._descriptions,
+            None if keep is None else keep.select(self._staging, self._schema),
         )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
+        if keep is not None:
+            self._book.remove(self._schema, self._place)
         self._book.put_table(self._schema, self._place, watermark, self._method)
         old = before.pop(self._schema.table_id, None)
         if old is not None and old.place not in {self._place, *(other.place for other in before.values())}:
             give_up(self._clients, old)  # it was renamed; its rows stay for readers, and others may replace them
-        return self._count(self._place)
+        return self._count(self._place, living=kept is not None)
 
-    def _count(self, place: Place) -> int:
-        counted = self._clients.run(statements.count(place), "counting rows", table=self._schema.name)
+    def _rows_to_keep(self, before: Mapping[TableId, StoredTable], kept: KeptRows) -> RowsToKeep | None:
+        """Of the table as the bookkeeping has it; by its columns' names where a process died without a note of it."""
+        known = before.get(self._schema.table_id)
+        place = self._place if known is None else known.place
+        if known is None and any(other.place == place for other in before.values()):
+            return None  # the table of that name was another one
+        table = self._present if place == self._place else look_at(self._clients, place)
+        if table is None:
+            return None
+        there = {field.name: _sql_type(field) for field in table.schema}
+        return RowsToKeep(place, present_columns(() if known is None else known.columns, there), kept)
+
+    def _count(self, place: Place, *, living: bool = False) -> int:
+        query = count_living(place) if living else statements.count(place)
+        counted = self._clients.run(query, "counting rows", table=self._schema.name)
         return next(int(row[0]) for row in counted.result())
 
     def _partitioned_otherwise(self, message: str) -> TableError | None:
@@ -194,6 +225,24 @@ def as_stored(rows: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:
     return named.combine_chunks().to_batches()[0] if rows.num_rows else rows.slice(0, 0)
 
 
+_API_NAMES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
+
+
+def _sql_type(field: bigquery.SchemaField) -> str:
+    """A column's type as SQL has it, without what is in it."""
+    return _API_NAMES.get(field.field_type, field.field_type)
+
+
+def look_at(clients: Clients, place: Place) -> bigquery.Table | None:
+    """The table that is there, if any."""
+    with translated("looking at the table"):
+        try:
+            table: bigquery.Table = clients.rest().get_table(str(place), retry=RETRY, timeout=CALL_SECONDS)
+        except exceptions.NotFound:
+            return None
+    return table
+
+
 def check_owner(
     clients: Clients, book: Bookkeeping, pipeline: str, schema: TableSchema, place: Place
 ) -> bigquery.Table | None:
@@ -207,11 +256,9 @@ def check_owner(
                 table=str(schema.name),
                 hint="write destination.dataset with {namespace} in it, or rename one of them",
             )
-    with translated("looking at the table"):
-        try:
-            table: bigquery.Table = clients.rest().get_table(str(place), retry=RETRY, timeout=CALL_SECONDS)
-        except exceptions.NotFound:
-            return None
+    table = look_at(clients, place)
+    if table is None:
+        return None
     owner = table.labels.get(OWNER)
     if owner is None:
         raise TableError(

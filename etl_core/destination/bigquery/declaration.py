@@ -6,6 +6,7 @@ from etl_core.destination.bigquery.readers import reader_names
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import Option, Options
 from etl_core.destination.protocol import Destination
+from etl_core.write_mode import WriteMode
 
 OPTIONS = (
     Option("project", "The Google Cloud project.", required=True, example="my-project"),
@@ -60,4 +61,10 @@ def _check(options: Options) -> None:
     parse_options(options)
 
 
-BIGQUERY = DestinationType(build=_build, options=OPTIONS, check=_check, reader_names=reader_names)
+def _refuses(mode: WriteMode, options: Options) -> str | None:
+    from etl_core.destination.bigquery.method import refuses
+
+    return refuses(mode, options["method"])
+
+
+BIGQUERY = DestinationType(build=_build, options=OPTIONS, check=_check, reader_names=reader_names, refuses=_refuses)

@@ -78,10 +78,12 @@ def replace_table(
     partition: str | None,
     max_staleness: float | None,
     before: Descriptions,
+    kept: str | None = None,
 ) -> str:
     """The statement that puts what was staged in the table's place, rows, columns, key and all.
 
-    `partition` is an expression, `max_staleness` in seconds. Labels are of characters that need no quoting.
+    `partition` is an expression, `max_staleness` in seconds, `kept` a query of further rows. Labels are of characters
+    that need no quoting.
     """
     stored = stored_columns(schema)
     names = {column.name: quoted(column.column) for column in stored}
@@ -100,7 +102,7 @@ def replace_table(
     return (
         f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){by}{cluster}"
         f" OPTIONS (labels = [{listed}]{stale}{described})"
-        f" AS SELECT {', '.join(names.values())} FROM {staging.sql}"
+        f" AS SELECT {', '.join(names.values())} FROM {staging.sql}{'' if kept is None else f' UNION ALL {kept}'}"
     )
 
 
@@ -184,14 +186,14 @@ def merge(
         name, numbers = quoted(column.column), groups[column.name]
         taken = f"IF(s.{PARTIAL} IN ({', '.join(numbers)}), o.{name}, s.{name})" if numbers else f"s.{name}"
         selected.append(f"{taken} AS {name}")
-    keys = ", ".join(_comparable("s", names[name], bigquery_field(schema.column(name))) for name in schema.key)
+    keys = ", ".join(comparable("s", names[name], bigquery_field(schema.column(name))) for name in schema.key)
     once = (
         f"(SELECT * FROM {staged.sql} AS s WHERE TRUE"
         f" QUALIFY ROW_NUMBER() OVER (PARTITION BY {keys} ORDER BY {FINAL} DESC) = 1)"
     )
     joined = f" LEFT JOIN {place.sql} AS o ON s.{PARTIAL} > 0 AND {_origin_matches(names, schema)}" if unchanged else ""
     matches = " AND ".join(
-        f"{_comparable('t', names[name], kind)} = {_comparable('s', names[name], kind)}"
+        f"{comparable('t', names[name], kind)} = {comparable('s', names[name], kind)}"
         for name, kind in ((name, bigquery_field(schema.column(name))) for name in schema.key)
     )
     listed = [quoted(column.column) for column in columns]
@@ -238,12 +240,12 @@ def _names(columns: Sequence[StoredColumn]) -> dict[str, str]:
 
 def _origin_matches(names: Mapping[str, str], schema: TableSchema) -> str:
     return " AND ".join(
-        f"{_comparable('o', names[name], kind)} = {_comparable('s', origin(number), kind)}"
+        f"{comparable('o', names[name], kind)} = {comparable('s', origin(number), kind)}"
         for number, (name, kind) in enumerate((name, bigquery_field(schema.column(name))) for name in schema.key)
     )
 
 
-def _comparable(alias: str, column: str, kind: BigQueryType) -> str:
+def comparable(alias: str, column: str, kind: BigQueryType) -> str:
     """The column so that equal is what PostgreSQL calls equal: NaN is NaN, and -0 is 0."""
     name = f"{alias}.{quoted(column)}"
     if kind.sql == "FLOAT64":

@@ -64,7 +64,8 @@ def shadow(lab: Lab, *tables: str) -> None:
         lab.execute(
             f"CREATE TABLE shadow.{table} AS SELECT *, NULL::timestamptz AS gone FROM {table};"
             f"CREATE INDEX ON shadow.{table} (id);"
-            f"CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION shadow.note();"
+            f"CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON {table}"
+            " FOR EACH ROW EXECUTE FUNCTION shadow.note();"
             f"CREATE TRIGGER note_all AFTER TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION shadow.note()"
         )
     lab.publish(f"TABLE {', '.join(tables)}")
@@ -139,7 +140,8 @@ def test_random_changes_keep_what_was_deleted(
 
 def test_the_moment_is_that_of_the_commit(lab: Lab) -> None:
     lab.execute(
-        "CREATE TABLE items (id int PRIMARY KEY, note text); INSERT INTO items SELECT i, 'n' FROM generate_series(1, 6) i"
+        "CREATE TABLE items (id int PRIMARY KEY, note text);"
+        "INSERT INTO items SELECT i, 'n' FROM generate_series(1, 6) i"
     )
     lab.publish()
     pipeline = lab.synced()

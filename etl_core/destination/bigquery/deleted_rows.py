@@ -1,0 +1,91 @@
+"""The SQL of tables that keep their deleted rows: marking all rows, counting, and what a new copy keeps."""
+
+# ruff: noqa: S608 names are quoted by `names`, and the only value is a timestamp of ours
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
+from etl_core.destination.bigquery.names import Place, quoted
+from etl_core.destination.bigquery.statements import comparable
+from etl_core.destination.bigquery.types import bigquery_field
+from etl_core.destination.protocol import KeptRows
+from etl_core.schema.alterations import origins
+from etl_core.schema.deleted_rows import DELETED_AT
+from etl_core.schema.table import TableSchema
+
+_DELETED_AT = quoted(DELETED_AT.name)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EXACT = re.compile(r"(INT64|STRING|(BIG)?NUMERIC|FLOAT64)(\(.*\))?")
+"""Types between which a cast gives the same value, if it can be cast back to what it was."""
+
+
+def mark_deleted(place: Place, moment: datetime) -> str:
+    """Marks the rows that live."""
+    return f"UPDATE {place.sql} SET {_DELETED_AT} = {_timestamp(moment)} WHERE {_DELETED_AT} IS NULL"
+
+
+def count_living(place: Place) -> str:
+    return f"SELECT COUNT(*) FROM {place.sql} WHERE {_DELETED_AT} IS NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class RowsToKeep:
+    """The table that a copy replaces, with its columns, and what is kept of it. See KeepingCopy."""
+
+    place: Place
+    columns: tuple[StoredColumn, ...]
+    kept: KeptRows
+
+    def select(self, staging: Place, schema: TableSchema) -> str:
+        """The kept rows in the columns of `schema`; `staging` has the copied ones."""
+        held = {column.name: column for column in self.columns}
+        origin = origins({column.name: column.attnum for column in self.columns}, schema.columns)
+        carried = {name: held[there] for name, there in origin.items() if name not in self.kept.changed}
+        values = ", ".join(self._value(column, carried) for column in stored_columns(schema))
+        rows = f"SELECT {values} FROM {self.place.sql} AS t"
+        if not all(name in carried for name in schema.key):
+            was = carried.get(DELETED_AT.name)
+            return f"{rows} WHERE {'FALSE' if was is None else f't.{quoted(was.column)} IS NOT NULL'}"
+        names = {column.name: column.column for column in stored_columns(schema)}
+        keys = [(names[name], bigquery_field(schema.column(name))) for name in schema.key]
+        same = " AND ".join(f"{comparable('s', name, kind)} = {comparable('o', name, kind)}" for name, kind in keys)
+        is_unknown = " OR ".join(f"o.{quoted(name)} IS NULL" for name, _ in keys)
+        by_key = ", ".join(comparable("o", name, kind) for name, kind in keys)
+        return (
+            f"SELECT {', '.join(f'o.{quoted(name)}' for name in names.values())} FROM ({rows}) AS o"
+            f" WHERE NOT EXISTS (SELECT 1 FROM {staging.sql} AS s WHERE {same})"
+            f" QUALIFY {is_unknown} OR ROW_NUMBER() OVER (PARTITION BY {by_key} ORDER BY o.{_DELETED_AT} DESC) = 1"
+        )
+
+    def _value(self, column: StoredColumn, carried: Mapping[str, StoredColumn]) -> str:
+        there = carried.get(column.name)
+        value = f"CAST(NULL AS {column.type})"
+        if there is not None:
+            held = f"t.{quoted(there.column)}"
+            if there.type == column.type:
+                value = held
+            elif _EXACT.fullmatch(there.type) and _EXACT.fullmatch(column.type):
+                cast = f"SAFE_CAST({held} AS {column.type})"
+                value = f"IF(SAFE_CAST({cast} AS {there.type}) = {held}, {cast}, NULL)"
+        if column.attnum == DELETED_AT.attnum:
+            value = f"COALESCE({value}, {_timestamp(self.kept.deleted_at)})"
+        return f"{value} AS {quoted(column.column)}"
+
+
+def present_columns(known: Sequence[StoredColumn], there: Mapping[str, str]) -> tuple[StoredColumn, ...]:
+    """The columns that a table has: those `known` of it, and others, by name and type, whose numbers are not known.
+
+    A process may have died between the replacement of the table and the note of its columns.
+    """
+    found = [column for column in known if column.column in there]
+    named = {column.column for column in found}
+    return (*found, *(StoredColumn(name, 0, name, kind) for name, kind in there.items() if name not in named))
+
+
+def _timestamp(moment: datetime) -> str:
+    return f"TIMESTAMP_MICROS({(moment - _EPOCH) // timedelta(microseconds=1)})"
