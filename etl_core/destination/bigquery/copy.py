@@ -124,7 +124,8 @@ class BigQueryCopy:
         if keep is None:
             self._book.remove(self._schema, self._place)
         else:
-            self._book.forget(self._schema.table_id)
+            self._book.forget(self._schema.table_id)  # first: what a stream writes from now on would be lost
+            self._clients.run(keep.add_to(self._staging, self._schema), "keeping rows", table=self._schema.name)
         sql = statements.replace_table(
             self._place,
             self._staging,
@@ -133,7 +134,6 @@ class BigQueryCopy:
             self._partition,
             self._max_staleness,
             self._descriptions,
-            None if keep is None else keep.select(self._staging, self._schema),
         )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
         if keep is not None:

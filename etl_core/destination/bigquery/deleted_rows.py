@@ -41,8 +41,12 @@ class RowsToKeep:
     columns: tuple[StoredColumn, ...]
     kept: KeptRows
 
-    def select(self, staging: Place, schema: TableSchema) -> str:
-        """The kept rows in the columns of `schema`; `staging` has the copied ones."""
+    def add_to(self, staging: Place, schema: TableSchema) -> str:
+        """Adds the kept rows to `staging`, which has the copied ones, in the columns of `schema`."""
+        listed = ", ".join(quoted(column.column) for column in stored_columns(schema))
+        return f"INSERT INTO {staging.sql} ({listed}) {self._select(staging, schema)}"
+
+    def _select(self, staging: Place, schema: TableSchema) -> str:
         held = {column.name: column for column in self.columns}
         origin = origins({column.name: column.attnum for column in self.columns}, schema.columns)
         carried = {name: held[there] for name, there in origin.items() if name not in self.kept.changed}

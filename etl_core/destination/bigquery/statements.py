@@ -78,12 +78,10 @@ def replace_table(
     partition: str | None,
     max_staleness: float | None,
     before: Descriptions,
-    kept: str | None = None,
 ) -> str:
     """The statement that puts what was staged in the table's place, rows, columns, key and all.
 
-    `partition` is an expression, `max_staleness` in seconds, `kept` a query of further rows. Labels are of characters
-    that need no quoting.
+    `partition` is an expression, `max_staleness` in seconds. Labels are of characters that need no quoting.
     """
     stored = stored_columns(schema)
     names = {column.name: quoted(column.column) for column in stored}
@@ -102,7 +100,7 @@ def replace_table(
     return (
         f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){by}{cluster}"
         f" OPTIONS (labels = [{listed}]{stale}{described})"
-        f" AS SELECT {', '.join(names.values())} FROM {staging.sql}{'' if kept is None else f' UNION ALL {kept}'}"
+        f" AS SELECT {', '.join(names.values())} FROM {staging.sql}"
     )
 
 
