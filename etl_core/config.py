@@ -312,6 +312,11 @@ class PipelineConfig:
         settings = [(f"{one.where}.write_mode", one.write_mode) for one in self.tables if one.write_mode is not None]
         return [("write_mode", self.write_mode), *settings]
 
+    def write_mode_of(self, table: TableName) -> WriteMode:
+        """As the settings say it; the last entry that matches the table and has one decides."""
+        said = [one.write_mode for one in self.tables if one.write_mode is not None and one.matches(table)]
+        return said[-1] if said else self.write_mode
+
     def __post_init__(self) -> None:
         check_pipeline_name(self.pipeline)
         check_hash_key("hash_key", self.hash_key)

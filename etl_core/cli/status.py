@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from etl_core.cli.arguments import Arguments
@@ -11,12 +11,13 @@ from etl_core.cli.exit_status import DONE
 from etl_core.cli.status_json import lag_seconds, status_object
 from etl_core.cli.texts import NOTHING, STATE_WORDS, columns, duration, number, put, size
 from etl_core.control import PipelineControl
-from etl_core.identifiers import TableId
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.status import PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
+from etl_core.write_mode import WriteMode
 
 _SHOWN = 5
 
@@ -32,12 +33,14 @@ def status(pipeline: PipelineControl, arguments: Arguments) -> int:
         put(json.dumps(status_object(pipeline.config, known, now), indent=2, ensure_ascii=False))
         return DONE
     put(f"pipeline     {pipeline.config.pipeline} → {pipeline.config.destination.type}")
-    for line in status_lines(known, now):
+    for line in status_lines(known, now, pipeline.config.write_mode_of):
         put(line)
     return DONE
 
 
-def status_lines(known: PipelineStatus, now: datetime) -> list[str]:
+def status_lines(
+    known: PipelineStatus, now: datetime, write_mode: Callable[[TableName], WriteMode] = lambda _: WriteMode.MIRROR
+) -> list[str]:
     """The status as text, without the name of the pipeline."""
     source = known.source_error or known.transport
     lines = [f"source       {source}"] if source else []
@@ -59,7 +62,7 @@ def status_lines(known: PipelineStatus, now: datetime) -> list[str]:
     lines += [f"source       {sentence}" for sentence in known.unsafe[:_SHOWN]]
     if len(known.unsafe) > _SHOWN:
         lines.append(f"source       and {len(known.unsafe) - _SHOWN} more: etl doctor")
-    return [*lines, "", *_tables(known.tables, known.watermarks, _ahead(known))]
+    return [*lines, "", *_tables(known.tables, known.watermarks, _ahead(known), write_mode)]
 
 
 def _stream(known: PipelineStatus, now: datetime) -> str:
@@ -102,7 +105,12 @@ def _ahead(known: PipelineStatus) -> set[TableId]:
     return {table for table, mark in known.watermarks.items() if table in ready and mark > known.progress.flushed_lsn}
 
 
-def _tables(tables: Sequence[TableStatus], watermarks: dict[TableId, Lsn], ahead: set[TableId]) -> list[str]:
+def _tables(
+    tables: Sequence[TableStatus],
+    watermarks: dict[TableId, Lsn],
+    ahead: set[TableId],
+    write_mode: Callable[[TableName], WriteMode],
+) -> list[str]:
     rows = [("TABLE", "STATE", "WATERMARK", "ROWS COPIED")]
     for table in tables:
         watermark = watermarks.get(table.table_id)
@@ -118,6 +126,8 @@ def _tables(tables: Sequence[TableStatus], watermarks: dict[TableId, Lsn], ahead
     shown = [header]
     for line, table in zip(lines, tables, strict=True):
         shown.append(line)
+        if write_mode(table.name) is WriteMode.SOFT_DELETE:
+            shown.append("    write_mode soft_delete: deleted rows stay, with _etl_deleted_at")
         if table.table_id in ahead:
             mark = watermarks[table.table_id]
             shown.append(f"    just copied: it is ahead of the other tables until the stream has passed {mark}")

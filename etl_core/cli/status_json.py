@@ -14,6 +14,7 @@ from etl_core.replication.status import PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.source.transport import Transport
 from etl_core.state.store import TableStatus
+from etl_core.write_mode import WriteMode
 
 _FRESH = 8.0
 """Seconds: a stream notes its lag every 2 s while a change waits, and every 5 s that there is none."""
@@ -32,7 +33,7 @@ def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) 
         "destination": {"type": config.destination.type, "error": known.destination_error},
         "stream": _stream(known, now),
         "slot": None if known.slot is None else _slot(known.slot),
-        "tables": [_table(table, known.watermarks) for table in known.tables],
+        "tables": [_table(table, known.watermarks, config.write_mode_of(table.name)) for table in known.tables],
     }
 
 
@@ -93,10 +94,11 @@ def _slot(slot: SlotStatus) -> dict[str, object]:
     }
 
 
-def _table(table: TableStatus, watermarks: dict[TableId, Lsn]) -> dict[str, object]:
+def _table(table: TableStatus, watermarks: dict[TableId, Lsn], write_mode: WriteMode) -> dict[str, object]:
     return {
         "name": str(table.name),
         "state": table.state.name.lower(),
+        "write_mode": write_mode,
         "watermark_lsn": _lsn(watermarks.get(table.table_id)),
         "snapshot_lsn": _lsn(table.snapshot_lsn),
         "rows_copied": table.rows_copied,

@@ -38,7 +38,7 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
         return (
             str(comparison.table),
             _verdict(comparison),
-            plural(comparison.source_rows, "row"),
+            plural(comparison.source_rows, "living row" if comparison.is_of_living else "row"),
             f"content {comparison.content}",
             f"at {comparison.lsn}",
         )
@@ -64,6 +64,8 @@ def _details(comparison: Comparison) -> list[str]:
             f"{number(comparison.changed)} changed"
         )
         details += [f"key {_keys(keys.first, keys.last)}: {plural(keys.rows, 'row')}" for keys in comparison.ranges]
+    if comparison.is_of_living:
+        details.append("deleted rows of the destination are not compared (write_mode soft_delete)")
     if comparison.problem is not None:
         details.append(comparison.problem)
     return details

@@ -63,6 +63,8 @@ class Comparison:
     """What is replicated is equal, but SELECT on the source's table gives more rows: `problem` says which."""
     lsn: Lsn = ZERO
     """The position both sides were read at."""
+    is_of_living: bool = False
+    """The destination has deleted rows, too, which were not compared."""
 
 
 @dataclass(slots=True)

@@ -183,7 +183,7 @@ class Verifier:
         destination = scan_of(lambda: self._read_destination(shape, progress))
         comparison = compare(name, shape.target.key, source, destination, begin)
         self._observer.on_compared(name, comparison.source_rows, time.monotonic() - started)
-        return comparison
+        return replace(comparison, is_of_living=shape.keeps_deleted)
 
     def _read_destination(self, shape: Shape, progress: _Progress) -> Iterator[pa.RecordBatch]:
         """Of a table that keeps its deleted rows those that live."""

@@ -22,7 +22,12 @@ def _timestamptz() -> PgType:
     return found
 
 
-DELETED_AT = Column("_etl_deleted_at", _timestamptz(), attnum=_DELETED_AT)
+DELETED_AT = Column(
+    "_etl_deleted_at",
+    _timestamptz(),
+    attnum=_DELETED_AT,
+    comment="When the row was deleted at the source; NULL while it lives.",
+)
 """When the row's delete was committed at the source; NULL while the row lives."""
 
 

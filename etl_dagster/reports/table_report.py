@@ -64,6 +64,8 @@ def table_metadata(
             metadata["dagster/column_lineage"] = dg.TableColumnLineage(
                 {name: [dg.TableColumnDep(source, origin)] for name, origin in facts.shape.origins.items()}
             )
+        if facts.shape.keeps_deleted:
+            metadata["etl/write_mode"] = "soft_delete"
         if target.comment:
             metadata["etl/comment"] = target.comment
     if facts.rows is not None:
