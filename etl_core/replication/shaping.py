@@ -73,9 +73,8 @@ class Shaping:
         """Raises CopiedAgain if the destination's table, of `schema`, is not as the settings say it now."""
         if self._shapes.is_as_copied(self._store.shape(schema.table_id), schema):
             return
-        told = self._shapes.change_told(self._store.shape(schema.table_id), schema.name)
         raise CopiedAgain(
-            f"{schema.name} is copied again: {told}",
+            f"{schema.name} is copied again: it was copied by other settings",
             table=str(schema.name),
             hint=COPIED_AGAIN,
         )
