@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
+
 from etl_core.destination.protocol import CountingDestination, Destination, KeepingCopy, KeptRows
+from etl_core.errors import TableError
 from etl_core.lsn import Lsn
 from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import Column, TableSchema
@@ -62,6 +65,14 @@ class DeletedRowsSuite(DestinationFixtures):
         assert contents(destination, schema) == Counter(
             [(1, "a", 10, at(THEN)), (2, "b", 20, None), (3, "c", 30, at(THEN))]
         )
+
+    def test_a_deleted_row_that_is_not_there_is_told(self, destination: Destination) -> None:
+        schema = items()
+        publish(destination, schema, [(1, "a", 10, None)])
+        gone = partial(schema, ["note", "amount"], {(1,): (1, at(THEN)), (2,): (2, at(THEN))})
+        with pytest.raises(TableError, match="whose unchanged values are needed"):
+            destination.write(batch(changes(schema, partials=[gone]), expected=100, new=200))
+        assert contents(destination, schema) == Counter([(1, "a", 10, None)])
 
     def test_a_row_that_came_and_went_is_there(self, destination: Destination) -> None:
         schema = items()

@@ -8,6 +8,7 @@ from datetime import datetime
 import pyarrow as pa
 from psycopg import sql
 
+from etl_core.batch import PartialRows
 from etl_core.destination.protocol import KeptRows
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import StoredColumn
@@ -15,7 +16,7 @@ from etl_core.destination.sql.bookkeeping import StoredTable
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
 from etl_core.schema.alterations import origins
-from etl_core.schema.deleted_rows import DELETED_AT
+from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, TableSchema
 
 _DELETED_AT = sql.Identifier(DELETED_AT.name)
@@ -25,6 +26,28 @@ def mark_deleted(dialect: Dialect, table: Query, moment: datetime) -> Query:
     """Marks the rows that live."""
     query = sql.SQL("UPDATE {} SET {} = {} WHERE {} IS NULL")
     return query.format(table, _DELETED_AT, _timestamp(dialect, moment), _DELETED_AT)
+
+
+def marks_only(schema: TableSchema, partials: Sequence[PartialRows]) -> bool:
+    """Whether all the partial rows are rows of their own key in which nothing changed but DELETED_AT."""
+    if not keeps_deleted(schema) or len(partials) != 1:
+        return False
+    only, others = partials[0], len(schema.columns) - len(schema.key) - 1
+    names = only.origin_keys.column_names
+    return len(only.unchanged) == others and bool(only.rows.select(names).equals(only.origin_keys))
+
+
+def mark_keys(dialect: Dialect, table: Query, key: Sequence[Column]) -> Query:
+    """Marks the rows whose keys are in the Arrow rows, as these say, which costs less than to write them again."""
+    same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name)) for c in key]
+    return sql.SQL("UPDATE {} AS t SET {} = k.{} FROM (SELECT {} FROM {} AS p) AS k WHERE {}").format(
+        table,
+        _DELETED_AT,
+        _DELETED_AT,
+        statements.converted(dialect, [*key, DELETED_AT]),
+        dialect.rows,
+        sql.SQL(" AND ").join(same),
+    )
 
 
 def count_living(table: Query) -> Query:

@@ -7,6 +7,7 @@ destination may have is deleted first, and the watermark keeps a batch from bein
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ import pyarrow as pa
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, StoredColumn, check_clash
-from etl_core.destination.sql.deleted_rows import mark_deleted
+from etl_core.destination.sql.deleted_rows import mark_deleted, mark_keys, marks_only
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.names import check_columns
 from etl_core.destination.sql.plan import Plan
 from etl_core.destination.sql.session import Session
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableName
+from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
 from etl_core.values.arrow import key_schema
@@ -56,6 +58,9 @@ class TableWriter:
             changed += self._session.execute(statements.delete_all(self._table))
         if changes.mark_deleted is not None:
             changed += self._session.execute(mark_deleted(self._dialect, self._table, changes.mark_deleted))
+        if marks_only(schema, changes.partials):
+            changed += self._mark(schema, changes.partials[0])
+            changes = replace(changes, partials=())
         completed = [self._complete(schema, partial, at) for at, partial in enumerate(changes.partials)]
         upserts = changes.upserts
         if self._foreign and upserts.num_rows:
@@ -171,15 +176,18 @@ class TableWriter:
         kept = [*(column.name for column in unchanged), *(column.name for column in self._foreign)]
         query = statements.complete(dialect, result, self._table, known, kept, key, origins)
         found = self._session.execute_with(query, rows)
-        if found != rows.num_rows:
-            raise TableError(
-                f"{schema.name}: {rows.num_rows - found} rows whose unchanged values are needed are not there",
-                table=str(schema.name),
-                hint=f"the table was changed from outside; copy it again: etl resync {schema.name}",
-            )
+        _check_found(schema, rows.num_rows, found)
         self._session.will_store(partial.rows)
         self._session.will_rewrite(result, unchanged)
         return result
+
+    def _mark(self, schema: TableSchema, partial: PartialRows) -> int:
+        """Rows of which nothing changed but that they are deleted: see `marks_only`."""
+        key = _key_columns(schema)
+        rows = _ordered(self._dialect, partial.rows, [*key, DELETED_AT])
+        found = self._session.execute_with(mark_keys(self._dialect, self._table, key), rows)
+        _check_found(schema, rows.num_rows, found)
+        return found
 
     def _delete(self, schema: TableSchema, keys: Sequence[pa.Table]) -> int:
         if not keys:
@@ -202,6 +210,15 @@ def _held_by_old_rows(dialect: Dialect, schema: TableSchema, columns: Sequence[C
         value: Any = load_missing(column, schema.name)
         row = row.append_column(dialect.arrow_field(column), pa.repeat(value, 1))
     return row
+
+
+def _check_found(schema: TableSchema, wanted: int, found: int) -> None:
+    if found != wanted:
+        raise TableError(
+            f"{schema.name}: {wanted - found} rows whose unchanged values are needed are not there",
+            table=str(schema.name),
+            hint=f"the table was changed from outside; copy it again: etl resync {schema.name}",
+        )
 
 
 def _key_columns(schema: TableSchema) -> list[Column]:
