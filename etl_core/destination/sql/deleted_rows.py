@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import LiteralString
 
 import pyarrow as pa
 from psycopg import sql
@@ -86,10 +87,9 @@ class RowsToKeep:
         arrow = dialect.arrow_schema(schema.columns)
         at = [arrow.get_field_index(column.name) for column in keys]
         only = pa.schema([arrow.field(number) for number in at])
-        batches = (
-            pa.RecordBatch.from_arrays([rows.column(number) for number in at], schema=only) for rows in copied(arrow)
-        )
-        session.execute_with(create + _without(dialect, rows, keys), pa.RecordBatchReader.from_batches(only, batches))
+        batches = (pa.RecordBatch.from_arrays([batch.column(n) for n in at], schema=only) for batch in copied(arrow))
+        query = create + _without(dialect, rows, self._names, keys)
+        session.execute_with(query, pa.RecordBatchReader.from_batches(only, batches))
 
     def insert_into(self, table: Query) -> None:
         self._session.execute(statements.insert_all(table, self._names, self._aside))
@@ -116,26 +116,36 @@ def _carried_rows(
             value = sql.SQL("coalesce({}, {})").format(value, _timestamp(dialect, moment))
         chosen.append(sql.SQL("{} AS {}").format(value, sql.Identifier(column.name)))
     chosen += [sql.Identifier("t", column.name) for column in added]
-    return sql.SQL("SELECT {} FROM {} AS t").format(sql.SQL(", ").join(chosen), old)
+    return sql.SQL("SELECT {} FROM {} AS t").format(_list(", ", chosen), old)
 
 
-def _without(dialect: Dialect, rows: Query, keys: Sequence[Column]) -> Query:
-    """Of `rows` those whose key is not among the Arrow rows, of each key the one deleted last; all with NULL in it."""
-    names = [sql.Identifier(column.name) for column in keys]
+def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence[Column]) -> Query:
+    """Of `rows` those whose key is not among the Arrow rows, of each key the one deleted last; all with NULL in it.
+
+    `names` are all columns of `rows`.
+    """
+    key = [sql.Identifier("o", column.name) for column in keys]
     same = [dialect.same(sql.Identifier("o", c.name), sql.Identifier("k", c.name)) for c in keys]
-    is_unknown = sql.SQL(" OR ").join(sql.SQL("o.{} IS NULL").format(name) for name in names)
+    number = sql.Identifier("etl$number")
     return sql.SQL(
-        "SELECT o.* FROM ({}) AS o WHERE NOT EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})"
-        " QUALIFY {} OR row_number() OVER (PARTITION BY {} ORDER BY o.{} DESC) = 1"
+        "SELECT {} FROM (SELECT o.*, row_number() OVER (PARTITION BY {} ORDER BY o.{} DESC) AS {} FROM ({}) AS o"
+        " WHERE NOT EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})) AS o WHERE {} = 1 OR {}"
     ).format(
+        _list(", ", [sql.Identifier(name) for name in names]),
+        _list(", ", key),
+        _DELETED_AT,
+        number,
         rows,
         statements.converted(dialect, keys),
         dialect.rows,
-        sql.SQL(" AND ").join(same),
-        is_unknown,
-        sql.SQL(", ").join(sql.SQL("o.{}").format(name) for name in names),
-        _DELETED_AT,
+        _list(" AND ", same),
+        number,
+        _list(" OR ", [sql.SQL("{} IS NULL").format(name) for name in key]),
     )
+
+
+def _list(separator: LiteralString, parts: Sequence[Query]) -> Query:
+    return sql.SQL(separator).join(parts)
 
 
 def _timestamp(dialect: Dialect, moment: datetime) -> Query:

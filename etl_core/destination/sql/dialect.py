@@ -72,7 +72,7 @@ class Dialect(ABC):
         """What is stored as the column's Arrow value."""
 
     def carried(self, value: Query, stored: str, column: Column) -> Query | None:
-        """A value of the type `stored` as `type_name(column)`, NULL where it is not the same; None if unknown."""
+        """A value stored as `stored` in the type of `column`, NULL where that is not the same; None if unknown."""
         return value if self.type_change(stored, column) is TypeChange.NONE else None
 
     def arrow_field(self, column: Column) -> pa.Field[Any]:
