@@ -36,7 +36,7 @@ from etl_core.lsn import Lsn
 from etl_core.replication.failpoints import GAP_STORED, TABLE_SET_BACK, reach
 from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.table_errors import absent_update, is_absent
-from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed, with_new_parts
+from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed
 from etl_core.schema.table import TableSchema
 from etl_core.source.absence import missing
 from etl_core.source.connection import Connection
@@ -95,8 +95,8 @@ class CatalogWatch:
         self._lock = threading.RLock()
         self._open: dict[TableId, _Open] = {}
         self._truncated: dict[TableId, Lsn] = {}
-        self._harmless: dict[TableId, Mapping[int, int]] = {}
-        self._seen: dict[TableId, tuple[Fingerprint, Lsn]] = {}
+        self._waiting: set[TableId] = set()
+        """Tables of which something earlier is remembered, until the stream has come further."""
         self._candidates: set[TableId] = set()
         self._told_harms: set[str] = set()
         self._position: Lsn | None = None
@@ -122,8 +122,9 @@ class CatalogWatch:
             return found
 
     def copied_from(self, table_id: TableId) -> Remembered | None:
-        """The table's fingerprint, and of when it is: the stream may not have come that far."""
-        return self._store.fingerprint(table_id)
+        """The table's fingerprint of the latest moment that the stream is known to have passed."""
+        remembered = self._store.fingerprint(table_id)
+        return None if remembered is None else remembered.passed
 
     def tell_harms(self, connection: Connection, published: Sequence[TableName]) -> None:
         """Says what the publication does to changes of these tables: a key may be dropped while they are streamed.
@@ -167,7 +168,12 @@ class CatalogWatch:
             self._store.save_fingerprint(table_id, Remembered(now, lsn))
             return
         before = remembered.fingerprint
-        if lsn < remembered.lsn or now == before:
+        if lsn < remembered.lsn:
+            return
+        if now == before:
+            settled = self._settled(table_id, remembered)
+            if settled is not remembered:
+                self._store.save_fingerprint(table_id, settled)
             return
         change = what_changed(before, now)
         if change is not None:
@@ -197,9 +203,7 @@ class CatalogWatch:
             return True
         if not _sends_truncations(before) and not is_altered(before, now):
             return True  # a truncated table is to stay as it is: see docs/delivery.md
-        checked = self._harmless.get(table_id, before.files)
-        files = new_files(before, now)
-        return all(checked.get(oid) == now.files[oid] or has_old_row(connection, oid, before.horizon) for oid in files)
+        return all(has_old_row(connection, oid, before.horizon) for oid in new_files(before, now))
 
     def _is_truncated(self, table_id: TableId, remembered: Remembered) -> bool:
         """Whether the stream has read a truncation that the remembered files do not show yet."""
@@ -208,35 +212,34 @@ class CatalogWatch:
         return truncated is not None and truncated >= remembered.lsn
 
     def _keep(self, table_id: TableId, remembered: Remembered, now: Fingerprint, lsn: Lsn) -> None:
-        """What changed is harmless. It replaces what is remembered, unless columns changed and the stream has not come
-        so far: what they were before then tells which of them its messages mean, and what older rows hold in new ones.
+        """What changed is harmless: the next look is compared with `now`.
+
+        Until the stream has come so far, what was before is kept besides: it tells which columns its messages mean, and
+        what older rows hold in new ones.
         """
         self._open.pop(table_id, None)
-        self._harmless[table_id] = now.files
-        before = remembered.fingerprint
-        since = lsn
-        if now.attributes != before.attributes:
-            seen, since = self._seen.get(table_id, (now, lsn))
-            if seen != now:
-                since = lsn
-            if not self._is_announced(table_id, before, now, since):
-                self._seen[table_id] = now, since
-                merged = with_new_parts(before, now)
-                if merged != before:
-                    self._store.save_fingerprint(table_id, replace(remembered, fingerprint=merged))
-                return
-        self._store.save_fingerprint(table_id, Remembered(now, since))
-        self._harmless.pop(table_id, None)
-        self._seen.pop(table_id, None)
+        earlier = self._settled(table_id, remembered).passed
+        self._store.save_fingerprint(table_id, self._settled(table_id, Remembered(now, lsn, earlier=earlier)))
 
-    def _is_announced(self, table_id: TableId, before: Fingerprint, now: Fingerprint, since: Lsn) -> bool:
-        """Whether the stream has passed `since`, from which on the table is as it is now, and has all new columns."""
+    def _settled(self, table_id: TableId, remembered: Remembered) -> Remembered:
+        """Without what was before, if the stream needs it no more."""
+        if remembered.earlier is None:
+            return remembered
+        if self._has_passed(table_id, remembered.earlier.fingerprint, remembered):
+            self._waiting.discard(table_id)
+            return replace(remembered, earlier=None)
+        self._waiting.add(table_id)
+        return remembered
+
+    def _has_passed(self, table_id: TableId, before: Fingerprint, remembered: Remembered) -> bool:
+        """Whether the stream has come to where the table is as remembered, and knows all columns it is sent."""
         applied = self._applied(table_id)
-        if applied is None or self._position is None or self._position < since:
+        if applied is None or self._position is None or self._position < remembered.lsn:
             return False
         known = {column.attnum for column in applied.columns}
-        new = [each for each in now.attributes if each.name and each.attnum > before.last_attnum]
-        return all(each.attnum in known for each in new)
+        now = remembered.fingerprint
+        new = (each for each in now.attributes if each.name and each.attnum > before.last_attnum)
+        return all(each.attnum in known for each in new if now.sends(each))
 
     # --- while it streams -------------------------------------------------------------------------------------
 
@@ -267,7 +270,7 @@ class CatalogWatch:
     def finish(self, position: Lsn) -> None:
         """The stream has ended at `position`. What it read is not read again, so it is made use of."""
         self._position = position
-        if self._truncated or self._seen:
+        if self._truncated or self._waiting:
             with contextlib.suppress(EtlError), contextlib.closing(self.connect()) as connection:
                 self.look_now(connection)
 
@@ -352,8 +355,7 @@ class CatalogWatch:
         self._store.transition(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
         reach(TABLE_SET_BACK)
         self._open.pop(status.table_id, None)
-        self._harmless.pop(status.table_id, None)
-        self._seen.pop(status.table_id, None)
+        self._waiting.discard(status.table_id)
         self._observer.on_state(status.name, TableState.INIT)
         self._observer.on_table_error(status.name, error)
 
@@ -367,6 +369,7 @@ class CatalogWatch:
             "those, save them first",
         )
         self._open.pop(status.table_id, None)
+        self._waiting.discard(status.table_id)
         self._store.transition(
             status, TableState.ERRORED, TableUpdate(error=str(error), hint=error.hint, attempts=status.attempts + 1)
         )
@@ -390,6 +393,7 @@ class CatalogWatch:
 
     def _stop_table(self, status: TableStatus, error: TableAbsent) -> None:
         self._open.pop(status.table_id, None)
+        self._waiting.discard(status.table_id)
         self._store.transition(status, TableState.ERRORED, absent_update(error))
         self._observer.on_state(status.name, TableState.ERRORED)
         self._observer.on_table_error(status.name, error)

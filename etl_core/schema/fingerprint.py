@@ -7,7 +7,7 @@ of them: what was dropped and made again has others, so a gap that lay wholly be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from etl_core.identifiers import TableName
@@ -113,6 +113,12 @@ class Fingerprint:
         """The highest attribute number that was ever given; 0 for a table without columns."""
         return max((attribute.attnum for attribute in self.attributes), default=0)
 
+    def sends(self, attribute: Attribute) -> bool:
+        """Whether its values are sent: not those of a generated column, nor of one that no column list has."""
+        ways = () if self.publishing is None else self.publishing.ways
+        is_listed = not ways or any(way.columns is None or attribute.attnum in way.columns for way in ways)
+        return is_listed and not attribute.generated
+
     @property
     def files(self) -> Mapping[int, int]:
         """What holds the rows: `filenode` by the OID of the relation."""
@@ -143,20 +149,6 @@ def new_files(old: Fingerprint, new: Fingerprint) -> tuple[int, ...]:
     """
     now = new.files
     return tuple(oid for oid, filenode in old.files.items() if oid in now and now[oid] != filenode)
-
-
-def with_new_parts(old: Fingerprint, new: Fingerprint) -> Fingerprint:
-    """`old` with the types and partitions that came since, so that what happens to those shows from now on.
-
-    For a table whose new columns the stream has still to announce: everything that tells what older rows hold in them
-    stays as it was. So the new partitions have no file in it.
-    """
-    types, nodes = {form.oid for form in old.types}, {node.oid for node in old.nodes}
-    return replace(
-        old,
-        types=(*old.types, *(form for form in new.types if form.oid not in types)),
-        nodes=(*old.nodes, *(replace(node, filenode=0) for node in new.nodes if node.oid not in nodes)),
-    )
 
 
 def is_altered(old: Fingerprint, new: Fingerprint) -> bool:

@@ -19,7 +19,7 @@ from etl_core.errors import ClaimLost, StateConflict
 from etl_core.identifiers import TableId, TableName, check_pipeline_name
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
-from etl_core.state.fingerprint_json import fingerprint_from_json, fingerprint_to_json
+from etl_core.state.fingerprint_json import remembered_from_json, remembered_to_json
 from etl_core.state.schema_json import schema_from_json, schema_to_json
 from etl_core.state.sql_engine import begin_migration, open_engine
 from etl_core.state.sql_errors import translated
@@ -274,7 +274,7 @@ class SqlStateStore(PipelineRows):
             "pipeline": self._pipeline,
             "table_id": table_id,
             "lsn": remembered.lsn,
-            "fingerprint_json": fingerprint_to_json(remembered.fingerprint),
+            "fingerprint_json": remembered_to_json(remembered),
             "has_gap": remembered.has_gap,
         }
         with self._write() as connection:
@@ -414,7 +414,7 @@ class SqlStateStore(PipelineRows):
 
 
 def _remembered(row: Row[Any]) -> Remembered:
-    return Remembered(fingerprint_from_json(row.fingerprint_json), row.lsn, bool(row.has_gap))
+    return remembered_from_json(row.fingerprint_json, row.lsn, has_gap=bool(row.has_gap))
 
 
 def _table_status(row: Row[Any]) -> TableStatus:

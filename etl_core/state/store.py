@@ -155,12 +155,19 @@ class Remembered:
     """What the catalog said of a table when its copy was taken, brought up to date by every harmless change.
 
     `lsn` is of when it said so: no transaction that the catalog showed ends beyond it. `has_gap`: the table was seen
-    unpublished since, so that only a new copy brings it back.
+    unpublished since, so that only a new copy brings it back. `earlier` is what it said at a moment that the stream had
+    passed, as long as it may not have passed `lsn`.
     """
 
     fingerprint: Fingerprint
     lsn: Lsn
     has_gap: bool = False
+    earlier: Remembered | None = None
+
+    @property
+    def passed(self) -> Remembered:
+        """Of the latest moment that the stream is known to have passed."""
+        return self.earlier or self
 
 
 @dataclass(frozen=True, slots=True)

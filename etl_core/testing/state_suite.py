@@ -416,5 +416,6 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         found = store.fingerprint(ORDERS)
         assert found == REMEMBERED
         assert found.fingerprint.horizon == REMEMBERED.fingerprint.horizon
-        store.save_fingerprint(ORDERS, replace(REMEMBERED, lsn=LAST, has_gap=True))
-        assert store.fingerprints() == {ORDERS: replace(REMEMBERED, lsn=LAST, has_gap=True)}
+        grown = replace(REMEMBERED, lsn=LAST, has_gap=True, earlier=REMEMBERED)
+        store.save_fingerprint(ORDERS, grown)
+        assert store.fingerprints() == {ORDERS: grown}

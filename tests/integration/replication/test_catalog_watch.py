@@ -380,3 +380,67 @@ def test_a_rewrite_where_truncations_are_not_sent_stops_the_table(lab: Lab) -> N
     assert again.find(stopped.name).state is TableState.READY
     assert lab.rows("SELECT * FROM public.rewritten") == [(1, 10)]
     assert lab.rows("SELECT * FROM public.truncated") == [(1, 1)]
+
+
+def test_what_happens_to_what_a_look_saw_ahead_of_the_stream_is_seen(lab: Lab) -> None:
+    """Each table has a column altered, so that what it was before is needed until the stream has come so far."""
+    lab.execute("CREATE TYPE mood AS ENUM ('sad')")
+    for table, kind in (("labelled", "mood"), ("unlogged", "text"), ("truncated", "text")):
+        lab.execute(f"CREATE TABLE {table} (id int, k int, m {kind}, PRIMARY KEY (id, k)) PARTITION BY LIST (k)")
+        lab.execute(f"CREATE TABLE {table}_1 PARTITION OF {table} FOR VALUES IN (1)")
+        lab.execute(f"INSERT INTO {table} VALUES (1, 1, 'sad')")
+    lab.publish()
+    lab.synced()
+    for table in ("labelled", "unlogged", "truncated"):
+        lab.execute(f"ALTER TABLE {table} ALTER m SET NOT NULL")
+        lab.execute(f"CREATE TABLE {table}_2 PARTITION OF {table} FOR VALUES IN (2)")
+    lab.execute("ALTER TYPE mood ADD VALUE 'glad'")
+    lab.pipeline().close()  # the look
+    lab.execute("INSERT INTO labelled VALUES (2, 2, 'glad')")
+    lab.execute("ALTER TYPE mood RENAME VALUE 'glad' TO 'merry'")
+    alter(lab, "unlogged_2", ["ALTER TABLE {t} SET UNLOGGED", "INSERT INTO {t} VALUES (2, 2, 'sad')"])
+    lab.execute("ALTER TABLE unlogged_2 SET LOGGED")
+    lab.execute("TRUNCATE truncated; INSERT INTO truncated VALUES (7, 1, 'sad')")
+    pipeline = lab.pipeline()
+    assert until_copied(lab, pipeline) == {"labelled", "unlogged"}
+    assert "label" in str(pipeline.observer.errors["labelled"])
+    assert "unlogged for a while" in str(pipeline.observer.errors["unlogged"])
+    lab.assert_equal(pipeline)
+
+
+def test_a_truncation_after_a_look_that_the_stream_has_not_passed_is_carried(lab: Lab) -> None:
+    for table in ("sent", "kept"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int); INSERT INTO {table} VALUES (1, 1)")
+    lab.publish()
+    lab.synced()
+    lab.execute("ALTER TABLE sent ALTER n SET STATISTICS 7; ALTER TABLE kept ALTER n SET NOT NULL")
+    lab.pipeline().close()  # the look
+    lab.execute("TRUNCATE sent; TRUNCATE kept; INSERT INTO sent VALUES (7, 7); INSERT INTO kept VALUES (8, 8)")
+    pipeline = lab.pipeline()
+    assert until_copied(lab, pipeline) == set()
+    lab.assert_equal(pipeline)
+
+
+def test_a_truncation_that_is_not_sent_stops_no_table_after_a_look_ahead_of_the_stream(lab: Lab) -> None:
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1)")
+    lab.execute("CREATE PUBLICATION lab_pub FOR ALL TABLES WITH (publish = 'insert, update, delete')")
+    lab.synced()
+    lab.execute("ALTER TABLE t ALTER n SET STATISTICS 7")
+    lab.pipeline().close()  # the look
+    lab.execute("TRUNCATE t; INSERT INTO t VALUES (2, 2)")
+    pipeline = lab.pipeline()
+    assert until_copied(lab, pipeline) == set()
+    assert lab.rows("SELECT id FROM public.t ORDER BY id") == [(1,), (2,)]
+
+
+def test_a_column_that_is_not_sent_is_waited_for_by_nobody(lab: Lab) -> None:
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, n int, hidden int); INSERT INTO t VALUES (1, 1, 1)")
+    lab.execute("CREATE PUBLICATION lab_pub FOR TABLE t (id, n)")
+    pipeline = lab.synced()
+    lab.execute("ALTER TABLE t ADD more int; INSERT INTO t VALUES (2, 2, 2, 2)")
+    lab.caught_up(pipeline)
+    pipeline = lab.pipeline()
+    assert until_copied(lab, pipeline) == set()
+    [remembered] = pipeline.store.fingerprints().values()
+    assert (remembered.earlier, remembered.fingerprint.last_attnum) == (None, 4)
+    assert lab.rows("SELECT id, n FROM public.t ORDER BY id") == [(1, 1), (2, 2)]

@@ -19,7 +19,6 @@ from etl_core.schema.fingerprint import (
     is_altered,
     new_files,
     what_changed,
-    with_new_parts,
 )
 
 LISTED = Way(100, 900)
@@ -162,21 +161,3 @@ def test_files_of_relations_that_are_still_there() -> None:
 )
 def test_a_column_s_row_was_written_since(change: Callable[[], Fingerprint], altered: bool) -> None:
     assert is_altered(TABLE, change()) is altered
-
-
-def test_what_came_is_watched_though_the_columns_are_still_to_be_announced() -> None:
-    mood = TypeForm(700, True, ((701, "a"),))
-    grown = replace(
-        ROOT,
-        attributes=(*ROOT.attributes, Attribute(4, "mood", 700, xmin=70)),
-        types=(*ROOT.types, mood),
-        nodes=(*ROOT.nodes, Node(103, 103, 70, True)),
-    )
-    kept = with_new_parts(ROOT, grown)
-    assert (kept.last_attnum, kept.files) == (ROOT.last_attnum, ROOT.files)
-    assert what_changed(kept, grown) is None
-    renamed = replace(grown, types=(*ROOT.types, replace(mood, parts=((701, "z"),))))
-    assert "label" in (what_changed(kept, renamed) or "")
-    detached = replace(grown, nodes=ROOT.nodes)
-    assert what_changed(ROOT, detached) is None
-    assert what_changed(kept, detached) is not None
