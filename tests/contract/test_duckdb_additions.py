@@ -12,6 +12,7 @@ import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.errors import CopiedAgain, TableError
+from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_tables import (
     INT4,
@@ -257,3 +258,11 @@ def test_a_column_that_a_person_retyped_has_the_table_copied_again(destination: 
     _run(path, "ALTER TABLE public.public.orders ALTER COLUMN amount TYPE VARCHAR")
     with pytest.raises(CopiedAgain, match=r"column amount .* is INTEGER at the source and VARCHAR in DuckDB"):
         destination.write(batch(changes(orders(), inserts=[(4, "g", "h", 4)]), expected=100, new=200))
+
+
+def test_a_table_that_is_spelled_otherwise_now_keeps_what_was_added(destination: DuckDBDestination, path: Path) -> None:
+    _add_note(path)
+    schema = orders()
+    spelled = replace(schema, name=TableName("PUBLIC", "Orders"))
+    publish(destination, spelled, _DATA)
+    assert _run(path, 'SELECT id, "my note" FROM public.public.orders ORDER BY id') == list(_NOTES.items())

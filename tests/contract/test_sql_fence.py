@@ -122,3 +122,21 @@ def test_a_position_that_is_there_twice_is_no_position(
     with pytest.raises(WatermarkConflict, match="a position is there twice"):
         destination.write(batch(changes(A, inserts=[NEW]), expected=100, new=200, stream=200, stream_from=100))
     assert contents(destination, A) == {ROW: 1}
+
+
+def test_bookkeeping_of_before_is_another_position(destination: DuckDBDestination, path: Path) -> None:
+    """A file of an older version that was put back while the pipeline runs."""
+    with duckdb.connect(path) as connection:
+        connection.execute("ALTER TABLE _etl.streams DROP COLUMN incarnation")
+    with pytest.raises(WatermarkConflict):
+        destination.write(batch(changes(A, inserts=[NEW]), expected=100, new=200, stream=200, stream_from=100))
+    assert contents(destination, A) == {ROW: 1}
+
+
+def test_a_column_that_a_person_added_to_the_bookkeeping_is_passed_over(
+    destination: DuckDBDestination, path: Path
+) -> None:
+    before = destination.positions()
+    with duckdb.connect(path) as connection:
+        connection.execute("ALTER TABLE _etl.streams ADD COLUMN remark VARCHAR DEFAULT 'ours'")
+    assert destination.positions() == before

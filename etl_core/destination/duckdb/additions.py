@@ -4,8 +4,11 @@ See `etl_core.destination.sql.additions`. Views need nothing: DuckDB binds them 
 is found before anything is lost: the additions are read again from the new table, and differ.
 """
 
+# ruff: noqa: S608 what is put into the statements is a constant
+
 from __future__ import annotations
 
+import string
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,26 +16,32 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from etl_core.destination.duckdb import statements
+from etl_core.destination.duckdb.dialect import DIALECT
 from etl_core.destination.sql.additions import Additions, StoredColumn
 from etl_core.destination.sql.dialect import Query
 from etl_core.errors import TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
 
-_COLUMNS = """
+_SAME = " AND ".join(
+    f"translate({column}, '{string.ascii_uppercase}', '{string.ascii_lowercase}') = ?"
+    for column in ("schema_name", "table_name")
+)
+"""The table may be spelled otherwise there than it is called now."""
+_COLUMNS = f"""
     SELECT column_name, data_type, column_default, comment FROM duckdb_columns()
-    WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index
+    WHERE database_name = ? AND {_SAME} ORDER BY column_index
 """
-_CONSTRAINTS = """
+_CONSTRAINTS = f"""
     SELECT constraint_type, constraint_text, constraint_column_names FROM duckdb_constraints()
-    WHERE database_name = ? AND schema_name = ? AND table_name = ?
+    WHERE database_name = ? AND {_SAME}
 """
-_INDEXES = """
+_INDEXES = f"""
     SELECT index_name, is_unique, expressions::VARCHAR[], sql, comment FROM duckdb_indexes()
-    WHERE database_name = ? AND schema_name = ? AND table_name = ? AND sql IS NOT NULL ORDER BY index_name
+    WHERE database_name = ? AND {_SAME} AND sql IS NOT NULL ORDER BY index_name
 """
-_COMMENT = """
-    SELECT comment FROM duckdb_tables() WHERE database_name = ? AND schema_name = ? AND table_name = ?
+_COMMENT = f"""
+    SELECT comment FROM duckdb_tables() WHERE database_name = ? AND {_SAME}
 """
 
 
@@ -95,7 +104,7 @@ def read_additions(
     connection: duckdb.DuckDBPyConnection, database: str, name: TableName, ours: Collection[str]
 ) -> DuckDBAdditions:
     """The additions to the table, in the connection's transaction; none if the table is not there."""
-    at = [database, name.namespace, name.name]
+    at = [database, DIALECT.fold(name.namespace), DIALECT.fold(name.name)]
     columns = connection.execute(_COLUMNS, at).fetchall()
     constraints = connection.execute(_CONSTRAINTS, at).fetchall()
     indexes = connection.execute(_INDEXES, at).fetchall()

@@ -77,7 +77,8 @@ class DuckDBSession(Session):
             raise explain_table(error, name, self._file.path) from None
 
     def is_absent(self, error: Exception) -> bool:
-        return isinstance(error, duckdb.CatalogException)
+        # BinderException: a column of it, in a file of before that was put back.
+        return isinstance(error, duckdb.CatalogException | duckdb.BinderException)
 
     def will_store(self, rows: pa.Table) -> None:
         self.will_compress(sizes_of(rows))

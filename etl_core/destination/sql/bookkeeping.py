@@ -98,8 +98,9 @@ class Bookkeeping:
         rows = self._session.fetch(*self._with_values("SELECT * FROM {streams} WHERE pipeline = {}", self._pipeline))
         if not rows:
             return None
-        _, lsn, _, *incarnation = rows[0]  # a column that came later: before `create` it may not be there
-        return StreamPosition(Lsn(lsn), *incarnation)
+        # `incarnation` came later: before `create` it may not be there. A person may have added others.
+        _, lsn, _, *later = rows[0]
+        return StreamPosition(Lsn(lsn), *later[:1])
 
     def fence(self, batch: WriteBatch) -> dict[TableId, StoredTable]:
         """Moves the positions as the batch does, before anything else of it; returns this pipeline's tables.

@@ -117,6 +117,8 @@ class StagedCopy(Generic[SessionT]):
             loaded = session.execute_with(query, rows)
             if aside is not None:
                 aside.insert_into(table)
+        if additions.columns:
+            session.execute(statements.drop(kept))
         book.put_table(schema, watermark)
         return loaded
 

@@ -71,8 +71,9 @@ def check_name(
                 table=str(name),
                 hint="rename one of them at the source, or remove it from the publication",
             )
+        if is_itself or not ours:  # a name that it had before may be kept for it, too
+            columns = other.attnums
         ours = True
-        columns = other.attnums
     if not ours and any((dialect.fold(namespace), dialect.fold(relation)) == same for namespace, relation in present):
         raise TableError(
             f"{name} exists in {dialect.product} and was not made by a pipeline",

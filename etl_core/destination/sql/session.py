@@ -58,7 +58,10 @@ class Session(ABC):
 
     @abstractmethod
     def additions(self, name: TableName, ours: Collection[str]) -> Additions:
-        """What is added to the table beside the columns `ours`; none if the table is not there."""
+        """What is added to the table beside the columns `ours`; none if the table is not there.
+
+        It may be spelled otherwise there: names are the same when `Dialect.fold` makes them so.
+        """
 
     @abstractmethod
     def made_anew(self, schema: TableSchema, additions: Additions) -> AbstractContextManager[Query]:
@@ -74,7 +77,7 @@ class Session(ABC):
 
     @abstractmethod
     def is_absent(self, error: Exception) -> bool:
-        """Whether a statement failed because a relation that it names is not there."""
+        """Whether a statement failed because a relation or column that it names is not there."""
 
     def will_store(self, rows: pa.Table) -> None:  # noqa: B027 - most products need not know
         """Told before rows are stored, for a product that chooses how by their sizes."""
