@@ -166,9 +166,11 @@ class Shape:
             if shaped.unchanged:
                 partials.append(shaped)
             else:
-                # All that was unchanged is left out, so that the row is whole; it may have had another key.
+                # All that was unchanged is left out, so that the row is whole; it may have had another key, and
+                # where deleted rows are kept the row under that one is another of the partial rows.
                 upserts.append(shaped.rows.select(self._arrow.names))
-                deletes.append(shaped.origin_keys)
+                if not self.keeps_deleted:
+                    deletes.append(shaped.origin_keys)
         return replace(
             changes,
             schema=self.target,

@@ -96,6 +96,15 @@ class DeletedRowsSuite(DestinationFixtures):
         destination.write(batch(changes(schema, partials=[came, left]), expected=100, new=200))
         assert contents(destination, schema) == Counter([(1, "long", 10, at(THEN)), (2, "long", 11, None)])
 
+    def test_a_row_that_is_marked_is_not_removed_by_a_delete_of_its_key(self, destination: Destination) -> None:
+        """Deletes come after the partial rows have read theirs, and before these are inserted."""
+        schema = items()
+        publish(destination, schema, [(1, "long", 10, None), (2, "b", 20, None)])
+        left = partial(schema, ["note", "amount"], {(1,): (1, at(THEN))})
+        part = changes(schema, upserts=[(3, "long", 11, None)], deletes=[(1,), (2,)], partials=[left])
+        destination.write(batch(part, expected=100, new=200))
+        assert contents(destination, schema) == Counter([(1, "long", 10, at(THEN)), (3, "long", 11, None)])
+
     def test_a_truncation_marks_the_rows_that_live(self, destination: Destination) -> None:
         schema = items()
         publish(destination, schema, [(1, "a", 10, None), (2, "b", 20, at(EARLY))])

@@ -9,7 +9,7 @@ from typing import LiteralString
 import pyarrow as pa
 from psycopg import sql
 
-from etl_core.batch import PartialRows
+from etl_core.batch import TableChanges
 from etl_core.destination.protocol import KeptRows
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import StoredColumn
@@ -29,9 +29,13 @@ def mark_deleted(dialect: Dialect, table: Query, moment: datetime) -> Query:
     return query.format(table, _DELETED_AT, _timestamp(dialect, moment), _DELETED_AT)
 
 
-def marks_only(schema: TableSchema, partials: Sequence[PartialRows]) -> bool:
-    """Whether all the partial rows are rows of their own key in which nothing changed but DELETED_AT."""
-    if not keeps_deleted(schema) or len(partials) != 1:
+def marks_only(changes: TableChanges) -> bool:
+    """Whether all the partial rows are rows of their own key in which nothing changed but DELETED_AT.
+
+    And no rows are deleted, which comes after the partial rows have read theirs, and would remove what is marked.
+    """
+    schema, partials = changes.schema, changes.partials
+    if not keeps_deleted(schema) or len(partials) != 1 or changes.deletes.num_rows:
         return False
     only, others = partials[0], len(schema.columns) - len(schema.key) - 1
     names = only.origin_keys.column_names

@@ -58,7 +58,7 @@ class TableWriter:
             changed += self._session.execute(statements.delete_all(self._table))
         if changes.mark_deleted is not None:
             changed += self._session.execute(mark_deleted(self._dialect, self._table, changes.mark_deleted))
-        if marks_only(schema, changes.partials):
+        if marks_only(changes):
             changed += self._mark(schema, changes.partials[0])
             changes = replace(changes, partials=())
         completed = [self._complete(schema, partial, at) for at, partial in enumerate(changes.partials)]
