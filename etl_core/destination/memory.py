@@ -6,6 +6,7 @@ place when it is complete. Nothing here is fast, and nothing survives the proces
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -251,8 +252,9 @@ def keep_rows(before: StoredTable, schema: TableSchema, copied: pa.Table, kept: 
         ],
         schema=target,
     )
-    if any(name not in origin or name in kept.changed for name in schema.key):
-        return rows.filter(pc.is_valid(rows[DELETED_AT.name]))
+    # With NULL in the key, those that were deleted before stay: which of the others live cannot be told.
+    known = functools.reduce(pc.and_, [pc.is_valid(rows[name]) for name in schema.key])
+    rows = rows.filter(pc.or_(known, pc.is_valid(rows[DELETED_AT.name])))
     rows = _mark_deleted(rows, kept.deleted_at).sort_by([(DELETED_AT.name, "descending")])
     seen, chosen = set(_keys(copied, schema.key)), []
     for at, key in enumerate(_keys(rows, schema.key)):
@@ -330,9 +332,10 @@ def _hashable(column: Any) -> list[Hashable]:
     if pa.types.is_date32(kind):
         return list(column.cast(pa.int32()).to_pylist())
     if pa.types.is_floating(kind):
-        return [str(value + 0.0) for value in column.to_pylist()]  # NaN equals NaN, -0 equals 0
+        # NaN equals NaN, -0 equals 0
+        return [None if value is None else str(value + 0.0) for value in column.to_pylist()]
     if pa.types.is_nested(kind):
-        return [str(value) for value in column.to_pylist()]
+        return [None if value is None else str(value) for value in column.to_pylist()]
     return list(column.to_pylist())
 
 

@@ -103,9 +103,9 @@ class KeepingCopy(TableCopy, Protocol):
 
         Their DELETED_AT becomes `kept.deleted_at` where it is NULL, or where they have no such column. A column keeps
         its values if it is still there (by its number) and is not in `kept.changed`, and each of them that is the same
-        value in the column's type of now; else it is NULL. If that is so of a key column, rows that lived are not kept:
-        which of them were copied cannot be told. Of several rows with one key the one deleted last is kept. Returns the
-        number of rows that live.
+        value in the column's type of now; else it is NULL. A row in which that is so of a key column is kept only if it
+        was deleted before: whether one that lived was copied cannot be told. Of several rows with one key the one
+        deleted last is kept. Returns the number of rows that live.
         """
 
 

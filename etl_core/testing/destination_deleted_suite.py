@@ -202,3 +202,30 @@ class DeletedRowsSuite(DestinationFixtures):
         assert contents(destination, schema) == Counter(expected)
         assert copy_again(destination, schema, [], KeptRows(LATER), watermark=400) == 0
         assert contents(destination, schema) == Counter([*expected[:2], (7, "b", 20, at(LATER))])
+
+    def test_without_the_value_of_one_key_its_row_is_kept_if_it_was_deleted(self, destination: Destination) -> None:
+        """As when the key becomes a number: '007' is 7 in the copy, and not the same value."""
+        old, new = (items(Column("id", kind, attnum=1), Column("note", TEXT, attnum=2)) for kind in (TEXT, INT8))
+        publish(
+            destination,
+            old,
+            [
+                ("007", "a", None),
+                ("8", "b", None),
+                ("009", "c", at(EARLY)),
+                ("0010", "d", at(EARLY)),
+                ("11", "e", None),
+                ("12", "f", at(EARLY)),
+            ],
+        )
+        assert copy_again(destination, new, [(7, "a", None), (8, "b", None)], KeptRows(LATER), watermark=300) == 2
+        assert contents(destination, new) == Counter(
+            [
+                (7, "a", None),
+                (8, "b", None),
+                (None, "c", at(EARLY)),
+                (None, "d", at(EARLY)),
+                (11, "e", at(LATER)),
+                (12, "f", at(EARLY)),
+            ]
+        )

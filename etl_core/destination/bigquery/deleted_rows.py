@@ -19,6 +19,8 @@ from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import TableSchema
 
 _DELETED_AT = quoted(DELETED_AT.name)
+_WAS_DELETED = quoted("_etl_was_deleted")
+"""No column of a source is called so here: see `names`."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXACT = re.compile(r"(INT64|STRING|(BIG)?NUMERIC|FLOAT64)(\(.*\))?")
 """Types between which a cast gives the same value, if it can be cast back to what it was."""
@@ -51,10 +53,9 @@ class RowsToKeep:
         origin = origins({column.name: column.attnum for column in self.columns}, schema.columns)
         carried = {name: held[there] for name, there in origin.items() if name not in self.kept.changed}
         values = ", ".join(self._value(column, carried) for column in stored_columns(schema))
-        rows = f"SELECT {values} FROM {self.place.sql} AS t"
-        if not all(name in carried for name in schema.key):
-            was = carried.get(DELETED_AT.name)
-            return f"{rows} WHERE {'FALSE' if was is None else f't.{quoted(was.column)} IS NOT NULL'}"
+        was = carried.get(DELETED_AT.name)
+        is_deleted = "FALSE" if was is None else f"t.{quoted(was.column)} IS NOT NULL"
+        rows = f"SELECT {values}, {is_deleted} AS {_WAS_DELETED} FROM {self.place.sql} AS t"
         names = {column.name: column.column for column in stored_columns(schema)}
         keys = [(names[name], bigquery_field(schema.column(name))) for name in schema.key]
         same = " AND ".join(f"{comparable('s', name, kind)} = {comparable('o', name, kind)}" for name, kind in keys)
@@ -62,7 +63,9 @@ class RowsToKeep:
         by_key = ", ".join(comparable("o", name, kind) for name, kind in keys)
         return (
             f"SELECT {', '.join(f'o.{quoted(name)}' for name in names.values())} FROM ({rows}) AS o"
-            f" WHERE NOT EXISTS (SELECT 1 FROM {staging.sql} AS s WHERE {same})"
+            # With NULL in the key those that were deleted before: which of the others live cannot be told.
+            f" WHERE (o.{_WAS_DELETED} OR NOT ({is_unknown}))"
+            f" AND NOT EXISTS (SELECT 1 FROM {staging.sql} AS s WHERE {same})"
             f" QUALIFY {is_unknown} OR ROW_NUMBER() OVER (PARTITION BY {by_key} ORDER BY o.{_DELETED_AT} DESC) = 1"
         )
 

@@ -21,6 +21,7 @@ from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, TableSchema
 
 _DELETED_AT = sql.Identifier(DELETED_AT.name)
+_WAS_DELETED = sql.Identifier("etl$was_deleted")
 
 
 def mark_deleted(dialect: Dialect, table: Query, moment: datetime) -> Query:
@@ -82,11 +83,6 @@ class RowsToKeep:
         carried = {name: there for name, there in origin.items() if name not in kept.changed}
         rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added)
         create = sql.SQL("CREATE TEMPORARY TABLE {} AS ").format(self._aside)
-        if not all(name in carried for name in schema.key):
-            was = carried.get(DELETED_AT.name)
-            is_deleted = sql.SQL("FALSE") if was is None else sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", was))
-            session.execute(create + rows + sql.SQL(" WHERE ") + is_deleted)
-            return
         keys = [schema.column(name) for name in schema.key]
         arrow = dialect.arrow_schema(schema.columns)
         at = [arrow.get_field_index(column.name) for column in keys]
@@ -109,7 +105,10 @@ def _carried_rows(
     moment: datetime,
     added: Sequence[StoredColumn],
 ) -> Query:
-    """The rows of `old` in the columns of `schema`, the deleted ones and those that are so as of `moment`."""
+    """The rows of `old` in the columns of `schema`, the deleted ones and those that are so as of `moment`.
+
+    A last column, `_WAS_DELETED`, tells them apart.
+    """
     chosen: list[Query] = []
     for column in schema.columns:
         there = carried.get(column.name)
@@ -120,26 +119,34 @@ def _carried_rows(
             value = sql.SQL("coalesce({}, {})").format(value, _timestamp(dialect, moment))
         chosen.append(sql.SQL("{} AS {}").format(value, sql.Identifier(column.name)))
     chosen += [sql.Identifier("t", column.name) for column in added]
+    was = carried.get(DELETED_AT.name)
+    is_deleted = sql.SQL("FALSE") if was is None else sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", was))
+    chosen.append(sql.SQL("{} AS {}").format(is_deleted, _WAS_DELETED))
     return sql.SQL("SELECT {} FROM {} AS t").format(_list(", ", chosen), old)
 
 
 def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence[Column]) -> Query:
-    """Of `rows` those whose key is not among the Arrow rows, of each key the one deleted last; all with NULL in it.
+    """Of `rows` those whose key is not among the Arrow rows, of each key the one deleted last.
 
-    `names` are all columns of `rows`.
+    With NULL in the key all that were deleted before, and no others: which of these live cannot be told. `names` are
+    the columns of `rows` to keep.
     """
     key = [sql.Identifier("o", column.name) for column in keys]
     same = [dialect.same(sql.Identifier("o", c.name), sql.Identifier("k", c.name)) for c in keys]
+    is_known = [sql.SQL("{} IS NOT NULL").format(name) for name in key]
     number = sql.Identifier("etl$number")
     return sql.SQL(
         "SELECT {} FROM (SELECT o.*, row_number() OVER (PARTITION BY {} ORDER BY o.{} DESC) AS {} FROM ({}) AS o"
-        " WHERE NOT EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})) AS o WHERE {} = 1 OR {}"
+        " WHERE (o.{} OR ({})) AND NOT EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})) AS o"
+        " WHERE {} = 1 OR {}"
     ).format(
         _list(", ", [sql.Identifier(name) for name in names]),
         _list(", ", key),
         _DELETED_AT,
         number,
         rows,
+        _WAS_DELETED,
+        _list(" AND ", is_known),
         statements.converted(dialect, keys),
         dialect.rows,
         _list(" AND ", same),
