@@ -21,7 +21,7 @@ from etl_core.destination.bigquery import connection, staging
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping
 from etl_core.destination.bigquery.connection import Clients
 from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
-from etl_core.destination.protocol import Positions
+from etl_core.destination.protocol import KeptRows, Positions
 from etl_core.errors import (
     ConfigError,
     DestinationError,
@@ -30,9 +30,10 @@ from etl_core.errors import (
     TableError,
     WatermarkConflict,
 )
-from etl_core.identifiers import TableName
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
+from etl_core.testing.destination_deleted_suite import EARLY, LATER, THEN, at, copy_again, items
 from etl_core.testing.destination_tables import (
     INT8,
     batch,
@@ -223,6 +224,46 @@ def test_a_process_dies_while_it_publishes(
     assert publish(destination, orders(), [ROW, NEXT], watermark=400) == 2
     assert contents(destination, orders()) == Counter([ROW, NEXT])
     assert destination.positions().tables == {orders().table_id: Lsn(400)}
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+@pytest.mark.parametrize("place", ["forget", "remove_others", "run", "change_table"])
+def test_a_process_dies_while_it_publishes_and_keeps_deleted_rows(
+    destination: BigQueryDestination, monkeypatch: pytest.MonkeyPatch, place: str, *, before: bool
+) -> None:
+    schema = items()
+    publish(destination, schema, [(1, "a", 10, None), (2, "b", 20, at(EARLY)), (3, "c", 30, None)])
+
+    def is_swap(_: Any, sql: str, *__: Any) -> bool:
+        return sql.startswith("CREATE OR REPLACE")
+
+    with monkeypatch.context() as patched:
+        if place == "run":
+            died = Once(patched, Clients, "run", LookupError("killed"), before=before, picks=is_swap)
+        else:
+            died = Once(patched, Bookkeeping, place, LookupError("killed"), before=before)
+        with pytest.raises(LookupError):
+            copy_again(destination, schema, [(1, "new", 11, None)], KeptRows(THEN), watermark=300)
+        assert died.left == 0
+    assert copy_again(destination, schema, [(1, "new", 11, None)], KeptRows(LATER), watermark=400) == 1
+    found = {row[0]: row[1:] for row in contents(destination, schema)}
+    assert found[1] == ("new", 11, None)
+    assert found[2] == ("b", 20, at(EARLY))
+    assert found[3] in (("c", 30, at(THEN)), ("c", 30, at(LATER)))
+    assert len(found) == 3
+    assert destination.positions().tables == {schema.table_id: Lsn(400)}
+
+
+def test_a_new_table_keeps_no_rows_of_one_that_had_its_name(destination: BigQueryDestination) -> None:
+    """The older one was renamed and copied under its new name; its table of before is still there."""
+    old = items(name="events")
+    publish(destination, old, [(1, "a", 10, None), (2, "b", 20, at(EARLY))])
+    renamed = replace(old, name=TableName("public", "events_2024"))
+    copy_again(destination, renamed, [(1, "a", 10, None)], KeptRows(LATER), watermark=300)
+    new = replace(old, table_id=TableId(old.table_id + 1))
+    assert copy_again(destination, new, [(9, "n", 90, None)], KeptRows(LATER), watermark=300) == 1
+    assert contents(destination, new) == Counter([(9, "n", 90, None)])
+    assert contents(destination, renamed) == Counter([(1, "a", 10, None), (2, "b", 20, at(EARLY))])
 
 
 def test_the_script_itself_checks_the_watermarks(

@@ -264,16 +264,17 @@ class Bookkeeping:
             " method, updated_at) VALUES (@id, @namespace, @name, @dataset, @table, @columns, @watermark, @method,"
             " CURRENT_TIMESTAMP())",
             "storing a watermark",
-            [
-                bigquery.ScalarQueryParameter("id", "INT64", int(schema.table_id)),
-                bigquery.ScalarQueryParameter("namespace", "STRING", schema.name.namespace),
-                bigquery.ScalarQueryParameter("name", "STRING", schema.name.name),
-                bigquery.ScalarQueryParameter("dataset", "STRING", place.dataset),
-                bigquery.ScalarQueryParameter("table", "STRING", place.table),
-                columns_parameter("columns", stored_columns(schema)),
-                bigquery.ScalarQueryParameter("watermark", "STRING", lsn_text(watermark)),
-                bigquery.ScalarQueryParameter("method", "STRING", method),
-            ],
+            _row_parameters(schema, place, watermark, method),
+        )
+
+    def change_table(self, schema: TableSchema, place: Place, watermark: Lsn, method: str) -> None:
+        """Makes the row that the table has what `put_table` would add, in one statement: it is never without one."""
+        self._clients.run(
+            f"UPDATE {self.tables_place.sql} SET namespace = @namespace, name = @name, dataset = @dataset,"
+            " table_name = @table, columns = @columns, dropped = NULL, added = NULL, watermark = @watermark,"
+            " method = @method, epoch = NULL, epoch_of = NULL, updated_at = CURRENT_TIMESTAMP() WHERE table_id = @id",
+            "storing a watermark",
+            _row_parameters(schema, place, watermark, method),
         )
 
     def remove(self, schema: TableSchema, place: Place) -> None:
@@ -281,11 +282,15 @@ class Bookkeeping:
         self._clients.run(
             f"DELETE FROM {self.tables_place.sql} WHERE table_id = @id OR (dataset = @dataset AND table_name = @table)",
             "removing a watermark",
-            [
-                bigquery.ScalarQueryParameter("id", "INT64", int(schema.table_id)),
-                bigquery.ScalarQueryParameter("dataset", "STRING", place.dataset),
-                bigquery.ScalarQueryParameter("table", "STRING", place.table),
-            ],
+            _place_parameters(schema, place),
+        )
+
+    def remove_others(self, schema: TableSchema, place: Place) -> None:
+        """Removes the rows of other tables that had the place."""
+        self._clients.run(
+            f"DELETE FROM {self.tables_place.sql} WHERE table_id <> @id AND dataset = @dataset AND table_name = @table",
+            "removing a watermark",
+            _place_parameters(schema, place),
         )
 
     def forget(self, table_id: TableId) -> None:
@@ -358,6 +363,25 @@ def stream_parameters(move: StreamMove) -> list[Parameter]:
     return [
         bigquery.ScalarQueryParameter("stream", "STRING", lsn_text(move.new.lsn)),
         bigquery.ScalarQueryParameter("stream_of", "STRING", move.new.incarnation),
+    ]
+
+
+def _place_parameters(schema: TableSchema, place: Place) -> list[Parameter]:
+    return [
+        bigquery.ScalarQueryParameter("id", "INT64", int(schema.table_id)),
+        bigquery.ScalarQueryParameter("dataset", "STRING", place.dataset),
+        bigquery.ScalarQueryParameter("table", "STRING", place.table),
+    ]
+
+
+def _row_parameters(schema: TableSchema, place: Place, watermark: Lsn, method: str) -> list[Parameter]:
+    return [
+        *_place_parameters(schema, place),
+        bigquery.ScalarQueryParameter("namespace", "STRING", schema.name.namespace),
+        bigquery.ScalarQueryParameter("name", "STRING", schema.name.name),
+        columns_parameter("columns", stored_columns(schema)),
+        bigquery.ScalarQueryParameter("watermark", "STRING", lsn_text(watermark)),
+        bigquery.ScalarQueryParameter("method", "STRING", method),
     ]
 
 

@@ -108,7 +108,10 @@ class BigQueryCopy:
         return self._publish(watermark, expected, None)
 
     def publish_keeping(self, watermark: Lsn, expected: int | None, kept: KeptRows) -> int:
-        """See KeepingCopy. Neither does a crash lose rows: the table, old or new, has them until the next copy."""
+        """See KeepingCopy. Neither does a crash lose rows: the table, old or new, has them until the next copy.
+
+        So the bookkeeping keeps the table's row, without a watermark, until it is changed.
+        """
         return self._publish(watermark, expected, kept)
 
     def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | None) -> int:
@@ -125,6 +128,7 @@ class BigQueryCopy:
             self._book.remove(self._schema, self._place)
         else:
             self._book.forget(self._schema.table_id)  # first: what a stream writes from now on would be lost
+            self._book.remove_others(self._schema, self._place)
             self._clients.run(keep.add_to(self._staging, self._schema), "keeping rows", table=self._schema.name)
         sql = statements.replace_table(
             self._place,
@@ -136,25 +140,25 @@ class BigQueryCopy:
             self._descriptions,
         )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
-        if keep is not None:
-            self._book.remove(self._schema, self._place)
-        self._book.put_table(self._schema, self._place, watermark, self._method)
+        if keep is None:
+            self._book.put_table(self._schema, self._place, watermark, self._method)
+        else:
+            self._book.change_table(self._schema, self._place, watermark, self._method)
         old = before.pop(self._schema.table_id, None)
         if old is not None and old.place not in {self._place, *(other.place for other in before.values())}:
             give_up(self._clients, old)  # it was renamed; its rows stay for readers, and others may replace them
         return self._count(self._place, living=kept is not None)
 
     def _rows_to_keep(self, before: Mapping[TableId, StoredTable], kept: KeptRows) -> RowsToKeep | None:
-        """Of the table as the bookkeeping has it; by its columns' names where a process died without a note of it."""
+        """Of the table as the bookkeeping has it: one that is not in it may be another that had the name before."""
         known = before.get(self._schema.table_id)
-        place = self._place if known is None else known.place
-        if known is None and any(other.place == place for other in before.values()):
-            return None  # the table of that name was another one
-        table = self._present if place == self._place else look_at(self._clients, place)
+        if known is None:
+            return None
+        table = self._present if known.place == self._place else look_at(self._clients, known.place)
         if table is None:
             return None
         there = {field.name: _sql_type(field) for field in table.schema}
-        return RowsToKeep(place, present_columns(() if known is None else known.columns, there), kept)
+        return RowsToKeep(known.place, present_columns(known.columns, there), kept)
 
     def _count(self, place: Place, *, living: bool = False) -> int:
         query = count_living(place) if living else statements.count(place)
