@@ -15,7 +15,7 @@ from etl_core.batch import PartialRows, TableChanges
 from etl_core.config_values import config_error
 from etl_core.errors import ConfigError, EtlError, TableError, where
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
-from etl_core.schema.table import Column, TableSchema
+from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.rules import Rules
 from etl_core.shape.transforms import Function, Transform, as_text, transform_named
@@ -285,19 +285,31 @@ def _check_names(rules: Rules, source: TableSchema, kept: Sequence[_Kept], asked
 
 def _check_keeps(rules: Rules, source: TableSchema, kept: Sequence[_Kept]) -> None:
     """Refuses what deleted rows cannot be kept of."""
+    mirror = f"write for this table: tables: {{{source.name}: {{write_mode: mirror}}}}"
     if not source.key:
+        add = "add a primary key"
+        if source.replica_identity is ReplicaIdentity.NOTHING:
+            add += f", or, if it has one, ALTER TABLE {source.name} REPLICA IDENTITY DEFAULT"
         raise config_error(
             rules.mode_field,
             f"{source.name} has no key, and write_mode soft_delete finds deleted rows by it",
-            hint=f"add a primary key, or write for this table: tables: {{{source.name}: {{write_mode: mirror}}}}",
+            hint=f"{add}, or {mirror}",
         )
+    # By the source's names too, whatever the settings make of them: the values of the stream go by those.
+    for column in source.column_names:
+        if column.lower() == DELETED_AT.name:
+            raise config_error(
+                rules.mode_field,
+                f"{source.name} has a column {column}, and write_mode soft_delete adds one called {DELETED_AT.name}",
+                hint=f"rename the column at the source, or {mirror}",
+            )
     for one in kept:
         if one.target.name.lower() == DELETED_AT.name:
             raise config_error(
-                rules.mode_field,
-                f"{source.name} has a column {one.source.name}, and write_mode soft_delete adds one called "
-                f"{DELETED_AT.name}",
-                hint=f"rename it: tables: {{{source.name}: {{columns: {{rename: {{{one.source.name}: …}}}}}}}}",
+                rules.rename_fields.get(one.source.name, rules.mode_field),
+                f"column {one.source.name} of {source.name} would be called {one.target.name}, and write_mode"
+                f" soft_delete adds a column {DELETED_AT.name}",
+                hint="give it another name",
             )
 
 

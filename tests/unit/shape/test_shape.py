@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,12 +18,13 @@ from etl_core.destination.memory import StoredTable, apply_changes
 from etl_core.errors import ConfigError, TableError
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin
-from etl_core.schema.table import Column, PgType, TableSchema
+from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.testing.destination_tables import INT4, INT8, TEXT, table
 from etl_core.values.arrow import arrow_schema, key_schema
+from etl_core.write_mode import WriteMode
 
 HASH_KEY = "correct horse battery staple"
 HASH = HashKey.of(HASH_KEY)
@@ -155,6 +157,49 @@ def test_a_table_without_a_column_that_is_read_is_refused() -> None:
     keyless = replace(users(), key=())
     with pytest.raises(TableError, match="no column with values"):
         shape_of({"null": ["id", "email", "born", "note"]}, keyless)
+
+
+OURS = Column("_etl_deleted_at", TEXT, attnum=9)
+
+
+@pytest.mark.parametrize(
+    ("columns", "schema", "said", "hint"),
+    [
+        ({}, users(OURS), "has a column _etl_deleted_at", "rename the column at the source, or write for this table"),
+        ({"rename": {OURS.name: "gone"}}, users(OURS), "has a column _etl_deleted_at", "at the source, or write for"),
+        ({"exclude": [OURS.name]}, users(OURS), "has a column _etl_deleted_at", "at the source, or write for"),
+        ({"include": ["id"]}, users(replace(OURS, name="_ETL_Deleted_at")), "_ETL_Deleted_at", "at the source, or"),
+        ({"rename": {"note": OURS.name}}, users(), "rename.note: column note .* would be called", "another name"),
+        ({}, replace(users(), key=()), "has no key", "add a primary key, or write for this table: .* mirror"),
+        (
+            {},
+            replace(users(), key=(), replica_identity=ReplicaIdentity.NOTHING),
+            "has no key",
+            "if it has one, ALTER TABLE public.users REPLICA IDENTITY DEFAULT, or write for this table",
+        ),
+    ],
+)
+def test_a_table_that_cannot_keep_its_deleted_rows_is_refused(
+    columns: Mapping[str, Any], schema: TableSchema, said: str, hint: str
+) -> None:
+    settings = read_tables("tables", {"public.users": {"columns": columns}}) if columns else ()
+    assert Shapes(settings).of(schema)
+    with pytest.raises(TableError, match=said) as raised:
+        Shapes(settings, None, WriteMode.SOFT_DELETE).of(schema)
+    assert re.search(hint, raised.value.hint or "")
+
+
+def test_a_row_that_is_whole_without_what_is_left_out_deletes_no_row_that_is_kept() -> None:
+    """The row under the key that was left is one of the partial rows, and stays."""
+    settings = read_tables("tables", {"public.users": {"columns": {"exclude": ["note"]}}})
+    for mode, deleted in ((WriteMode.MIRROR, [{"id": 1}]), (WriteMode.SOFT_DELETE, [])):
+        shape = Shapes(settings, None, mode).of(users())
+        rows = arrow_schema(shape.read).remove(shape.read.column_names.index("note"))
+        moved = _typed([{name: 2 if name == "id" else None for name in rows.names}], rows)
+        partial = PartialRows(("note",), _typed([{"id": 1}], key_schema(shape.read)), moved)
+        shaped = shape.changes(changes_of(shape.read, [], [], [], [partial]))
+        assert [row["id"] for row in shaped.upserts.to_pylist()] == [2]
+        assert shaped.deletes.to_pylist() == deleted
 
 
 def test_names_may_be_swapped() -> None:
