@@ -203,29 +203,22 @@ class TableCopier:
         remembered, taken_at = self._remember(status, created.snapshot_name, created.consistent_point)
         table, shape = self._describe(status)
         with self._destination.copy(shape.target) as staging:
+            keeping = _as_keeping(staging, status.name) if shape.keeps_deleted else None
             staged = self._stage(status, table, shape, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED, exporter)
-            rows = self._publish(status, shape, created.consistent_point, staged, staging, taken_at)
+            if keeping is None:
+                rows = staging.publish(created.consistent_point, staged)
+            else:
+                kept = KeptRows(taken_at, self._changed_values(status, shape))
+                rows = keeping.publish_keeping(created.consistent_point, staged, kept)
         check_count(status.name, rows, staged)
         return rows, remembered, shape
 
-    def _publish(
-        self, status: TableStatus, shape: Shape, lsn: Lsn, staged: int, staging: TableCopy, taken_at: datetime
-    ) -> int:
-        """`taken_at` is the moment of the snapshot."""
-        if not shape.keeps_deleted:
-            return staging.publish(lsn, staged)
-        if not isinstance(staging, KeepingCopy):
-            raise TableError(
-                f"{status.name} has write_mode soft_delete, and this destination cannot keep deleted rows",
-                table=str(status.name),
-                hint="use write_mode: mirror",
-            )
+    def _changed_values(self, status: TableStatus, shape: Shape) -> frozenset[str]:
         before = self._store.schema(status.table_id)
-        changed = self._shapes.changed_values(
+        return self._shapes.changed_values(
             self._store.shape(status.table_id), None if before is None else before[1], shape.source
         )
-        return staging.publish_keeping(lsn, staged, KeptRows(taken_at, changed))
 
     def _remember(self, status: TableStatus, snapshot_name: str, snapshot_lsn: Lsn) -> tuple[Remembered, datetime]:
         """What the catalog says of the table in the copy's own snapshot: everything later is a change.
@@ -364,3 +357,14 @@ class TableCopier:
         with contextlib.suppress(TransientError):  # else at the next copy, or the next start
             self._source.drop_if_owned(slot)
         self._observer.on_table_error(status.name, error)
+
+
+def _as_keeping(staging: TableCopy, name: TableName) -> KeepingCopy:
+    """Raises TableError before anything is staged."""
+    if not isinstance(staging, KeepingCopy):
+        raise TableError(
+            f"{name} has write_mode soft_delete, and this destination cannot keep deleted rows",
+            table=str(name),
+            hint="use write_mode: mirror",
+        )
+    return staging
