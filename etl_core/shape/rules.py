@@ -17,6 +17,10 @@ from etl_core.write_mode import WriteMode
 EXCLUDE = "exclude"
 
 
+_OF_ALL = "write_mode"
+"""The field that has the write_mode of tables whose entries have none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """By the names of columns at the source.
@@ -33,11 +37,16 @@ class Rules:
     write_mode: WriteMode = WriteMode.MIRROR
     fields: Mapping[str, str] = field(default_factory=dict, compare=False)
     rename_fields: Mapping[str, str] = field(default_factory=dict, compare=False)
-    mode_field: str = field(default="write_mode", compare=False)
+    mode_field: str = field(default=_OF_ALL, compare=False)
 
     def leaves_out(self, column: str) -> bool:
         is_excluded = self.actions.get(column, ("", None))[0] == EXCLUDE
         return is_excluded or (self.include is not None and column not in self.include)
+
+    @property
+    def says_mode(self) -> bool:
+        """Whether an entry for the table says its write_mode, not the pipeline's."""
+        return self.mode_field != _OF_ALL
 
     def is_about(self, column: str) -> bool:
         """Whether it is what the settings say that the column is seen, or not seen, as it is."""
@@ -100,7 +109,7 @@ def rules_for(
 
     `write_mode` is the pipeline's, for a table whose entries have none.
     """
-    mode_field = "write_mode"
+    mode_field = _OF_ALL
     include: frozenset[str] | None = None
     actions: dict[str, tuple[str, int | None]] = {}
     rename: dict[str, str] = {}

@@ -16,6 +16,7 @@ from etl_core.shape.shape import Shape, build_shape, identity
 from etl_core.write_mode import WriteMode
 
 _FIX = "correct the settings of the table, then start again"
+_BY_ITS_NEW_NAME = "write its new name into the settings instead of the old one, then start again"
 
 
 class Shapes:
@@ -131,8 +132,9 @@ class Shapes:
     def check_named(self, before: TableSchema, now: TableSchema) -> None:
         """Raises TableError if a column that the settings name has another name since `before`, or its table has.
 
-        What they hide would be shown then, and nobody has said so.
+        What they hide would be shown then, or what they keep be removed, and nobody has said so.
         """
+        self._check_mode_named(before, now)
         for column, name in self._treated_otherwise(before, now):
             if self.rules(before.name).is_about(column.name):
                 raise _still_by_its_old_name(before, now, column.name, name)
@@ -140,19 +142,33 @@ class Shapes:
     def check_shown(self, before: TableSchema, now: TableSchema, stored: str | None) -> None:
         """The same before a new copy, when the settings may have been corrected since the rules `stored`.
 
-        Raises TableError if a column that was hidden by them would be shown under its new name, and what is said of the
-        old one is what was said then.
+        Raises TableError if a column that was hidden by them would be shown under its new name, or deleted rows that
+        were kept by them would be removed, and what is said of the old name is what was said then.
         """
         then = None if stored is None else Rules.from_json(stored)
         if then is None:
             self.check_named(before, now)
             return
+        if then.write_mode is WriteMode.SOFT_DELETE:
+            self._check_mode_named(before, now)
         old, new = self.rules(before.name), self.rules(now.name)
         for column, name in _present(before, now):
             was = then.treatment(column.name)
             is_renamed = name != column.name or before.name != now.name
             if is_renamed and was is not None and old.treatment(column.name) == was != new.treatment(name):
                 raise _still_by_its_old_name(before, now, column.name, name)
+
+    def _check_mode_named(self, before: TableSchema, now: TableSchema) -> None:
+        """Raises TableError if soft_delete is said of the table's old name, and nothing of its new one."""
+        old, new = self.rules(before.name), self.rules(now.name)
+        is_unsaid = new.write_mode is not WriteMode.SOFT_DELETE and not new.says_mode
+        if before.name != now.name and old.write_mode is WriteMode.SOFT_DELETE and is_unsaid:
+            raise TableError(
+                f"{now.name}: {before.name} was renamed to {now.name}, and the settings have write_mode soft_delete for"
+                " its old name",
+                table=str(now.name),
+                hint=_BY_ITS_NEW_NAME,
+            )
 
     def check_carried(self, before: TableSchema, now: TableSchema) -> None:
         """As `check_named`; raises CopiedAgain if the settings are about a column only since it has another name."""
@@ -225,7 +241,7 @@ def _still_by_its_old_name(before: TableSchema, now: TableSchema, column: str, n
     return TableError(
         f"{now.name}: {was} was renamed to {is_now}, and the settings have it by its old name",
         table=str(now.name),
-        hint="write its new name into the settings instead of the old one, then start again",
+        hint=_BY_ITS_NEW_NAME,
     )
 
 

@@ -12,18 +12,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 import pytest
 
 from etl_core.config import BatchConfig
 from etl_core.config_tables import read_tables
+from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.errors import ConfigError, EtlError
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints
+from etl_core.schema.table import TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.state.table_state import TableState
+from etl_core.testing.scripted_destination import ScriptedCopy, ScriptedDestination
 from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
@@ -398,3 +401,68 @@ def test_a_column_of_that_name_that_comes_later_stops_its_table(lab: Lab) -> Non
     lab.caught_up(pipeline)
     assert "public.items has a column _etl_deleted_at" in str(pipeline.observer.errors["items"])
     assert Counter(lab.rows("SELECT id FROM public.others")) == Counter([(1,)])
+
+
+def test_a_column_of_that_name_is_refused_whatever_the_settings_make_of_it(lab: Lab) -> None:
+    lab.execute("CREATE TABLE items (id int PRIMARY KEY, _etl_deleted_at timestamptz)")
+    lab.publish()
+    for columns in ({"exclude": ["_etl_deleted_at"]}, {"rename": {"_etl_deleted_at": "gone"}}):
+        with pytest.raises(ConfigError, match=r"public.items has a column _etl_deleted_at") as caught:
+            lab.pipeline(tables=read_tables("tables", {"items": {"columns": columns}}))
+        assert "rename the column at the source" in str(caught.value.hint)
+
+
+class _Mirrors(ScriptedDestination):
+    """A destination of another package that cannot keep deleted rows, and did not say so."""
+
+    def copy(self, schema: TableSchema) -> Any:
+        return _MirrorCopy(super().copy(schema))
+
+
+class _MirrorCopy:
+    def __init__(self, inner: ScriptedCopy) -> None:
+        self.write = inner.write
+        self.publish = inner.publish
+        self._inner = inner
+
+    def __enter__(self) -> Self:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._inner.__exit__(*raised)
+
+
+def test_a_destination_that_cannot_keep_them_is_told_before_anything_is_staged(lab: Lab) -> None:
+    lab.execute("CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items VALUES (1)")
+    lab.publish()
+    destination = _Mirrors(DuckDBDestination(lab.path, lab.config.pipeline))
+    pipeline = lab.pipeline(destination=destination)
+    pipeline.sync()
+    assert "this destination cannot keep deleted rows" in str(pipeline.observer.errors["items"])
+    assert (destination.calls("copy"), destination.calls("copy.write"), destination.calls("copy.publish")) == (1, 0, 0)
+
+
+def test_a_renamed_table_whose_old_name_the_settings_have_stops(lab: Lab) -> None:
+    """By the pipeline's mode it would be a mirror, and its deleted rows be removed."""
+    lab.config = replace(lab.config, write_mode=WriteMode.MIRROR)
+    lab.execute("CREATE TABLE items (id int PRIMARY KEY, note text); INSERT INTO items VALUES (1, 'a'), (2, 'b')")
+    lab.publish()
+    by_old, by_new = (
+        read_tables("tables", {name: {"write_mode": "soft_delete"}}) for name in ("public.items", "public.things")
+    )
+    pipeline = lab.synced(tables=by_old)
+    lab.execute("DELETE FROM items WHERE id = 1")
+    lab.caught_up(pipeline)
+    lab.execute("ALTER TABLE items RENAME TO things; INSERT INTO things VALUES (3, 'c')")
+    lab.caught_up(pipeline)
+    pipeline.sync()
+    said = "public.items was renamed to public.things, and the settings have write_mode soft_delete for its old name"
+    assert any(said in str(error) for error in pipeline.observer.errors.values())
+    pipeline.close()
+    for name in ("items", "things"):
+        with contextlib.suppress(EtlError):
+            lab.pipeline().resync(TableName("public", name))
+    copied_again(lab, tables=by_new)
+    found = lab.rows("SELECT id, note, _etl_deleted_at IS NULL FROM public.things ORDER BY id")
+    assert found == [(1, "a", False), (2, "b", True), (3, "c", True)]

@@ -16,6 +16,7 @@ from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.rules import Rules
 from etl_core.shape.shapes import Shapes
 from etl_core.testing.destination_tables import INT8, TEXT, table
+from etl_core.write_mode import WriteMode
 
 KEY = "correct horse battery staple"
 
@@ -185,6 +186,43 @@ def test_a_new_copy_goes_by_what_was_said_when_the_table_was_copied() -> None:
     named = shapes({"users": {"include": ["id", "ssn"]}})
     corrected = shapes({"users": {"include": ["id", "tax"]}})
     corrected.check_shown(users, renamed_one, named.stored(users))
+
+
+def test_deleted_rows_that_are_kept_by_the_old_name_are_not_removed_under_a_new_one() -> None:
+    orders = schema("orders", "email")
+    renamed_one = replace(orders, name=TableName("public", "orders_v2"))
+
+    def modes(default: WriteMode = WriteMode.MIRROR, **tables: str) -> Shapes:
+        return Shapes.checked(
+            read_tables("tables", {name: {"write_mode": m} for name, m in tables.items()}), "", default
+        )
+
+    kept = modes(orders="soft_delete")
+    stored = kept.stored(orders)
+    for check in (
+        kept.check_named,
+        kept.check_carried,
+        lambda before, now: kept.check_shown(before, now, stored),
+        lambda before, now: kept.check_shown(before, now, None),
+    ):
+        check(orders, orders)
+        with pytest.raises(
+            TableError, match=r"public.orders was renamed to public.orders_v2, .* soft_delete"
+        ) as raised:
+            check(orders, renamed_one)
+        assert not isinstance(raised.value, CopiedAgain)
+        assert raised.value.hint is not None
+        assert raised.value.hint.startswith("write its new name into the settings")
+    for corrected in (
+        modes(orders_v2="soft_delete"),
+        modes(WriteMode.SOFT_DELETE),
+        modes(WriteMode.SOFT_DELETE, orders_v2="mirror"),  # it is said
+        modes(orders="soft_delete", orders_v2="mirror"),
+        modes(),
+    ):
+        corrected.check_named(orders, renamed_one)
+        corrected.check_shown(orders, renamed_one, stored)
+    kept.check_shown(orders, renamed_one, modes().stored(orders))  # nothing was kept by then
 
 
 def test_rules_with_a_transform_that_nobody_has_any_more_are_not_known() -> None:
