@@ -200,7 +200,7 @@ def _plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, trunc
     final, chains = collapse(events, with_chains=table.has_unchanged, with_last=keeps)
     if keeps:
         return _keep_deleted(frames, selected, table, final, chains, counts)
-    complete, partials = _complete(table, np.sort(np.concatenate([final.inserted, final.upserted])), chains)
+    complete, partials = _complete(table, (final.inserted, final.upserted), chains)
     return _Plan(
         schema,
         inserts=table.rows(final.inserted[complete[final.inserted]], chains),
@@ -222,7 +222,7 @@ def _keep_deleted(
     moments = np.full(table.changes.new.rows.size, LIVES)
     moments[final.last[here]] = times[here]
     rows = np.sort(np.concatenate([final.inserted, final.upserted, final.last[here]]))
-    complete, partials = _complete(table, rows, chains, moments)
+    complete, partials = _complete(table, (rows,), chains, moments)
     rows = rows[complete[rows]]
     whole: pa.Table | None = None
     if not here.all():
@@ -253,16 +253,18 @@ def _appended(table: _Table, counts: ChangeCounts) -> list[Wanted]:
 
 
 def _complete(
-    table: _Table, survivors: Indices, chains: Chains | None, moments: Indices | None = None
+    table: _Table, survived: Sequence[Indices], chains: Chains | None, moments: Indices | None = None
 ) -> tuple[NDArray[np.bool_], tuple[PartialRows, ...]]:
     """Which new tuples have all their values known, and the other survivors, one PartialRows per set of columns.
 
-    `survivors` are ascending. With `moments`, when each new tuple's row was deleted, they have that as a column.
+    The survivors are all that are in `survived`. With `moments`, when each new tuple's row was deleted, they have that
+    as a column.
     """
     columns = table.changes.new.columns
     complete = np.ones(table.changes.new.rows.size, np.bool_)
     if not table.has_unchanged:
         return complete, ()
+    survivors = np.sort(np.concatenate(survived))
     unknown: dict[int, NDArray[np.bool_]] = {}
     origin = survivors
     for number, cells in enumerate(columns):
