@@ -11,9 +11,11 @@ import duckdb
 import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination
+from etl_core.destination.protocol import KeptRows
 from etl_core.errors import CopiedAgain, TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
+from etl_core.testing.destination_deleted_suite import EARLY, LATER, THEN, at, copy_again, items
 from etl_core.testing.destination_tables import (
     INT4,
     INT8,
@@ -161,6 +163,28 @@ def test_keys_that_are_converted_are_found_again(destination: DuckDBDestination,
     destination.write(batch(changes(schema, upserts=[(keys[0], ["b"]), (keys[2], None)]), expected=100, new=200))
     assert publish(destination, schema, [(keys[0], ["b"]), (keys[2], None)], watermark=300) == 2
     assert _run(path, "SELECT id::VARCHAR, n FROM public.public.u ORDER BY id") == [(keys[0], 7), (keys[2], None)]
+
+
+def test_deleted_rows_keep_a_persons_values_where_the_tables_name_changes_by_case_alone(
+    destination: DuckDBDestination, path: Path
+) -> None:
+    old, new = (items(name=name) for name in ("Items", "items"))
+    publish(destination, old, [(1, "a", 10, None), (2, "b", 20, at(EARLY)), (3, "c", 30, None)], watermark=200)
+    _run(path, 'ALTER TABLE public.public."Items" ADD COLUMN mine INTEGER', "UPDATE public.public.items SET mine = id")
+    assert copy_again(destination, new, [(1, "a", 10, None)], KeptRows(LATER), watermark=300) == 1
+    found = _run(path, "SELECT id, mine, _etl_deleted_at IS NULL FROM public.public.items ORDER BY id")
+    assert found == [(1, 1, True), (2, 2, False), (3, 3, False)]
+
+
+def test_keys_that_somebody_has_doubled_are_told(destination: DuckDBDestination, path: Path) -> None:
+    schema = items()
+    publish(destination, schema, [(1, "a", 10, None), (2, "b", 20, None)], watermark=100)
+    _run(path, "INSERT INTO public.public.items SELECT * FROM public.public.items WHERE id = 1")
+    marked = partial(schema, ["note", "amount"], {(1,): (1, at(THEN)), (2,): (2, at(THEN))})
+    changed = partial(schema, ["note"], {(1,): (1, 11, None), (2,): (2, 21, None)})
+    for rows in (marked, changed):
+        with pytest.raises(TableError, match=r"public.items: keys are there more than once: 3 rows have 2 of them"):
+            destination.write(batch(changes(schema, partials=[rows]), expected=100, new=200, tables=[schema.table_id]))
 
 
 def test_values_that_a_copy_would_lose_are_said_before_it(destination: DuckDBDestination, path: Path) -> None:

@@ -126,10 +126,16 @@ class StagedCopy(Generic[SessionT]):
         self, session: SessionT, book: Bookkeeping, additions: Additions, keep: KeptRows
     ) -> RowsToKeep | None:
         before, dialect = book.tables().get(self._schema.table_id), self._dialect
-        there = {(dialect.fold(namespace), dialect.fold(name)) for namespace, name in session.relations(views=False)}
-        if before is None or (dialect.fold(before.name.namespace), dialect.fold(before.name.name)) not in there:
+        if before is None:
             return None
-        added = additions.columns if before.name == self._schema.name else ()
+        old, new = (
+            (dialect.fold(name.namespace), dialect.fold(name.name)) for name in (before.name, self._schema.name)
+        )
+        if old not in {
+            (dialect.fold(namespace), dialect.fold(name)) for namespace, name in session.relations(views=False)
+        }:
+            return None
+        added = additions.columns if old == new else ()
         return RowsToKeep(dialect, session, before, self._schema, keep, added, self._staging.read)
 
     def __enter__(self) -> Self:

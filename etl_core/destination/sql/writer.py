@@ -214,8 +214,11 @@ def _held_by_old_rows(dialect: Dialect, schema: TableSchema, columns: Sequence[C
 
 def _check_found(schema: TableSchema, wanted: int, found: int) -> None:
     if found != wanted:
+        what = f"{wanted - found} rows whose unchanged values are needed are not there"
+        if found > wanted:
+            what = f"keys are there more than once: {found} rows have {wanted} of them"
         raise TableError(
-            f"{schema.name}: {wanted - found} rows whose unchanged values are needed are not there",
+            f"{schema.name}: {what}",
             table=str(schema.name),
             hint=f"the table was changed from outside; copy it again: etl resync {schema.name}",
         )
