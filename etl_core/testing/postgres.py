@@ -36,7 +36,15 @@ from etl_core.testing.database import Database, Postgres, connection_url, create
 from etl_core.testing.postgres_binaries import PostgresBinaries, find_binaries, find_tls_binaries
 from etl_core.testing.postgres_cache import give_to_server, server_uid
 from etl_core.testing.postgres_docker import DockerPostgres
-from etl_core.testing.postgres_process import Postmaster, free_port, run_program, stop_stale, wait_until_ready
+from etl_core.testing.postgres_process import (
+    CLEAN_TIMEOUT,
+    STOP_TIMEOUT,
+    Postmaster,
+    free_port,
+    run_program,
+    stop_stale,
+    wait_until_ready,
+)
 from etl_core.testing.postgres_tls import Tls, ensure_certificates
 
 __all__ = [
@@ -198,10 +206,13 @@ class PostgresServer:
             raise
         atexit.register(self._stop_at_exit)
 
-    def stop(self) -> None:
-        """Stop cleanly, whatever is still connected. Nothing but the data directory remains."""
+    def stop(self, patience: float = STOP_TIMEOUT) -> None:
+        """Stop cleanly, whatever is still connected, if that takes `patience` seconds at most; else at once.
+
+        Nothing but the data directory remains.
+        """
         if self._postmaster is not None:
-            self._postmaster.stop()
+            self._postmaster.stop(patience)
             self._postmaster = None
         if self._socket_dir is not None and self._socket_dir not in self._temporary:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
@@ -211,8 +222,8 @@ class PostgresServer:
         atexit.unregister(self._stop_at_exit)
 
     def restart(self) -> None:
-        """Stop cleanly and start again."""
-        self.stop()
+        """Stop cleanly, once every consumer has confirmed what there is, and start again."""
+        self.stop(CLEAN_TIMEOUT)
         self.start()
 
     def crash(self, signal: Signals = SIGQUIT) -> None:

@@ -13,7 +13,7 @@ import psycopg
 
 from etl_core.errors import ConfigError, SourceUnavailable
 from etl_core.testing.database import connection_url
-from etl_core.testing.postgres_process import free_port
+from etl_core.testing.postgres_process import CLEAN_TIMEOUT, STOP_TIMEOUT, free_port
 
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
@@ -64,13 +64,15 @@ class DockerPostgres:
         self._running.get_wrapped_container().start()
         self._wait_until_ready()
 
-    def stop(self) -> None:
-        """Stop the server cleanly, whatever is still connected."""
-        self._running.get_wrapped_container().stop()  # the image's stop signal is SIGINT, the fast shutdown
+    def stop(self, patience: float = STOP_TIMEOUT) -> None:
+        """Stop cleanly, whatever is still connected, if that takes `patience` seconds at most; else at once."""
+        self._running.get_wrapped_container().stop(
+            timeout=int(patience)
+        )  # the image's stop signal is SIGINT, the fast shutdown
 
     def restart(self) -> None:
-        """Stop cleanly and start again."""
-        self.stop()
+        """Stop cleanly, once every consumer has confirmed what there is, and start again."""
+        self.stop(CLEAN_TIMEOUT)
         self.start()
 
     def crash(self, signal: Signals = SIGQUIT) -> None:

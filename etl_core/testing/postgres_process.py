@@ -22,6 +22,8 @@ STOP_TIMEOUT = 10.0
 
 A fast shutdown waits for every walsender's consumer to confirm all WAL: for one that does not, without end.
 """
+CLEAN_TIMEOUT = 300.0
+"""The same where the end must be a clean one, and consumers may be slow."""
 
 # Started beside the server with a pipe from us as its input. The pipe ends when we do, however we end, and then the
 # watchdog ends the server. That takes no thread, no signal handler and nothing of the platform but /bin/sh; Linux's
@@ -78,13 +80,16 @@ class Postmaster:
         """Whether the postmaster lives."""
         return self._process.poll() is None
 
-    def stop(self) -> None:
-        """Fast shutdown (SIGINT); immediate (SIGQUIT) if that takes too long; then SIGKILL. Returns when it is gone."""
+    def stop(self, patience: float = STOP_TIMEOUT) -> None:
+        """Fast shutdown (SIGINT); immediate (SIGQUIT) if that takes too long; then SIGKILL. Returns when it is gone.
+
+        `patience` is the time in seconds that each of the first two may take.
+        """
         for number in (signal.SIGINT, signal.SIGQUIT):
             if self.is_running:
                 self._process.send_signal(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(STOP_TIMEOUT)
+                    self._process.wait(patience)
         self.kill()
 
     def quit(self) -> None:

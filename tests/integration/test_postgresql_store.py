@@ -376,7 +376,7 @@ def test_a_call_during_which_the_store_falls_silent_is_unavailable(
 def end_sessions(database: Database, condition: str = "state = 'idle'") -> int:
     """Ends the store's sessions that meet the condition; returns how many there were."""
     query = sql.SQL(
-        "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity"
+        "SELECT count(pg_terminate_backend(pid, 300000)) FROM pg_stat_activity"
         " WHERE application_name = 'etl shop state' AND datname = current_database() AND {}"
     ).format(sql.SQL(condition))
     ((count,),) = database.execute(query)

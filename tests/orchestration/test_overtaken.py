@@ -11,7 +11,7 @@ from etl_dagster.stream.stream_run import StreamRun
 from tests.orchestration.test_sensor import synced, tick
 from tests.orchestration.test_stream import Runs, connected, until
 
-_END = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = ANY (%s)"
+_END = "SELECT pg_terminate_backend(pid, 300000) FROM pg_stat_activity WHERE application_name = ANY (%s)"
 
 
 def one_streams_and_one_stands_by(

@@ -294,7 +294,7 @@ def test_a_run_keeps_its_session_from_try_to_try(
         if len(seen) == 2:
             with replication.connect("test") as connection:  # the source restarts, say
                 connection.execute(
-                    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name LIKE %s",
+                    "SELECT pg_terminate_backend(pid, 300000) FROM pg_stat_activity WHERE application_name LIKE %s",
                     [f"etl_{replication.name}_run_%"],
                 )
         if len(seen) < 4:

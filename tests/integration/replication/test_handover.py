@@ -272,7 +272,7 @@ def test_a_connection_that_dies_in_a_copy_costs_only_another_try(
         if not killed.is_set():
             killed.set()
             lab.execute(
-                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                "SELECT pg_terminate_backend(pid, 300000) FROM pg_stat_activity"
                 " WHERE application_name ~ '_copy_' AND datname = current_database()"
             )
 

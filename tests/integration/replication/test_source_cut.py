@@ -34,7 +34,7 @@ def backlog(lab: Lab, churned: MakeTables) -> Watched:
 
 def terminated(lab: Lab, _: Postgres, pipeline: Pipeline) -> None:
     [(ended,)] = lab.execute(
-        "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = %s",
+        "SELECT pg_terminate_backend(active_pid, 300000) FROM pg_replication_slots WHERE slot_name = %s",
         [pipeline.source.main_slot],
     )
     assert ended

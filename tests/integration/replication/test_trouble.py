@@ -162,7 +162,7 @@ def test_a_zombie_meets_the_fence(lab: Lab, churned: MakeTables) -> None:
         lab.execute("INSERT INTO log VALUES (1); UPDATE a SET n = 0 WHERE id < 9")
         assert asleep.wait(300)
         lab.execute(
-            "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = %s",
+            "SELECT pg_terminate_backend(active_pid, 300000) FROM pg_replication_slots WHERE slot_name = %s",
             [zombie.source.main_slot],
         )
         lab.execute("INSERT INTO log VALUES (2); UPDATE a SET n = 1 WHERE id < 5")

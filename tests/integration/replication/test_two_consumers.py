@@ -55,7 +55,7 @@ def test_a_process_that_slept_through_its_replacement_does_no_harm(lab: Lab, chu
     assert refused.value.active_pid == pid is not None
     # It holds these in its socket's buffer when it wakes up.
     lab.execute("INSERT INTO log VALUES (2); UPDATE a SET n = 0 WHERE id < 9")
-    lab.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    lab.execute("SELECT pg_terminate_backend(%s, 300000)", [pid])
     with lab.running(heir, heir.stream):
         lab.execute("INSERT INTO log VALUES (3); UPDATE a SET n = 1 WHERE id < 5")
         heir.observer.until_flushed(heir.current_lsn())
@@ -162,7 +162,7 @@ def test_one_that_lost_its_slot_does_not_move_the_progress_of_its_heir(lab: Lab)
         lab.execute("UPDATE a SET n = 2")  # two transactions, and one batch of the first process
         lab.execute("UPDATE t SET n = 2")
         assert written.wait(PATIENCE)
-        lab.execute("SELECT pg_terminate_backend(%s, 10000)", [active_pid(lab, first)])
+        lab.execute("SELECT pg_terminate_backend(%s, 300000)", [active_pid(lab, first)])
         publish.set()
         copying.join()
         with contextlib.suppress(TransientError):
