@@ -26,6 +26,7 @@ from etl_core.config_values import config_error as config_error
 from etl_core.config_values import parse_duration as parse_duration
 from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
+from etl_core.table_pattern import TablePattern, TableSelection
 from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class SourceConfig:
     password_file: Path | None = None
     password_command: tuple[str, ...] | None = None
     silence_timeout: float = SILENCE
-    tables: tuple[TableName, ...] | None = None
+    tables: tuple[TableName | TablePattern, ...] | None = None
     keywords: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,6 +103,11 @@ class SourceConfig:
             raise config_error("source.silence_timeout", "must be longer than 0 s")
         _check_keywords(self.keywords)
         _check_address(self._parameters(), self.dsn)
+
+    @property
+    def selection(self) -> TableSelection | None:
+        """Which tables are replicated; None for all that the publication publishes."""
+        return None if self.tables is None else TableSelection.of(self.tables)
 
     def conninfo(self) -> str:
         """The libpq connection string, password included; to be asked for at each connection.
@@ -153,7 +159,7 @@ class SourceConfig:
 
     def __repr__(self) -> str:
         conninfo = _redacted_conninfo(self._parameters())
-        return f"SourceConfig({conninfo!r}, publication={self.publication!r}, tables={self.tables!r})"
+        return f"SourceConfig({conninfo!r}, publication={self.publication!r}, tables={str(self.selection)!r})"
 
 
 def _check_publication(name: str) -> None:

@@ -24,6 +24,7 @@ from etl_core.config import DestinationConfig, PipelineConfig, SourceConfig, Sta
 from etl_core.config_paths import absolute_dsn, absolute_keyword, absolute_url
 from etl_core.config_tables import TableSettings, read_tables, read_write_mode
 from etl_core.config_values import (
+    ALL_PUBLISHED,
     BatchConfig,
     CopyConfig,
     as_flag,
@@ -32,14 +33,14 @@ from etl_core.config_values import (
     as_text,
     config_error,
     did_you_mean,
-    in_field,
     parse_duration,
     parse_size,
     wrong_kind,
 )
 from etl_core.errors import ConfigError
-from etl_core.identifiers import TableName, check_pipeline_name
+from etl_core.identifiers import check_pipeline_name
 from etl_core.silence import SILENCE
+from etl_core.table_pattern import TableSelection, read_selection
 from etl_core.write_mode import WriteMode
 
 _T = TypeVar("_T")
@@ -312,6 +313,10 @@ def _tables(section: _Section) -> tuple[TableSettings, ...]:
     return read_tables("tables", section.rest())
 
 
+def _selection(where: str, tables: list[tuple[str, str]]) -> TableSelection:
+    return read_selection(where, [text for _, text in tables], instead=ALL_PUBLISHED)
+
+
 def _source(section: _Section, folder: Path) -> SourceConfig:
     publication = section.required("publication", section.text("publication"))
     password_file, tables = section.text("password_file"), section.texts("tables")
@@ -326,7 +331,7 @@ def _source(section: _Section, folder: Path) -> SourceConfig:
         password_file=None if password_file is None else folder / password_file,
         password_command=_command(section, "password_command", folder),
         silence_timeout=section.quantity("silence_timeout", parse_duration, SILENCE),
-        tables=None if tables is None else tuple(in_field(where, TableName.parse, name) for where, name in tables),
+        tables=None if tables is None else _selection(section.where("tables"), tables).entries,
         keywords={
             key: absolute_keyword(key, _keyword_value(section.where(key), value), folder)
             for key, value in section.rest().items()

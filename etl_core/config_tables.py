@@ -5,12 +5,12 @@ Nothing here knows a table: what the settings mean for one is `etl_core.shape`'s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from etl_core.config_values import check_positive, config_error, did_you_mean, in_field, wrong_kind
 from etl_core.identifiers import TableName
+from etl_core.table_pattern import TablePattern
 from etl_core.write_mode import WriteMode
 
 _LEAST_KEY = 16
@@ -44,8 +44,7 @@ class ColumnSettings:
 class TableSettings:
     """The settings of the tables that `pattern` matches.
 
-    A pattern is a table's name as in SQL, or has `*` for any characters in the schema or the name: `public.*`, `*.*`.
-    Without a dot it is about the schema `public`, as a name is.
+    See TablePattern for what a pattern is.
     """
 
     pattern: str
@@ -54,7 +53,7 @@ class TableSettings:
     """None leaves it to the entries before this one, and to the pipeline's."""
 
     def __post_init__(self) -> None:
-        in_field(self.where, _parse_pattern, self.pattern)
+        in_field(self.where, TablePattern, self.pattern)
         columns = self.columns
         where = f"{self.where}.columns"
         if columns.include is not None and not columns.include:
@@ -81,23 +80,10 @@ class TableSettings:
     @property
     def is_pattern(self) -> bool:
         """Whether it may match several tables."""
-        return "*" in self.pattern and '"' not in self.pattern
+        return TablePattern(self.pattern).has_star
 
     def matches(self, name: TableName) -> bool:
-        return all(
-            re.fullmatch(part, text, re.DOTALL) is not None
-            for part, text in zip(_parse_pattern(self.pattern), (name.namespace, name.name), strict=True)
-        )
-
-
-def _parse_pattern(pattern: str) -> tuple[str, str]:
-    """Regular expressions for schema and name. In double quotes `*` is part of a name."""
-    if '"' in pattern or "*" not in pattern:
-        name = TableName.parse(pattern)
-        return re.escape(name.namespace), re.escape(name.name)
-    stars = TableName.parse(pattern)
-    namespace, name_ = (re.escape(part).replace(r"\*", ".*") for part in (stars.namespace, stars.name))
-    return namespace, name_
+        return TablePattern(self.pattern).matches(name)
 
 
 def check_hash_key(where: str, key: str | None) -> None:

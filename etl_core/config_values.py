@@ -14,7 +14,6 @@ from decimal import Decimal
 from typing import TypeVar
 
 from etl_core.errors import ConfigError
-from etl_core.identifiers import TableName
 
 _T = TypeVar("_T")
 
@@ -116,13 +115,14 @@ def in_field(where: str, parse: Callable[[str], _T], text: str) -> _T:
         raise config_error(where, str(error), hint=error.hint) from None
 
 
-def check_tables(
-    where: str, tables: Sequence[TableName], *, instead: str = "leave it out for all that the publication publishes"
-) -> None:
+ALL_PUBLISHED = "leave it out for all that the publication publishes"
+
+
+def check_tables(where: str, tables: Sequence[object], *, instead: str = ALL_PUBLISHED) -> None:
     """Raises ConfigError for a list that is empty or names a table twice."""
     if not tables:
         raise config_error(where, "is empty", hint=f"name a table, or {instead}")
-    seen: set[TableName] = set()
+    seen: set[object] = set()
     for index, table in enumerate(tables):
         if table in seen:
             raise config_error(f"{where}[{index}]", f"{table} is listed twice")

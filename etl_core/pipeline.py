@@ -59,7 +59,7 @@ class Pipeline(PipelineControl):
             self.store,
             self.observer,
             lambda connection: self._preparation.register_new(connection),
-            config.source.tables,
+            config.source.selection,
         )
         self._preparation = Preparation(
             config, self.source, self.store, self.destination, self.observer, self.stop, self.watch, self.shapes
@@ -191,7 +191,7 @@ class Pipeline(PipelineControl):
             connections_per_table=self.config.copy.connections_per_table,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             share=share,
-            wanted=self.config.source.tables,
+            wanted=self.config.source.selection,
             stop=stop,
             drain=drain,
         )

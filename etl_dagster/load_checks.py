@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import AfterValidator
 
 from etl_core.config_tables import read_tables, read_write_mode
-from etl_core.config_values import check_positive, check_tables, in_field, parse_duration, parse_size, wrong_kind
+from etl_core.config_values import check_positive, in_field, parse_duration, parse_size, wrong_kind
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName, check_pipeline_name
 from etl_dagster.secrets import refuse_shown_secrets
@@ -30,8 +30,9 @@ def check_replication(replication: "PostgresReplicationResource") -> None:
         _check_limit("batch_max_age", replication.batch_max_age, parse_duration)
         _check_limit("copy_connections", replication.copy_connections)
         replication.destination.check()
-        if replication.tables is not None:
-            check_tables("tables", parse_tables(replication.tables))
+        if isinstance(replication.tables, str):
+            raise wrong_kind("tables", "a list", replication.tables)
+        replication.selection()
         check_table_settings(replication.table_settings)
         read_write_mode("write_mode", replication.write_mode)
 

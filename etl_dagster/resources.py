@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from etl_core.shape.shapes import Shapes
     from etl_core.source.connection import Connection
     from etl_core.state.store import StateStore
+    from etl_core.table_pattern import TableSelection
     from etl_dagster.tables import ReplicatedTable
 
 
@@ -324,7 +325,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             database=plain(self.database),
             user=plain(self.user),
             password=None if self.password_env is None else plain(dg.EnvVar(self.password_env)),
-            tables=self.table_names(),
+            tables=self.selection().entries or None,
             keywords=self.keywords,
         )
         return PipelineConfig(
@@ -356,11 +357,12 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             return parse_address(dsn)
         return Address(literal(self.host), str(self.port or 5432), literal(self.database))
 
-    def table_names(self) -> "tuple[TableName, ...] | None":
-        """`tables`, parsed. Raises ConfigError for what is not a table's name."""
-        from etl_core.identifiers import TableName
+    def selection(self) -> "TableSelection":
+        """What `tables` selects. Raises ConfigError for what is no name or pattern."""
+        from etl_core.config_values import ALL_PUBLISHED
+        from etl_core.table_pattern import TableSelection, read_selection
 
-        return None if self.tables is None else tuple(TableName.parse(table) for table in self.tables)
+        return TableSelection() if self.tables is None else read_selection("tables", self.tables, instead=ALL_PUBLISHED)
 
     @contextlib.contextmanager
     def pipeline(

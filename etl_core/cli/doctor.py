@@ -29,7 +29,7 @@ def doctor(pipeline: PipelineControl, _: Arguments) -> int:
         source.conninfo(),
         pipeline=pipeline.config.pipeline,
         publication=source.publication,
-        tables=source.tables,
+        selection=source.selection,
         allow_append_only=pipeline.config.allow_append_only,
     )
     findings += _stream_findings(pipeline)

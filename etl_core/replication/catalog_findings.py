@@ -72,11 +72,16 @@ def _examine(
 def _unknown(
     connection: Connection, config: PipelineConfig, publication: str, known: dict[TableId, TableStatus], found: Look
 ) -> Iterator[Finding]:
-    if config.source.tables is not None or found.publishing is None:
+    selection = config.source.selection
+    if found.publishing is None or (selection is not None and not selection.is_open):
         return
     if candidates(connection, found.publishing) <= known.keys():
         return
-    new = [table.name for table in published_tables(connection, publication) if table.schema.table_id not in known]
+    new = [
+        table.name
+        for table in published_tables(connection, publication)
+        if table.schema.table_id not in known and (selection is None or table.name in selection)
+    ]
     if new:
         more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
         yield Finding(

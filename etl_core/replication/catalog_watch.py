@@ -16,7 +16,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -83,7 +83,7 @@ class CatalogWatch:
         store: StateStore,
         observer: Observer,
         register: Callable[[Connection], None],
-        wanted: Collection[TableName] | None = None,
+        wanted: Container[TableName] | None = None,
     ) -> None:
         """`wanted` are the configured tables: one of them that has another name now is none of them any more."""
         self._connect = connect

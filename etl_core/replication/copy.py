@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -95,7 +95,7 @@ class TableCopier:
         connections_per_table: int,
         unknown_types_to_bytes: bool,
         share: str | None,
-        wanted: Collection[TableName] | None = None,
+        wanted: Container[TableName] | None = None,
         stop: threading.Event,
         drain: threading.Event | None = None,
     ) -> None:

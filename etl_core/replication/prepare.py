@@ -36,6 +36,7 @@ from etl_core.source.publication import (
     told_left_out,
     unpublished,
 )
+from etl_core.source.selected import check_selected, selected_tables, selected_unpublished, told_unpublished
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, drop_statement, slot_status
 from etl_core.state.store import SourceIdentity, StateStore, TableStatus
@@ -74,6 +75,8 @@ class Preparation:
         self._has_settings = bool(shapes)
         self._shaping = Shaping(shapes, store, observer)
         self._told: set[str] = set()
+        self._wanted: tuple[TableName, ...] | None = None
+        """The tables that are configured, as `prepare` last found them; None for what the publication publishes."""
 
     def prepare(self) -> None:
         """See `Pipeline.prepare`. What the source can refuse is asked before anything is made."""
@@ -81,15 +84,16 @@ class Preparation:
             # The publication's tables are opened to be listed: one that somebody alters must not hold up all others.
             limit_lock_waits(connection, _LOCK_SECONDS)
             server_info(connection)  # refuses what cannot be replicated
-            if self._config.source.tables is not None:
-                self._tell_plan(connection, self._config.source.tables)
+            self._wanted = self._selected(connection)
+            if self._wanted is not None:
+                self._tell_plan(connection, self._wanted)
             self._check_tables(connection)
             self._store.migrate()
             self._check_settings(connection)
             self._wait_for_turn(connection)
-            exists = (
-                find_publication(connection, self._source.publication) is not None
-            )  # now: others have had their turn
+            # Now: others have had their turn.
+            self._wanted = self._selected(connection)
+            exists = find_publication(connection, self._source.publication) is not None
             is_known = self._check_known_source(connection)
             self._destination.prepare()
             # Before a look at the catalog brings the names up to date: the configuration may have the old ones.
@@ -112,7 +116,7 @@ class Preparation:
             else:
                 self._begin(connection)
             published = published_tables(connection, self._source.publication)
-            if self._config.source.tables is None:
+            if self._wanted is None:
                 self._tell_plan(connection, [table.name for table in published])
             self._register(published, absent, before)
             self._watch.set_back(self._shaping.changed())
@@ -123,7 +127,7 @@ class Preparation:
     def _check_tables(self, connection: Connection) -> None:
         """Refuses a first start with a table that the source does not have or publish; a later one goes on without."""
         try:
-            self._check_publication(connection, self._config.source.tables)
+            self._check_publication(connection, self._wanted)
         except (ConfigError, SourceRefused):
             self._store.migrate()
             if self._store.source_identity() is None:
@@ -140,7 +144,7 @@ class Preparation:
 
     def _check_settings(self, connection: Connection) -> None:
         """Refuses settings that do not fit the tables, as they are or will be published."""
-        wanted = self._config.source.tables
+        wanted = self._wanted
         if not self._has_settings:
             return
         if find_publication(connection, self._source.publication) is not None:
@@ -152,7 +156,11 @@ class Preparation:
             schemas = [schema for schema in described if schema is not None]
         self._shaping.check_settings(schemas, {*(wanted or ()), *(status.name for status in self._store.tables())})
 
+    def _selected(self, connection: Connection) -> tuple[TableName, ...] | None:
+        return selected_tables(connection, self._source.publication, self._config.source.selection)
+
     def _check_publication(self, connection: Connection, tables: Sequence[TableName] | None) -> None:
+        check_selected(self._wanted, self._source.publication, self._config.source.selection)
         check_publication(
             connection, self._source.publication, tables, allow_append_only=self._config.allow_append_only
         )
@@ -160,13 +168,12 @@ class Preparation:
     def _find_absent(
         self, connection: Connection, before: Mapping[TableId, TableStatus]
     ) -> dict[TableName, TableAbsent]:
-        wanted = self._config.source.tables
+        wanted = self._wanted
         known = {status.name: table_id for table_id, status in before.items()}
         return find_absent(connection, self._source.publication, wanted, known) if wanted else {}
 
     def _wanted_but(self, absent: Collection[TableName]) -> Sequence[TableName] | None:
-        wanted = self._config.source.tables
-        return None if wanted is None else [name for name in wanted if name not in absent]
+        return None if self._wanted is None else [name for name in self._wanted if name not in absent]
 
     def _tell_plan(self, connection: Connection, tables: Sequence[TableName]) -> None:
         """Says what will not arrive, and what the publication does to the source, before anything is copied."""
@@ -174,9 +181,17 @@ class Preparation:
         if find_publication(connection, name) is not None:
             missing = set(unpublished(connection, name, tables))
             self._watch.tell_harms(connection, [table for table in tables if table not in missing])
-        sentences = [one for one in told_left_out(connection, name, tables) if one not in self._told]
+        sentences = [one for one in self._left_out(connection, tables) if one not in self._told]
         self._told.update(sentences)  # a run prepares again after each lost connection
         tell_shortened(self._observer, sentences)
+
+    def _left_out(self, connection: Connection, tables: Sequence[TableName]) -> list[str]:
+        name = self._source.publication
+        sentences = told_left_out(connection, name, tables)
+        if find_publication(connection, name) is not None:
+            unpublished = selected_unpublished(connection, name, self._config.source.selection)
+            sentences += [told_unpublished(unpublished, name)] if unpublished else []
+        return sentences
 
     def _wait_for_turn(self, connection: Connection) -> None:
         """One process prepares a pipeline at a time: until `connection` is closed, also by the end of the process."""
@@ -250,7 +265,7 @@ class Preparation:
     ) -> None:
         """`before` is what was known of the tables before this start's look at the catalog."""
         published = {table.name: table.schema.table_id for table in tables}
-        wanted = self._config.source.tables or sorted(published)
+        wanted = sorted(published) if self._wanted is None else self._wanted
         by_id = {published[name]: name for name in wanted if name in published and name not in absent}
         for status in self._store.tables():
             was = before.get(status.table_id, status)
@@ -282,7 +297,7 @@ class Preparation:
 
     def register_new(self, connection: Connection) -> None:
         """Adds tables that are published and wanted since the last look; one that has a lost one's name replaces it."""
-        wanted = self._config.source.tables
+        wanted = self._config.source.selection
         statuses = self._store.tables()
         known = {status.table_id for status in statuses}
         for table in published_tables(connection, self._source.publication):

@@ -6,7 +6,7 @@ The server's side is here, publication and tables are in `doctor_tables.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from etl_core.errors import ConfigError, EtlError
-from etl_core.identifiers import TableName, main_slot_name
+from etl_core.identifiers import main_slot_name
 from etl_core.source.connection import Connection, connect
 from etl_core.source.doctor_tables import examine_tables
 from etl_core.source.finding import Finding, Severity
@@ -22,6 +22,7 @@ from etl_core.source.server import ServerInfo, server_info
 from etl_core.source.slot import SlotStatus, drop_statement, find_writers, slot_status
 from etl_core.source.sqlstate import translate
 from etl_core.source.transport import Transport, transport_of
+from etl_core.table_pattern import TableSelection
 
 __all__ = ["Finding", "Severity", "examine"]
 
@@ -70,12 +71,12 @@ def examine(
     *,
     pipeline: str,
     publication: str,
-    tables: Sequence[TableName] | None = None,
+    selection: TableSelection | None = None,
     allow_append_only: bool = False,
 ) -> list[Finding]:
     """All findings, server first, then publication and tables; a source that cannot be reached is one `unsafe` finding.
 
-    Replication would be unsafe if any finding is. `tables` None stands for whatever the publication publishes.
+    Replication would be unsafe if any finding is. `selection` None stands for whatever the publication publishes.
     """
     try:
         conn = connect(conninfo, pipeline=pipeline, role="doctor")
@@ -93,7 +94,7 @@ def examine(
             findings += _check_pooler(conn)
             findings += _check_slot(server)
             findings += _check_transactions(conn)
-            findings += examine_tables(conn, server.info, publication, tables, allow_append_only=allow_append_only)
+            findings += examine_tables(conn, server.info, publication, selection, allow_append_only=allow_append_only)
         except EtlError as error:
             findings.append(Finding(Severity.UNSAFE, "connection", _sentence(error)))
         return findings

@@ -23,8 +23,10 @@ from etl_core.source.publication import (
     publishes_generated_by_default,
     unpublished,
 )
+from etl_core.source.selected import all_tables, selected_tables, selected_unpublished, told_unpublished
 from etl_core.source.server import ServerInfo
 from etl_core.source.sqlstate import translate
+from etl_core.table_pattern import TableSelection
 from etl_core.values.arrow import is_supported
 
 _SHOWN = 10
@@ -42,14 +44,6 @@ SELECT w.namespace, w.name,
 FROM unnest(%s::text[], %s::text[]) AS w(namespace, name)
 LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.namespace
 LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
-"""
-
-_ALL_TABLES = """
-SELECT n.nspname::text, c.relname::text
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
-  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-ORDER BY 1, 2
 """
 
 
@@ -74,11 +68,12 @@ def examine_tables(
     conn: Connection,
     info: ServerInfo,
     name: str,
-    tables: Sequence[TableName] | None,
+    selection: TableSelection | None,
     *,
     allow_append_only: bool = False,
 ) -> Iterator[Finding]:
-    """Findings about the publication called `name` and about `tables`, by default those it publishes."""
+    """Findings about the publication called `name` and about the tables selected, by default those it publishes."""
+    tables = selected_tables(conn, name, selection)
     publication = find_publication(conn, name)
     published = published_tables(conn, name) if publication else []
     wanted = list(tables) if tables is not None else [table.name for table in published]
@@ -91,6 +86,7 @@ def examine_tables(
     else:
         yield from _check_publication(conn, publication, published)
         yield from _check_coverage(conn, publication, [fact.name for fact in existing])
+        yield from _check_left(conn, publication, selection)
     for fact in facts:
         yield from _check_kind(conn, fact)
     # The source refuses updates of every table that is published, replicated or not.
@@ -124,7 +120,7 @@ def _check_creation(
     allow_append_only: bool,
 ) -> Iterator[Finding]:
     if tables is None:
-        safe = _safe_tables(conn, _all_tables(conn))
+        safe = _safe_tables(conn, all_tables(conn))
         message = (
             f"publication {name} does not exist, and no tables are configured to create it for;"
             f" {len(safe)} tables of the database can be published without harm"
@@ -149,10 +145,6 @@ def _check_creation(
     lacking = f"does not own {foreign[0]}" if foreign else f"lacks CREATE on database {info.database}"
     message = f"publication {name} does not exist and {info.user} may not create it: it {lacking}"
     yield Finding(Severity.UNSAFE, "publication", message, statement)
-
-
-def _all_tables(conn: Connection) -> list[TableName]:
-    return [TableName(*row) for row in conn.execute(_ALL_TABLES).fetchall()]
 
 
 def _safe_tables(conn: Connection, tables: Sequence[TableName]) -> list[TableName]:
@@ -213,6 +205,19 @@ def _check_coverage(conn: Connection, publication: Publication, tables: Sequence
             "publication",
             f"publication {publication.name} does not publish {', '.join(map(str, missing[:_SHOWN]))}"
             + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""),
+            add_tables_statement(conn, publication.name, safe) if safe else None,
+        )
+
+
+def _check_left(conn: Connection, publication: Publication, selection: TableSelection | None) -> Iterator[Finding]:
+    """Tables that the patterns match, of which the publication does not know."""
+    left = selected_unpublished(conn, publication.name, selection)
+    if left:
+        safe = _safe_tables(conn, left)
+        yield Finding(
+            Severity.WARNING,
+            "publication",
+            told_unpublished(left, publication.name),
             add_tables_statement(conn, publication.name, safe) if safe else None,
         )
 

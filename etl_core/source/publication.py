@@ -174,8 +174,9 @@ def _harmful(name: str, harms: Sequence[Harm]) -> SourceRefused:
         ways.insert(0, "add a primary key")
     return SourceRefused(
         f"publication {name} is not created: table {first.relation} {first.why}, and {consequence}{more}",
-        hint=f"{', or '.join(ways)}; or take the table out of source.tables; or set allow_append_only: true, which"
-        " publishes only inserts (etl doctor lists every table)",
+        hint=f"{', or '.join(ways)}; or take the table out of source.tables (where a pattern matches it, add"
+        f" '!{first.relation}'); or set allow_append_only: true, which publishes only inserts (etl doctor lists every"
+        " table)",
     )
 
 
@@ -232,13 +233,18 @@ def add_tables_statement(conn: Connection, name: str, tables: Iterable[TableName
     return statement.format(sql.Identifier(name), _table_list(tables)).as_string(conn)
 
 
-def unpublished(conn: Connection, name: str, tables: Iterable[TableName]) -> list[TableName]:
-    """Those of `tables` that the publication, which exists, does not publish under their own name."""
+def published_names(conn: Connection, name: str) -> list[TableName]:
+    """What the publication, which exists, publishes, under the names it does."""
     try:
         rows = conn.execute(_PUBLISHED, (name,)).fetchall()
     except psycopg.Error as error:
         raise translate(error) from None
-    published = {TableName(*row) for row in rows}
+    return [TableName(*row) for row in rows]
+
+
+def unpublished(conn: Connection, name: str, tables: Iterable[TableName]) -> list[TableName]:
+    """Those of `tables` that the publication, which exists, does not publish under their own name."""
+    published = set(published_names(conn, name))
     return [table for table in tables if table not in published]
 
 

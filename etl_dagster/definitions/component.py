@@ -19,10 +19,10 @@ import dagster as dg
 from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
-from etl_core.config_values import check_tables
 from etl_core.destination.registry import check_type_name, destination_types, find_type
 from etl_core.errors import ConfigError, EtlError
 from etl_core.identifiers import check_pipeline_name
+from etl_core.table_pattern import read_selection
 from etl_dagster import names
 from etl_dagster.any_destination import AnyDestinationResource
 from etl_dagster.definitions.component_schema import exact_model, without_secrets
@@ -47,7 +47,6 @@ from etl_dagster.load_checks import (
     check_table_settings,
     check_write_mode,
     checked,
-    parse_tables,
     sentence,
 )
 from etl_dagster.resources import (
@@ -86,8 +85,11 @@ def _resolve_translation(context: dg.ResolutionContext, model: BaseModel) -> Tra
     return translate
 
 
+_INSTEAD = "write discover: publication"
+
+
 def _check_tables(tables: list[str]) -> None:
-    check_tables("tables", parse_tables(tables), instead="write discover: publication")
+    read_selection("tables", tables, instead=_INSTEAD)
 
 
 def _other_types() -> str:
@@ -169,11 +171,13 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     ]
     state: State
     tables: Annotated[list[str] | None, checked(_check_tables)] = Field(
-        default=None, description="namespace.table, quoted as in SQL."
+        default=None,
+        description="namespace.table, quoted as in SQL; with discover, patterns such as public.* or !public.audit_*.",
     )
     discover: Literal["publication"] | None = Field(
         default=None,
-        description="publication: the tables it publishes, as of the last `dg utils refresh-defs-state`.",
+        description="publication: the tables it publishes (of them those in tables), as of the last"
+        " `dg utils refresh-defs-state`.",
     )
     stream: Stream = Stream()
     batch: Batch = Batch()
@@ -206,8 +210,15 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
     @model_validator(mode="after")
     def _tables_known(self) -> Self:
-        if (self.tables is None) == (self.discover is None):
+        if self.tables is None and self.discover is None:
             raise ValueError("give either tables, a list, or discover: publication")
+        is_open = self.tables is None or read_selection("tables", self.tables, instead=_INSTEAD).is_open
+        if is_open and self.discover is None:
+            raise ValueError("tables has patterns, and loading asks no database: write discover: publication beside it")
+        if not is_open and self.discover is not None:
+            raise ValueError(
+                "give either tables, a list of names, or discover: publication, beside which they are patterns"
+            )
         return self
 
     @classmethod
@@ -230,7 +241,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Connects to nothing. Dagster's state is looked at only to `discover`."""
-        return super().build_defs(context) if self.tables is None else self._definitions(self.tables, {})
+        if self.discover is not None or self.tables is None:
+            return super().build_defs(context)
+        return self._definitions(self.tables, {})
 
     def dbt_sources(self) -> str:
         """See `etl_dagster.dbt_sources`; with the keys that `get_asset_spec` gives."""
@@ -248,7 +261,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         """For `dg utils refresh-defs-state`: sizes and comments of the tables, by name. Raises dg.Failure."""
         sizes = dict.fromkeys(self.tables or (), 0)
         comments: dict[str, str] = {}
-        if self.tables is None:
+        if self.discover is not None:
             try:
                 sizes, comments = _published_tables(self._replication())
             except EtlError as error:
@@ -353,7 +366,8 @@ def _published_tables(replication: PostgresReplicationResource) -> tuple[dict[st
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(replication.connect("discover"))
         check_publication(connection, replication.publication, None)
-        tables = published_tables(connection, replication.publication)
+        selection = replication.selection()
+        tables = [table for table in published_tables(connection, replication.publication) if table.name in selection]
         found = [(str(table.name), table) for table in sorted(tables, key=lambda table: str(table.name))]
         sizes = {name: table.estimated_bytes for name, table in found}
         return sizes, {name: table.schema.comment for name, table in found if table.schema.comment}

@@ -156,10 +156,11 @@ def _tables(replication: PostgresReplicationResource, tables: Sequence[str] | No
             if found:  # a publication that was asked for its tables may have none yet
                 check_tables("tables", found)
         return found
-    configured = replication.table_names()
-    if configured is None:
+    selection = replication.selection()
+    if selection.is_open:
         raise dg.DagsterInvalidDefinitionError(
             f"pipeline {replication.name} does not say which tables it has: name them as tables=[…], in the resource or"
-            " here; loading a code location asks no database"
+            " here; loading a code location asks no database (the component with discover: publication keeps what a"
+            " refresh has asked)"
         )
-    return list(configured)
+    return list(selection.names)

@@ -445,7 +445,8 @@ def test_a_key_comes_from_the_environment(sandbox: DefsFolderSandbox, monkeypatc
     ("changes", "said"),
     [
         ({"tables": None}, "give either tables, a list, or discover: publication"),
-        ({"discover": "publication"}, "give either tables, a list, or discover: publication"),
+        ({"discover": "publication"}, "give either tables, a list of names, or discover: publication"),
+        ({"tables": ["public.*"]}, "tables has patterns, and loading asks no database"),
         ({"stream": {"mode": "schedule"}}, "mode schedule needs cron"),
         ({"state": {}}, "give either url or url_env"),
         ({"source": {"dsn": CLOSED, "dsn_env": "SHOP_DSN", "publication": "p"}}, "dsn and dsn_env exclude each other"),
@@ -673,7 +674,7 @@ def test_a_type_of_another_package_is_checked_and_loaded(project: Path, own_pack
 @pytest.mark.usefixtures("replication")
 def test_discovered_tables_are_those_of_the_last_refresh(project: Path, database: Database) -> None:
     source = {"dsn_env": "SHOP_DSN", "publication": "shop_pub"}
-    write_defs(project, source=source, tables=None, discover="publication")
+    write_defs(project, source=source, tables=["public.*", "!public.notes"], discover="publication")
 
     before = dg_command(project, "list", "defs", "--json", *OURS_ALONE, SHOP_DSN=CLOSED)
     assert before.returncode == 0, before.stdout
@@ -687,8 +688,9 @@ def test_discovered_tables_are_those_of_the_last_refresh(project: Path, database
 
     after = dg_command(project, "list", "defs", "--json", *OURS_ALONE, SHOP_DSN=CLOSED)
     assert after.returncode == 0, after.stdout
-    for table in ("orders", "customers", "notes"):
+    for table in ("orders", "customers"):
         assert f"duckdb/public/{table}" in after.stdout
+    assert "duckdb/public/notes" not in after.stdout
 
 
 def test_dagster_dev_does_not_connect_to_discover(

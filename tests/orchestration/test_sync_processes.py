@@ -120,8 +120,7 @@ def job_of(kind: type[PostgresReplicationResource]) -> dg.JobDefinition:
         state=StateStoreResource(url=os.environ["ETL_TEST_STATE"]),
         destination=DuckDBDestinationResource(path=os.environ["ETL_TEST_DUCKDB"]),
     )
-    tables = replication.table_names()
-    assert tables is not None
+    tables = replication.selection().names
     job = dg.define_asset_job("sync", executor_def=dg.multiprocess_executor.configured({"max_concurrent": 3}))
     return dg.Definitions(
         assets=build_initial_sync_assets(replication, tables, copy_processes=dict.fromkeys(map(str, tables), 1)),

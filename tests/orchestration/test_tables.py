@@ -17,8 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:InitResourceContext.dagster_run 
 @pytest.fixture
 def copied(replication: PostgresReplicationResource, instance: dg.DagsterInstance) -> PostgresReplicationResource:
     """`replication` after its assets were materialised."""
-    tables = replication.table_names()
-    assert tables is not None
+    tables = replication.selection().names
     assets = build_initial_sync_assets(replication, tables)
     assert dg.materialize(assets, instance=instance, resources={names.resource_key(replication.name): replication})
     return replication

@@ -14,6 +14,7 @@ from etl_core.source.connection import Connection, connect
 from etl_core.source.doctor import Finding, Severity, examine
 from etl_core.source.publication import told_harms
 from etl_core.source.slot import create_slot
+from etl_core.table_pattern import TableSelection
 from etl_core.testing.database import Database
 
 
@@ -25,8 +26,8 @@ def found(
     database: Database, *tables: str, check: str | None = None, dsn: str | None = None, pipeline: str = "shop"
 ) -> list[Finding]:
     """What is not in order, of one check or of all."""
-    names = [name(table) for table in tables] if tables else None
-    findings = examine(dsn or database.dsn, pipeline=pipeline, publication="p", tables=names)
+    selection = TableSelection(tuple(name(table) for table in tables)) if tables else None
+    findings = examine(dsn or database.dsn, pipeline=pipeline, publication="p", selection=selection)
     assert findings
     return [
         finding
@@ -46,7 +47,7 @@ def test_a_source_in_order(database: Database) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
     before = database.execute("SELECT count(*) FROM pg_class")
     database.execute("CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root = true)")
-    findings = examine(database.dsn, pipeline="shop", publication="p", tables=None)
+    findings = examine(database.dsn, pipeline="shop", publication="p")
     assert not [finding for finding in findings if finding.severity in (Severity.WARNING, Severity.UNSAFE)]
     checks = {finding.check for finding in findings if finding.severity is Severity.OK}
     assert checks >= {"version", "wal_level", "max_replication_slots", "max_wal_senders", "replication", "slot"}
