@@ -13,6 +13,7 @@ from etl_core.cli.exit_status import WRONG_USAGE
 from etl_core.cli.failures import say
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
+from etl_core.trigger_action import TriggerAction
 
 _T = TypeVar("_T")
 
@@ -21,7 +22,8 @@ _T = TypeVar("_T")
 class Arguments:
     """A command line that was understood. `seconds` is `--for`; `tables` are those named, none for all.
 
-    `file` is where a backup goes, or a `sources.yml`. `schema` is the table whose versions are shown.
+    `file` is where a backup goes, or a `sources.yml`. `schema` is the table whose versions are shown. `ddl_trigger` is
+    what becomes of the event trigger.
     """
 
     command: str
@@ -35,6 +37,7 @@ class Arguments:
     yes: bool = False
     file: Path | None = None
     schema: TableName | None = None
+    ddl_trigger: TriggerAction | None = None
 
     @property
     def is_bounded(self) -> bool:
@@ -78,7 +81,17 @@ def _build_parser() -> argparse.ArgumentParser:
         added.set_defaults(command=name)
         return added
 
-    add("doctor", "Check whether the source can be replicated safely, and print the SQL that mends it.")
+    doctor = add("doctor", "Check whether the source can be replicated safely, and print the SQL that mends it.")
+    doctor.add_argument(
+        "--ddl-trigger",
+        type=TriggerAction,
+        choices=list(TriggerAction),
+        nargs="?",
+        const=TriggerAction.INSTALL,
+        default=argparse.SUPPRESS,
+        help="instead: print the SQL of the event trigger that has every ALTER TABLE told in the WAL, and install it"
+        " (=print: do not; =remove: drop it); needs a superuser",
+    )
     _add_tables(add("sync", "Copy the tables that were not copied yet; named ones again, behind the swap."))
     _add_bounds(add("stream", "Stream changes until stopped."))
     _add_bounds(add("run", "Copy what needs it and stream changes until stopped."))

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from etl_core.cli.arguments import Arguments
+from etl_core.cli.ddl_trigger import ddl_trigger
 from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.texts import plural, put
 from etl_core.control import PipelineControl
@@ -23,7 +24,9 @@ from etl_core.state.doctor import examine_state
 _ORDER = (Severity.UNSAFE, Severity.WARNING, Severity.NOTE, Severity.OK)
 
 
-def doctor(pipeline: PipelineControl, _: Arguments) -> int:
+def doctor(pipeline: PipelineControl, arguments: Arguments) -> int:
+    if arguments.ddl_trigger is not None:
+        return ddl_trigger(pipeline, arguments.ddl_trigger)
     source = pipeline.config.source
     findings = examine(
         source.conninfo(),

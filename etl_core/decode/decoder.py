@@ -57,11 +57,12 @@ def decode_frames(
         watermark = watermarks.get(table_id)
         if watermark is None:
             continue
-        truncated = table_id in frames.truncated and commit_lsn[0] >= watermark
+        begins = commit_lsn[0] >= watermark
+        truncated = begins and table_id in frames.truncated
         if selected.size and commit_lsn[0] < watermark:
             begun = int(np.searchsorted(commit_lsn, np.uint64(watermark)))
             selected = selected[selected >= (first[begun] if begun < first.size else frames.bounds.size)]
-        if not selected.size and not truncated:
+        if not (selected.size or truncated or (begins and table_id in frames.altered)):
             continue
         with _alone(schema, on_table_error):
             plans.append(_plan_table(frames, selected, schema, truncated=truncated))
@@ -118,7 +119,7 @@ def _as_table_error(schema: TableSchema) -> Iterator[None]:
 
 
 def _by_relation(frames: Frames) -> Iterator[tuple[TableId, Indices]]:
-    """Every relation with the numbers of its frames, ascending; also those that are only truncated."""
+    """Every relation with the numbers of its frames, ascending; also those that are only truncated or altered."""
     seen = set()
     rows = row_numbers(tags_of(frames.heads))
     if rows.size:
@@ -134,7 +135,7 @@ def _by_relation(frames: Frames) -> Iterator[tuple[TableId, Indices]]:
                 table_id = TableId(int(sorted_relation[start]))
                 seen.add(table_id)
                 yield table_id, rows[order[start:stop]]
-    for table_id in frames.truncated - seen:
+    for table_id in (frames.truncated | frames.altered) - seen:
         yield table_id, np.empty(0, np.int64)
 
 

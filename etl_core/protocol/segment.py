@@ -72,6 +72,7 @@ class Segment:
         open_lsn: Lsn | None,
         truncated: frozenset[TableId],
         open_time: int | None = None,
+        altered: frozenset[TableId] = frozenset(),
     ) -> tuple[Frames, Segment]:
         """The first `count` frames, of `size` bytes, and what is behind them. The reader goes on with the latter."""
         rest = Segment(self.data[size : self.size], self.lengths[count:], self.size - size)
@@ -79,7 +80,7 @@ class Segment:
         if not rest.size:
             self.data += PADDING
         data = np.frombuffer(self.data, np.uint8)[: size + len(PADDING)]
-        return Frames(data, self.bounds(0, 0), open_lsn, truncated, open_time), rest
+        return Frames(data, self.bounds(0, 0), open_lsn, truncated, open_time, altered), rest
 
 
 @dataclass(frozen=True)  # without slots, for a cached property needs a place
@@ -87,7 +88,8 @@ class Frames:
     """`data` (uint8, padded) and `bounds` (int64, one more than there are frames): frame i is bounds[i]:bounds[i+1].
 
     `open_lsn` is the commit LSN of the transaction that began before the first frame, None if none did. `truncated` are
-    emptied by that transaction, before the first frame. `open_time` is its commit time, as on the wire.
+    emptied by that transaction, before the first frame; `altered` are altered by it there. `open_time` is its commit
+    time, as on the wire.
     """
 
     data: NDArray[np.uint8]
@@ -95,6 +97,7 @@ class Frames:
     open_lsn: Lsn | None = None
     truncated: frozenset[TableId] = frozenset()
     open_time: int | None = None
+    altered: frozenset[TableId] = frozenset()
 
     @property
     def size(self) -> int:
@@ -125,10 +128,10 @@ class Frames:
         return np.append(self.open_time, times)
 
     def tables(self) -> frozenset[TableId]:
-        """The tables with a change or a truncation in it."""
+        """The tables with a change, a truncation or an alteration in it."""
         relations = relations_of(self.heads[row_numbers(tags_of(self.heads))])
         ends = np.flatnonzero(np.append(relations[1:] != relations[:-1], relations.size > 0))
-        return self.truncated | frozenset(map(TableId, np.unique(relations[ends]).tolist()))
+        return self.truncated | self.altered | frozenset(map(TableId, np.unique(relations[ends]).tolist()))
 
 
 def tags_of(heads: NDArray[np.uint64]) -> NDArray[np.uint8]:

@@ -4,12 +4,12 @@ Invariants:
 - a batch handed out holds whole transactions only, and so does every piece but those of the open transaction;
 - all frames of one relation in one piece are described by one schema;
 - a truncation begins a piece, so that what came before is decoded apart from what comes after, and the piece's first
-  transaction is the one that truncates.
+  transaction is the one that truncates; so does an alteration that a logical message announces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -87,7 +87,8 @@ class Assembler:
     """Collects the frames and messages of one stream: `scan` after each read, then `on_message` if one came.
 
     `describe` gives the schema of a relation that the server announces in the transaction with that commit LSN.
-    `on_truncate` is told which tables are truncated by the transaction with that commit LSN.
+    `on_truncate` is told which tables are truncated by the transaction with that commit LSN. `announced` gives the
+    relations that a logical message says to be altered in such a transaction.
     `memory_limit` bounds the bytes of frames held in memory: beyond it, the frames of the open transaction go to the
     spool. `segment_bytes` is where a segment is closed; in a transaction that was cut already, it is
     closed at a quarter of that. With `seals_spool` nobody can read what is on the disk.
@@ -101,10 +102,12 @@ class Assembler:
         start_lsn: Lsn,
         segment_bytes: int = SEGMENT_BYTES,
         on_truncate: Callable[[frozenset[TableId], Lsn], None] = lambda *_: None,
+        announced: Callable[[LogicalDecodingMessage, Lsn], Iterable[Relation]] = lambda *_: (),
         seals_spool: bool = False,
     ) -> None:
         self._describe = describe
         self._tell_truncated = on_truncate
+        self._announced = announced
         self._memory_limit = memory_limit
         self._segment_bytes = segment_bytes
         self._seals_spool = seals_spool
@@ -123,11 +126,16 @@ class Assembler:
         self._open_lsn: Lsn | None = None
         self._begin_segment(Segment())
 
-    def _begin_segment(self, segment: Segment, truncated: frozenset[TableId] = frozenset()) -> None:
+    def _begin_segment(
+        self,
+        segment: Segment,
+        truncated: frozenset[TableId] = frozenset(),
+        altered: frozenset[TableId] = frozenset(),
+    ) -> None:
         self.segment = segment
         """Where the reader appends frames."""
         self._begun_lsn, self._begun_time = self._open_lsn, self._open_time
-        self._truncated = truncated
+        self._truncated, self._altered = truncated, altered
         self._scanned, self._whole = _Extent(), _Extent()
 
     @property
@@ -148,7 +156,7 @@ class Assembler:
     @property
     def has_changes(self) -> bool:
         """Whether a whole transaction at hand changes anything."""
-        return bool(self._pieces or self._whole.rows or (self._truncated and self._whole.frames))
+        return bool(self._pieces or self._whole.rows or ((self._truncated or self._altered) and self._whole.frames))
 
     @property
     def waiting_since(self) -> datetime | None:
@@ -207,7 +215,9 @@ class Assembler:
                 self._on_relation(message)
             case Truncate():
                 self._on_truncate(frozenset(message.table_ids))
-            case Type() | Origin() | LogicalDecodingMessage():
+            case LogicalDecodingMessage():
+                self._on_logical_message(message)
+            case Type() | Origin():
                 pass  # they say nothing about rows
             case _:
                 raise MalformedMessage(f"{type(message).__name__} does not belong in a stream of version 1", offset=0)
@@ -227,6 +237,17 @@ class Assembler:
         self._close()
         self._begin_segment(Segment(), tables)
         self._tell_truncated(tables, self._open_lsn)
+
+    def _on_logical_message(self, message: LogicalDecodingMessage) -> None:
+        if self._open_lsn is None or not message.transactional:
+            return
+        altered = set()
+        for relation in self._announced(message, self._open_lsn):
+            self._on_relation(relation)
+            altered.add(relation.table_id)
+        if altered:
+            self._close()
+            self._begin_segment(Segment(), altered=frozenset(altered))
 
     def _close(self) -> None:
         """Ends the segment behind what was scanned."""
@@ -249,9 +270,11 @@ class Assembler:
             self._put_on_disk()
 
     def _cut(self, part: _Extent) -> list[Piece]:
-        frames, rest = self.segment.split(part.frames, part.size, self._begun_lsn, self._truncated, self._begun_time)
+        frames, rest = self.segment.split(
+            part.frames, part.size, self._begun_lsn, self._truncated, self._begun_time, self._altered
+        )
         self._begin_segment(rest)
-        if not (part.rows or frames.truncated):
+        if not (part.rows or frames.truncated or frames.altered):
             return []
         return [Piece(frames, dict(self._schemas), frames.tables(), part.rows)]
 

@@ -10,7 +10,7 @@ Which column is which is told by `relation_columns`, which asks nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import psycopg
@@ -18,13 +18,15 @@ import psycopg
 from etl_core.errors import SourceChanged, SourceLocked
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
-from etl_core.protocol.messages import Relation
-from etl_core.replication.relation_columns import Identified, Known, as_known, identify, is_alike
+from etl_core.protocol.messages import LogicalDecodingMessage, Relation
+from etl_core.replication.relation_columns import Identified, Known, as_known, identify, is_alike, numbered
+from etl_core.replication.told_tables import ToldTables, as_sent
 from etl_core.schema.alterations import cannot_be_told
 from etl_core.schema.fingerprint import Fingerprint
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
 from etl_core.source.catalog import PublishedTable, published_tables, table_schema
 from etl_core.source.connection import Connection
+from etl_core.source.ddl_trigger import trigger_state
 from etl_core.source.fill import FillKind, added_column_fill, attributes_now, has_files
 from etl_core.source.server import current_lsn
 from etl_core.source.sqlstate import translate
@@ -52,9 +54,25 @@ class Describer:
         self._watermark = watermark
         self._last: dict[TableId, tuple[Lsn, TableSchema]] = {}
         self._remembered = remembered
+        self._told = ToldTables(lambda: trigger_state(self._open()))
         self._connection: Connection | None = None
         self._first_look: dict[TableId, TableSchema] | None = None
         self._looked_at = ZERO
+
+    def announced(self, message: LogicalDecodingMessage, commit_lsn: Lsn) -> Iterator[Relation]:
+        """The replicated tables that a message of the event trigger says to be altered, as the next row's message will.
+
+        The trigger is used where it is installed; nothing depends on it.
+        """
+        for told in self._told.note(message):
+            base, mark = self._base(told.table_id, commit_lsn), self._watermark(told.table_id)
+            seen = self._seen(told.table_id)
+            # Which columns a list lets through is not told.
+            if base is None or mark is None or mark > commit_lsn or seen is None or _has_list(seen):
+                continue
+            relation = as_sent(told, base)
+            if relation is not None:
+                yield relation
 
     def __call__(self, relation: Relation, commit_lsn: Lsn) -> TableSchema:
         """The schema of the rows that follow `relation`, in the transaction whose commit record is at `commit_lsn`."""
@@ -120,6 +138,9 @@ class Describer:
         identified = as_known(relation.columns, known)
         if identified is not None or base is None:
             return identified or identify(relation.columns, known)
+        numbers = self._told.numbers(relation)
+        if numbers is not None:
+            return numbered(relation.columns, numbers, known)
         remembered = self._remembered(relation.table_id)
         # A look ahead of the stream says nothing of the time between: what was altered in it cannot be told.
         if remembered is not None and remembered.lsn <= commit_lsn:
@@ -185,8 +206,12 @@ class Describer:
 
 def _not_sent(seen: Fingerprint) -> set[int]:
     """Columns that were there and not sent: generated ones, and all that a column list may leave out."""
-    has_list = seen.publishing is not None and any(way.columns is not None for way in seen.publishing.ways)
+    has_list = _has_list(seen)
     return {each.attnum for each in seen.attributes if each.name and (each.generated or has_list)}
+
+
+def _has_list(seen: Fingerprint) -> bool:
+    return seen.publishing is not None and any(way.columns is not None for way in seen.publishing.ways)
 
 
 def _key(relation: Relation, columns: tuple[Column, ...], catalog: TableSchema | None) -> tuple[str, ...]:

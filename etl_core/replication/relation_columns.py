@@ -85,6 +85,11 @@ def identify(described: Sequence[RelationColumn], known: Known) -> Identified:
     numbers = None if known.base is None else _only_way(described, known)
     if numbers is None:
         return Identified(tuple(_by_name(column, known) for column in described), is_proven=False)
+    return numbered(described, numbers, known)
+
+
+def numbered(described: Sequence[RelationColumn], numbers: Sequence[int], known: Known) -> Identified:
+    """The columns of which somebody has told the numbers."""
     columns = (_column(column, attnum, known) for column, attnum in zip(described, numbers, strict=True))
     return Identified(tuple(columns), is_proven=True)
 

@@ -16,6 +16,7 @@ from etl_core.replication.failpoints import SLOT_COPIED, SLOT_DROPPED, SLOT_RECO
 from etl_core.silence import SILENCE
 from etl_core.source.catalog import published_tables
 from etl_core.source.connection import Connection, connect
+from etl_core.source.ddl_trigger import trigger_state
 from etl_core.source.server import application_names, server_info
 from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, copy_slot, create_slot, drop_slot, slot_status
 from etl_core.state.store import OwnedSlot, StateStore
@@ -74,7 +75,14 @@ class Source:
         from etl_core.source.replication_stream import ReplicationStream  # numpy, for those alone who stream
 
         connection = self.connect(role, replication=True)
-        return ReplicationStream(connection, slot, self.publication, start_lsn, filtered=self._filtered_tables)
+        try:
+            has_trigger = trigger_state(connection) is not None
+        except BaseException:
+            connection.close()
+            raise
+        return ReplicationStream(
+            connection, slot, self.publication, start_lsn, filtered=self._filtered_tables, messages=has_trigger
+        )
 
     def _filtered_tables(self) -> list[str]:
         """The tables that the publication filters rows of; none if that cannot be found out now."""

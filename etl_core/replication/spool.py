@@ -119,7 +119,18 @@ class Spool:
 class SpooledFrames:
     """Frames that are on disk."""
 
-    __slots__ = ("_count", "_is_closed", "_open_lsn", "_open_time", "_seal", "_spool", "_start", "_truncated", "size")
+    __slots__ = (
+        "_altered",
+        "_count",
+        "_is_closed",
+        "_open_lsn",
+        "_open_time",
+        "_seal",
+        "_spool",
+        "_start",
+        "_truncated",
+        "size",
+    )
 
     def __init__(self, spool: Spool, start: int, frames: Frames, seal: int) -> None:
         self._spool = spool
@@ -130,6 +141,7 @@ class SpooledFrames:
         self._open_lsn: Lsn | None = frames.open_lsn
         self._truncated: frozenset[TableId] = frames.truncated
         self._open_time = frames.open_time
+        self._altered = frames.altered
         self.size = frames.size
 
     def load(self) -> Frames:
@@ -137,7 +149,7 @@ class SpooledFrames:
         data = np.frombuffer(self._spool.read(self._start, self.size, len(PADDING)), np.uint8)
         self._spool.unseal(data[: self.size], self._seal)
         bounds = np.frombuffer(self._spool.read(self._start + self.size, self._count * _BOUND.itemsize), _BOUND)
-        return Frames(data, bounds, self._open_lsn, self._truncated, self._open_time)
+        return Frames(data, bounds, self._open_lsn, self._truncated, self._open_time, self._altered)
 
     def close(self) -> None:
         """Idempotent."""

@@ -228,6 +228,7 @@ class Streaming:
             memory_limit=memory_limit,
             start_lsn=start,
             on_truncate=self._watch.truncated,
+            announced=describer.announced,
             seals_spool=self._shapes.hides,
         )
 

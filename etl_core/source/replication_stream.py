@@ -102,10 +102,12 @@ class ReplicationStream:
         start_lsn: Lsn,
         *,
         filtered: Callable[[], Sequence[str]] = tuple,
+        messages: bool = False,
     ) -> None:
         """Starts streaming at `start_lsn`, or where the slot was confirmed if that is later; owns the connection.
 
-        `filtered` gives the tables with a row filter, for the error of one that fails. Raises SlotInUse, SourceRefused
+        `filtered` gives the tables with a row filter, for the error of one that fails. With `messages` those of
+        `pg_logical_emit_message` are sent too. Raises SlotInUse, SourceRefused
         or SourceUnavailable, and closes the connection then.
         """
         self.connection = connection
@@ -127,7 +129,7 @@ class ReplicationStream:
         self._clock = ServerClock()
         self._dry_reads = 0
         try:
-            self._start(slot, publication, start_lsn)
+            self._start(slot, publication, start_lsn, messages=messages)
             self._socket = socket.socket(fileno=os.dup(self._pgconn.socket))
         except BaseException:
             connection.close()
@@ -141,9 +143,12 @@ class ReplicationStream:
         """The descriptor of the socket to the server, as a connection has it."""
         return self._pgconn.socket
 
-    def _start(self, slot: str, publication: str, start_lsn: Lsn) -> None:
-        command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
-            sql.Identifier(slot), sql.SQL(str(start_lsn)), sql.Literal(sql.Identifier(publication).as_string())
+    def _start(self, slot: str, publication: str, start_lsn: Lsn, *, messages: bool) -> None:
+        command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}{})").format(
+            sql.Identifier(slot),
+            sql.SQL(str(start_lsn)),
+            sql.Literal(sql.Identifier(publication).as_string()),
+            sql.SQL(", messages 'true'" if messages else ""),
         )
         try:
             if (encoding := text_encoding(self.connection)) != "UTF8":
