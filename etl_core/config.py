@@ -26,6 +26,7 @@ from etl_core.config_values import config_error as config_error
 from etl_core.config_values import parse_duration as parse_duration
 from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
+from etl_core.policies import TablePolicy
 from etl_core.table_pattern import TablePattern, TableSelection
 from etl_core.write_mode import WriteMode
 
@@ -297,7 +298,7 @@ class PipelineConfig:
 
     With `allow_append_only` tables without a replica identity may be published, with their inserts alone. `tables` are
     settings by table or pattern; of two that match one, the later decides. `write_mode` is that of tables for which
-    they have none. `hash_key` is a secret.
+    they have none, and so is `policy`. `hash_key` is a secret.
     """
 
     pipeline: str
@@ -311,6 +312,7 @@ class PipelineConfig:
     tables: tuple[TableSettings, ...] = ()
     hash_key: str | None = field(default=None, repr=False)
     write_mode: WriteMode = WriteMode.MIRROR
+    policy: TablePolicy = field(default_factory=TablePolicy)
 
     @property
     def write_modes(self) -> list[tuple[str, WriteMode]]:
@@ -322,6 +324,14 @@ class PipelineConfig:
         """As the settings say it; the last entry that matches the table and has one decides."""
         said = [one.write_mode for one in self.tables if one.write_mode is not None and one.matches(table)]
         return said[-1] if said else self.write_mode
+
+    def policy_of(self, table: TableName) -> TablePolicy:
+        """As the settings say it; of two entries that match the table and say the same, the later decides."""
+        policy = self.policy
+        for one in self.tables:
+            if one.matches(table):
+                policy = one.policy.over(policy)
+        return policy
 
     def __post_init__(self) -> None:
         check_pipeline_name(self.pipeline)

@@ -39,6 +39,7 @@ from etl_core.config_values import (
 )
 from etl_core.errors import ConfigError
 from etl_core.identifiers import check_pipeline_name
+from etl_core.policies import POLICY_FIELDS, TablePolicy, read_policy
 from etl_core.silence import SILENCE
 from etl_core.table_pattern import TableSelection, read_selection
 from etl_core.write_mode import WriteMode
@@ -293,6 +294,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     unknown_types_to_bytes = root.flag("unknown_types_to_bytes", True)
     allow_append_only = root.flag("allow_append_only", False)
     tables, hash_key, write_mode = root.section("tables"), root.text("hash_key"), root.text("write_mode")
+    policy = read_policy("", {name: root.take(name) for name in POLICY_FIELDS})
     root.finish()
     return PipelineConfig(
         pipeline=pipeline,
@@ -306,6 +308,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
         tables=() if tables is None else _tables(tables),
         hash_key=hash_key,
         write_mode=WriteMode.MIRROR if write_mode is None else read_write_mode("write_mode", write_mode),
+        policy=policy.over(TablePolicy()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings per table or pattern: the write mode, and which columns go to the destination, how called, how hidden.
+"""Settings per table or pattern: write mode, policies, and which columns go to the destination, how called, how hidden.
 
 Nothing here knows a table: what the settings mean for one is `etl_core.shape`'s, and so are the transforms' names.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from etl_core.config_values import check_positive, config_error, did_you_mean, in_field, wrong_kind
+from etl_core.config_values import as_choice, check_positive, config_error, in_field, wrong_kind
 from etl_core.identifiers import TableName
+from etl_core.policies import POLICY_FIELDS, PolicySettings, read_policy
 from etl_core.table_pattern import TablePattern
 from etl_core.write_mode import WriteMode
 
@@ -51,6 +52,7 @@ class TableSettings:
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     write_mode: WriteMode | None = None
     """None leaves it to the entries before this one, and to the pipeline's."""
+    policy: PolicySettings = field(default_factory=PolicySettings)
 
     def __post_init__(self) -> None:
         in_field(self.where, TablePattern, self.pattern)
@@ -93,7 +95,7 @@ def check_hash_key(where: str, key: str | None) -> None:
 
 
 def read_tables(where: str, given: Mapping[str, object]) -> tuple[TableSettings, ...]:
-    """The settings as YAML or Dagster has them: by pattern, `{write_mode: …, columns: {exclude: […], hash: […]}}`.
+    """The settings as YAML or Dagster has them: by pattern, `{write_mode: …, recopy: …, columns: {exclude: […], …}}`.
 
     Raises ConfigError with the dotted field. Of two that match a table, the later one decides about a column.
     """
@@ -102,27 +104,21 @@ def read_tables(where: str, given: Mapping[str, object]) -> tuple[TableSettings,
 
 def read_write_mode(where: str, given: object) -> WriteMode:
     """Raises ConfigError for what is not the name of one."""
-    if not isinstance(given, str):
-        raise wrong_kind(where, "text", given)
-    try:
-        return WriteMode(given)
-    except ValueError:
-        known = ", ".join(WriteMode)
-        raise config_error(
-            where, f"is {given!r}", hint=did_you_mean(given, list(WriteMode)) or f"use {known}"
-        ) from None
+    return as_choice(where, WriteMode, given)
 
 
 def _settings(where: str, pattern: str, settings: object) -> TableSettings:
     if not isinstance(settings, Mapping):
         raise wrong_kind(where, "a mapping", settings)
-    for key in settings.keys() - {"columns", "write_mode"}:
-        raise config_error(f"{where}.{key}", "is unknown", hint="known here: columns, write_mode")
+    known = ("columns", "write_mode", *POLICY_FIELDS)
+    for key in settings.keys() - set(known):
+        raise config_error(f"{where}.{key}", "is unknown", hint=f"known here: {', '.join(known)}")
     mode = settings.get("write_mode")
     return TableSettings(
         pattern,
         _columns(f"{where}.columns", settings.get("columns", {})),
         None if mode is None else read_write_mode(f"{where}.write_mode", mode),
+        read_policy(where, settings),
     )
 
 

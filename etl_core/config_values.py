@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from typing import TypeVar
 
 from etl_core.errors import ConfigError
 
 _T = TypeVar("_T")
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 _SIZE_UNITS = {
@@ -105,6 +107,17 @@ def as_quantity(where: str, parse: Callable[[str], _T], value: object) -> _T:
         raise wrong_kind(where, "a number with a unit", value)
     text = value if isinstance(value, str) else f"{Decimal(str(value)):f}"
     return in_field(where, parse, text)
+
+
+def as_choice(where: str, kind: type[_Choice], value: object) -> _Choice:
+    """One of the words of `kind`."""
+    if not isinstance(value, str):
+        raise wrong_kind(where, "text", value)
+    try:
+        return kind(value)
+    except ValueError:
+        hint = did_you_mean(value, list(kind)) or f"use {', '.join(kind)}"
+        raise config_error(where, f"is {value!r}", hint=hint) from None
 
 
 def in_field(where: str, parse: Callable[[str], _T], text: str) -> _T:

@@ -117,8 +117,8 @@ class PipelineControl:
         """
         self.find(name)
         for status in tables_named(self.store, self.source, name):
-            if status.state is not TableState.INIT:
-                self._transition(status, TableState.INIT)
+            if status.state is not TableState.INIT or not status.is_requested:
+                self._transition(status, TableState.INIT, TableUpdate(is_requested=True))
 
     def pause(self, name: TableName) -> None:
         """Stops applying a table's changes. Its data stays as it is."""
@@ -130,7 +130,39 @@ class PipelineControl:
         """Brings a paused or failed table back: it is copied again, as its changes were not kept meanwhile."""
         status = self.find(name)
         if status.state in (TableState.PAUSED, TableState.ERRORED):
-            self._transition(status, TableState.INIT)
+            self._transition(status, TableState.INIT, TableUpdate(is_requested=True))
+
+    def waiting(self) -> list[TableStatus]:
+        """The tables that wait for a person: to be copied again, or for a change of their schema to be approved."""
+        return [status for status in self.store.tables() if status.waits_for is not None]
+
+    def approve(self, status: TableStatus) -> None:
+        """Lets a table of `waiting` do what it waits for: exactly what its `error` says, and nothing that came since.
+
+        Where its changes are kept it goes on from there, else it is copied again. Raises StateConflict if it was moved
+        on meanwhile, ConfigError if it waits for nothing.
+        """
+        if status.waits_for is None:
+            raise ConfigError(
+                f"{status.name} does not wait for approval, so nothing was changed",
+                hint="etl approve without a table lists those that wait",
+            )
+        if status.change is None:
+            self._transition(status, TableState.INIT, TableUpdate(is_requested=True))
+            return
+        approved = f"{status.approved or ''} {status.change}".lstrip()  # a batch may need the earlier ones, too
+        if status.sync_slot is None:
+            update = TableUpdate(error=status.error, attempts=status.attempts, approved=approved)
+            self._transition(status, TableState.INIT, update)
+        else:
+            update = TableUpdate(
+                snapshot_lsn=status.snapshot_lsn,
+                sync_slot=status.sync_slot,
+                rows_copied=status.rows_copied,
+                attempts=status.attempts,
+                approved=approved,
+            )
+            self._transition(status, TableState.FINISHED_COPY, update)
 
     def _transition(self, status: TableStatus, to: TableState, update: TableUpdate | None = None) -> TableStatus:
         moved = self.store.transition(status, to, update)

@@ -99,6 +99,18 @@ class TableAbsent(TableError):
     """The source no longer offers the table: dropped, renamed or not published. It is copied when it is back."""
 
 
+class DecisionNeeded(TableError):
+    """A policy leaves it to a person what becomes of the table. `waits_for` is the policy.
+
+    `change` tells the schema change from every other one; None where only a copy waits.
+    """
+
+    def __init__(self, message: str, *, table: str, waits_for: str, change: str | None = None, hint: str) -> None:
+        super().__init__(message, table=table, hint=hint)
+        self.waits_for = waits_for
+        self.change = change
+
+
 class CopyNeeded(TableError):
     """What the destination has of the table cannot be continued: only a new copy brings it back."""
 

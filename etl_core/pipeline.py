@@ -22,6 +22,7 @@ from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.compare import Comparison
 from etl_core.replication.copy import Copied, TableCopier
 from etl_core.replication.observer import Observer
+from etl_core.replication.permission import Permission
 from etl_core.replication.prepare import Preparation
 from etl_core.replication.shared_copy import help_copy
 from etl_core.replication.stream import Streamed
@@ -61,8 +62,17 @@ class Pipeline(PipelineControl):
             lambda connection: self._preparation.register_new(connection),
             config.source.selection,
         )
+        self._permission = Permission(config.policy_of, self.store, self.shapes)
         self._preparation = Preparation(
-            config, self.source, self.store, self.destination, self.observer, self.stop, self.watch, self.shapes
+            config,
+            self.source,
+            self.store,
+            self.destination,
+            self.observer,
+            self.stop,
+            self.watch,
+            self.shapes,
+            self._permission,
         )
         self._streaming = Streaming(
             config,
@@ -74,6 +84,7 @@ class Pipeline(PipelineControl):
             self.watch,
             self._stream_hold,
             self.shapes,
+            self._permission,
         )
         self._copies = BackgroundCopies(
             self._to_copy,
@@ -142,7 +153,8 @@ class Pipeline(PipelineControl):
             if status.sync_slot is not None:
                 continue  # its changes are kept, and the stream tries it again
             if status.retry_at <= now or not self._has_looked:
-                self._transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
+                why = None if status.is_requested else status.error
+                self._transition(status, TableState.INIT, TableUpdate(error=why, attempts=status.attempts))
         self._has_looked = True
         to_copy = [status for status in self.store.tables() if status.state is TableState.INIT]
         return to_copy if wanted is None else [status for status in to_copy if status.table_id in wanted]
@@ -187,6 +199,7 @@ class Pipeline(PipelineControl):
             self.destination,
             self.observer,
             self.shapes,
+            self._permission,
             workers=self.config.copy.workers,
             connections_per_table=self.config.copy.connections_per_table,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,

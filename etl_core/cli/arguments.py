@@ -111,6 +111,10 @@ def _build_parser() -> argparse.ArgumentParser:
         ("resume", "Replicate paused or failed tables again, beginning with a copy."),
     ):
         add(name, text).add_argument("tables", nargs="+", type=_table, metavar="TABLE", help="namespace.name")
+    approve = add("approve", "Let tables do what they wait for; without a table, list what waits for a person.")
+    approve.add_argument(
+        "tables", nargs="*", type=_table, default=argparse.SUPPRESS, metavar="TABLE", help="namespace.name"
+    )
     backup = add("backup", "Copy the destination's file (DuckDB), consistently, also while a run writes it.")
     backup.add_argument("file", type=Path, metavar="FILE", help="the copy; must not exist yet")
     sources = add("dbt-sources", "Write a sources.yml for dbt: the replicated tables as sources.")

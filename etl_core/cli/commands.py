@@ -19,6 +19,7 @@ _SHORT: dict[str, str] = {
     "doctor": "etl_core.cli.doctor",
     "status": "etl_core.cli.status",
     "resync": "etl_core.cli.tables",
+    "approve": "etl_core.cli.approve",
     "pause": "etl_core.cli.tables",
     "resume": "etl_core.cli.tables",
     "backup": "etl_core.cli.backup",

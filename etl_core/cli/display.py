@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from etl_core.cli.failures import say
-from etl_core.errors import CopiedAgain, EtlError
+from etl_core.errors import CopiedAgain, DecisionNeeded, EtlError
 from etl_core.identifiers import TableName
 from etl_core.replication.observer import Flush, Observer
 from etl_core.state.table_state import TableState
@@ -54,5 +54,5 @@ class Display(Observer):
 
 
 def table_error(table: TableName, error: EtlError) -> str:
-    what = str(error) if isinstance(error, CopiedAgain) else f"{table} failed: {error}"
+    what = str(error) if isinstance(error, CopiedAgain | DecisionNeeded) else f"{table} failed: {error}"
     return what + (f" → {error.hint}" if error.hint else "")

@@ -158,9 +158,15 @@ def _retried(status: TableStatus) -> str:
     return f" (tried again by the next command at once, by one that runs at {status.retry_at.astimezone():%H:%M:%S})"
 
 
+def _failure(status: TableStatus) -> str:
+    if status.waits_for is not None:
+        return str(status.error)
+    return f"{status.name}  failed: {status.error}{_retried(status)}"
+
+
 def failure_lines(failed: Sequence[TableStatus], errors: Sequence[EtlError]) -> list[str]:
     """Failed tables, and those errors that are not theirs: of a table that another process took over, for one."""
     told = {status.error for status in failed}
-    facts = [(f"{status.name}  failed: {status.error}{_retried(status)}", status.hint) for status in failed]
+    facts = [(_failure(status), status.hint) for status in failed]
     facts += [(str(error), error.hint) for error in errors if str(error) not in told]
     return [line for fact, hint in facts for line in ([fact, f"  → {hint}"] if hint else [fact])]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
 from etl_core.cli.status_json import lag_seconds, status_object
-from etl_core.cli.texts import NOTHING, STATE_WORDS, columns, duration, number, put, size
+from etl_core.cli.texts import NOTHING, STATE_WORDS, columns, duration, number, put, size, waiting_since
 from etl_core.control import PipelineControl
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
@@ -117,7 +117,7 @@ def _tables(
         rows.append(
             (
                 str(table.name),
-                STATE_WORDS[table.state],
+                STATE_WORDS[table.state] if table.waits_for is None else "waits",
                 NOTHING if watermark is None else str(watermark),
                 number(table.rows_copied),
             )
@@ -131,6 +131,8 @@ def _tables(
         if table.table_id in ahead:
             mark = watermarks[table.table_id]
             shown.append(f"    just copied: it is ahead of the other tables until the stream has passed {mark}")
+        if table.waits_for is not None:
+            shown.append(f"    {waiting_since(table)}")
         if table.error:
             shown.append(f"    {' '.join(table.error.splitlines())}{_tries(table)}")
         if table.hint:

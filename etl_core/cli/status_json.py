@@ -102,6 +102,8 @@ def _table(table: TableStatus, watermarks: dict[TableId, Lsn], write_mode: Write
         "watermark_lsn": _lsn(watermarks.get(table.table_id)),
         "snapshot_lsn": _lsn(table.snapshot_lsn),
         "rows_copied": table.rows_copied,
+        "waits_for": table.waits_for,
+        "waits_since": None if table.waits_for is None else _time(table.updated_at),
         "error": table.error,
         "hint": table.hint,
         "attempts": table.attempts,

@@ -6,17 +6,15 @@ from collections.abc import Callable
 
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
-from etl_core.cli.texts import STATE_WORDS, put
+from etl_core.cli.texts import BY_WHOM, STATE_WORDS, put
 from etl_core.control import PipelineControl
 from etl_core.identifiers import TableName
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
 
-_BY_WHOM = "by the `etl run` that is running, or the next one"
-
 
 def resync(pipeline: PipelineControl, arguments: Arguments) -> int:
-    return _decide(pipeline, arguments, pipeline.resync, lambda _: f"will be copied again {_BY_WHOM}")
+    return _decide(pipeline, arguments, pipeline.resync, lambda _: f"will be copied again {BY_WHOM}")
 
 
 def pause(pipeline: PipelineControl, arguments: Arguments) -> int:
@@ -26,7 +24,7 @@ def pause(pipeline: PipelineControl, arguments: Arguments) -> int:
 def resume(pipeline: PipelineControl, arguments: Arguments) -> int:
     def told(before: TableStatus) -> str:
         if before.state in (TableState.PAUSED, TableState.ERRORED):
-            return f"is resumed: it will be copied {_BY_WHOM}"
+            return f"is resumed: it will be copied {BY_WHOM}"
         return f"was neither paused nor failed: {STATE_WORDS[before.state]}"
 
     return _decide(pipeline, arguments, pipeline.resume, told)

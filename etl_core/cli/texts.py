@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 
 from etl_core.batch import ChangeCounts
+from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
 
 NOTHING = "–"
+BY_WHOM = "by the `etl run` that is running, or the next one"
 
 STATE_WORDS = {
     TableState.INIT: "to be copied",
@@ -19,6 +21,12 @@ STATE_WORDS = {
     TableState.ERRORED: "failed",
     TableState.PAUSED: "paused",
 }
+
+
+def waiting_since(table: TableStatus) -> str:
+    """For a table that waits for a person: `waits for approval since 2026-11-30 17:05:12`."""
+    what = "to be copied" if table.change is None else "for approval"
+    return f"waits {what}" + (f" since {table.updated_at.astimezone():%Y-%m-%d %H:%M:%S}" if table.updated_at else "")
 
 
 def put(line: str = "") -> None:

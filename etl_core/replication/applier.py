@@ -81,7 +81,8 @@ class Applier:
     """Decodes and writes the batches of one stream; one thread at a time.
 
     `write_lock` is shared by all appliers of a destination. `fence` is the main stream's, whose position goes with the
-    batch; a catch-up has none, and moves only its table's watermark.
+    batch; a catch-up has none, and moves only its table's watermark. `check_permitted` raises DecisionNeeded for a
+    change of a table's schema that waits for a person.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Applier:
         fence: StreamFence | None,
         unknown_types_to_bytes: bool,
         shapes: Shapes | None = None,
+        check_permitted: Callable[[TableSchema, TableSchema], None] = lambda _before, _after: None,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
         server_now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -112,6 +114,7 @@ class Applier:
         self._fence = fence
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._shapes = shapes or Shapes()
+        self._check_permitted = check_permitted
         self._backoff = backoff or Backoff()
         self._server_now = server_now
         self._progress = StoredProgress(
@@ -339,6 +342,7 @@ class Applier:
                 check_carried(known, schema, steps)
                 if self._shapes:
                     steps = alterations(self._shapes.of(known).target, shaped.schema)
+                self._check_permitted(known, schema)
                 shaped = replace(shaped, alterations=steps)
                 if not self._unknown_types_to_bytes:
                     refuse_unsupported(shaped.schema)

@@ -350,9 +350,10 @@ class CatalogWatch:
 
     # --- what follows -----------------------------------------------------------------------------------------
 
-    def _copy_again(self, status: TableStatus, why: str) -> None:
+    def _copy_again(self, status: TableStatus, why: str, *, is_requested: bool = False) -> None:
         error = CopiedAgain(f"{status.name} is copied again: {why}", table=str(status.name), hint=COPIED_AGAIN)
-        self._store.transition(status, TableState.INIT, TableUpdate(error=str(error), hint=error.hint))
+        update = TableUpdate(error=str(error), hint=error.hint, is_requested=is_requested)
+        self._store.transition(status, TableState.INIT, update)
         reach(TABLE_SET_BACK)
         self._open.pop(status.table_id, None)
         self._waiting.discard(status.table_id)
@@ -377,12 +378,12 @@ class CatalogWatch:
         self._observer.on_table_error(status.name, error)
 
     def set_back(self, reasons: Mapping[TableId, str]) -> None:
-        """Has these tables copied again, if they were copied, each for its reason."""
+        """Has these tables copied again, if they were copied, each for its reason: a person changed their settings."""
         with self._lock:
             for status in self._store.tables():
                 if status.table_id in reasons and _is_continued(status):
                     with contextlib.suppress(StateConflict):  # somebody else was faster; the stream looks again
-                        self._copy_again(status, reasons[status.table_id])
+                        self._copy_again(status, reasons[status.table_id], is_requested=True)
 
     def set_back_all(self, why: str) -> None:
         """Has every table copied again that was copied, before its publication is created again."""

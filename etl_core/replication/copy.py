@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 
 from etl_core.destination.protocol import Destination, KeepingCopy, KeptRows, SharedCopy, TableCopy, check_count
 from etl_core.errors import (
+    DecisionNeeded,
     EtlError,
     SlotInUse,
     StateConflict,
@@ -41,6 +42,7 @@ from etl_core.replication.failpoints import (
     reach,
 )
 from etl_core.replication.observer import Observer
+from etl_core.replication.permission import Permission
 from etl_core.replication.shaping import Shaping
 from etl_core.replication.shared_copy import SharedRanges, layout_of, live_helpers
 from etl_core.replication.source import Source
@@ -90,6 +92,7 @@ class TableCopier:
         destination: Destination,
         observer: Observer,
         shapes: Shapes,
+        permission: Permission,
         *,
         workers: int,
         connections_per_table: int,
@@ -108,6 +111,7 @@ class TableCopier:
         self._observer = observer
         self._shapes = shapes
         self._shaping = Shaping(shapes, store, observer)
+        self._permission = permission
         self._workers = workers
         self._connections = connections_per_table
         self._unknown_types_to_bytes = unknown_types_to_bytes
@@ -158,6 +162,7 @@ class TableCopier:
         Raises what went wrong; nothing but the table's state (DATA_SYNC) is left behind then.
         """
         started = time.monotonic()
+        self._check_permission(status)
         self._wait_for_slots()
         # Other processes tell a copy that runs from one that died by this connection: it is there as long as DATA_SYNC.
         # It also creates the slot, and keeps the slot's snapshot alive as long as it does nothing else.
@@ -185,6 +190,23 @@ class TableCopier:
         seconds = time.monotonic() - started
         self._observer.on_copied(status.name, rows, seconds)
         return Copied(status.name, rows, seconds, snapshot_lsn)
+
+    def _check_permission(self, status: TableStatus) -> None:
+        """Raises DecisionNeeded before anything is made on the source; `_describe` looks at what is really copied.
+
+        Whatever else is wrong is met there, too.
+        """
+        if not self._permission.may_ask(status):
+            return
+        try:
+            with self._source.connect("catalog") as connection:
+                table = published_table(connection, status.table_id, self._source.publication)
+                if table is not None:
+                    self._permission.check_copy(connection, status, table.schema)
+        except DecisionNeeded:
+            raise
+        except EtlError:
+            return
 
     def _copy_under_snapshot(
         self, status: TableStatus, slot: str, exporter: Connection
@@ -283,6 +305,7 @@ class TableCopier:
                 )
             if self._wanted is not None and table.name not in self._wanted:
                 raise missing(status.name, table.name)
+            self._permission.check_copy(connection, status, table.schema)
             lost = [one for plan in read_plan(connection, [table.name]) for one in plan.lost_partitions]
         if lost:
             raise TableError(
@@ -343,7 +366,9 @@ class TableCopier:
 
     def _fail(self, status: TableStatus, slot: str, error: EtlError, seconds: float) -> None:
         current = self._store.table(status.table_id)
-        if current is None or current.state is not TableState.DATA_SYNC or current.sync_slot != slot:
+        is_copying = current is not None and current.state is TableState.DATA_SYNC and current.sync_slot == slot
+        waits = isinstance(error, DecisionNeeded) and current == status
+        if current is None or not (is_copying or waits):
             self._observer.on_retry(error, 0.0)  # before or after the copy itself, or someone moved the table on
             return
         first = RETRY_AFTER

@@ -14,12 +14,23 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from etl_core.batch import WriteBatch
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination
-from etl_core.errors import ConfigError, EtlError, SourceChanged, SourceRefused, StateConflict, Stopped, TableAbsent
+from etl_core.errors import (
+    ConfigError,
+    EtlError,
+    SourceChanged,
+    SourceLocked,
+    SourceRefused,
+    StateConflict,
+    Stopped,
+    TableAbsent,
+    TableError,
+)
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.other_slots import describe_other_slot, find_other_slots
+from etl_core.replication.permission import Permission
 from etl_core.replication.shaping import Shaping
 from etl_core.replication.source import Source
 from etl_core.replication.stream_fence import begin_stream
@@ -39,7 +50,7 @@ from etl_core.source.publication import (
 from etl_core.source.selected import check_selected, selected_tables, selected_unpublished, told_unpublished
 from etl_core.source.server import Turn, limit_lock_waits, server_info, try_turn
 from etl_core.source.slot import SlotStatus, drop_statement, slot_status
-from etl_core.state.store import SourceIdentity, StateStore, TableStatus
+from etl_core.state.store import SourceIdentity, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 
 _log = logging.getLogger(__name__)
@@ -64,6 +75,7 @@ class Preparation:
         stop: threading.Event,
         watch: CatalogWatch,
         shapes: Shapes,
+        permission: Permission,
     ) -> None:
         self._config = config
         self._source = source
@@ -74,6 +86,7 @@ class Preparation:
         self._watch = watch
         self._has_settings = bool(shapes)
         self._shaping = Shaping(shapes, store, observer)
+        self._permission = permission
         self._told: set[str] = set()
         self._wanted: tuple[TableName, ...] | None = None
         """The tables that are configured, as `prepare` last found them; None for what the publication publishes."""
@@ -121,6 +134,7 @@ class Preparation:
             self._register(published, absent, before)
             self._watch.set_back(self._shaping.changed())
             self._shaping.settings_fit()
+            self._go_on_where_permitted(connection, published)
             self._drop_leaked_slots()
             self._tell_of_other_slots(connection)
 
@@ -267,6 +281,7 @@ class Preparation:
         published = {table.name: table.schema.table_id for table in tables}
         wanted = sorted(published) if self._wanted is None else self._wanted
         by_id = {published[name]: name for name in wanted if name in published and name not in absent}
+        lost = []
         for status in self._store.tables():
             was = before.get(status.table_id, status)
             if status.table_id not in by_id and was.name in absent:
@@ -276,13 +291,14 @@ class Preparation:
                     self._observer.on_table_error(status.name, absent[was.name])
             elif status.table_id not in by_id:
                 self._forget(status)
+                lost.append(status)
         known = {status.table_id: status for status in self._store.tables()}
         for name in absent.keys() - {status.name for status in before.values()}:
             self._observer.on_table_error(name, absent[name])  # it was never copied, so that it has no state
         for table_id, name in by_id.items():
             found = known.get(table_id)
             if found is None or found.name != name:
-                self._store.add_table(table_id, name)
+                self._store.add_table(table_id, name, is_requested=not _replaces_copy(name, lost))
 
     def _stop_absent(self, status: TableStatus, error: TableAbsent) -> None:
         """Stops a table that the source no longer offers. A paused one stays paused."""
@@ -304,10 +320,14 @@ class Preparation:
             table_id, name = table.schema.table_id, table.name
             if table_id in known or (wanted is not None and name not in wanted):
                 continue
-            for status in statuses:
-                if status.name == name and table_schema(connection, status.table_id) is None:
-                    self._forget(status)
-            self._store.add_table(table_id, name)
+            lost = [
+                status
+                for status in statuses
+                if status.name == name and table_schema(connection, status.table_id) is None
+            ]
+            for status in lost:
+                self._forget(status)
+            self._store.add_table(table_id, name, is_requested=not _replaces_copy(name, lost))
             self._observer.on_state(name, TableState.INIT)
 
     def _forget(self, status: TableStatus) -> None:
@@ -317,6 +337,20 @@ class Preparation:
             self._source.drop_if_owned(status.sync_slot)
         self._destination.forget(status.table_id)
         self._store.remove_table(status.table_id)
+
+    def _go_on_where_permitted(self, connection: Connection, published: Sequence[PublishedTable]) -> None:
+        """Has tables copied that waited for a person by a policy that says otherwise now.
+
+        One whose changes are kept is the stream's matter.
+        """
+        schemas = {table.schema.table_id: table.schema for table in published}
+        for status in self._store.tables():
+            if status.waits_for is None or status.sync_slot is not None or status.table_id not in schemas:
+                continue
+            with contextlib.suppress(TableError, SourceLocked, StateConflict):
+                self._permission.check_copy(connection, status, schemas[status.table_id])
+                self._store.transition(status, TableState.INIT, TableUpdate(attempts=status.attempts))
+                self._observer.on_state(status.name, TableState.INIT)
 
     def _drop_leaked_slots(self) -> None:
         """Drops slots that a crash left behind, after setting back the copies that died."""
@@ -364,3 +398,8 @@ class Preparation:
         """The tables that a process somewhere is copying now, as the server sees it."""
         with self._source.connect("prepare") as connection:
             return self._source.running_copies(connection)
+
+
+def _replaces_copy(name: TableName, lost: Iterable[TableStatus]) -> bool:
+    """Whether a table of that name was copied and is another one now: its first copy replaces what readers see."""
+    return any(status.name == name and not status.is_requested for status in lost)

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 FIRST_RETRY = timedelta(minutes=1)
 _MOST_KEPT = 4
 """Slots for stopped tables: a destination that refuses a thousand tables must not take every slot of the server."""
+_NOT_KEPT = "its changes are no longer kept on the source (batch.kept_wal)"
 _WEIGH_EVERY = 10.0
 """Seconds between two looks at how much WAL the slots keep."""
 
@@ -53,7 +54,15 @@ class Keeping:
 class StoppedTables:
     """Decides for the hand-over. `stop` is called by the writing thread and the conducting one, `due` by the latter."""
 
-    def __init__(self, store: StateStore, active: ActiveTables, keeping: Keeping) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        active: ActiveTables,
+        keeping: Keeping,
+        still_waits: Callable[[TableStatus], bool] = lambda status: status.waits_for is not None,
+    ) -> None:
+        """`still_waits`: whether a table that waits for a person does so by its policy of today, too."""
+        self._still_waits = still_waits
         self._store = store
         self._active = active
         self._keeping = keeping
@@ -84,7 +93,7 @@ class StoppedTables:
     def due(self, statuses: Sequence[TableStatus]) -> list[tuple[TableStatus, TableState, TableUpdate]]:
         """The stopped tables whose changes were kept and that are tried again now, or copied again.
 
-        At the first call, when a stream starts, all are tried. Raises TransientError.
+        At the first call, when a stream starts, all are tried but those that wait for a person. Raises TransientError.
         """
         kept = [status for status in statuses if _keeps(status)]
         tried = [status for status in statuses if _is_tried(status)]
@@ -96,7 +105,9 @@ class StoppedTables:
         moves = []
         for status in kept:
             if is_weighed and self._weighs_too_much(status):
-                moves.append((status, TableState.INIT, TableUpdate(attempts=status.attempts)))
+                moves.append((status, TableState.INIT, _copied_again(status)))
+            elif self._still_waits(status):
+                continue
             elif at_start or status.retry_at is None or status.retry_at <= now:
                 update = TableUpdate(
                     snapshot_lsn=status.snapshot_lsn,
@@ -107,7 +118,7 @@ class StoppedTables:
                 moves.append((status, TableState.FINISHED_COPY, update))
         # Slots go after the state: a stream that was replaced decides nothing, and drops nothing.
         lost = [status for status in tried if is_weighed and self._weighs_too_much(status)]
-        return moves + [(status, TableState.INIT, TableUpdate(attempts=status.attempts)) for status in lost]
+        return moves + [(status, TableState.INIT, _copied_again(status)) for status in lost]
 
     def _keep(self, status: TableStatus, error: EtlError) -> tuple[str, Lsn] | None:
         """The slot that keeps the table's changes, and the position up to which the table is known to be complete.
@@ -143,6 +154,10 @@ class StoppedTables:
         what = "its slot is lost" if size is None else f"it keeps {size:,} bytes of WAL, more than batch.kept_wal"
         _log.warning("%s is copied again: %s", status.name, what)
         return True
+
+
+def _copied_again(status: TableStatus) -> TableUpdate:
+    return TableUpdate(error=f"{status.name} is copied again: {_NOT_KEPT}", attempts=status.attempts)
 
 
 def _is_tried(status: TableStatus) -> bool:

@@ -35,6 +35,7 @@ from etl_core.replication.failpoints import POSITION_MOVED, reach
 from etl_core.replication.handover import Handover
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.observer import Observer
+from etl_core.replication.permission import Permission
 from etl_core.replication.shaping import Shaping
 from etl_core.replication.source import Source
 from etl_core.replication.stopped_tables import Keeping, StoppedTables
@@ -67,6 +68,7 @@ class Streaming:
         watch: CatalogWatch,
         hold: StreamHold,
         shapes: Shapes,
+        permission: Permission,
     ) -> None:
         self._config = config
         self._source = source
@@ -77,6 +79,7 @@ class Streaming:
         self._watch = watch
         self._hold = hold
         self._shapes = shapes
+        self._permission = permission
         self._shaping = Shaping(shapes, store, observer)
         self._write_lock = threading.Lock()
 
@@ -127,7 +130,7 @@ class Streaming:
             SyncSlots(self._source, self._store, self._observer),
             lambda status, snapshot_lsn, slot: self._begin_catch_up(status, snapshot_lsn, slot, identity.incarnation),
             self._observer,
-            StoppedTables(self._store, active, keeping),
+            StoppedTables(self._store, active, keeping, self._permission.still_waits),
             fence,
             hold=self._hold.look,
             stop=self._stop,
@@ -255,6 +258,7 @@ class Streaming:
             fence=fence,
             unknown_types_to_bytes=self._config.unknown_types_to_bytes,
             shapes=self._shapes,
+            check_permitted=self._permission.check_applied,
             resumes=resumes,
             server_now=server_now,
         )

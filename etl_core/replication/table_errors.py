@@ -3,14 +3,15 @@
 - A table that the source no longer offers has made no attempt (`attempts` is 0): it is copied when it is back.
 - One whose changes are kept has a sync slot: it is tried again at `retry_at` and goes on where it stopped.
 - One with `retry_at` alone is copied again then.
-- One with none of these waits for a person: `etl resync`.
+- One with `waits_for` waits for a person, with or without its changes: `etl approve`, `etl resync`.
+- One with none of these waits for `etl resync`.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from etl_core.errors import CopyNeeded, EtlError, TableAbsent
+from etl_core.errors import CopyNeeded, DecisionNeeded, EtlError, TableAbsent
 from etl_core.lsn import Lsn
 from etl_core.state.store import TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
@@ -28,6 +29,10 @@ def failed_update(error: EtlError, attempts: int, first: timedelta) -> TableUpda
     """For a table of which nothing is kept. `attempts` is how many tries have failed, this one with them."""
     if isinstance(error, TableAbsent):
         return absent_update(error)
+    if isinstance(error, DecisionNeeded):
+        return TableUpdate(
+            error=str(error), hint=error.hint, attempts=attempts, waits_for=error.waits_for, change=error.change
+        )
     retry_at = None if isinstance(error, CopyNeeded) else retry_time(first, attempts)
     return TableUpdate(error=str(error), hint=error.hint, attempts=attempts, retry_at=retry_at)
 
@@ -36,8 +41,10 @@ def kept_update(
     status: TableStatus, error: EtlError, slot: str, lsn: Lsn, budget: int, first: timedelta
 ) -> TableUpdate:
     """For a table that is complete up to `lsn` and whose later changes `slot` keeps, up to `budget` bytes of WAL."""
-    kept = f"its changes are kept on the source, up to {budget / 2**20:,.0f} MiB of WAL; it is tried again by itself"
+    kept = f"its changes are kept on the source, up to {budget / 2**20:,.0f} MiB of WAL"
     attempts = status.attempts + 1
+    waits = isinstance(error, DecisionNeeded)
+    kept += "; beyond that the table is copied again once it is approved" if waits else "; it is tried again by itself"
     return TableUpdate(
         snapshot_lsn=lsn,
         sync_slot=slot,
@@ -45,7 +52,9 @@ def kept_update(
         error=str(error),
         hint=f"{error.hint}; {kept}" if error.hint else kept,
         attempts=attempts,
-        retry_at=retry_time(first, attempts),
+        retry_at=None if waits else retry_time(first, attempts),
+        waits_for=error.waits_for if isinstance(error, DecisionNeeded) else None,
+        change=error.change if isinstance(error, DecisionNeeded) else None,
     )
 
 

@@ -18,7 +18,7 @@ from etl_core.source.connection import Connection
 from etl_core.source.publication import drop_publication, publication_oid
 from etl_core.source.server import ServerInfo, server_info
 from etl_core.source.slot import SlotStatus, drop_statement, slot_status
-from etl_core.state.store import OwnedSlot, SourceIdentity, StateStore
+from etl_core.state.store import OwnedSlot, SourceIdentity, StateStore, TableUpdate
 from etl_core.state.table_state import TableState
 
 
@@ -88,7 +88,7 @@ class Teardown:
         dropped = self._drop_slots(plan)
         for status in self._store.tables():
             if status.state is not TableState.PAUSED:
-                self._store.transition(status, TableState.INIT)
+                self._store.transition(status, TableState.INIT, TableUpdate(is_requested=True))
             self._destination.forget(status.table_id)
         if isinstance(self._destination, StagingDestination):
             self._destination.discard_staging()

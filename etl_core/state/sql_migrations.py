@@ -188,6 +188,14 @@ MIGRATIONS: tuple[Migration, ...] = (
         SELECT pipeline, table_id, '{"actions":{},"include":null,"key_check":null,"rename":{}}' FROM %(etl)stables
         """,
     ),
+    # Nothing but first copies and a person's request was there before: whatever is under way goes on.
+    (
+        "ALTER TABLE %(etl)stables ADD COLUMN is_requested BOOLEAN NOT NULL DEFAULT FALSE",
+        "UPDATE %(etl)stables SET is_requested = TRUE WHERE state IN ('i', 'd')",
+        "ALTER TABLE %(etl)stables ADD COLUMN waits_for TEXT",
+        "ALTER TABLE %(etl)stables ADD COLUMN change TEXT",
+        "ALTER TABLE %(etl)stables ADD COLUMN approved TEXT",
+    ),
 )
 
 _WORDS = {

@@ -94,14 +94,16 @@ class SqlStateStore(PipelineRows):
         row = self._row(self._sql.tables, table_id)
         return None if row is None else _table_status(row)
 
-    def add_table(self, table_id: TableId, name: TableName) -> TableStatus:
+    def add_table(self, table_id: TableId, name: TableName, *, is_requested: bool = True) -> TableStatus:
         tables, now = self._sql.tables, self._now()
         with self._write() as connection:
             row = connection.execute(self._select(tables, table_id)).one_or_none()
             if row is None:
                 # Not from 1: a status read before the table was removed must never match the table added again.
                 version = secrets.randbelow(1 << 40)
-                status = TableStatus(table_id, name, TableState.INIT, version, updated_at=now)
+                status = TableStatus(
+                    table_id, name, TableState.INIT, version, updated_at=now, is_requested=is_requested
+                )
                 connection.execute(sa.insert(tables).values(self._table_row(status)))
                 self._append_history(connection, status, None)
                 return status
@@ -130,14 +132,7 @@ class SqlStateStore(PipelineRows):
         self, current: TableStatus, to: TableState, update: TableUpdate | None = None, *, claim: str | None = None
     ) -> TableStatus:
         check_transition(current.state, to)
-        status = TableStatus(
-            current.table_id,
-            current.name,
-            to,
-            current.version + 1,
-            **values_of(update or TableUpdate()),
-            updated_at=self._now(),
-        )
+        status = current.moved(to, update or TableUpdate(), self._now())
         tables = self._sql.tables
         with self._write() as connection:
             if claim is not None:

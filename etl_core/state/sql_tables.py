@@ -139,6 +139,10 @@ def build_tables(dialect: str) -> Tables:
             attempts=Integer(),
             retry_at=UtcTime(),
             updated_at=UtcTime(),
+            is_requested=Boolean(),
+            waits_for=Text(),
+            change=Text(),
+            approved=Text(),
         ),
         history=build(
             "history",

@@ -16,7 +16,7 @@ from etl_core.lsn import Lsn
 from etl_core.schema.fingerprint import Fingerprint
 from etl_core.schema.table import TableSchema
 from etl_core.state.shared_copy import SharedCopyStore
-from etl_core.state.table_state import TableState
+from etl_core.state.table_state import COPIED, TableState
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,10 @@ class TableStatus:
 
     `snapshot_lsn` is that of the initial copy, and once the table is READY the position at which the stream took it in:
     the destination has it at least as of then. An ERRORED table with a `sync_slot` keeps its changes in it and goes on
-    from there; see `replication/table_errors.py` for what else brings one back.
+    from there; see `replication/table_errors.py` for what else brings one back. One with `waits_for` waits for a person
+    because of that policy (`recopy`, or a value of `schema_changes`), since `updated_at`; `change` tells the schema
+    change that waits from every other, and `approved` has those that a person approved, with spaces between them.
+    `is_requested`: the next copy is the first one, or a person asked for it.
     """
 
     table_id: TableId
@@ -63,11 +66,42 @@ class TableStatus:
     attempts: int = 0
     retry_at: datetime | None = None
     updated_at: datetime | None = None
+    is_requested: bool = False
+    waits_for: str | None = None
+    change: str | None = None
+    approved: str | None = None
+
+    def moved(self, to: TableState, update: TableUpdate, at: datetime) -> TableStatus:
+        """The table after a transition.
+
+        That a copy was requested is forgotten when one has finished, what was approved when the table leaves READY.
+        """
+        return TableStatus(
+            self.table_id,
+            self.name,
+            to,
+            self.version + 1,
+            update.snapshot_lsn,
+            update.sync_slot,
+            update.rows_copied,
+            update.error,
+            update.hint,
+            update.attempts,
+            update.retry_at,
+            at,
+            is_requested=(update.is_requested or self.is_requested) and to not in COPIED,
+            waits_for=update.waits_for,
+            change=update.change,
+            approved=update.approved or (None if self.state is TableState.READY else self.approved),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TableUpdate:
-    """The fields a transition sets beside the state. All are written; the defaults clear them."""
+    """The fields a transition sets beside the state. All are written; the defaults clear them.
+
+    But for `is_requested` and `approved`, whose defaults leave them as they are.
+    """
 
     snapshot_lsn: Lsn | None = None
     sync_slot: str | None = None
@@ -76,6 +110,10 @@ class TableUpdate:
     hint: str | None = None
     attempts: int = 0
     retry_at: datetime | None = None
+    is_requested: bool = False
+    waits_for: str | None = None
+    change: str | None = None
+    approved: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +237,7 @@ class StateStore(Protocol):
 
     def table(self, table_id: TableId) -> TableStatus | None: ...
 
-    def add_table(self, table_id: TableId, name: TableName) -> TableStatus:
+    def add_table(self, table_id: TableId, name: TableName, *, is_requested: bool = True) -> TableStatus:
         """Adds a table in state INIT, or returns the one that is there (its name brought up to date)."""
 
     def remove_table(self, table_id: TableId) -> None:

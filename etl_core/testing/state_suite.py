@@ -162,7 +162,9 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
 
     def test_an_added_table_begins_in_init(self, store: StateStore, clock: Clock) -> None:
         status = store.add_table(CUSTOMERS, ORDERS_NAME)
-        assert status == TableStatus(CUSTOMERS, ORDERS_NAME, TableState.INIT, status.version, updated_at=clock())
+        assert status == TableStatus(
+            CUSTOMERS, ORDERS_NAME, TableState.INIT, status.version, updated_at=clock(), is_requested=True
+        )
         assert store.table(CUSTOMERS) == status
         assert [(line.from_state, line.to_state, line.at) for line in store.history(CUSTOMERS)] == [
             (None, TableState.INIT, clock())
@@ -270,6 +272,39 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         assert stored.error is not None
         assert stored.error.startswith("NUL ")
         assert stored.error.endswith(", ✗")
+
+    def test_a_copy_stays_requested_until_one_has_finished_and_what_was_approved_stays(self, store: StateStore) -> None:
+        assert not store.add_table(CUSTOMERS, ORDERS_NAME, is_requested=False).is_requested
+        status = store.add_table(ORDERS, ORDERS_NAME)
+        seen = []
+        for to, update in (
+            (TableState.DATA_SYNC, TableUpdate()),
+            (TableState.ERRORED, TableUpdate(error="disk full")),
+            (TableState.INIT, TableUpdate()),
+            (TableState.DATA_SYNC, TableUpdate()),
+            (TableState.FINISHED_COPY, TableUpdate()),
+            (TableState.READY, TableUpdate()),
+            (TableState.ERRORED, TableUpdate(waits_for="approve", change="1f")),
+            (TableState.INIT, TableUpdate(approved="1f")),
+            (TableState.PAUSED, TableUpdate()),
+            (TableState.INIT, TableUpdate(is_requested=True)),
+            (TableState.DATA_SYNC, TableUpdate()),
+            (TableState.FINISHED_COPY, TableUpdate()),
+            (TableState.READY, TableUpdate()),
+            (TableState.INIT, TableUpdate()),
+        ):
+            status = store.transition(status, to, update)
+            assert store.table(ORDERS) == status
+            seen.append((status.is_requested, status.waits_for, status.change, status.approved))
+        assert seen == [
+            *[(True, None, None, None)] * 4,
+            *[(False, None, None, None)] * 2,
+            (False, "approve", "1f", None),
+            *[(False, None, None, "1f")] * 2,
+            *[(True, None, None, "1f")] * 2,
+            *[(False, None, None, "1f")] * 2,
+            (False, None, None, None),
+        ]
 
     def test_history_has_the_newest_first(self, store: StateStore, clock: Clock) -> None:
         status = store.add_table(ORDERS, ORDERS_NAME)

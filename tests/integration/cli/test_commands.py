@@ -128,6 +128,37 @@ def test_pause_resume_and_resync(project: Project) -> None:
     assert project.run("verify").status == 0
 
 
+def test_a_change_that_waits_is_shown_listed_and_approved(project: Project) -> None:
+    project.configure(more="schema_changes: approve")
+    project.run("run", "--until-caught-up")
+    assert project.run("approve").out == "no table waits for approval\n"
+    project.database.execute("ALTER TABLE orders RENAME note TO remark; INSERT INTO orders VALUES (0, 'zero')")
+    assert project.run("stream", "--until-caught-up").status == 1
+    what = "column note (text) was renamed to remark (text)"
+    [orders] = [one for one in json.loads(project.run("status", "--json").out)["tables"] if one["error"]]
+    assert (orders["name"], orders["state"], orders["waits_for"]) == ("public.orders", "errored", "approve")
+    assert orders["waits_since"] == orders["updated_at"]
+    for command in ("status", "approve"):
+        shown = project.run(command).out
+        assert "waits for approval since " in shown
+        assert what in shown
+        assert "→ to apply it: etl approve public.orders" in shown
+    for tables, error in (
+        (["ordres"], "public.ordres is not a table of pipeline"),
+        (["items"], "public.items does not wait for approval"),
+    ):
+        refused = project.run("approve", *tables)
+        assert refused.status == 2
+        assert error in refused.err
+    approved = project.run("approve", "orders")
+    assert approved.status == 0
+    assert approved.out.startswith("public.orders is approved: ")
+    assert what in approved.out
+    assert "it goes on with the changes that were kept" in approved.out
+    assert project.run("stream", "--until-caught-up").status == 0
+    assert project.run("verify").status == 0
+
+
 def test_sync_of_a_named_table_copies_it_again(project: Project) -> None:
     project.run("run", "--until-caught-up")
     again = project.run("sync", "--table", "orders")

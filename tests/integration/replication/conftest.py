@@ -292,6 +292,8 @@ class Lab:
                     "batch": {"max_age": self.config.batch.max_age, "max_rows": self.config.batch.max_rows},
                     "copy": {"workers": 2, "connections_per_table": 2},
                     "write_mode": self.config.write_mode,
+                    "schema_changes": self.config.policy.schema_changes,
+                    "recopy": self.config.policy.recopy,
                 }
             )
         )

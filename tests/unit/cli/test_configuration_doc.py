@@ -19,6 +19,7 @@ from etl_core.config import BatchConfig, CopyConfig, PipelineConfig, SourceConfi
 from etl_core.config_file import load_config
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.policies import TablePolicy
 from etl_core.replication.status import PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.source.transport import Transport
@@ -78,11 +79,17 @@ def test_there_are_examples_of_both_kinds() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "prefix"),
-    [(SourceConfig, "source."), (BatchConfig, "batch."), (CopyConfig, "copy."), (PipelineConfig, "")],
+    [
+        (SourceConfig, "source."),
+        (BatchConfig, "batch."),
+        (CopyConfig, "copy."),
+        (PipelineConfig, ""),
+        (TablePolicy, ""),
+    ],
 )
 def test_every_field_has_its_line(kind: type, prefix: str) -> None:
     for field in dataclasses.fields(kind):
-        if field.name != "keywords":  # the line `source.…`
+        if field.name not in ("keywords", "policy"):  # the line `source.…`; the lines of its own fields
             assert f"| `{prefix}{field.name}` |" in TEXT or f"## `{field.name}`" in TEXT, field.name
 
 
@@ -147,6 +154,6 @@ def test_every_command_is_documented(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         parse_arguments(["--help"])
     commands = re.findall(r"^    ([\w-]+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert len(commands) == 13
+    assert len(commands) == 14
     for command in commands:
         assert f"`etl {command}" in TEXT

@@ -1,0 +1,78 @@
+"""What the engine may do to a table by itself: follow a change of its schema, copy it again.
+
+Policies do not say what a table is, so that changing one copies nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from etl_core.config_values import as_choice, as_quantity, check_positive, parse_size
+
+
+class SchemaChanges(StrEnum):
+    """Which changes of a table's columns and key are applied: APPLY all, ADD_ONLY added columns, APPROVE none.
+
+    What is not applied waits for a person.
+    """
+
+    APPLY = "apply"
+    ADD_ONLY = "add_only"
+    APPROVE = "approve"
+
+
+class Recopy(StrEnum):
+    """Whether the engine copies a table again by itself (AUTO) or a person is asked (ASK)."""
+
+    AUTO = "auto"
+    ASK = "ask"
+
+
+@dataclass(frozen=True, slots=True)
+class TablePolicy:
+    """Of one table. One that takes more than `recopy_max_bytes` at the source is not copied again by itself."""
+
+    schema_changes: SchemaChanges = SchemaChanges.APPLY
+    recopy: Recopy = Recopy.AUTO
+    recopy_max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """What one entry of the settings says; None leaves it to the entries before this one, and to the pipeline's."""
+
+    schema_changes: SchemaChanges | None = None
+    recopy: Recopy | None = None
+    recopy_max_bytes: int | None = None
+
+    def over(self, policy: TablePolicy) -> TablePolicy:
+        """`policy` where this says nothing."""
+        return TablePolicy(
+            self.schema_changes or policy.schema_changes,
+            self.recopy or policy.recopy,
+            self.recopy_max_bytes or policy.recopy_max_bytes,
+        )
+
+
+POLICY_FIELDS = ("schema_changes", "recopy", "recopy_max_bytes")
+"""The fields of the settings, in their order there."""
+
+
+def read_policy(where: str, given: Mapping[str, object]) -> PolicySettings:
+    """The policy fields in `given`, which is below the dotted field `where` (empty: the configuration itself).
+
+    Raises ConfigError with the dotted field.
+    """
+    changes, recopy, size = (given.get(field) for field in POLICY_FIELDS)
+    changes_field, recopy_field, size_field = (f"{where}.{field}" if where else field for field in POLICY_FIELDS)
+    limit = None
+    if size is not None:
+        limit = as_quantity(size_field, parse_size, size)
+        check_positive(size_field, limit)
+    return PolicySettings(
+        None if changes is None else as_choice(changes_field, SchemaChanges, changes),
+        None if recopy is None else as_choice(recopy_field, Recopy, recopy),
+        limit,
+    )
