@@ -8,7 +8,9 @@ from etl_dagster import names
 _START_AGAIN = re.compile(
     r"etl teardown(?: \([^)]*\))?(?:, then etl run copies| and etl run copy) every table again(?: behind the swap)?"
 )
-_TABLE_COMMAND = re.compile(r"etl (resync|pause|resume)((?: (?:[\w$]+|\"[^\"]+\")\.(?:[\w$]+|\"[^\"]+\")| TABLE)*)")
+_TABLE_COMMAND = re.compile(
+    r"etl (resync|pause|resume|approve)((?: (?:[\w$]+|\"[^\"]+\")\.(?:[\w$]+|\"[^\"]+\")| TABLE)*)"
+)
 _WORDS = {
     "etl teardown": "its action teardown",
     "etl run": "the next stream run",

@@ -14,6 +14,7 @@ from etl_core.config_tables import read_tables, read_write_mode
 from etl_core.config_values import check_positive, in_field, parse_duration, parse_size, wrong_kind
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName, check_pipeline_name
+from etl_core.policies import read_policy
 from etl_dagster.secrets import refuse_shown_secrets
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def check_replication(replication: "PostgresReplicationResource") -> None:
         replication.selection()
         check_table_settings(replication.table_settings)
         read_write_mode("write_mode", replication.write_mode)
+        read_policy("", replication.policies())
 
 
 @contextmanager
@@ -61,6 +63,15 @@ def check_table_settings(settings: Mapping[str, Any]) -> None:
 def check_write_mode(mode: str) -> None:
     """Raises ConfigError for what is not the name of one."""
     read_write_mode("write_mode", mode)
+
+
+def check_policy(field: str) -> Callable[[object], None]:
+    """The check of one of the policies: raises ConfigError for what it cannot be."""
+
+    def check(value: object) -> None:
+        read_policy("", {field: value})
+
+    return check
 
 
 def check_max_lag(max_lag: object) -> None:

@@ -286,6 +286,14 @@ class PostgresReplicationResource(dg.ConfigurableResource):
         default="mirror",
         description="mirror, or soft_delete: deleted rows stay, with _etl_deleted_at; per table in table_settings.",
     )
+    schema_changes: str = Field(
+        default="apply",
+        description="apply, add_only or approve: which changes of columns are applied; per table in table_settings.",
+    )
+    recopy: str = Field(default="auto", description="auto, or ask: a table that needs a new copy waits for a person.")
+    recopy_max_bytes: str | None = Field(
+        default=None, description="A size such as 50GiB: a larger table that needs a new copy waits for a person."
+    )
     state: dg.ResourceDependency[StateStoreResource]
     destination: dg.ResourceDependency[DestinationResource]
 
@@ -316,6 +324,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             parse_size,
         )
         from etl_core.config_tables import read_tables, read_write_mode
+        from etl_core.policies import TablePolicy, read_policy
 
         source = SourceConfig(
             publication=self.publication,
@@ -340,7 +349,16 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             tables=read_tables("table_settings", self.table_settings),
             hash_key=None if self.hash_key_env is None else plain(dg.EnvVar(self.hash_key_env)),
             write_mode=read_write_mode("write_mode", self.write_mode),
+            policy=read_policy("", self.policies()).over(TablePolicy()),
         )
+
+    def policies(self) -> dict[str, object]:
+        """The policies as the configuration has them."""
+        return {
+            "schema_changes": self.schema_changes,
+            "recopy": self.recopy,
+            "recopy_max_bytes": self.recopy_max_bytes,
+        }
 
     def shapes(self) -> "Shapes":
         """What the tables are at the destination, for whoever moves no rows: no secret is asked for."""

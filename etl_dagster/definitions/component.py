@@ -43,6 +43,7 @@ from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
 from etl_dagster.failures import failure_of
 from etl_dagster.load_checks import (
+    check_policy,
     check_replication,
     check_table_settings,
     check_write_mode,
@@ -203,6 +204,16 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     write_mode: Annotated[str, checked(check_write_mode)] = Field(
         default="mirror", description="mirror, or soft_delete: deleted rows stay; per table in table_settings."
     )
+    schema_changes: Annotated[str, checked(check_policy("schema_changes"))] = Field(
+        default="apply",
+        description="apply, add_only or approve: which changes of columns are applied; per table in table_settings.",
+    )
+    recopy: Annotated[str, checked(check_policy("recopy"))] = Field(
+        default="auto", description="auto, or ask: a table that needs a new copy waits for a person."
+    )
+    recopy_max_bytes: Annotated[str | None, checked(check_policy("recopy_max_bytes"))] = Field(
+        default=None, description="A size such as 50GiB: a larger table that needs a new copy waits for a person."
+    )
     translation: Annotated[
         Translate | None, dg.Resolver(_resolve_translation, model_field_type=Translation.model())
     ] = None
@@ -324,6 +335,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             table_settings=self.table_settings,
             hash_key_env=self.hash_key_env,
             write_mode=self.write_mode,
+            schema_changes=self.schema_changes,
+            recopy=self.recopy,
+            recopy_max_bytes=self.recopy_max_bytes,
             **self.batch.options(),
             **self.initial_sync.options(),
             **source,

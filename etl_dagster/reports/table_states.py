@@ -66,6 +66,7 @@ def _stopped(table: TableName, status: "TableStatus", pipeline: str) -> str:
 
 def _error(status: "TableStatus", pipeline: str) -> dict[str, float | int | str]:
     found = {
+        "etl/waits_for": status.waits_for,
         "etl/error": status.error,
         "etl/hint": None if status.hint is None else in_dagster(status.hint, pipeline),
         "etl/next_try": None if status.retry_at is None else _moment(status.retry_at),

@@ -12,7 +12,18 @@ class Resync(dg.Config):
     """Copy tables again."""
 
     kind: Literal["resync"] = "resync"
-    tables: list[str] = Field(default=[], description="namespace.table; empty: all that have failed.")
+    tables: list[str] = Field(
+        default=[], description="namespace.table; empty: all that failed and wait for no approval."
+    )
+
+
+class Approve(dg.Config):
+    """Let tables do what they wait for: a change of their schema, or a new copy."""
+
+    kind: Literal["approve"] = "approve"
+    tables: list[str] = Field(
+        default=[], description="namespace.table; empty: nothing is approved, the log lists them."
+    )
 
 
 class Pause(dg.Config):
@@ -53,6 +64,6 @@ class Teardown(dg.Config):
 class ControlConfig(dg.Config):
     """One action."""
 
-    action: Union[Resync, Pause, Resume, Verify, Reset, Teardown] = Field(  # noqa: UP007 - Dagster reads no `|`
-        discriminator="kind", description="resync, pause, resume, verify, reset or teardown, with its fields."
+    action: Union[Resync, Approve, Pause, Resume, Verify, Reset, Teardown] = Field(  # noqa: UP007 - Dagster reads no `|`
+        discriminator="kind", description="resync, approve, pause, resume, verify, reset or teardown, with its fields."
     )

@@ -14,7 +14,7 @@ from etl_dagster import names
 from etl_dagster.failures import failure_of
 from etl_dagster.load_checks import check_replication, parse_tables
 from etl_dagster.stream import presence
-from etl_dagster.stream.control_actions import ControlConfig, Pause, Reset, Resume, Resync, Teardown, Verify
+from etl_dagster.stream.control_actions import Approve, ControlConfig, Pause, Reset, Resume, Resync, Teardown, Verify
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def build_control_job(
         name=op_name,
         required_resource_keys={key},
         out=dg.Out(dg.Nothing),
-        description="Does one action: resync, pause, resume, verify, reset or teardown.",
+        description="Does one action: resync, approve, pause, resume, verify, reset or teardown.",
         tags={"kind": "postgres"},
     )
     def control(context: dg.OpExecutionContext, config: ControlConfig) -> None:
@@ -57,7 +57,8 @@ def build_control_job(
 
     @dg.job(
         name=names.control_job_name(replication.name),
-        description=f"Repairs pipeline {replication.name}, or ends it: resync, pause, resume, verify, reset, teardown.",
+        description=f"Repairs pipeline {replication.name}, or ends it: resync, approve, pause, resume, verify, reset, "
+        "teardown.",
         executor_def=dg.in_process_executor,
         tags={names.PIPELINE_TAG: replication.name, "dagster/max_retries": "0"},
         config={"ops": {op_name: {"config": {"action": {"resync": {"tables": []}}}}}},
@@ -91,6 +92,8 @@ class _Actions:
         with self._replication.control() as control:
             if isinstance(action, Resync):
                 self._resync(control, action)
+            elif isinstance(action, Approve):
+                self._approve(control, action)
             elif isinstance(action, Pause):
                 self._pause(control, action)
             elif isinstance(action, Resume):
@@ -106,6 +109,8 @@ class _Actions:
         from etl_core.state.table_state import TableState
 
         chosen = _chosen(control, action.tables, TableState.ERRORED)
+        if not action.tables:  # what waits for approval is not decided by the way
+            chosen = [status for status in chosen if status.waits_for is None]
         if not chosen:
             self._log.info("no table has failed: nothing is copied again")
             return
@@ -113,6 +118,21 @@ class _Actions:
         for status in chosen:
             control.resync(status.name)
             self._log.info(f"{status.name} {self._copied_when()}")
+
+    def _approve(self, control: "PipelineControl", action: Approve) -> None:
+        from etl_core.cli.texts import waiting_since
+
+        if not action.tables:
+            for status in control.waiting():
+                self._log.info(f"{status.name} {waiting_since(status)}: {status.error}")
+            raise ConfigError(
+                "no table is named, so nothing is approved; the log lists those that wait",
+                hint="list the tables to approve: tables: [public.orders]",
+            )
+        for status in _chosen(control, action.tables):
+            control.approve(status)
+            what = "goes on with the changes that were kept" if status.sync_slot else self._copied_when()
+            self._log.info(f"{status.name} is approved: {status.error}; it {what}")
 
     def _pause(self, control: "PipelineControl", action: Pause) -> None:
         if not action.tables:

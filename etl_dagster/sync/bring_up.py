@@ -93,7 +93,7 @@ class BringUp:
         return status or self._pipeline.find(table)  # it reads the whole list, once a table for each would be too much
 
     def _copy(self, status: TableStatus, share: str | None) -> "Copied":
-        if status.state is not TableState.INIT:
+        if status.state is not TableState.INIT or self._full_refresh:  # a person's request, whatever the policy
             self._pipeline.resync(status.name)
             status = self._status(status.name)
         if status.state is not TableState.INIT:
@@ -116,14 +116,17 @@ class BringUp:
 
 
 def _refuse_stopped(status: TableStatus) -> None:
-    """Raises TableError for a table that nothing brings up to now: paused, or failing while its changes are kept."""
+    """Raises TableError for a table that nothing brings up to now.
+
+    It is paused, waits for a person, or fails while its changes are kept.
+    """
     if status.state is TableState.PAUSED:
         raise TableError(
             f"{status.name} is paused, so nothing brings it up to now",
             table=str(status.name),
             hint=f"resume it; {_COPY_INSTEAD}",
         )
-    if status.state is TableState.ERRORED and status.sync_slot is not None:
+    if status.state is TableState.ERRORED and (status.sync_slot is not None or status.waits_for is not None):
         raise TableError(
             f"{status.name} is stopped, so nothing brings it up to now: {status.error}",
             table=str(status.name),

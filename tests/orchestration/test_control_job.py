@@ -16,7 +16,19 @@ from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream import copy_requests, presence
 from etl_dagster.stream.control_job import build_control_job
 from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
-from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS, TABLES, content, slots, state, sync
+from tests.orchestration.syncing import (
+    CUSTOMERS,
+    NOTES,
+    ORDERS,
+    TABLES,
+    at_source,
+    content,
+    failures,
+    like,
+    slots,
+    state,
+    sync,
+)
 from tests.orchestration.test_sensor import tick
 
 
@@ -95,6 +107,30 @@ def test_as_it_is_filled_in_it_copies_again_what_has_failed(
     run = instance.get_run_by_id(result.run_id)
     assert run is not None
     assert run.tags["etl/control"] == "resync"
+
+
+def test_what_waits_is_listed_and_approved_by_name_alone(
+    control: Control, replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    cautious = like(replication, PostgresReplicationResource, schema_changes="approve", recopy="ask")
+    database.execute("ALTER TABLE orders RENAME note TO remark; UPDATE orders SET n = 7 WHERE id = 1")
+    database.execute("ALTER TABLE customers ALTER n TYPE bigint; DELETE FROM customers WHERE id = 1")
+    drain(cautious, instance)
+    for _ in range(2):  # once set back, and as one that waits
+        happened, _ = failures(sync(cautious, instance, CUSTOMERS))["customers"]
+        assert "customers waits for approval (schema_changes: approve): column n changed" in happened
+    assert (state(replication, ORDERS), state(replication, CUSTOMERS)) == (TableState.ERRORED,) * 2
+    assert "no table has failed" in control.logged(control.launch())
+    listed = control.launch(approve={})
+    assert "no table is named" in failure(listed)
+    assert "column note (text) was renamed to remark (text)" in control.logged(listed)
+    approved = control.launch(approve={"tables": ["public.orders", "public.customers"]})
+    assert "public.orders is approved: public.orders waits for approval" in control.logged(approved)
+    assert "it goes on with the changes that were kept" in control.logged(approved)
+    assert sync(cautious, instance, CUSTOMERS).success
+    drain(cautious, instance)
+    for table in ("orders", "customers"):
+        assert content(replication, table) == at_source(database, table)
 
 
 def test_tables_are_paused_and_resumed_and_an_unknown_one_touches_none(

@@ -13,7 +13,7 @@ from etl_core.replication import identity
 from etl_dagster.failures import failure_of
 from etl_dagster.hints import in_dagster
 
-_COMMAND = re.compile(r"\betl (?:run|sync|stream|resync|pause|resume|verify|status|teardown|backup)\b")
+_COMMAND = re.compile(r"\betl (?:run|sync|stream|resync|approve|pause|resume|verify|status|teardown|backup)\b")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,10 @@ _COMMAND = re.compile(r"\betl (?:run|sync|stream|resync|pause|resume|verify|stat
         (
             "copy it again: etl resync public.orders",
             "copy it again: launch job shop_control with resync: {{tables: [{}]}}",
+        ),
+        (
+            "to apply it: etl approve public.orders; or wait",
+            "to apply it: launch job shop_control with approve: {{tables: [{}]}}; or wait",
         ),
         ('then: etl resync public."Line Items"', "then: launch job shop_control with resync: {{tables: [{}]}}"),
         (COPIED_AGAIN, "the sensor copies it by itself, a materialisation does at once; readers keep the old copy"),

@@ -55,3 +55,6 @@ def test_a_mode_that_there_is_not_is_refused_when_the_location_loads(replication
     wrong = like(replication, PostgresReplicationResource, write_mode="soft-delete")
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="write_mode: is 'soft-delete'"):
         build_postgres_replication(wrong, tables=["public.orders"])
+    wrong = like(replication, PostgresReplicationResource, recopy="never")
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="recopy: is 'never'"):
+        build_postgres_replication(wrong, tables=["public.orders"])
