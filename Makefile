@@ -52,7 +52,7 @@ ui: venv ## the demo kept alive, to look at in Dagster's pages on port 3000, unt
 bench: venv ## measure against PostgreSQL's own tools; BENCH_ARGS=… for a part
 	@$(RUN) benchmarks $(BENCH_ARGS)
 
-docs: venv ## write the parts of docs/ that are made from code: the options of destinations and their JSON Schema
+docs: venv ## write the parts of docs/ that are made from code: destinations' options, JSON Schema and types
 	$(RUN) scripts.write_docs
 
 SEEDS ?= 1-20

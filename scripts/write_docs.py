@@ -1,4 +1,7 @@
-"""Writes the parts of the docs that are made from code: the options of destinations, as a page and as a JSON Schema."""
+"""Writes the parts of the docs that are made from code.
+
+The options of destinations, as a page and as a JSON Schema, and what each PostgreSQL type becomes in them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from etl_core.destination.reference import destination_schema, options_page
 from etl_core.destination.registry import built_in_types
+from etl_core.destination.type_reference import types_page
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -18,6 +22,7 @@ def written_docs() -> Mapping[Path, str]:
     schema = json.dumps(destination_schema(types), indent=2, ensure_ascii=False)
     return {
         DOCS / "destinations" / "options.md": options_page(types),
+        DOCS / "destinations" / "types.md": types_page(types),
         DOCS / "destinations" / "destination.schema.json": f"{schema}\n",
     }
 

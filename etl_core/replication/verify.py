@@ -25,6 +25,7 @@ from etl_core.replication.hold import holding, place_hold
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
+from etl_core.schema.pg_types import format_type, forms
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.catalog import PublishedTable, published_tables
@@ -162,6 +163,10 @@ class Verifier:
         stored = self._store.schema(status.table_id)
         if table is None or stored is None or table.schema.column_names != stored[1].column_names:
             return not_compared(status, lsn, "the source's columns have changed since the last row change")
+        for before, column in zip(stored[1].columns, table.schema.columns, strict=True):
+            if forms(before.type) != forms(column.type):
+                older = f"the rows have column {column.name} ({format_type(column)}) in an older form"
+                return not_compared(status, lsn, f"{older}; copy the table again: etl resync {status.name}")
         left_out = self._rows_left_out(table, snapshot)
         compared = read_whole(lambda: self._compare_rows(status.name, table, snapshot))
         if not left_out:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from etl_core.errors import COPIED_AGAIN, CopiedAgain
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import format_type, modifiers, under_domains
+from etl_core.schema.pg_types import format_type, forms, modifiers, under_domains
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema
 
 
@@ -50,6 +50,8 @@ class ChangeType:
 
     def __str__(self) -> str:
         was, now = format_type(self.before), format_type(self.column)
+        if forms(self.before.type) != forms(self.column.type):
+            return f"column {self.column.name} ({now}) is stored in another form now"
         if was == now:
             return f"column {self.column.name} changed from the type {was} to another type of that name"
         return f"column {self.column.name} changed from {was} to {now}"
@@ -159,6 +161,8 @@ def keeps_values(before: Column, after: Column) -> bool:
     https://www.postgresql.org/docs/current/sql-altertable.html
     """
     (old, old_modifier), (new, new_modifier) = (under_domains(c.type, c.type_modifier) for c in (before, after))
+    if forms(before.type) != forms(after.type):
+        return False
     if _is_text(old) and _is_text(new):
         return True
     if old.oid != new.oid:
@@ -183,6 +187,8 @@ def _is_wider(before: tuple[int, int] | None, after: tuple[int, int] | None) -> 
 
 
 def _is_another_type(before: Column, column: Column) -> bool:
+    if forms(before.type) != forms(column.type):
+        return True
     return (before.type.oid, modifiers(before)) != (column.type.oid, modifiers(column))
 
 

@@ -59,9 +59,14 @@ REGCLASS = 2205
 REGTYPE = 2206
 UUID = 2950
 TXID_SNAPSHOT = 2970
+CSTRING = 2275
+ANYARRAY = 2277
 PG_LSN = 3220
+PG_NDISTINCT = 3361
+PG_DEPENDENCIES = 3402
 TSVECTOR = 3614
 TSQUERY = 3615
+GTSVECTOR = 3642
 REGCONFIG = 3734
 REGDICTIONARY = 3769
 JSONB = 3802
@@ -69,8 +74,14 @@ JSONPATH = 4072
 REGNAMESPACE = 4089
 REGROLE = 4096
 REGCOLLATION = 4191
+PG_BRIN_BLOOM_SUMMARY = 4600
+PG_BRIN_MINMAX_MULTI_SUMMARY = 4601
+PG_MCV_LIST = 5017
 PG_SNAPSHOT = 5038
 XID8 = 5069
+
+WKB_TYPES = ("geometry", "geography", "raster")
+"""PostGIS's types whose text is bytes in hexadecimal: EWKB, or a raster's own."""
 
 # (oid, typname, typarray or 0, typtype), in the order of pg_type.dat's OIDs.
 _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
@@ -126,9 +137,14 @@ _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
     (REGTYPE, "regtype", 2211, TypeKind.BASE),
     (UUID, "uuid", 2951, TypeKind.BASE),
     (TXID_SNAPSHOT, "txid_snapshot", 2949, TypeKind.BASE),
+    (CSTRING, "cstring", 1263, TypeKind.PSEUDO),
+    (ANYARRAY, "anyarray", 0, TypeKind.PSEUDO),
     (PG_LSN, "pg_lsn", 3221, TypeKind.BASE),
+    (PG_NDISTINCT, "pg_ndistinct", 0, TypeKind.BASE),
+    (PG_DEPENDENCIES, "pg_dependencies", 0, TypeKind.BASE),
     (TSVECTOR, "tsvector", 3643, TypeKind.BASE),
     (TSQUERY, "tsquery", 3645, TypeKind.BASE),
+    (GTSVECTOR, "gtsvector", 3644, TypeKind.BASE),
     (REGCONFIG, "regconfig", 3735, TypeKind.BASE),
     (REGDICTIONARY, "regdictionary", 3770, TypeKind.BASE),
     (JSONB, "jsonb", 3807, TypeKind.BASE),
@@ -148,6 +164,9 @@ _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
     (4534, "tstzmultirange", 6153, TypeKind.MULTIRANGE),
     (4535, "datemultirange", 6155, TypeKind.MULTIRANGE),
     (4536, "int8multirange", 6157, TypeKind.MULTIRANGE),
+    (PG_BRIN_BLOOM_SUMMARY, "pg_brin_bloom_summary", 0, TypeKind.BASE),
+    (PG_BRIN_MINMAX_MULTI_SUMMARY, "pg_brin_minmax_multi_summary", 0, TypeKind.BASE),
+    (PG_MCV_LIST, "pg_mcv_list", 0, TypeKind.BASE),
     (PG_SNAPSHOT, "pg_snapshot", 5039, TypeKind.BASE),
     (XID8, "xid8", 271, TypeKind.BASE),
 )
@@ -156,9 +175,11 @@ _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
 def _index() -> dict[int, PgType]:
     index: dict[int, PgType] = {}
     for oid, name, array_oid, kind in _TYPES:
-        index[oid] = PgType(oid, name, kind=kind)
+        delimiter = ";" if oid == BOX else ","
+        index[oid] = PgType(oid, name, kind=kind, delimiter=delimiter)
         if array_oid:
-            index[array_oid] = PgType(array_oid, f"_{name}", kind=TypeKind.ARRAY, element=index[oid])
+            array = PgType(array_oid, f"_{name}", kind=TypeKind.ARRAY, element=index[oid], delimiter=delimiter)
+            index[array_oid] = array
     return index
 
 
@@ -168,6 +189,19 @@ _BUILTIN = _index()
 def builtin(oid: int) -> PgType | None:
     """The built-in type with this OID; None if only the catalog knows it."""
     return _BUILTIN.get(oid)
+
+
+def has_form(pg_type: PgType) -> bool:
+    """Whether the catalog must say how its values are stored, see `PgType.form`."""
+    return pg_type.oid == MONEY or (pg_type.kind is TypeKind.BASE and pg_type.name in WKB_TYPES)
+
+
+def forms(pg_type: PgType) -> tuple[int, ...]:
+    """The forms of the types that a type is made of, in order."""
+    found = [pg_type.form] if has_form(pg_type) else []
+    for part in ([pg_type.element] if pg_type.element is not None else []) + [one.type for one in pg_type.attributes]:
+        found += forms(part)
+    return tuple(found)
 
 
 def base_type(pg_type: PgType) -> PgType:

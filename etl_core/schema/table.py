@@ -35,9 +35,13 @@ class TypeKind(StrEnum):
 class PgType:
     """A row of `pg_type`. `element` is an array's element type or a domain's base type, else None.
 
-    `attributes` are a composite's, as columns; none if they are not known.
+    `attributes` are a composite's, as columns; none if they are not known. `delimiter` is what stands between elements
+    of an array, be it this type or one of this type (`typdelim`).
 
     `type_modifier` is what a domain says of its base type (`typtypmod`): -1 for none, and for every other type.
+    `form` is what the catalog adds for the types of `pg_types.has_form`: the decimals of money, which its database's
+    locale says, and 0 for PostGIS's types. -1 for every other type; and for one of these, if nobody asked the catalog
+    or an older version did: its values are stored as bytes of text then.
     """
 
     oid: int
@@ -47,6 +51,8 @@ class PgType:
     element: PgType | None = None
     type_modifier: int = -1
     attributes: tuple[Column, ...] = ()
+    delimiter: str = ","
+    form: int = -1
 
 
 @dataclass(frozen=True, slots=True)

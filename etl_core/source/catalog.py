@@ -8,15 +8,17 @@ https://www.postgresql.org/docs/current/catalogs.html
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from etl_core.identifiers import TableId, TableName
+from etl_core.schema import pg_types
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 from etl_core.source.connection import Connection
+from etl_core.source.money import money_decimals
 from etl_core.source.sqlstate import translate
 
 # Column lists and row filters came with PostgreSQL 15; 14 publishes all columns that are not generated.
@@ -104,7 +106,7 @@ WITH RECURSIVE needed(oid) AS (
         WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
     ) part(oid)
 )
-SELECT t.oid::bigint, t.typname::text, n.nspname::text, t.typtype::text,
+SELECT t.oid::bigint, t.typname::text, n.nspname::text, t.typtype::text, t.typdelim::text,
        CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN e.oid IS NOT NULL THEN e.oid END::bigint,
        e.oid IS NOT NULL, t.typtypmod,
        CASE WHEN t.typtype = 'c' THEN (
@@ -233,12 +235,13 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
     if not wanted:
         return {}
     rows = {row[0]: row for row in _rows(conn, sql.SQL(_TYPES).format(oids=sql.Literal(wanted)))}
+    decimals = money_decimals(conn) if pg_types.MONEY in rows else -1
     types: dict[int, PgType] = {}
 
     def build(oid: int) -> PgType:
         if oid not in types:
-            _, name, namespace, kind, element, is_array, type_modifier, attributes = rows[oid]
-            types[oid] = PgType(
+            _, name, namespace, kind, delimiter, element, is_array, type_modifier, attributes = rows[oid]
+            described = PgType(
                 oid=oid,
                 name=name,
                 namespace=namespace,
@@ -249,7 +252,11 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
                     Column(attribute, build(type_oid), modifier, attnum=attnum)
                     for attribute, type_oid, modifier, attnum in attributes or ()
                 ),
+                delimiter=delimiter,
             )
+            if pg_types.has_form(described):
+                described = replace(described, form=decimals if oid == pg_types.MONEY else 0)
+            types[oid] = described
         return types[oid]
 
     return {oid: build(oid) for oid in wanted if oid in rows}

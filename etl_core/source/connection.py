@@ -28,7 +28,8 @@ SESSION_SETTINGS: dict[str, str] = {
     "TimeZone": "UTC",
     "extra_float_digits": "3",
     "bytea_output": "hex",
-    # A value of type money is printed, and read back by a row filter, as the locale says.
+    # A value of type money is printed, and read back by a row filter, as the locale says. C always prints two decimals,
+    # whatever the database's own locale says of the same value (`etl_core.source.money`).
     "lc_monetary": "C",
     # Expressions and names that the server prints from its catalog are compared, and used in statements.
     "quote_all_identifiers": "off",

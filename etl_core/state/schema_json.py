@@ -10,6 +10,7 @@ from typing import Any
 
 from etl_core.errors import PermanentError
 from etl_core.identifiers import TableId, TableName
+from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 
 
@@ -82,17 +83,22 @@ def _type_to_object(type_: PgType) -> dict[str, Any]:
         "element": None if type_.element is None else _type_to_object(type_.element),
         "type_modifier": type_.type_modifier,
         "attributes": [_column_to_object(attribute) for attribute in type_.attributes],
+        "delimiter": type_.delimiter,
+        "form": type_.form,
     }
 
 
 def _type_from_object(stored: dict[str, Any]) -> PgType:
     element = stored["element"]
+    part = builtin(stored["oid"]) if element is None else _type_from_object(element)
     return PgType(
         oid=stored["oid"],
         name=stored["name"],
         namespace=stored["namespace"],
         kind=TypeKind(stored["kind"]),
-        element=None if element is None else _type_from_object(element),
+        element=None if element is None else part,
         type_modifier=stored.get("type_modifier", -1),
         attributes=tuple(_column_from_object(attribute) for attribute in stored.get("attributes", ())),
+        delimiter=stored.get("delimiter", "," if part is None else part.delimiter),
+        form=stored.get("form", -1),
     )

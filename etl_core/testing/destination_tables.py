@@ -28,7 +28,7 @@ INCARNATION = "7312345678901234567/1/0/16B3748"
 
 def array_of(oid: int, element: PgType) -> PgType:
     """The type of one-dimensional arrays of `element`."""
-    return PgType(oid, f"_{element.name}", kind=TypeKind.ARRAY, element=element)
+    return PgType(oid, f"_{element.name}", kind=TypeKind.ARRAY, element=element, delimiter=element.delimiter)
 
 
 def numeric_modifier(precision: int, scale: int) -> int:

@@ -42,6 +42,8 @@ _DATE = PgType(pg_types.DATE, "date")
 _MOOD = PgType(70_000, "mood", "public", TypeKind.ENUM)
 _DOMAIN = PgType(70_001, "id", "public", TypeKind.DOMAIN, _UUID)
 _UNKNOWN = PgType(70_002, "thing", "public")
+_MONEY = PgType(pg_types.MONEY, "money", form=2)
+_YEN = PgType(pg_types.MONEY, "money", form=0)
 _POINT = PgType(pg_types.POINT, "point")
 _BIT = PgType(pg_types.BIT, "bit")
 _HSTORE = PgType(70_003, "hstore", "public")
@@ -104,6 +106,9 @@ CASES: tuple[Case, ...] = (
     (Column("jsonb", _JSONB), ['{"a": "ü"}', "[]"]),
     (Column("mood", _MOOD), ["sad", 'it\'s "ok"']),
     (Column("unknown", _UNKNOWN), [b"(1,2)"]),
+    (Column("unknowns", array_of(70_010, _UNKNOWN)), [[b"x y", None, b"\xff"], []]),
+    (Column("dollars", _MONEY), [Decimal("92233720368547758.07"), Decimal("-92233720368547758.08"), Decimal("0.00")]),
+    (Column("yen", array_of(791, _YEN)), [[Decimal(2**63 - 1), None, Decimal(-1)]]),
     (Column("xid8", PgType(pg_types.XID8, "xid8")), [0, 2**64 - 1]),
     (Column("bit", _BIT, 3), ["101", "000"]),
     (

@@ -1,7 +1,7 @@
 """The Arrow types of PostgreSQL columns and rows, the same by COPY, by the stream and in every destination.
 
-They are the type families' (see `families`, `registry`). A type that no family knows is its text as bytes, whole; an
-array of such a type likewise.
+They are the type families' (see `families`, `registry`). A value of a type that no family knows is its text as bytes;
+an array of such a type is a list of them.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 - uuid is text of 36 characters: pa.uuid() loads faster into a UUID column, but Arrow can neither compare, sort nor
   group an extension type, and keys are compared.
 - Infinity of date, timestamp and timestamptz is ± the largest integer of the Arrow type (see `values.datetimes`).
+- money is the decimal128 that its 64 bits hold, with the decimals that its database's locale gives it.
+- geometry and geography are the bytes of EWKB, with the SRID, which plain WKB has no place for.
 - A range is text: none of the warehouses' own types tells which bounds belong to it, or knows an empty one.
 """
 
@@ -19,8 +21,10 @@ from etl_core.values.family import TypeFamily
 from etl_core.values.geometric import CIRCLE, LINE, PATH, POINT, POLYGON, TWO_POINTS, load_path, load_polygon, shaped
 from etl_core.values.hstore import HSTORE, load_hstore
 from etl_core.values.intervals import load_interval
+from etl_core.values.money import load_money, money_type
 from etl_core.values.scalars import load_bool, load_number, load_numeric, load_raw, load_string, numeric_type
 from etl_core.values.vectors import load_int_vector, load_vector, vector_type
+from etl_core.values.wkb import load_wkb
 
 UNKNOWN = TypeFamily("unknown", pa.binary(), load_raw)
 """The text of a type that no family knows, as bytes."""
@@ -35,6 +39,7 @@ FAMILIES: tuple[TypeFamily, ...] = (
     TypeFamily("float4", pa.float32(), load_number, oids=(pg_types.FLOAT4,)),
     TypeFamily("float8", pa.float64(), load_number, oids=(pg_types.FLOAT8,)),
     TypeFamily("numeric", numeric_type, load_numeric, oids=(pg_types.NUMERIC,)),
+    TypeFamily("money", money_type, load_money, oids=(pg_types.MONEY,)),
     TypeFamily("bytea", pa.binary(), load_bytea, oids=(pg_types.BYTEA,)),
     TypeFamily("date", pa.date32(), load_datetime, oids=(pg_types.DATE,)),
     TypeFamily("time", pa.time64("us"), load_time, oids=(pg_types.TIME,)),
@@ -58,10 +63,11 @@ FAMILIES: tuple[TypeFamily, ...] = (
     TypeFamily("point", POINT, shaped("(0,0)"), oids=(pg_types.POINT,)),
     TypeFamily("line", LINE, shaped("{0,0,0}"), oids=(pg_types.LINE,)),
     TypeFamily("lseg", TWO_POINTS, shaped("[(0,0),(0,0)]"), oids=(pg_types.LSEG,)),
-    TypeFamily("box", TWO_POINTS, shaped("(0,0),(0,0)"), oids=(pg_types.BOX,), delimiter=";"),
+    TypeFamily("box", TWO_POINTS, shaped("(0,0),(0,0)"), oids=(pg_types.BOX,)),
     TypeFamily("circle", CIRCLE, shaped("<(0,0),0>"), oids=(pg_types.CIRCLE,)),
     TypeFamily("path", PATH, load_path, oids=(pg_types.PATH,)),
     TypeFamily("polygon", POLYGON, load_polygon, oids=(pg_types.POLYGON,)),
+    TypeFamily("wkb", pa.binary(), load_wkb, names=pg_types.WKB_TYPES),
     TypeFamily("hstore", HSTORE, load_hstore, names=("hstore",)),
     TypeFamily("vector", vector_type, load_vector, names=("vector", "halfvec")),
     # What people write and read of these types, and the same in every session with the settings that ours has.
@@ -97,11 +103,22 @@ FAMILIES: tuple[TypeFamily, ...] = (
             pg_types.REGPROCEDURE,
             pg_types.REGROLE,
             pg_types.REGTYPE,
+            # Columns of the catalog have these, so its row types do, and what indexes and statistics keep.
+            pg_types.ANYARRAY,
+            pg_types.CSTRING,
+            pg_types.GTSVECTOR,
+            pg_types.PG_BRIN_BLOOM_SUMMARY,
+            pg_types.PG_BRIN_MINMAX_MULTI_SUMMARY,
+            pg_types.PG_DEPENDENCIES,
+            pg_types.PG_MCV_LIST,
+            pg_types.PG_NDISTINCT,
         ),
         names=(
             *("ltree", "lquery", "ltxtquery", "cube", "seg", "query_int"),
             *("ean13", "isbn", "isbn13", "ismn", "ismn13", "issn", "issn13", "upc"),
-            *("sparsevec", "box2d", "box3d"),
+            *("sparsevec", "box2d", "box3d", "box2df", "gidx", "spheroid"),
+            *("gbtreekey2", "gbtreekey4", "gbtreekey8", "gbtreekey16", "gbtreekey32", "gbtreekey_var"),
+            *("ghstore", "gtrgm", "intbig_gkey", "ltree_gist"),
         ),
         kinds=(TypeKind.RANGE, TypeKind.MULTIRANGE),
     ),

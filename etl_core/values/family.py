@@ -43,10 +43,9 @@ ValueOutOfRange (see `refusal`) for a value that `arrow` cannot hold and for tex
 class TypeFamily:
     """Types whose values are read alike. A type belongs to the first of: its OID's family, its name's, its kind's.
 
-    `arrow` is the Arrow type, or gives it for a column's type modifier (-1: none). `oids` are built-in types, which
-    have the same OID everywhere. `names` are base types that an extension creates, in whatever schema. Arrays and
-    domains belong to no family: what they are made of does. `delimiter` is what stands between elements of an array of
-    such a type (`pg_type.typdelim`).
+    `arrow` is the Arrow type, or gives it for a column's type modifier (-1: none), or for `PgType.form` if the type has
+    one. `oids` are built-in types, which have the same OID everywhere. `names` are base types that an extension
+    creates, in whatever schema. Arrays and domains belong to no family: what they are made of does.
     """
 
     name: str
@@ -55,10 +54,9 @@ class TypeFamily:
     oids: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     kinds: tuple[TypeKind, ...] = ()
-    delimiter: str = ","
 
     def arrow_type(self, type_modifier: int) -> pa.DataType:
-        """The Arrow type of values with this modifier."""
+        """The Arrow type of values with this modifier, or of this form."""
         return self.arrow if isinstance(self.arrow, pa.DataType) else self.arrow(type_modifier)
 
 

@@ -14,7 +14,7 @@ from etl_core.schema.table import Column
 from etl_core.values.arrays import split_arrays
 from etl_core.values.composites import split_composites
 from etl_core.values.refusal import not_utf8
-from etl_core.values.registry import family_of, resolve
+from etl_core.values.registry import resolve
 from etl_core.values.text import Array, bitmap, buffer_of, is_utf8, one_text
 
 Scalar: TypeAlias = "pa.Scalar[Any]"
@@ -48,7 +48,7 @@ def _load_array(text: Array, arrow: pa.DataType, column: Column, table: TableNam
     base, type_modifier = under_domains(column.type, column.type_modifier)
     element = base.element
     assert element is not None  # noqa: S101 - it is an array
-    offsets, elements, valid = split_arrays(text, column, table, family_of(element).delimiter)
+    offsets, elements, valid = split_arrays(text, column, table, base.delimiter)
     values = load(elements, replace(column, type=element, type_modifier=type_modifier), table)
     buffers = [bitmap(valid), buffer_of(offsets.astype(np.int32))]
     return pa.Array.from_buffers(arrow, len(offsets) - 1, buffers, children=[values])

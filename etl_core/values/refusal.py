@@ -19,7 +19,8 @@ def unreadable(column: Column, table: TableName) -> ValueOutOfRange:
         f"text that is not a value of type {format_type(column)}",
         column,
         table,
-        "check that nothing between us and the server changes DateStyle, IntervalStyle, TimeZone or bytea_output, "
+        "check that nothing between us and the server changes DateStyle, IntervalStyle, TimeZone, "
+        "lc_monetary or bytea_output, "
         f"then copy the table again: etl resync {table}",
     )
 

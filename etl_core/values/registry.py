@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 import pyarrow as pa
 
 from etl_core.errors import ConfigError
-from etl_core.schema.pg_types import under_domains
+from etl_core.schema.pg_types import has_form, under_domains
 from etl_core.schema.table import PgType, TypeKind
 from etl_core.values.families import FAMILIES, UNKNOWN
 from etl_core.values.family import TypeFamily, is_carried
@@ -23,9 +23,12 @@ GROUP = "etl.types"
 
 
 def family_of(pg_type: PgType) -> TypeFamily:
-    """The family of a type, under its domains; UNKNOWN for one that no family knows, an array and a composite."""
+    """The family of a type, under its domains; UNKNOWN for one that no family knows, an array and a composite.
+
+    So it is for a type whose form nobody has asked for.
+    """
     base, _ = under_domains(pg_type, -1)
-    if base.kind in (TypeKind.ARRAY, TypeKind.COMPOSITE):
+    if base.kind in (TypeKind.ARRAY, TypeKind.COMPOSITE) or (has_form(base) and base.form < 0):
         return UNKNOWN
     ours = _find(_OURS, base)
     return ours or _find(_others(), base) or UNKNOWN
@@ -33,19 +36,15 @@ def family_of(pg_type: PgType) -> TypeFamily:
 
 @lru_cache(maxsize=4096)
 def resolve(pg_type: PgType, type_modifier: int) -> tuple[TypeFamily | None, pa.DataType]:
-    """The family of a type and the Arrow type of its values; None and a list for an array of a type that is known.
-
-    So it is for a composite, a struct. An array of a type that is not known is of the family UNKNOWN: whole.
-    """
+    """The family of a type and the Arrow type of its values; None and a list for an array, a struct for a composite."""
     base, type_modifier = under_domains(pg_type, type_modifier)
     if is_struct(base):
         fields = [pa.field(one.name, resolve(one.type, one.type_modifier)[1]) for one in base.attributes]
         return None, pa.struct(fields)
     if base.kind is TypeKind.ARRAY and base.element is not None:
-        family, arrow = resolve(base.element, type_modifier)
-        return (UNKNOWN, UNKNOWN.arrow_type(-1)) if family is UNKNOWN else (None, pa.list_(arrow))
+        return None, pa.list_(resolve(base.element, type_modifier)[1])
     family = family_of(base)
-    arrow = family.arrow_type(type_modifier)
+    arrow = family.arrow_type(base.form if has_form(base) else type_modifier)
     if not is_carried(arrow):
         raise ConfigError(
             f"type family {family.name} has Arrow type {arrow}, which the destinations do not store",

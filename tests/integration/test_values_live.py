@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -15,7 +15,7 @@ from psycopg import sql
 
 from etl_core.errors import ValueOutOfRange
 from etl_core.identifiers import TableId, TableName
-from etl_core.schema.pg_types import builtin
+from etl_core.schema.pg_types import MONEY, builtin
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
 from etl_core.testing.postgres import PostgresServer, create_database
 from etl_core.values import load, read_csv
@@ -145,7 +145,7 @@ CASES = [
     Nasty("label", ["a", ""], "v::text"),
     Nasty("label[]", ['{a,""}', "{}"], "v::text[]"),
     Nasty("counts", ["{1,NULL}"], "v::int4[]"),
-    Nasty("money", ["-1234.5"], "convert_to(v::text, 'UTF8')"),
+    Nasty("money", ["0", "-1234.5", "0.01", "999", "92233720368547758.07", "-92233720368547758.08"], "v::numeric"),
     Nasty("timetz", ["12:00:00.5+02", "24:00:00-12"], "v::text"),
     Nasty("int4range", ["[1,5)", "(,5]", "(,)", "empty"], "v::text"),
     Nasty("tstzrange", ['["2024-06-30 12:00:00.5+02",infinity]', "(-infinity,)"], "v::text"),
@@ -164,7 +164,7 @@ CASES = [
     Nasty("jsonpath", ['$."ä"'], "v::text"),
     Nasty("citext", ["Straße", ""], "v::text"),
     Nasty("citext[]", ["{A,a,NULL}"], "v::text[]"),
-    Nasty("money[]", ["{1,NULL}"], "convert_to(v::text, 'UTF8')"),
+    Nasty("money[]", ['{1,NULL,"1,234,567.89"}', "{}"], "v::numeric[]"),
     Nasty("pair", ['(1,"a,b")'], "convert_to(v::text, 'UTF8')"),
 ]
 
@@ -205,7 +205,9 @@ def fill(connection: psycopg.Connection[Any], declared: str, literals: Sequence[
 def pg_type(connection: psycopg.Connection[Any], oid: int) -> PgType:
     known = builtin(oid)
     if known is not None:
-        return known
+        if known.element is not None:
+            return replace(known, element=pg_type(connection, known.element.oid))
+        return replace(known, form=2) if known.oid == MONEY else known
     row = connection.execute(
         "SELECT typname, typtype, typbasetype, typelem FROM pg_type WHERE oid = %s", (oid,)
     ).fetchone()

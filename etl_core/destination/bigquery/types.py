@@ -15,7 +15,8 @@ https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types
 | numeric without a precision, or beyond 38 digits | STRING: the text, with NaN, Infinity and trailing zeros | |
 | text, varchar, bpchar, "char", name, enums, uuid | STRING | |
 | json, jsonb | STRING (below) | |
-| bytea, and the raw text of unknown types | BYTES | |
+| money | NUMERIC | |
+| bytea, PostGIS's types as EWKB, and the raw text of unknown types | BYTES | |
 | date | DATE | infinity, and years outside 1 to 9999 |
 | time | TIME | 24:00:00 |
 | timestamp | DATETIME | infinity, and years outside 1 to 9999 |

@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from tests.integration.cli.conftest import Project
+from tests.unknown_type import CREATE_THING
 
 
 def test_the_whole_way(project: Project) -> None:
@@ -167,12 +168,12 @@ def test_sync_of_a_named_table_copies_it_again(project: Project) -> None:
 
 
 def test_a_failed_table_fails_the_command_and_only_itself(project: Project) -> None:
-    project.database.execute("CREATE TABLE places (id int PRIMARY KEY, at pg_brin_bloom_summary)")
+    project.database.execute(f"{CREATE_THING} CREATE TABLE places (id int PRIMARY KEY, at thing)")
     project.configure(tables="[public.orders, public.places]", more="unknown_types_to_bytes: false")
     failed = project.run("sync")
     assert failed.status == 1
     assert "copied 1 table: 1,000 rows" in failed.out
-    assert "public.places  failed: column at of table public.places has type pg_brin_bloom_summary" in failed.out
+    assert "public.places  failed: column at of table public.places has type public.thing" in failed.out
     assert "  → set unknown_types_to_bytes" in failed.out
     assert "public.places failed:" in failed.err
 

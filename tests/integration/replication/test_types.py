@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -19,14 +22,21 @@ LIKE_TEXT = """
 CREATE TYPE {name};
 CREATE FUNCTION {name}in(cstring) RETURNS {name} LANGUAGE internal IMMUTABLE STRICT AS 'textin';
 CREATE FUNCTION {name}out({name}) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
-CREATE TYPE {name} (INPUT = {name}in, OUTPUT = {name}out, INTERNALLENGTH = VARIABLE, STORAGE = extended)
+CREATE TYPE {name} (INPUT = {name}in, OUTPUT = {name}out, INTERNALLENGTH = VARIABLE, STORAGE = extended{more})
 """
 USERS = """
 CREATE TYPE pair AS (a int, "B c" text);
-CREATE TYPE nest AS (kind text, pair pair, many pair[], at timestamptz, amount numeric(10,2), raw bytea);
+CREATE TYPE nest AS (
+    kind text, pair pair, many pair[], at timestamptz, amount numeric(10,2), raw bytea, price money, prices money[]
+);
 CREATE DOMAIN small_pair AS pair CHECK ((value).a < 1000)
 """
-NESTED = """row('k', row(3, 'y, "z"'), array[row(4, '\\')::pair, null], '2024-01-01 00:00Z', 1.5, '\\x00ff')"""
+NESTED = (
+    """row('k', row(3, 'y, "z"'), array[row(4, '\\')::pair, null], '2024-01-01 00:00Z', 1.5, '\\x00ff',"""
+    " '-1234.5'::money, array[1000000::money, null])"
+)
+PLACE = "0101000020E6100000000000000000F03F0000000000000040"
+"""POINT(1 2) with SRID 4326, as PostGIS prints it."""
 # Declared type: DuckDB's type, and each value as SQL and as DuckDB gives it to Python.
 TYPES: dict[str, tuple[str, list[tuple[str, Any]]]] = {
     "xid8": ("UBIGINT", [("'18446744073709551615'", 2**64 - 1), ("'0'", 0)]),
@@ -36,6 +46,16 @@ TYPES: dict[str, tuple[str, list[tuple[str, Any]]]] = {
     "regclass": ("VARCHAR", [("'pg_catalog.pg_class'", "pg_class")]),
     "pg_snapshot": ("VARCHAR", [("'10:20:10,14'", "10:20:10,14")]),
     "numeric(6,2)": ("DECIMAL(6,2)", [("1.5", 1.5)]),
+    "money": (
+        "DECIMAL(19,2)",
+        [("'92233720368547758.07'", Decimal("92233720368547758.07")), ("'-0.01'", Decimal("-0.01"))],
+    ),
+    "money[]": ("DECIMAL(19,2)[]", [("array[1234::money, null]", [Decimal("1234.00"), None]), ("'{}'", [])]),
+    "geometry": ("BLOB", [(f"'{PLACE}'", bytes.fromhex(PLACE))]),
+    "geometry[]": (
+        "BLOB[]",
+        [(f"array['{PLACE}'::geometry, null, '{PLACE}']", [bytes.fromhex(PLACE), None, bytes.fromhex(PLACE)])],
+    ),
     "point": ("STRUCT(x DOUBLE, y DOUBLE)", [("'(1,-2.5)'", {"x": 1.0, "y": -2.5})]),
     "point[]": (
         "STRUCT(x DOUBLE, y DOUBLE)[]",
@@ -89,6 +109,7 @@ KEYS = {
     "xid8": ("'18446744073709551615'", "'0'"),
     "bit(3)": ("b'101'", "b'111'"),
     "numeric(6,2)": ("1", "2"),
+    "money": ("1.5", "'-1.5'"),
 }
 """Two values of types that PostgreSQL takes into a primary key, where the extension is there."""
 
@@ -96,12 +117,17 @@ KEYS = {
 def create_types(lab: Lab) -> set[str]:
     """The extensions' types, as the extension makes them or like it; which extensions there are."""
     there = {name for (name,) in lab.execute("SELECT name FROM pg_available_extensions")}
-    for extension, names in (("hstore", ["hstore"]), ("ltree", ["ltree"]), ("vector", ["vector", "halfvec"])):
+    for extension, more, names in (
+        ("hstore", "", ["hstore"]),
+        ("ltree", "", ["ltree"]),
+        ("vector", "", ["vector", "halfvec"]),
+        ("postgis", ", DELIMITER = ':'", ["geometry"]),
+    ):
         if extension in there:
             lab.execute(f"CREATE EXTENSION {extension}")
         else:
             for name in names:
-                lab.execute(LIKE_TEXT.format(name=name))
+                lab.execute(LIKE_TEXT.format(name=name, more=more))
     lab.execute(USERS)
     return there
 
@@ -136,9 +162,9 @@ def test_every_type_is_the_same_by_copy_and_by_the_stream(lab: Lab) -> None:
     assert lab.rows("SELECT DISTINCT tz::VARCHAR FROM public.t WHERE id <> 50") == [("24:00:00+15:59:59",)]
     nested = lab.rows(
         "SELECT DISTINCT nest.kind, nest.pair.\"B c\", nest.many, nest.at = '2024-01-01 00:00Z'::TIMESTAMPTZ,"
-        " nest.amount::DOUBLE, nest.raw FROM public.t WHERE id <> 50"
+        " nest.amount::DOUBLE, nest.raw, nest.price::DOUBLE, nest.prices::DOUBLE[] FROM public.t WHERE id <> 50"
     )
-    assert nested == [("k", 'y, "z"', [{"a": 4, "B c": "\\"}, None], True, 1.5, b"\x00\xff")]
+    assert nested == [("k", 'y, "z"', [{"a": 4, "B c": "\\"}, None], True, 1.5, b"\x00\xff", -1234.5, [1e6, None])]
     assert lab.rows("SELECT count(*) FROM public.t WHERE id = 50 AND nest IS NULL AND c0 IS NULL") == [(1,)]
 
 
@@ -181,28 +207,44 @@ def test_unchanged_large_values_stay(lab: Lab) -> None:
 
 
 def test_a_table_of_an_older_version_is_copied_again(lab: Lab) -> None:
-    """Before, a point was its text as bytes, and a column keeps its type until the table is copied."""
+    """Before, point and geometry were their text as bytes, and a column keeps its type until the table is copied."""
     lab.execute("CREATE TABLE t (id int PRIMARY KEY, p point); INSERT INTO t VALUES (1, '(1,2)')")
+    create_types(lab)
+    lab.execute(f"CREATE TABLE places (id int PRIMARY KEY, g geometry); INSERT INTO places VALUES (1, '{PLACE}')")
     lab.execute("CREATE TABLE other (id int PRIMARY KEY)")
-    lab.publish()
+    lab.publish("TABLE t, places, other")
     pipeline = lab.synced()
+    with contextlib.closing(sqlite3.connect(lab.path.with_name("state.db"))) as state, state:
+        state.execute("""UPDATE etl_schemas SET schema_json = replace(schema_json, '"form":0', '"form":-1')""")
     with duckdb.connect(lab.path) as file:
+        file.execute(f"UPDATE public.places SET g = '{PLACE}'::BLOB")
         file.execute("ALTER TABLE public.t DROP COLUMN p; ALTER TABLE public.t ADD COLUMN p BLOB")
         file.execute("UPDATE public.t SET p = '(1,2)'::BLOB")
     problems = {comparison.table.name: comparison.problem for comparison in pipeline.verify()}
     assert problems == {
         "t": "not compared: public.t has a column of another type in DuckDB than is stored now; copy the table again: "
         "etl resync public.t",
+        "places": "not compared: the rows have column g (public.geometry) in an older form; copy the table again: "
+        "etl resync public.places",
         "other": None,
     }
     lab.execute("INSERT INTO t VALUES (2, '(3,4)'); INSERT INTO other VALUES (1)")
+    lab.execute(f"INSERT INTO places VALUES (2, '{PLACE}')")
     lab.caught_up(pipeline)
     told = pipeline.observer.errors["t"]
     assert isinstance(told, CopiedAgain)
     assert str(told) == 'column p of public.t is STRUCT("x" DOUBLE, "y" DOUBLE) at the source and BLOB in DuckDB'
-    assert {s.name.name: s.state for s in pipeline.store.tables()} == {"t": TableState.INIT, "other": TableState.READY}
+    told = pipeline.observer.errors["places"]
+    assert isinstance(told, CopiedAgain)
+    assert str(told) == (
+        "table public.places: column g (public.geometry) is stored in another form now, which cannot be applied to the "
+        "rows already copied"
+    )
+    states = {s.name.name: s.state for s in pipeline.store.tables()}
+    assert states == {"t": TableState.INIT, "places": TableState.INIT, "other": TableState.READY}
     pipeline.sync()
     lab.caught_up(pipeline)
     assert lab.rows("SELECT p.x FROM public.t ORDER BY id") == [(1.0,), (3.0,)]
+    assert lab.rows("SELECT DISTINCT g FROM public.places") == [(bytes.fromhex(PLACE),)]
     assert lab.rows("SELECT count(*) FROM public.other") == [(1,)]
     assert all(comparison.is_equal for comparison in pipeline.verify())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import psycopg
 import pytest
+from psycopg import sql
 
 from etl_core.errors import SourceUnavailable
 from etl_core.identifiers import TableId, TableName
@@ -10,6 +14,7 @@ from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TypeKind
 from etl_core.source.catalog import (
     PublishedTable,
+    _read_types,
     published_table,
     published_tables,
     table_schema,
@@ -17,6 +22,7 @@ from etl_core.source.catalog import (
 from etl_core.source.connection import Connection
 from etl_core.state.schema_json import schema_from_json, schema_to_json
 from etl_core.testing.database import Database
+from etl_core.values.arrow import is_supported
 
 
 def publish(database: Database, *statements: str) -> None:
@@ -98,6 +104,18 @@ def test_types_of_ones_own(database: Database, conn: Connection) -> None:
         "p": (TypeKind.BASE, None),
         "n": (TypeKind.BASE, None),
     }
+
+
+def test_every_type_of_postgresql_and_of_its_extensions_is_known(database: Database, conn: Connection) -> None:
+    """None is carried as bytes: of the catalog's types, and of those of all extensions that the server has."""
+    there = database.execute("SELECT name FROM pg_available_extensions WHERE installed_version IS NULL ORDER BY name")
+    for (name,) in there:
+        with contextlib.suppress(psycopg.Error):  # some bring what another one has brought, or need a program
+            database.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE").format(sql.Identifier(name)))
+    oids = [oid for (oid,) in database.execute("SELECT oid::bigint FROM pg_type WHERE typtype <> 'p'")]
+    types = _read_types(conn, oids)
+    assert len(types) == len(oids) > 500
+    assert [found.name for found in types.values() if not is_supported(Column("c", found))] == []
 
 
 def test_the_attributes_of_composites(database: Database, conn: Connection) -> None:

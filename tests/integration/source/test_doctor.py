@@ -16,6 +16,7 @@ from etl_core.source.publication import told_harms
 from etl_core.source.slot import create_slot
 from etl_core.table_pattern import TableSelection
 from etl_core.testing.database import Database
+from tests.unknown_type import CREATE_THING
 
 
 def name(table: str) -> TableName:
@@ -193,11 +194,11 @@ def test_our_slot_is_seen(database: Database, walsender: Connection) -> None:
 
 
 def test_types_carried_as_bytes_are_noted(database: Database) -> None:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, p pg_brin_bloom_summary)")
+    database.execute(f"{CREATE_THING} CREATE TABLE t (id int PRIMARY KEY, p thing)")
     database.execute("CREATE PUBLICATION p FOR ALL TABLES")
     findings = examine(database.dsn, pipeline="shop", publication="p")
     (finding,) = (finding for finding in findings if finding.check == "types")
-    assert (finding.severity, "public.t.p (pg_brin_bloom_summary)" in finding.message) == (Severity.NOTE, True)
+    assert (finding.severity, "public.t.p (public.thing)" in finding.message) == (Severity.NOTE, True)
 
 
 def test_many_findings_of_one_kind_are_counted(database: Database) -> None:

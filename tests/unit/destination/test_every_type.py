@@ -7,7 +7,7 @@ import pytest
 
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.destination.duckdb.types import duckdb_type
-from etl_core.schema.pg_types import _TYPES, builtin
+from etl_core.schema.pg_types import _TYPES, MONEY, builtin
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.testing.destination_tables import array_of, numeric_modifier
 from etl_core.values.arrow import arrow_type
@@ -19,8 +19,9 @@ _MODIFIERS = (-1, 1, 7, numeric_modifier(38, 0), numeric_modifier(38, 38), numer
 
 def _types() -> list[PgType]:
     found = [pg_type for oid, *_ in _TYPES if (pg_type := builtin(oid)) is not None]
+    found += [PgType(MONEY, "money", form=decimals) for decimals in (0, 2, 10)]
     for family in FAMILIES:
-        found += [PgType(70_000, name, "public") for name in family.names]
+        found += [PgType(70_000, name, "public", form=form) for name in family.names for form in (-1, 0)]
         found += [PgType(70_000, "mine", "public", kind) for kind in family.kinds]
     return found
 

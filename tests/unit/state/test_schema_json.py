@@ -16,7 +16,9 @@ from etl_core.state.schema_json import schema_from_json, schema_to_json
 oids = st.integers(0, (1 << 32) - 1)
 # Surrogates too: a name or default in a SQL_ASCII database may hold any byte.
 texts = st.text(st.characters(), max_size=20)
-base_types = st.builds(PgType, oids, texts, texts, st.sampled_from(TypeKind))
+base_types = st.builds(
+    PgType, oids, texts, texts, st.sampled_from(TypeKind), delimiter=st.sampled_from(",;:"), form=st.integers(-1, 10)
+)
 types = st.recursive(
     base_types,
     lambda inner: st.builds(PgType, oids, texts, texts, st.sampled_from(TypeKind), inner),

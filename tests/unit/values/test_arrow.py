@@ -65,8 +65,9 @@ def test_known_types(oid: int, expected: pa.DataType) -> None:
 
 @pytest.mark.parametrize("oid", [790, 791])
 def test_unknown_types_are_bytes(oid: int) -> None:
+    """So is money whose decimals nobody has asked for; an array of it is a list."""
     column = Column("c", known(oid))
-    assert arrow_type(column) == pa.binary()
+    assert arrow_type(column) == (pa.binary() if oid == 790 else pa.list_(pa.binary()))
     assert not is_supported(column)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +24,8 @@ from etl_core.values.arrow import arrow_type, is_supported
 TABLE = TableName("public", "t")
 HSTORE = PgType(70_000, "hstore", "public")
 VECTOR = PgType(70_001, "vector", "public")
+MONEY = PgType(pg_types.MONEY, "money", form=2)
+GEOMETRY = PgType(70_003, "geometry", "public", delimiter=":", form=0)
 TEXT = PgType(pg_types.TEXT, "text")
 NASTY = st.text(st.sampled_from("\"\\,(){}=> 'NULaé\n"), max_size=6)
 
@@ -33,7 +37,7 @@ def known(oid: int) -> PgType:
 
 
 def array_of(element: PgType) -> PgType:
-    return PgType(70_100, f"_{element.name}", "public", TypeKind.ARRAY, element)
+    return PgType(70_100, f"_{element.name}", "public", TypeKind.ARRAY, element, delimiter=element.delimiter)
 
 
 def composite(*attributes: PgType) -> PgType:
@@ -182,6 +186,28 @@ def test_any_int2vector(vectors: list[list[int] | None]) -> None:
     assert loaded(known(pg_types.INT2VECTOR), texts) == vectors
 
 
+@given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=5), st.integers(0, 10))
+def test_any_money(values: list[int | None], decimals: int) -> None:
+    """cash_out with lc_monetary = C."""
+
+    def text(whole: int) -> str:
+        return f"{'-' if whole < 0 else ''}${abs(whole) // 100:,}.{abs(whole) % 100:02}"
+
+    money = replace(MONEY, form=decimals)
+    expected = [None if one is None else Decimal(one).scaleb(-decimals) for one in values]
+    texts = [None if one is None else text(one) for one in values]
+    assert loaded(money, texts) == expected
+    quoted = [None if one is None else f'"{one}"' for one in texts]
+    assert loaded(array_of(money), [f"{{{','.join(one or 'NULL' for one in quoted)}}}"]) == [expected]
+
+
+@given(st.lists(st.none() | st.binary(min_size=5, max_size=30).map(lambda data: b"\x01" + data[1:]), max_size=5))
+def test_any_geometry(values: list[bytes | None]) -> None:
+    texts = [None if one is None else one.hex().upper() for one in values]
+    assert loaded(GEOMETRY, texts) == values
+    assert loaded(array_of(GEOMETRY), [f"{{{':'.join(one or 'NULL' for one in texts)}}}"]) == [values]
+
+
 @pytest.mark.parametrize(
     ("pg_type", "text"),
     [
@@ -194,6 +220,9 @@ def test_any_int2vector(vectors: list[list[int] | None]) -> None:
         *((known(pg_types.PATH), text) for text in ("[(1,2))", "((1,2)]", "((1,2,3))", "((1,2),(3,4)", "")),
         *((VECTOR, text) for text in ("[1,2", "1,2", "[1,,2]", "[1,NULL]", "[x]", "")),
         *((known(pg_types.INT2VECTOR), text) for text in ("1  2", "x", "1 2 ", "70000")),
+        *((MONEY, text) for text in ("1.00", "$1234.00", "$,123.00", "$1,2,34.00", "$1.0.0", "$12,345.6", "Y1.00", "")),
+        *((MONEY, text) for text in ("$-1.00", "($1.00)", "$ 1.00", "--$1.00", "$1,00", "$92,233,720,368,547,758.08")),
+        *((GEOMETRY, text) for text in ("POINT(1 2)", "0101", "010100000", "02010000000000", "01g1000000", "")),
     ],
 )
 def test_text_that_is_none_of_the_type_is_refused(pg_type: PgType, text: str) -> None:
