@@ -28,6 +28,7 @@ from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
 from etl_core.policies import TablePolicy
 from etl_core.table_pattern import TablePattern, TableSelection
+from etl_core.type_options import read_types
 from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ class PipelineConfig:
 
     With `allow_append_only` tables without a replica identity may be published, with their inserts alone. `tables` are
     settings by table or pattern; of two that match one, the later decides. `write_mode` is that of tables for which
-    they have none, and so is `policy`. `hash_key` is a secret.
+    they have none, and so are `policy` and the words of `types`, the options of types. `hash_key` is a secret.
     """
 
     pipeline: str
@@ -313,6 +314,7 @@ class PipelineConfig:
     hash_key: str | None = field(default=None, repr=False)
     write_mode: WriteMode = WriteMode.MIRROR
     policy: TablePolicy = field(default_factory=TablePolicy)
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def write_modes(self) -> list[tuple[str, WriteMode]]:
@@ -336,3 +338,4 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         check_pipeline_name(self.pipeline)
         check_hash_key("hash_key", self.hash_key)
+        object.__setattr__(self, "types", read_types("types", self.types))

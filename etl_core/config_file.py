@@ -42,6 +42,7 @@ from etl_core.identifiers import check_pipeline_name
 from etl_core.policies import POLICY_FIELDS, TablePolicy, read_policy
 from etl_core.silence import SILENCE
 from etl_core.table_pattern import TableSelection, read_selection
+from etl_core.type_options import read_types
 from etl_core.write_mode import WriteMode
 
 _T = TypeVar("_T")
@@ -50,8 +51,10 @@ _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUOTED = re.compile(r"'(?!<)[^']{2,}'")
 _TAG = "tag:yaml.org,2002:"
-_NESTED = "tables."
+_NESTED = ("tables.", "types.")
 """What is below has no secret in it, so that every key may be named; `null` is the name of a transform."""
+_WORD_NULL = ".out_of_range"
+"""In a field with this, `null` is a word."""
 
 
 def load_config(path: Path | str) -> PipelineConfig:
@@ -193,6 +196,8 @@ def _scalar(loader: yaml.SafeLoader, node: yaml.Node, field: str) -> object:
         value: object = loader.construct_object(node)
     except (ValueError, KeyError, IndexError):
         raise config_error(field, "is not what its YAML tag says") from None
+    if value is None and node.value == "null" and field.startswith(_NESTED) and _WORD_NULL in field:
+        return "null"
     if value is None:
         raise config_error(field, "has no value", hint="give it one, or remove the line")
     return value
@@ -295,6 +300,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     allow_append_only = root.flag("allow_append_only", False)
     tables, hash_key, write_mode = root.section("tables"), root.text("hash_key"), root.text("write_mode")
     policy = read_policy("", {name: root.take(name) for name in POLICY_FIELDS})
+    types = root.section("types")
     root.finish()
     return PipelineConfig(
         pipeline=pipeline,
@@ -309,6 +315,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
         hash_key=hash_key,
         write_mode=WriteMode.MIRROR if write_mode is None else read_write_mode("write_mode", write_mode),
         policy=policy.over(TablePolicy()),
+        types={} if types is None else read_types("types", types.rest()),
     )
 
 

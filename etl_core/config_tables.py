@@ -12,6 +12,7 @@ from etl_core.config_values import as_choice, check_positive, config_error, in_f
 from etl_core.identifiers import TableName
 from etl_core.policies import POLICY_FIELDS, PolicySettings, read_policy
 from etl_core.table_pattern import TablePattern
+from etl_core.type_options import DEFAULTS, read_types, read_word
 from etl_core.write_mode import WriteMode
 
 _LEAST_KEY = 16
@@ -23,13 +24,15 @@ class ColumnSettings:
     """What becomes of columns, by their names at the source.
 
     With `include` only those go to the destination; `exclude` leaves some out. `transforms` has, by the transform's
-    name, the columns it is for and its argument for each: None, or a number of characters for `truncate`.
+    name, the columns it is for and its argument for each: None, or a number of characters for `truncate`. `types` has,
+    by the option of types, the columns it is said for and its word for each.
     """
 
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     transforms: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    types: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)  # Shapes.digest is of the repr
 
     def named(self) -> list[tuple[str, str]]:
         """Every column that is named, with the dotted field in which it is, below that of these settings."""
@@ -38,7 +41,12 @@ class ColumnSettings:
         for transform, columns in self.transforms.items():
             for at, (column, argument) in enumerate(columns.items()):
                 fields.append((f"{transform}[{at}]" if argument is None else f"{transform}.{column}", column))
+        fields += [(where, column) for where, column, _ in self.typed()]
         return fields + [(f"rename.{column}", column) for column in self.rename]
+
+    def typed(self) -> list[tuple[str, str, str]]:
+        """For every column of an option of types: the field, as above, the column and the option."""
+        return [(f"{option}.{column}", column, option) for option, columns in self.types.items() for column in columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,8 @@ class TableSettings:
     write_mode: WriteMode | None = None
     """None leaves it to the entries before this one, and to the pipeline's."""
     policy: PolicySettings = field(default_factory=PolicySettings)
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Words by option; what it does not have is left to the entries before this one, and to the pipeline's."""
 
     def __post_init__(self) -> None:
         in_field(self.where, TablePattern, self.pattern)
@@ -63,7 +73,13 @@ class TableSettings:
         if columns.include is not None and columns.exclude:
             raise config_error(f"{where}.exclude", "there is an include beside it", hint="write one of the two")
         seen: dict[str, str] = {}
+        for name, column, _ in columns.typed():
+            if column in columns.exclude or any(column in arguments for arguments in columns.transforms.values()):
+                raise config_error(f"{where}.{name}", f"column {column} is left out or transformed by this entry")
+        typed = {name for name, _, _ in columns.typed()}
         for name, column in columns.named():
+            if name in typed:
+                continue
             kind = "include" if name.startswith("include[") else "rename" if name.startswith("rename.") else "treatment"
             if kind == "rename" and column in columns.exclude:
                 raise config_error(f"{where}.{name}", f"column {column} is excluded")
@@ -110,7 +126,7 @@ def read_write_mode(where: str, given: object) -> WriteMode:
 def _settings(where: str, pattern: str, settings: object) -> TableSettings:
     if not isinstance(settings, Mapping):
         raise wrong_kind(where, "a mapping", settings)
-    known = ("columns", "write_mode", *POLICY_FIELDS)
+    known = ("columns", "types", "write_mode", *POLICY_FIELDS)
     for key in settings.keys() - set(known):
         raise config_error(f"{where}.{key}", "is unknown", hint=f"known here: {', '.join(known)}")
     mode = settings.get("write_mode")
@@ -119,6 +135,7 @@ def _settings(where: str, pattern: str, settings: object) -> TableSettings:
         _columns(f"{where}.columns", settings.get("columns", {})),
         None if mode is None else read_write_mode(f"{where}.write_mode", mode),
         read_policy(where, settings),
+        read_types(f"{where}.types", settings.get("types", {})),
     )
 
 
@@ -129,6 +146,7 @@ def _columns(where: str, given: object) -> ColumnSettings:
     exclude: tuple[str, ...] = ()
     rename: dict[str, str] = {}
     transforms: dict[str, dict[str, int | None]] = {}
+    types: dict[str, dict[str, str]] = {}
     for key, value in given.items():
         if key is None:  # what YAML makes of null:
             key = "null"
@@ -138,9 +156,11 @@ def _columns(where: str, given: object) -> ColumnSettings:
             exclude = _names(f"{where}.exclude", value)
         elif key == "rename":
             rename = _renames(f"{where}.rename", value)
+        elif key in DEFAULTS:
+            types[key] = _words(f"{where}.{key}", key, value)
         else:
             transforms[key] = _arguments(f"{where}.{key}", value)
-    return ColumnSettings(include, exclude, rename, transforms)
+    return ColumnSettings(include, exclude, rename, transforms, types)
 
 
 def _names(where: str, value: object) -> tuple[str, ...]:
@@ -163,6 +183,12 @@ def _renames(where: str, value: object) -> dict[str, str]:
         if not name:
             raise config_error(f"{where}.{column}", "must not be empty")
     return dict(value)
+
+
+def _words(where: str, option: str, value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise wrong_kind(where, "a mapping of columns to words", value)
+    return {column: read_word(f"{where}.{column}", option, word) for column, word in value.items()}
 
 
 def _arguments(where: str, value: object) -> dict[str, int | None]:

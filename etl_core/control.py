@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination, WaitingDestination
-from etl_core.destination.registry import build_destination, check_destination, check_write_modes
+from etl_core.destination.registry import build_destination, check_destination, check_write_modes, value_range
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.replication.copy_estimate import CopyEstimate, read_copy_estimates
@@ -81,7 +81,9 @@ class PipelineControl:
         """What tables are at the destination. Raises ConfigError if a table's settings are wrong."""
         from etl_core.shape.shapes import Shapes  # it loads Arrow
 
-        return Shapes.checked(self.config.tables, self.config.hash_key, self.config.write_mode)
+        config = self.config
+        limits = value_range(config.destination)
+        return Shapes.checked(config.tables, config.hash_key, config.write_mode, config.types, limits)
 
     def __enter__(self) -> Self:
         return self

@@ -15,6 +15,7 @@ from etl_core.config_values import check_positive, in_field, parse_duration, par
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName, check_pipeline_name
 from etl_core.policies import read_policy
+from etl_core.type_options import read_types
 from etl_dagster.secrets import refuse_shown_secrets
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def check_replication(replication: "PostgresReplicationResource") -> None:
         check_table_settings(replication.table_settings)
         read_write_mode("write_mode", replication.write_mode)
         read_policy("", replication.policies())
+        check_types(replication.types)
 
 
 @contextmanager
@@ -72,6 +74,11 @@ def check_policy(field: str) -> Callable[[object], None]:
         read_policy("", {field: value})
 
     return check
+
+
+def check_types(types: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an option of types, or a word of one, that there is not."""
+    read_types("types", types)
 
 
 def check_max_lag(max_lag: object) -> None:

@@ -294,6 +294,9 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     recopy_max_bytes: str | None = Field(
         default=None, description="A size such as 50GiB: a larger table that needs a new copy waits for a person."
     )
+    types: dict[str, Any] = Field(
+        default={}, description="Options of types: {numeric: decimal(38,10)}; per table or column in table_settings."
+    )
     state: dg.ResourceDependency[StateStoreResource]
     destination: dg.ResourceDependency[DestinationResource]
 
@@ -312,6 +315,14 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             )
         return keywords
 
+    @field_validator("types", mode="before")
+    @classmethod
+    def _null_as_a_word(cls, types: Any) -> Any:
+        """YAML's null is a word of out_of_range, and Dagster takes none for a value of a mapping."""
+        if not isinstance(types, dict):
+            return types
+        return {option: "null" if word is None else word for option, word in types.items()}
+
     def config(self) -> "PipelineConfig":
         """What `etl_core` is told, secrets included. Raises ConfigError."""
         from etl_core.config import (
@@ -325,6 +336,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
         )
         from etl_core.config_tables import read_tables, read_write_mode
         from etl_core.policies import TablePolicy, read_policy
+        from etl_core.type_options import read_types
 
         source = SourceConfig(
             publication=self.publication,
@@ -350,6 +362,7 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             hash_key=None if self.hash_key_env is None else plain(dg.EnvVar(self.hash_key_env)),
             write_mode=read_write_mode("write_mode", self.write_mode),
             policy=read_policy("", self.policies()).over(TablePolicy()),
+            types=read_types("types", self.types),
         )
 
     def policies(self) -> dict[str, object]:
@@ -364,9 +377,11 @@ class PostgresReplicationResource(dg.ConfigurableResource):
         """What the tables are at the destination, for whoever moves no rows: no secret is asked for."""
         from etl_core.config_tables import read_tables, read_write_mode
         from etl_core.shape.shapes import Shapes
+        from etl_core.type_options import read_types
 
         settings = read_tables("table_settings", self.table_settings)
-        return Shapes(settings, write_mode=read_write_mode("write_mode", self.write_mode))
+        mode, types = read_write_mode("write_mode", self.write_mode), read_types("types", self.types)
+        return Shapes(settings, write_mode=mode, types=types)
 
     def source_address(self) -> Address:
         """Where the source is, as far as the configuration says it without a variable."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from etl_core.decode.split import Cells, gather
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, PgType
+from etl_core.type_options import OutOfRange, ValueRange
 from etl_core.values import load
 from etl_core.values.text import Array
 
@@ -34,9 +35,11 @@ def load_cells(data: NDArray[np.uint8], wanted: Sequence[Wanted]) -> list[Array]
 
     Raises ValueOutOfRange, see `values.load`, for the first column of the first type that has one.
     """
-    groups: dict[tuple[PgType, int], list[int]] = {}
+    groups: dict[tuple[PgType, int, OutOfRange, ValueRange | None], list[int]] = {}
     for number, one in enumerate(wanted):
-        groups.setdefault((one.column.type, one.column.type_modifier), []).append(number)
+        column = one.column
+        loaded_by = column.type, column.type_modifier, column.out_of_range, column.value_range
+        groups.setdefault(loaded_by, []).append(number)
     found: dict[int, Array] = {}
     for numbers in groups.values():
         found.update(zip(numbers, _load_group(data, [wanted[number] for number in numbers]), strict=True))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from etl_core.destination.options import Option, Options
 from etl_core.destination.protocol import Destination
 from etl_core.destination.reader_names import ReaderNames
+from etl_core.type_options import ValueRange
 from etl_core.write_mode import WriteMode
 
 
@@ -30,6 +31,9 @@ class DestinationType:
 
     `refuses(write_mode, options)` tells, as the end of a sentence, why tables cannot have that write mode, None where
     they can. Without it they can be mirrors alone.
+
+    `value_range` is what the destination holds of dates, times and intervals, if that is less than Arrow does. Values
+    beyond it come to the destination where `out_of_range` of a column is `refuse`, and it refuses them.
     """
 
     build: Callable[[Options, str], Destination]
@@ -37,3 +41,4 @@ class DestinationType:
     check: Callable[[Options], object] | None = None
     reader_names: Callable[[Options], ReaderNames] | None = None
     refuses: Callable[[WriteMode, Options], str | None] | None = None
+    value_range: ValueRange | None = None

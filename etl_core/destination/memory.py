@@ -230,7 +230,8 @@ def bring_to_schema(stored: StoredTable, schema: TableSchema) -> pa.Table:
             continue
         values, wanted = stored.rows[origin[column.name]], target.field(column.name).type
         if values.type != wanted:
-            if not (pa.types.is_decimal(values.type) and pa.types.is_decimal(wanted)):
+            both = pa.types.is_decimal(values.type) and pa.types.is_decimal(wanted)
+            if not both or values.type.scale != wanted.scale:
                 raise CopiedAgain(
                     f"column {column.name} of {schema.name} has another type than before", table=str(schema.name)
                 )

@@ -26,6 +26,7 @@ from etl_core.destination.options import masked, read_options
 from etl_core.destination.protocol import Destination
 from etl_core.destination.reader_names import ReaderNames
 from etl_core.errors import ConfigError, EtlError
+from etl_core.type_options import ValueRange
 from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
@@ -185,6 +186,11 @@ def check_write_modes(config: DestinationConfig, modes: Iterable[tuple[str, Writ
             raise config_error(
                 where, f"is {mode}, which destination type {config.type} cannot do: {reason}", hint="use mirror"
             )
+
+
+def value_range(config: DestinationConfig) -> ValueRange | None:
+    """What the destination holds of dates, times and intervals, None where that is no less than Arrow does."""
+    return find_type(config.type).type.value_range
 
 
 def build_destination(config: DestinationConfig, pipeline: str) -> Destination:

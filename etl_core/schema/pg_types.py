@@ -233,6 +233,11 @@ def numeric_precision(type_modifier: int) -> tuple[int, int] | None:
     return (packed >> 16) & 0xFFFF, ((packed & 0x7FF) ^ 0x400) - 0x400
 
 
+def numeric_modifier(precision: int, scale: int) -> int:
+    """The modifier of `numeric(precision,scale)`."""
+    return (precision << 16 | (scale & 0x7FF)) + 4
+
+
 def modifiers(column: Column) -> tuple[int, ...]:
     """A column's type modifier, then those of the domains that its type is made of."""
     found = [column.type_modifier]

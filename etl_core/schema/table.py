@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.type_options import OutOfRange, ValueRange
 
 
 class ReplicaIdentity(StrEnum):
@@ -74,6 +75,10 @@ class Column:
     missing_value: str | None = None
     fill_known: bool = True
     comment: str | None = field(default=None, compare=False)
+    out_of_range: OutOfRange = OutOfRange.REFUSE
+    """What becomes of values that the type's Arrow type cannot hold. The source's own columns refuse them."""
+    value_range: ValueRange | None = None
+    """The destination's, where `out_of_range` is about values beyond that too."""
 
 
 @dataclass(frozen=True, slots=True)

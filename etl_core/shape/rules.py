@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,10 @@ from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
+from etl_core.schema.table import Column, TableSchema
+from etl_core.shape.retyping import in_force
 from etl_core.shape.transforms import transform_named
+from etl_core.type_options import DOUBLE, NUMERIC, OUT_OF_RANGE, ValueRange, read_types
 from etl_core.write_mode import WriteMode
 
 EXCLUDE = "exclude"
@@ -35,9 +38,16 @@ class Rules:
     key_check: str | None = None
     """What tells one hash key from another without telling the key; None where nothing is hashed."""
     write_mode: WriteMode = WriteMode.MIRROR
+    types: Mapping[str, str] = field(default_factory=dict)
+    column_types: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The words of the options of types: the table's by option, and those said for a column, which come first."""
     fields: Mapping[str, str] = field(default_factory=dict, compare=False)
     rename_fields: Mapping[str, str] = field(default_factory=dict, compare=False)
     mode_field: str = field(default=_OF_ALL, compare=False)
+    type_fields: Mapping[tuple[str, str | None], str] = field(default_factory=dict, compare=False)
+    """By option and column, None for the table."""
+    value_range: ValueRange | None = field(default=None, compare=False)
+    """The destination's."""
 
     def leaves_out(self, column: str) -> bool:
         is_excluded = self.actions.get(column, ("", None))[0] == EXCLUDE
@@ -56,18 +66,43 @@ class Rules:
         """Equal for two columns of which the destination has the same, but for their names."""
         return (EXCLUDE, None) if self.leaves_out(column) else self.actions.get(column)
 
-    def restricted(self, columns: Collection[str]) -> Rules:
+    def words(self, column: str) -> Mapping[str, str]:
+        """The words of the options of types for a column; an option that is not in it has its default."""
+        return {**self.types, **self.column_types.get(column, {})}
+
+    def type_field(self, option: str, column: str) -> str:
+        """The dotted field that says the word of `option` for a column."""
+        return self.type_fields.get((option, column)) or self.type_fields.get((option, None), f"types.{option}")
+
+    def words_in_force(self, column: Column, schema: TableSchema) -> Mapping[str, str]:
+        """Those that make a difference to the column; equal for two of which the destination has values alike."""
+        if self.treatment(column.name) is not None:
+            return {}
+        is_key = column.name in schema.key
+        return in_force(column, self.words(column.name), is_key=is_key, value_range=self.value_range)
+
+    def restricted(self, schema: TableSchema) -> Rules:
         """What they come to for a table with these columns; equal rules of two such give the same rows."""
+        columns = schema.column_names
         treated = {column: self.treatment(column) for column in sorted(columns)}
         actions = {column: treatment for column, treatment in treated.items() if treatment is not None}
         hashes = any(transform_named(name, name).needs_key for name, _ in actions.values() if name != EXCLUDE)
         rename = {name: new for name, new in self.rename.items() if name in columns and name != new}
-        return Rules(None, actions, rename, self.key_check if hashes else None, self.write_mode)
+        words = {column.name: self.words_in_force(column, schema) for column in schema.columns}
+        types = {name: in_force for name, in_force in words.items() if in_force}
+        return Rules(None, actions, rename, self.key_check if hashes else None, self.write_mode, {}, types)
 
-    def same_values(self, column: str, then: Rules, name: str) -> bool:
-        """Whether a column's values are what those of column `name` were by the rules `then`."""
+    def same_values(
+        self, column: str, then: Rules, name: str, words: Mapping[str, str], words_then: Mapping[str, str]
+    ) -> bool:
+        """Whether a column's values are what those of column `name` were by the rules `then`.
+
+        The words are those in force. Values of another type may be the same; one that was rounded is not what it was.
+        """
         treatment = self.treatment(column)
-        if treatment != then.treatment(name):
+        if treatment != then.treatment(name) or words.get(OUT_OF_RANGE) != words_then.get(OUT_OF_RANGE):
+            return False
+        if words_then.get(NUMERIC) == DOUBLE != words.get(NUMERIC):
             return False
         is_hashed = (
             treatment is not None and treatment[0] != EXCLUDE and transform_named(treatment[0], treatment[0]).needs_key
@@ -77,13 +112,20 @@ class Rules:
     def to_json(self) -> str:
         """For the state store, which is to hold no secret."""
         include = None if self.include is None else sorted(self.include)
-        stored = {"include": include, "actions": self.actions, "rename": self.rename, "key_check": self.key_check}
+        stored: dict[str, Any] = {
+            "include": include,
+            "actions": self.actions,
+            "rename": self.rename,
+            "key_check": self.key_check,
+        }
         if self.write_mode is not WriteMode.MIRROR:  # older versions knew no other
             stored["write_mode"] = self.write_mode
+        if self.types or self.column_types:
+            stored |= {"types": self.types, "column_types": self.column_types}
         return json.dumps(stored, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Rules | None:
+    def from_json(cls, text: str, value_range: ValueRange | None = None) -> Rules | None:
         """None for what `to_json` did not write: it cannot be told what the rules were then."""
         try:
             stored: dict[str, Any] = json.loads(text)
@@ -97,18 +139,30 @@ class Rules:
                 dict(stored["rename"]),
                 stored["key_check"],
                 WriteMode(stored.get("write_mode", WriteMode.MIRROR)),
+                read_types("types", stored.get("types", {})),
+                {name: read_types(name, words) for name, words in stored.get("column_types", {}).items()},
+                value_range=value_range,
             )
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
             return None
 
 
 def rules_for(
-    settings: Iterable[TableSettings], name: TableName, key_check: str | None, write_mode: WriteMode = WriteMode.MIRROR
+    settings: Iterable[TableSettings],
+    name: TableName,
+    key_check: str | None,
+    write_mode: WriteMode = WriteMode.MIRROR,
+    types: Mapping[str, str] | None = None,
+    value_range: ValueRange | None = None,
 ) -> Rules:
     """Of two entries that say the same of a column or of the table, the later one decides.
 
-    `write_mode` is the pipeline's, for a table whose entries have none.
+    `write_mode` and `types` are the pipeline's, for a table whose entries have none; `value_range` is the
+    destination's.
     """
+    types = dict(types or {})
+    column_types: dict[str, dict[str, str]] = {}
+    type_fields: dict[tuple[str, str | None], str] = {}
     mode_field = _OF_ALL
     include: frozenset[str] | None = None
     actions: dict[str, tuple[str, int | None]] = {}
@@ -120,7 +174,12 @@ def rules_for(
             continue
         if entry.write_mode is not None:
             write_mode, mode_field = entry.write_mode, f"{entry.where}.write_mode"
+        types |= entry.types
+        type_fields |= {(option, None): f"{entry.where}.types.{option}" for option in entry.types}
         columns = entry.columns
+        for where, column, option in columns.typed():
+            column_types.setdefault(column, {})[option] = columns.types[option][column]
+            type_fields[option, column] = f"{entry.where}.columns.{where}"
         if columns.include is not None:
             include = frozenset(columns.include)
         actions |= dict.fromkeys(columns.exclude, (EXCLUDE, None))
@@ -128,9 +187,24 @@ def rules_for(
             actions |= {column: (transform, argument) for column, argument in arguments.items()}
         rename |= columns.rename
         for where, column in columns.named():
+            if where.startswith(tuple(f"{option}." for option in columns.types)):
+                continue
             by_column = rename_fields if where.startswith("rename.") else fields
             by_column[column] = f"{entry.where}.columns.{where}"
-    return Rules(include, actions, rename, key_check, write_mode, fields, rename_fields, mode_field)
+    return Rules(
+        include,
+        actions,
+        rename,
+        key_check,
+        write_mode,
+        types,
+        column_types,
+        fields,
+        rename_fields,
+        mode_field,
+        type_fields,
+        value_range,
+    )
 
 
 def check_settings(settings: Sequence[TableSettings], hash_key: str | None) -> None:

@@ -17,8 +17,10 @@ from etl_core.errors import ConfigError, EtlError, TableError, where
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
 from etl_core.shape.keyed_hash import HashKey
+from etl_core.shape.retyping import retyped
 from etl_core.shape.rules import Rules
 from etl_core.shape.transforms import Function, Transform, as_text, transform_named
+from etl_core.type_options import DOUBLE, NUMERIC
 from etl_core.values import read_csv
 from etl_core.values.arrow import arrow_schema, arrow_type, key_schema
 from etl_core.values.text import Array, one_text
@@ -106,8 +108,9 @@ class Shape:
         """`source` as the state store is to keep it: a hidden column's default may be what its rows hold."""
         if self.is_identity:
             return self.source
-        columns = zip(self.source.columns, self.read.columns[: len(self.source.columns)], strict=True)
-        hidden = tuple(column if read is column else replace(column, missing_value=None) for column, read in columns)
+        shown = {kept.source.name for kept in self._columns if kept.function is None and not kept.is_null}
+        columns = self.source.columns
+        hidden = tuple(one if one.name in shown else replace(one, missing_value=None) for one in columns)
         return replace(self.source, columns=hidden)
 
     @cached_property
@@ -214,8 +217,12 @@ def build_shape(rules: Rules, source: TableSchema, key: HashKey | None) -> Shape
             continue
         action = rules.actions.get(column.name)
         if action is None:
-            kept.append(_Kept(column, column if name == column.name else replace(column, name=name)))
-            read.append(column)
+            is_key = column.name in source.key
+            typed = retyped(column, rules.words(column.name), is_key=is_key, value_range=rules.value_range)
+            if typed is not column:
+                _check_typed_key(rules, source, column)
+            kept.append(_Kept(column, typed if name == column.name else replace(typed, name=name)))
+            read.append(typed)
             asked.append(column)
             continue
         transform = transform_named(action[0], rules.fields.get(column.name, action[0]))
@@ -254,6 +261,23 @@ def _transformed(transform: Transform, argument: int | None, column: Column, nam
     if column.missing_value is not None:
         target = replace(target, missing_value=function(one_text(column.missing_value))[0].as_py())
     return _Kept(column, target, function)
+
+
+def _check_typed_key(rules: Rules, source: TableSchema, column: Column) -> None:
+    """Refuses types by which rows that the source has could not be told apart."""
+    word = rules.words_in_force(column, source).get(NUMERIC)
+    if column.name not in source.key or word is None:
+        return
+    what = f"column {column.name} is in the key of {source.name}"
+    instead = f"tables: {{{source.name}: {{columns: {{numeric: {{{column.name}: varchar}}}}}}}}"
+    if word == DOUBLE:
+        problem, hint = "two keys that differ could be rounded to one", f"use varchar, or decimal(p,s): {instead}"
+    elif rules.write_mode is WriteMode.SOFT_DELETE:
+        # A row that was deleted as 1.0 and one that came as 1.00 would have one key.
+        problem, hint = "write_mode soft_delete tells deleted rows apart by its text", f"use varchar: {instead}"
+    else:
+        return
+    raise config_error(rules.type_field(NUMERIC, column.name), f"is {word}: {what}, and {problem}", hint=hint)
 
 
 def _no_key(_: Array) -> Array:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error, did_you_mean
 from etl_core.errors import COPIED_AGAIN, ConfigError, CopiedAgain, TableError
 from etl_core.identifiers import TableId, TableName
+from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.keyed_hash import HashKey
+from etl_core.shape.retyping import applies
 from etl_core.shape.rules import Rules, check_settings, rules_for
 from etl_core.shape.shape import Shape, build_shape, identity
+from etl_core.type_options import ValueRange
 from etl_core.write_mode import WriteMode
 
 _FIX = "correct the settings of the table, then start again"
@@ -27,25 +30,36 @@ class Shapes:
         settings: Sequence[TableSettings] = (),
         hash_key: str | None = None,
         write_mode: WriteMode = WriteMode.MIRROR,
+        types: Mapping[str, str] | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
-        """`write_mode` is that of tables whose settings have none. Without a hash key, shapes say what tables are, but
-        cannot hash."""
+        """`write_mode` and `types` are those of tables whose settings have none, `value_range` the destination's.
+
+        Without a hash key, shapes say what tables are, but cannot hash.
+        """
         self._settings = tuple(settings)
         self._key = None if hash_key is None else HashKey.of(hash_key)
         self._write_mode = write_mode
+        self._types = dict(types or {})
+        self._value_range = value_range
         self._known: dict[TableId, Shape] = {}
 
     @classmethod
     def checked(
-        cls, settings: Sequence[TableSettings], hash_key: str | None, write_mode: WriteMode = WriteMode.MIRROR
+        cls,
+        settings: Sequence[TableSettings],
+        hash_key: str | None,
+        write_mode: WriteMode = WriteMode.MIRROR,
+        types: Mapping[str, str] | None = None,
+        value_range: ValueRange | None = None,
     ) -> Shapes:
         """Raises ConfigError for what is wrong with the settings, whatever the tables are."""
         check_settings(settings, hash_key)
-        return cls(settings, hash_key, write_mode)
+        return cls(settings, hash_key, write_mode, types, value_range)
 
     def __bool__(self) -> bool:
         """Whether any table may have another shape than the source's."""
-        return bool(self._settings) or self._write_mode is not WriteMode.MIRROR
+        return bool(self._settings) or bool(self._types) or self._write_mode is not WriteMode.MIRROR
 
     @property
     def hides(self) -> bool:
@@ -62,6 +76,9 @@ class Shapes:
         modes = [entry.write_mode for entry in self._settings]
         if any(modes) or self._write_mode is not WriteMode.MIRROR:
             shown += repr([self._write_mode, *modes])
+        types = [(entry.types, entry.columns.types) for entry in self._settings]
+        if self._types or any(of_table or of_columns for of_table, of_columns in types):
+            shown += repr([self._types, *types])
         return hashlib.sha256(shown.encode()).hexdigest()
 
     def of(self, schema: TableSchema) -> Shape:
@@ -79,7 +96,8 @@ class Shapes:
         return known
 
     def rules(self, name: TableName) -> Rules:
-        return rules_for(self._settings, name, None if self._key is None else self._key.check, self._write_mode)
+        key_check = None if self._key is None else self._key.check
+        return rules_for(self._settings, name, key_check, self._write_mode, self._types, self._value_range)
 
     def write_mode(self, name: TableName) -> WriteMode:
         return self.rules(name).write_mode
@@ -97,19 +115,21 @@ class Shapes:
 
         `schema` is what the destination has of it, by the source's names.
         """
-        rules = None if stored is None else Rules.from_json(stored)
-        names = schema.column_names
-        return rules is not None and rules.restricted(names) == self.rules(schema.name).restricted(names)
+        rules = None if stored is None else Rules.from_json(stored, self._value_range)
+        return rules is not None and rules.restricted(schema) == self.rules(schema.name).restricted(schema)
 
     def change_told(self, stored: str | None, name: TableName) -> str:
         """Why a table that was copied by the rules `stored` is not as it would be now, as the end of a sentence."""
-        then = None if stored is None else Rules.from_json(stored)
+        then = None if stored is None else Rules.from_json(stored, self._value_range)
         mode = self.write_mode(name)
         if then is None:
             return "by which settings it was copied is not known"
         if then.write_mode is not mode:
             lost = ", which removes its deleted rows" if then.write_mode is WriteMode.SOFT_DELETE else ""
             return f"its write_mode was changed from {then.write_mode} to {mode}{lost}"
+        now = self.rules(name)
+        if (then.types, then.column_types) != (now.types, now.column_types):
+            return "the settings of its types were changed"
         return "the settings of its columns were changed"
 
     def changed_values(self, stored: str | None, before: TableSchema | None, now: TableSchema) -> frozenset[str]:
@@ -118,15 +138,22 @@ class Shapes:
         The destination has the table as `before`, by the rules `stored`. If these are not known, what is hidden now may
         not have been.
         """
-        then = None if stored is None else Rules.from_json(stored)
+        then = None if stored is None else Rules.from_json(stored, self._value_range)
         rules, origins = self.rules(now.name), self.of(now).origins
         if then is None or before is None:
             return frozenset(name for name, column in origins.items() if rules.treatment(column) is not None)
-        was = {name: column.name for column, name in _present(before, now)}
+        was = {name: column for column, name in _present(before, now)}
         return frozenset(
             name
             for name, column in origins.items()
-            if column in was and not rules.same_values(column, then, was[column])
+            if column in was
+            and not rules.same_values(
+                column,
+                then,
+                was[column].name,
+                rules.words_in_force(now.column(column), now),
+                then.words_in_force(was[column], before),
+            )
         )
 
     def check_named(self, before: TableSchema, now: TableSchema) -> None:
@@ -145,7 +172,7 @@ class Shapes:
         Raises TableError if a column that was hidden by them would be shown under its new name, or deleted rows that
         were kept by them would be removed, and what is said of the old name is what was said then.
         """
-        then = None if stored is None else Rules.from_json(stored)
+        then = None if stored is None else Rules.from_json(stored, self._value_range)
         if then is None:
             self.check_named(before, now)
             return
@@ -193,6 +220,14 @@ class Shapes:
                 table=str(now.name),
                 hint=COPIED_AGAIN,
             )
+        old, new = self.rules(before.name), self.rules(now.name)
+        for column, name in _present(before, now) if self else ():
+            if old.words_in_force(column, before) != new.words_in_force(now.column(name), now):
+                raise CopiedAgain(
+                    f"table {now.name}: column {name} was altered, and the settings of types say otherwise of it now",
+                    table=str(now.name),
+                    hint=COPIED_AGAIN,
+                )
 
     def _treated_otherwise(self, before: TableSchema, now: TableSchema) -> Iterator[tuple[Column, str]]:
         """Columns that are still there, with the name that each has now."""
@@ -218,7 +253,7 @@ class Shapes:
                 hint = did_you_mean(entry.pattern, [str(name) for name in names])
                 yield config_error(entry.where, "no table of the pipeline has that name", hint=hint)
             else:
-                yield from _unknown_columns(entry, matched)
+                yield from _unknown_columns(entry, matched, self._value_range)
         for schema in schemas:
             try:
                 build_shape(self.rules(schema.name), schema, self._key)
@@ -245,7 +280,9 @@ def _still_by_its_old_name(before: TableSchema, now: TableSchema, column: str, n
     )
 
 
-def _unknown_columns(entry: TableSettings, matched: Sequence[TableSchema]) -> Iterator[ConfigError]:
+def _unknown_columns(
+    entry: TableSettings, matched: Sequence[TableSchema], value_range: ValueRange | None
+) -> Iterator[ConfigError]:
     columns = {name for schema in matched for name in schema.column_names}
     for where, column in entry.columns.named():
         if column not in columns:
@@ -254,4 +291,12 @@ def _unknown_columns(entry: TableSettings, matched: Sequence[TableSchema]) -> It
                 f"{entry.where}.columns.{where}",
                 f"{column} is no published column of {of}",
                 hint=did_you_mean(column, columns),
+            )
+    for where, column, option in entry.columns.typed():
+        found = [schema.column(column) for schema in matched if column in schema.column_names]
+        if found and not any(applies(option, one, value_range) for one in found):
+            yield config_error(
+                f"{entry.where}.columns.{where}",
+                f"column {column} has type {format_type(found[0])}, of which {option} says nothing",
+                hint="the options of types are in docs/types.md; remove the line",
             )

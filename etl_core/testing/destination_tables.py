@@ -13,6 +13,7 @@ from etl_core.destination.protocol import Destination
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
+from etl_core.schema.pg_types import numeric_modifier as numeric_modifier
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
 from etl_core.values.arrow import arrow_schema, key_schema
 
@@ -29,11 +30,6 @@ INCARNATION = "7312345678901234567/1/0/16B3748"
 def array_of(oid: int, element: PgType) -> PgType:
     """The type of one-dimensional arrays of `element`."""
     return PgType(oid, f"_{element.name}", kind=TypeKind.ARRAY, element=element, delimiter=element.delimiter)
-
-
-def numeric_modifier(precision: int, scale: int) -> int:
-    """`atttypmod` of numeric(precision, scale)."""
-    return ((precision << 16) | scale) + 4
 
 
 def table(

@@ -32,11 +32,13 @@ from etl_core.testing.destination_tables import (
     rows,
     table,
 )
+from etl_core.type_options import OutOfRange
 
 _UUID = PgType(pg_types.UUID, "uuid")
 _JSON = PgType(pg_types.JSON, "json")
 _JSONB = PgType(pg_types.JSONB, "jsonb")
 _NUMERIC = PgType(pg_types.NUMERIC, "numeric")
+_SMALL = numeric_modifier(5, 2)
 _TIMESTAMPTZ = PgType(pg_types.TIMESTAMPTZ, "timestamptz")
 _DATE = PgType(pg_types.DATE, "date")
 _MOOD = PgType(70_000, "mood", "public", TypeKind.ENUM)
@@ -260,6 +262,12 @@ class ValueSuite:
             (Column("uuid", _UUID, missing_value=_A), _A, _B),
             (Column("jsonb", _JSONB, missing_value='{"a": 1}'), '{"a": 1}', "[]"),
             (Column("money", _NUMERIC, numeric_modifier(8, 2), missing_value="1.50"), Decimal("1.50"), Decimal("2.00")),
+            (Column("nulled", _NUMERIC, _SMALL, missing_value="NaN", out_of_range=OutOfRange.NULL), None, Decimal(2)),
+            (
+                Column("clamped", _NUMERIC, _SMALL, missing_value="Infinity", out_of_range=OutOfRange.CLAMP),
+                Decimal("999.99"),
+                Decimal("-1.50"),
+            ),
             (Column("when", _TIMESTAMPTZ, missing_value="infinity"), _INFINITE, 0),
             (Column("ints", array_of(1007, INT4), missing_value="{1,NULL}"), [1, None], [2]),
         ],

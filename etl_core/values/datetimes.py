@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
+from etl_core.type_options import OutOfRange
 from etl_core.values.refusal import out_of_range, unreadable
 from etl_core.values.text import (
     Array,
@@ -22,11 +23,10 @@ from etl_core.values.text import (
     Positions,
     as_string,
     boolean,
+    equals,
     fixed_width,
-    mask_of,
     nulled,
     numbers_of,
-    one_text,
     text_bytes,
     view_buffer,
 )
@@ -49,7 +49,7 @@ _PATTERNS = {
 def load_datetime(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:
     """date (days), timestamp and timestamptz (microseconds) since 1970-01-01.
 
-    Raises ValueOutOfRange for a timestamp of January 294247 and later: 64 bits of microseconds end there.
+    A timestamp of January 294247 and later is out of range: 64 bits of microseconds end there.
     """
     strings = as_string(text)
     try:
@@ -68,37 +68,46 @@ def load_datetime(text: Array, arrow: pa.DataType, column: Column, table: TableN
         raise unreadable(column, table) from None
     width = np.int32 if pa.types.is_date(arrow) else np.int64
     integers = view_buffer(read.buffers()[1], width)[: len(part)].copy()
-    integers[unusual] = _load_unusual(strings.filter(boolean(unusual)), arrow, column, table)
+    integers[unusual], beyond = _load_unusual(strings.filter(boolean(unusual)), arrow, column, table)
+    if beyond.any() and column.out_of_range is OutOfRange.NULL:
+        valid = np.ones(len(part), np.bool_) if part.valid is None else part.valid.copy()
+        valid[np.flatnonzero(unusual)[beyond]] = False
+        return fixed_width(arrow, integers, valid)
     return fixed_width(arrow, integers, part.valid)
 
 
-def _load_unusual(strings: Array, target: pa.DataType, column: Column, table: TableName) -> Positions:
+def _load_unusual(strings: Array, target: pa.DataType, column: Column, table: TableName) -> tuple[Positions, Mask]:
+    """The integers, and which of them are the last ones of the type because the values are beyond it."""
     infinite = INFINITE_DAYS if pa.types.is_date(target) else INFINITE_MICROSECONDS
-    positive, negative = _equals(strings, "infinity"), _equals(strings, "-infinity")
+    positive, negative = equals(strings, "infinity"), equals(strings, "-infinity")
     integers = np.where(positive, infinite, -infinite)
+    beyond = np.zeros(len(integers), np.bool_)
     finite = ~(positive | negative)
     fields = pc.extract_regex(strings.filter(boolean(finite)), _PATTERNS[target])
     if fields.null_count:
         raise unreadable(column, table)
     year = _integer(fields, "year")
-    year = np.where(_equals(pc.struct_field(fields, "bc"), " BC"), 1 - year, year)
+    year = np.where(equals(pc.struct_field(fields, "bc"), " BC"), 1 - year, year)
     days = _days_from_civil(year, _integer(fields, "month"), _integer(fields, "day"))
     if pa.types.is_date(target):
         integers[finite] = days
-        return integers
+        return integers, beyond
     seconds = (_integer(fields, "hour") * 60 + _integer(fields, "minute")) * 60 + _integer(fields, "second")
     fraction = numbers_of(pc.ascii_rpad(pc.struct_field(fields, "fraction"), 6, "0").cast(pa.int64()), np.int64)
     time = seconds * 1_000_000 + fraction
-    # The last microsecond is refused too: it would read as infinity.
-    if ((days > _LAST_DAY) | ((days == _LAST_DAY) & (time >= _LAST_TIME))).any():
+    # The last microsecond is beyond, too: it would read as infinity.
+    too_late = (days > _LAST_DAY) | ((days == _LAST_DAY) & (time >= _LAST_TIME))
+    if too_late.any() and column.out_of_range is OutOfRange.REFUSE:
         raise out_of_range(
             "a time after the year 294246, which 64 bits of microseconds since 1970 cannot hold",
             column,
             table,
-            "correct the value in the source, or use 'infinity' for a time without end",
+            "correct the value in the source, use 'infinity' for a time without end, or set types.out_of_range: null "
+            "(or clamp)",
         )
-    integers[finite] = days * _DAY + time
-    return integers
+    beyond[finite] = too_late
+    integers[finite] = np.where(too_late, INFINITE_MICROSECONDS - 1, np.where(too_late, 0, days) * _DAY + time)
+    return integers, beyond
 
 
 def _days_from_civil(year: Positions, month: Positions, day: Positions) -> Positions:
@@ -146,7 +155,3 @@ def load_time(text: Array, _arrow: pa.DataType, column: Column, table: TableName
 
 def _integer(fields: Array, name: str) -> Positions:
     return numbers_of(pc.struct_field(fields, name).cast(pa.int64()), np.int64)
-
-
-def _equals(strings: Array, word: str) -> Mask:
-    return mask_of(pc.equal(strings, one_text(word)[0]))

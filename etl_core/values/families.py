@@ -1,6 +1,7 @@
 """The type families that we bring: the one table of PostgreSQL types, their Arrow types and loaders.
 
-- `numeric(p,s)` is the decimal128 that holds its digits, if 38 do; any other numeric is text, which loses nothing.
+- `numeric(p,s)` is the decimal128 that holds its digits, if 38 do; any other numeric is text, which loses nothing, or
+  what the settings make of it (`etl_core.shape.retyping`).
 - uuid is text of 36 characters: pa.uuid() loads faster into a UUID column, but Arrow can neither compare, sort nor
   group an extension type, and keys are compared.
 - Infinity of date, timestamp and timestamptz is ± the largest integer of the Arrow type (see `values.datetimes`).
@@ -22,7 +23,8 @@ from etl_core.values.geometric import CIRCLE, LINE, PATH, POINT, POLYGON, TWO_PO
 from etl_core.values.hstore import HSTORE, load_hstore
 from etl_core.values.intervals import load_interval
 from etl_core.values.money import load_money, money_type
-from etl_core.values.scalars import load_bool, load_number, load_numeric, load_raw, load_string, numeric_type
+from etl_core.values.numeric import load_float8, load_numeric, numeric_type
+from etl_core.values.scalars import load_bool, load_number, load_raw, load_string
 from etl_core.values.vectors import load_int_vector, load_vector, vector_type
 from etl_core.values.wkb import load_wkb
 
@@ -37,7 +39,7 @@ FAMILIES: tuple[TypeFamily, ...] = (
     TypeFamily("uint4", pa.int64(), load_number, oids=(pg_types.OID, pg_types.XID, pg_types.CID)),
     TypeFamily("uint8", pa.uint64(), load_number, oids=(pg_types.XID8,)),
     TypeFamily("float4", pa.float32(), load_number, oids=(pg_types.FLOAT4,)),
-    TypeFamily("float8", pa.float64(), load_number, oids=(pg_types.FLOAT8,)),
+    TypeFamily("float8", pa.float64(), load_float8, oids=(pg_types.FLOAT8,)),
     TypeFamily("numeric", numeric_type, load_numeric, oids=(pg_types.NUMERIC,)),
     TypeFamily("money", money_type, load_money, oids=(pg_types.MONEY,)),
     TypeFamily("bytea", pa.binary(), load_bytea, oids=(pg_types.BYTEA,)),

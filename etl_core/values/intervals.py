@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
+from etl_core.type_options import OutOfRange
+from etl_core.values.ranges import INTERVAL
 from etl_core.values.refusal import out_of_range, unreadable
 from etl_core.values.text import (
     Array,
@@ -20,18 +22,22 @@ from etl_core.values.text import (
     Mask,
     Positions,
     TextBytes,
+    as_string,
+    equals,
     fixed_width,
+    nulled,
     numbers_of,
     offsets_from_lengths,
     text_bytes,
+    validity,
     variable_width,
     view_buffer,
 )
 
-_VALUE = np.dtype([("months", np.int32), ("days", np.int32), ("nanoseconds", np.int64)])
 _LETTERS = bytes(range(ord("A"), 256))
 _FIRST_TOO_LARGE = 10**12
 _LAST_MICROSECOND = (2**63 - 1) // 1000
+_LONGEST = (2**31 - 1, 2**31 - 1, _LAST_MICROSECOND * 1000)
 
 # How many of its part a unit is worth, before T and after it.
 _MONTHS = {"Y": 12, "M": 1}
@@ -40,31 +46,56 @@ _SECONDS = {"H": 3600, "M": 60, "S": 1}
 
 
 def load_interval(text: Array, _arrow: pa.DataType, column: Column, table: TableName) -> Array:
-    """Months, days and nanoseconds. Raises ValueOutOfRange beyond ±292 years of hours, and for infinity."""
+    """Months, days and nanoseconds. Infinity is out of range, and so are hours of more than 292 years."""
     part = text_bytes(text)
+    if (part.data >= ord("a")).any():
+        return _load_infinite(text, column, table)
     if len(part.starts) == 0:
         return pa.nulls(len(part), pa.month_day_nano_interval())
-    if (part.data >= ord("a")).any():
-        raise out_of_range(
-            "infinity, which no interval of months, days and nanoseconds can hold",
-            column,
-            table,
-            "replace infinite intervals in the source by NULL",
-        )
     try:
         months, days, microseconds = _parse(part)
     except (pa.ArrowInvalid, ValueError):
         raise unreadable(column, table) from None
-    if ((microseconds > _LAST_MICROSECOND) | (microseconds < -_LAST_MICROSECOND)).any():
+    beyond = (microseconds > _LAST_MICROSECOND) | (microseconds < -_LAST_MICROSECOND)
+    if beyond.any() and column.out_of_range is OutOfRange.REFUSE:
         raise out_of_range(
             "an interval of more than 2,562,047 hours, which 64 bits of nanoseconds cannot hold",
             column,
             table,
-            "write long intervals in days or months: justify_hours() in the source does so",
+            "write long intervals in days or months, as justify_hours() in the source does, or set types.out_of_range: "
+            "null (or clamp)",
         )
-    values = np.zeros(len(part.starts), _VALUE)
-    values["months"], values["days"], values["nanoseconds"] = months, days, microseconds * 1000
-    return fixed_width(pa.month_day_nano_interval(), part.spread(values), part.valid)
+    values = np.zeros(len(part.starts), INTERVAL)
+    values["months"], values["days"] = months, days
+    values["nanoseconds"] = np.clip(microseconds, -_LAST_MICROSECOND, _LAST_MICROSECOND) * 1000
+    valid = part.valid
+    if beyond.any() and column.out_of_range is OutOfRange.NULL:
+        valid = part.spread(~beyond) if valid is None else valid & part.spread(~beyond)
+    return fixed_width(pa.month_day_nano_interval(), part.spread(values), valid)
+
+
+def _load_infinite(text: Array, column: Column, table: TableName) -> Array:
+    """A column with infinity, which clamped is the longest interval that its text could give."""
+    strings = as_string(text)
+    positive, negative = equals(strings, "infinity"), equals(strings, "-infinity")
+    infinite = positive | negative
+    if not infinite.any():
+        raise unreadable(column, table)
+    if column.out_of_range is OutOfRange.REFUSE:
+        raise out_of_range(
+            "infinity, which no interval of months, days and nanoseconds can hold",
+            column,
+            table,
+            "replace infinite intervals in the source by NULL, or set types.out_of_range: null (or clamp)",
+        )
+    valid = validity(strings)
+    given = ~infinite if valid is None else valid & ~infinite
+    finite = load_interval(nulled(strings, ~given), pa.month_day_nano_interval(), column, table)
+    if column.out_of_range is OutOfRange.NULL:
+        return finite
+    values = view_buffer(finite.buffers()[1], np.uint8).view(INTERVAL)[finite.offset :][: len(finite)].copy()
+    values[positive], values[negative] = _LONGEST, tuple(-part for part in _LONGEST)
+    return fixed_width(pa.month_day_nano_interval(), values, valid)
 
 
 def _parse(part: TextBytes) -> tuple[Positions, Positions, Positions]:

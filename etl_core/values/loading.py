@@ -11,8 +11,10 @@ import pyarrow as pa
 from etl_core.identifiers import TableName
 from etl_core.schema.pg_types import under_domains
 from etl_core.schema.table import Column
+from etl_core.type_options import OutOfRange
 from etl_core.values.arrays import split_arrays
 from etl_core.values.composites import split_composites
+from etl_core.values.ranges import within
 from etl_core.values.refusal import not_utf8
 from etl_core.values.registry import resolve
 from etl_core.values.text import Array, bitmap, buffer_of, is_utf8, one_text
@@ -24,9 +26,10 @@ def load(text: Array, column: Column, table: TableName) -> Array:
     """The values of `column` from their text representations.
 
     `text` is a string or binary array, NULL for SQL NULL; the result has as many values and
-    `arrow_type(column)`, and may share memory with `text`. Raises ValueOutOfRange, naming table and column, for
-    a value that the type cannot hold (NaN in a decimal, an array of two dimensions, a year past 294246, an
-    infinite interval), for text that is no value of the type, and for text that is not UTF-8.
+    `arrow_type(column)`, and may share memory with `text`. What becomes of a value beyond the range of that type (NaN
+    in a decimal, a year past 294246, an infinite interval) is what `column.out_of_range` says. Raises ValueOutOfRange,
+    naming table and column, for one that is refused, for an array of two dimensions, for more digits than a decimal
+    has, for text that is no value of the type, and for text that is not UTF-8.
     """
     family, arrow = resolve(column.type, column.type_modifier)
     if family is None:
@@ -35,6 +38,8 @@ def load(text: Array, column: Column, table: TableName) -> Array:
     values = family.load(text, arrow, column, table)
     if pa.types.is_string(arrow) and not is_utf8(values):
         raise not_utf8(column, table)
+    if column.value_range is not None and column.out_of_range is not OutOfRange.REFUSE:
+        return within(values, column.out_of_range, column.value_range)
     return values
 
 
@@ -58,7 +63,16 @@ def _load_composite(text: Array, arrow: pa.DataType, column: Column, table: Tabl
     base, _ = under_domains(column.type, column.type_modifier)
     texts, valid = split_composites(text, len(base.attributes), column, table)
     children = [
-        load(one, replace(attribute, name=f"{column.name}.{attribute.name}"), table)
+        load(
+            one,
+            replace(
+                attribute,
+                name=f"{column.name}.{attribute.name}",
+                out_of_range=column.out_of_range,
+                value_range=column.value_range,
+            ),
+            table,
+        )
         for one, attribute in zip(texts, base.attributes, strict=True)
     ]
     return pa.Array.from_buffers(arrow, len(text), [bitmap(valid)], children=children)

@@ -1,16 +1,13 @@
-"""bool, integers, floats, numeric, and everything that stays text or raw bytes."""
+"""bool, integers, float4, and everything that stays text or raw bytes."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
 from etl_core.identifiers import TableName
-from etl_core.schema.pg_types import numeric_precision
 from etl_core.schema.table import Column
-from etl_core.values.refusal import out_of_range, unreadable
+from etl_core.values.refusal import unreadable
 from etl_core.values.text import Array, as_binary, as_string, bitmap, text_bytes
-
-_MAX_DECIMAL128 = 38
 
 
 def load_bool(text: Array, _arrow: pa.DataType, column: Column, table: TableName) -> Array:
@@ -23,40 +20,10 @@ def load_bool(text: Array, _arrow: pa.DataType, column: Column, table: TableName
 
 
 def load_number(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:
-    """Integers and floats. Arrow reads the shortest-exact output of float4 and float8 back to the same bits."""
+    """Integers and float4. Arrow reads the shortest-exact output of float4 back to the same bits."""
     try:
         return as_string(text).cast(arrow)
     except pa.ArrowInvalid:
-        raise unreadable(column, table) from None
-
-
-def numeric_type(type_modifier: int) -> pa.DataType:
-    """decimal128 of the precision and scale that a column declares, string where that cannot hold its values."""
-    declared = numeric_precision(type_modifier)
-    if declared is None:
-        return pa.string()
-    precision, scale = declared
-    # A negative scale rounds before the point; one above the precision leaves digits after the point empty.
-    precision, scale = max(precision, scale) - min(scale, 0), max(scale, 0)
-    return pa.decimal128(precision, scale) if precision <= _MAX_DECIMAL128 else pa.string()
-
-
-def load_numeric(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:
-    """decimal128, or the text itself where decimal128 could not hold every value of the type."""
-    strings = as_string(text)
-    if pa.types.is_string(arrow):
-        return strings
-    try:
-        return strings.cast(arrow)
-    except pa.ArrowInvalid:
-        if strings.index("NaN").as_py() >= 0:
-            raise out_of_range(
-                f"NaN, which no {arrow} can hold",
-                column,
-                table,
-                "replace NaN in the source by NULL, or declare the column numeric without a precision, "
-                "which is carried as text",
-            ) from None
         raise unreadable(column, table) from None
 
 

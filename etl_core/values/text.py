@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Array: TypeAlias = "pa.Array[Any]"
 Bytes = npt.NDArray[np.uint8]
@@ -161,6 +162,13 @@ def mask_of(array: pa.BooleanArray) -> Mask:
     bits = np.unpackbits(view_buffer(array.buffers()[1], np.uint8), count=array.offset + len(array), bitorder="little")
     mask: Mask = bits[array.offset :].view(np.bool_)
     return mask
+
+
+def equals(strings: Array, word: str) -> Mask:
+    """Which values are `word`; NULL is not."""
+    same = mask_of(pc.equal(strings, one_text(word)[0]))
+    valid = validity(strings)
+    return same if valid is None else same & valid
 
 
 def one_text(value: str | None) -> Array:

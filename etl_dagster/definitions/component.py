@@ -46,6 +46,7 @@ from etl_dagster.load_checks import (
     check_policy,
     check_replication,
     check_table_settings,
+    check_types,
     check_write_mode,
     checked,
     sentence,
@@ -214,6 +215,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     recopy_max_bytes: Annotated[str | None, checked(check_policy("recopy_max_bytes"))] = Field(
         default=None, description="A size such as 50GiB: a larger table that needs a new copy waits for a person."
     )
+    types: Annotated[dict[str, Any], checked(check_types)] = Field(
+        default={}, description="Options of types: {numeric: decimal(38,10)}; per table or column in table_settings."
+    )
     translation: Annotated[
         Translate | None, dg.Resolver(_resolve_translation, model_field_type=Translation.model())
     ] = None
@@ -338,6 +342,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             schema_changes=self.schema_changes,
             recopy=self.recopy,
             recopy_max_bytes=self.recopy_max_bytes,
+            types=self.types,
             **self.batch.options(),
             **self.initial_sync.options(),
             **source,

@@ -63,6 +63,7 @@ attributes:
   # unknown_types_to_bytes: true # off: tables with columns of unknown types are refused
   # allow_append_only: false # true: tables without a replica identity, their inserts alone
   # table_settings: {{public.users: {{columns: {{exclude: [note], hash: [email]}}}}}}
+  # types: {{numeric: "decimal(38,10)", out_of_range: "null"}} # what numerics without a precision, and NaN, become
   # hash_key_env: ETL_HASH_KEY # the variable that holds the key for columns that are hashed
   # pools: {{sync: {name}_sync, stream: {name}_stream}} # concurrency pools; the stream's needs room for two
 

@@ -89,6 +89,9 @@ def test_settings_that_are_wrong_are_refused_when_the_location_loads(replication
     wrong = like(replication, PostgresReplicationResource, table_settings={"orders": {"columns": {"hash": "note"}}})
     with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"table_settings.orders.columns.hash: must be a list"):
         build_postgres_replication(wrong, tables=["public.orders"])
+    wrong = like(replication, PostgresReplicationResource, types={"numeric": "decimal(40,2)"})
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"types.numeric: is 'decimal\(40,2\)'; write decimal"):
+        build_postgres_replication(wrong, tables=["public.orders"])
 
 
 def test_a_key_that_no_variable_holds_is_said(

@@ -21,6 +21,9 @@ from dagster.components.testing.utils import DefsFolderSandbox
 from dagster_dg_cli.cli import create_dg_cli
 
 import etl_dagster
+from etl_core.schema.pg_types import NUMERIC, format_type
+from etl_core.schema.table import Column, PgType
+from etl_core.testing import destination_tables
 from etl_core.testing.postgres import Database
 from etl_dagster.definitions.component import PostgresReplicationComponent
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
@@ -168,6 +171,7 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
         allow_append_only=True,
         table_settings={"public.orders": {"columns": {"exclude": ["note"], "truncate": {"zip": 3}}}},
         hash_key_env="SHOP_HASH_KEY",
+        types={"numeric": "decimal(38,10)", "out_of_range": None},
         pools={"sync": "copies", "stream": "streams"},
         max_lag=7,
         freshness={"fail_after_seconds": 7200, "warn_after_seconds": 3600},
@@ -195,6 +199,9 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
     assert replication.allow_append_only
     assert replication.table_settings == {"public.orders": {"columns": {"exclude": ["note"], "truncate": {"zip": 3}}}}
     assert replication.hash_key_env == "SHOP_HASH_KEY"
+    priced = destination_tables.table("orders", Column("price", PgType(NUMERIC, "numeric")), key=())
+    price = replication.shapes().of(priced).target.column("price")
+    assert (format_type(price), price.out_of_range) == ("numeric(38,10)", "null")
     assert isinstance(replication.state.url, dg.EnvVar)
     assert replication.state.url.env_var_name == "SHOP_STATE"
 
@@ -592,6 +599,7 @@ def test_the_scaffolded_comments_are_attributes_too(sandbox: DefsFolderSandbox) 
         "unknown_types_to_bytes:",
         "table_settings:",
         "hash_key_env:",
+        "types:",
         "  lease_seconds:",
         "  sensor:",
         "  op_tags:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from etl_core.destination.bigquery.ranges import RANGE
 from etl_core.destination.bigquery.readers import reader_names
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import Option, Options
@@ -67,4 +68,6 @@ def _refuses(mode: WriteMode, options: Options) -> str | None:
     return refuses(mode, options["method"])
 
 
-BIGQUERY = DestinationType(build=_build, options=OPTIONS, check=_check, reader_names=reader_names, refuses=_refuses)
+BIGQUERY = DestinationType(
+    build=_build, options=OPTIONS, check=_check, reader_names=reader_names, refuses=_refuses, value_range=RANGE
+)

@@ -1,7 +1,7 @@
 """How a PostgreSQL column is stored in BigQuery, and how its Arrow values get in and out unchanged.
 
 A value comes back as it went in, or it is refused on its way in with an error that names the column. Nothing is
-rounded, clamped or reformatted. The ranges are Google's:
+rounded, clamped or reformatted here; the settings of types may have done so before. The ranges are Google's:
 https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types
 
 | PostgreSQL | BigQuery | what is refused |
@@ -54,22 +54,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.destination.bigquery.names import field_names, quoted
+from etl_core.destination.bigquery.ranges import RANGE
 from etl_core.errors import DestinationError
 from etl_core.identifiers import TableName
 from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column
 from etl_core.values.arrow import arrow_type
+from etl_core.values.ranges import DAY, INTERVAL
 from etl_core.values.refusal import out_of_range
 from etl_core.values.text import Array, offsets_from_lengths, validity, view_buffer
 
 ELEMENTS, ELEMENT = "elements", "element"
 
-FIRST_DAY, LAST_DAY = -719_162, 2_932_896
-"""0001-01-01 and 9999-12-31 in days since 1970-01-01."""
-_DAY = 86_400_000_000
-_FIRST_MICROSECOND, _LAST_MICROSECOND = FIRST_DAY * _DAY, (LAST_DAY + 1) * _DAY - 1
-_MAX_MONTHS, _MAX_DAYS = 120_000, 3_660_000
-_INTERVAL = np.dtype([("months", np.int32), ("days", np.int32), ("nanoseconds", np.int64)])
+FIRST_DAY, LAST_DAY = RANGE.first_day, RANGE.last_day
+_FIRST_MICROSECOND, _LAST_MICROSECOND = FIRST_DAY * DAY, (LAST_DAY + 1) * DAY - 1
 
 # Of NUMERIC: https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal_types
 _NUMERIC_SCALE, _NUMERIC_INTEGER_DIGITS = 9, 29
@@ -275,12 +273,12 @@ def _check_range(values: Array, column: Column, table: TableName) -> None:
     elif pa.types.is_timestamp(kind):
         outside, what = _outside(values.cast(pa.int64()), _FIRST_MICROSECOND, _LAST_MICROSECOND), "a time"
     elif pa.types.is_time64(kind):
-        if _outside(values.cast(pa.int64()), 0, _DAY - 1):
+        if _outside(values.cast(pa.int64()), 0, DAY - 1):
             raise out_of_range(
                 "the time 24:00:00, which BigQuery's TIME cannot hold",
                 column,
                 table,
-                "store 00:00:00 in the source, or leave the column out of the publication",
+                "set types.out_of_range: null (or clamp), or store 00:00:00 in the source",
             )
         return
     elif pa.types.is_interval(kind):
@@ -293,7 +291,7 @@ def _check_range(values: Array, column: Column, table: TableName) -> None:
             f"{what} outside the years 1 to 9999 or infinity, which BigQuery's {_TYPES[kind][0]} cannot hold",
             column,
             table,
-            "replace such values in the source, for example by NULL, or leave the column out of the publication",
+            "set types.out_of_range: null (or clamp), or replace such values in the source",
         )
 
 
@@ -305,18 +303,18 @@ def _outside(numbers: Array, first: int, last: int) -> bool:
 
 def _check_intervals(values: Array, column: Column, table: TableName) -> None:
     """Hours need no look: 64 bits of nanoseconds are 2,562,047 hours, BigQuery takes 87,840,000."""
-    bytes_ = view_buffer(values.buffers()[1], np.uint8)[values.offset * _INTERVAL.itemsize :]
-    parts = bytes_[: len(values) * _INTERVAL.itemsize].view(_INTERVAL)
+    bytes_ = view_buffer(values.buffers()[1], np.uint8)[values.offset * INTERVAL.itemsize :]
+    parts = bytes_[: len(values) * INTERVAL.itemsize].view(INTERVAL)
     valid = validity(values)
     if valid is not None:
         parts = parts[valid]
     months, days = parts["months"].astype(np.int64), parts["days"].astype(np.int64)
-    if (np.abs(months) > _MAX_MONTHS).any() or (np.abs(days) > _MAX_DAYS).any():
+    if (np.abs(months) > RANGE.months).any() or (np.abs(days) > RANGE.days).any():
         raise out_of_range(
             "an interval of more than 10,000 years, which BigQuery's INTERVAL cannot hold",
             column,
             table,
-            "shorten such intervals in the source, or leave the column out of the publication",
+            "set types.out_of_range: null (or clamp), or shorten such intervals in the source",
         )
     if (parts["nanoseconds"] % 1000).any():
         raise out_of_range(

@@ -1,13 +1,18 @@
 """The engine into BigQuery: copied, streamed, a schema changed, proven equal by `verify`."""
+# ruff: noqa: S608 the tests write their own SQL
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from datetime import date
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip install 'etl-dagster[bigquery]'")
 
+from etl_core.config import DestinationConfig
 from etl_core.config_tables import read_tables
 from etl_core.destination.bigquery.destination import from_options
 from etl_core.errors import EtlError
@@ -71,3 +76,70 @@ def test_shaped_columns_into_bigquery(lab: Lab, bigquery_options: dict[str, str]
     [comparison] = pipeline.verify()
     assert comparison.is_equal, comparison
     assert comparison.source_rows > 40
+
+
+RANGES = {
+    "price": ("numeric", ["1.10", "-12345678901234.5000", "Infinity", "NaN"]),
+    "weight": ("numeric", ["0.1", "NaN", "-Infinity"]),
+    "small": ("numeric(5,2)", ["NaN", "1.5"]),
+    "day": ("date", ["infinity", "0044-03-15 BC", "2024-02-29"]),
+    "moment": ("timestamptz", ["-infinity", "294276-12-31 00:00+00", "10000-01-01 00:00+00", "2024-02-29 12:00+00"]),
+    "days": ("date[]", ["{infinity,2024-02-29,NULL}"]),
+    "clock": ("time", ["24:00", "12:00"]),
+}
+CLAMPED: dict[str, list[str | None]] = {
+    "price": ["1.1000", "-12345678901234.5000", "9999999999999999.9999", None],
+    "weight": ["0.1", "nan", "-inf"],
+    "small": [None, "1.50"],
+    "day": ["9999-12-31", "0001-01-01", "2024-02-29"],
+    "moment": [
+        "0001-01-01 00:00:00+00:00",
+        "9999-12-31 23:59:59.999999+00:00",
+        "9999-12-31 23:59:59.999999+00:00",
+        "2024-02-29 12:00:00+00:00",
+    ],
+    "clock": ["23:59:59.999999", "12:00:00"],
+}
+
+
+def test_types_as_the_settings_say_into_bigquery(lab: Lab, bigquery_options: dict[str, str]) -> None:
+    """By copy, by the stream and as a default; what BigQuery cannot hold is NULL or the nearest value."""
+    columns = ", ".join(f"{name} {declared}" for name, (declared, _) in RANGES.items())
+    for table in ("clamped", "nulled"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, {columns})")
+
+    def fill(first: int) -> None:
+        for at in range(4):
+            row = [first + at, *(values[at] if at < len(values) else None for _, values in RANGES.values())]
+            for table in ("clamped", "nulled"):
+                lab.execute(f"INSERT INTO {table} VALUES ({', '.join(['%s'] * len(row))})", row)
+
+    fill(0)
+    lab.publish()
+    lab.config = replace(lab.config, destination=DestinationConfig("bigquery", bigquery_options))
+    settings = {
+        "clamped": {"types": {"out_of_range": "clamp"}},
+        "*.*": {"types": {"numeric": "decimal(20,4)"}, "columns": {"numeric": {"weight": "double"}}},
+    }
+    pipeline = lab.synced(tables=read_tables("tables", settings), types={"out_of_range": "null"})
+    fill(100)
+    for table in ("clamped", "nulled"):
+        lab.execute(f"ALTER TABLE {table} ADD until date DEFAULT 'infinity'; INSERT INTO {table} (id) VALUES (200)")
+    lab.caught_up(pipeline)
+    assert pipeline.observer.errors == {}
+    assert [one for one in pipeline.verify() if not one.is_equal] == []
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for status in pipeline.store.tables():
+        stored = pipeline.store.schema(status.table_id)
+        assert stored is not None
+        rows = pa.Table.from_batches(pipeline.destination.read(pipeline.shapes.of(stored[1]).target)).to_pylist()
+        found[status.name.name] = {row["id"]: row for row in rows}
+    for name, values in CLAMPED.items():
+        for first in (0, 100):
+            shown = [found["clamped"][first + at][name] for at in range(len(values))]
+            assert [None if value is None else str(value) for value in shown] == values, name
+    assert [found["nulled"][at]["day"] for at in (0, 1, 100, 101)] == [None] * 4
+    assert [found["nulled"][at]["moment"] for at in (0, 1, 2, 100, 101, 102)] == [None] * 6
+    assert found["nulled"][100]["days"] == [None, date(2024, 2, 29), None]
+    assert {row["until"] for row in found["clamped"].values()} == {date.max}
+    assert {row["until"] for row in found["nulled"].values()} == {None}

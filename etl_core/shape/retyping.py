@@ -1,0 +1,124 @@
+"""What the options of types make of a column: another type at the destination, other values for those beyond it.
+
+`numeric` is about numerics that DECIMAL does not hold as they are declared: without a precision, or of more than 38
+digits. `json` is about json and jsonb. Both are also about such types in arrays, composites and under domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from etl_core.schema import pg_types
+from etl_core.schema.pg_types import builtin, numeric_modifier, under_domains
+from etl_core.schema.table import Column, PgType, TypeKind
+from etl_core.type_options import (
+    DEFAULTS,
+    DOUBLE,
+    JSON,
+    NUMERIC,
+    OUT_OF_RANGE,
+    VARCHAR,
+    OutOfRange,
+    ValueRange,
+    decimal_digits,
+)
+from etl_core.values.numeric import is_declared
+
+_WITH_RANGE = (pg_types.TIMESTAMP, pg_types.TIMESTAMPTZ, pg_types.INTERVAL)
+_WITH_RANGE_THERE = (pg_types.DATE, pg_types.TIME)
+"""Types that hold less in some destinations alone."""
+
+
+def retyped(column: Column, words: Mapping[str, str], *, is_key: bool, value_range: ValueRange | None = None) -> Column:
+    """The column as the destination has it by `words`; itself, where they change nothing.
+
+    A key refuses what is out of range, whatever they say: two rows would have one key. `value_range` is the
+    destination's.
+    """
+    said = in_force(column, words, is_key=is_key, value_range=value_range)
+    if not said:
+        return column
+    new, modifier = _retyped(column.type, column.type_modifier, said)
+    if (new, modifier) != (column.type, column.type_modifier):
+        column = replace(column, type=new, type_modifier=modifier)
+    policy = OutOfRange(said.get(OUT_OF_RANGE, OutOfRange.REFUSE))
+    if policy is column.out_of_range:
+        return column
+    return replace(column, out_of_range=policy, value_range=value_range)
+
+
+def in_force(
+    column: Column, words: Mapping[str, str], *, is_key: bool, value_range: ValueRange | None = None
+) -> Mapping[str, str]:
+    """Those of `words` that make a difference to the column; equal ones give equal values."""
+    leaves = list(_leaves(column.type, column.type_modifier))
+    said = {option: word for option, word in words.items() if word != DEFAULTS[option]}
+    numeric = said.get(NUMERIC)
+    if not any(_is_wide_numeric(*leaf) for leaf in leaves):
+        said.pop(NUMERIC, None)
+    if not any(leaf.oid in (pg_types.JSON, pg_types.JSONB) for leaf, _ in leaves):
+        said.pop(JSON, None)
+    oids = _WITH_RANGE if value_range is None else (*_WITH_RANGE, *_WITH_RANGE_THERE)
+    if is_key or not any(_has_range(*leaf, numeric, oids) for leaf in leaves):
+        said.pop(OUT_OF_RANGE, None)
+    return said
+
+
+def applies(option: str, column: Column, value_range: ValueRange | None = None) -> bool:
+    """Whether some word of `option` makes a difference to a column of this type, which may be no key's."""
+    words = {NUMERIC: DOUBLE, JSON: VARCHAR, OUT_OF_RANGE: OutOfRange.NULL.value}
+    given = words if option == OUT_OF_RANGE else {option: words[option]}
+    return option in in_force(column, given, is_key=False, value_range=value_range)
+
+
+def _leaves(pg_type: PgType, type_modifier: int) -> Iterator[tuple[PgType, int]]:
+    """The types of the values in a value, with their modifiers: of the elements and the attributes."""
+    base, type_modifier = under_domains(pg_type, type_modifier)
+    if base.kind is TypeKind.ARRAY and base.element is not None:
+        yield from _leaves(base.element, type_modifier)
+    elif base.kind is TypeKind.COMPOSITE:
+        for attribute in base.attributes:
+            yield from _leaves(attribute.type, attribute.type_modifier)
+    else:
+        yield base, type_modifier
+
+
+def _is_wide_numeric(base: PgType, type_modifier: int) -> bool:
+    return base.oid == pg_types.NUMERIC and not is_declared(type_modifier)
+
+
+def _has_range(base: PgType, type_modifier: int, numeric: str | None, oids: Collection[int]) -> bool:
+    """Whether there are values of the type that its Arrow type cannot hold."""
+    if base.oid == pg_types.NUMERIC:
+        return numeric is not None or not _is_wide_numeric(base, type_modifier)
+    return base.oid in oids
+
+
+def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tuple[PgType, int]:
+    base, modifier = under_domains(pg_type, type_modifier)
+    if base.kind is TypeKind.ARRAY and base.element is not None:
+        element, new = _retyped(base.element, modifier, said)
+        if (element, new) != (base.element, modifier):
+            return replace(base, element=element), new
+    elif base.kind is TypeKind.COMPOSITE:
+        attributes = tuple(_attribute(attribute, said) for attribute in base.attributes)
+        if attributes != base.attributes:
+            return replace(base, attributes=attributes), modifier
+    elif _is_wide_numeric(base, modifier) and NUMERIC in said:
+        digits = decimal_digits(said[NUMERIC])
+        return (_known(pg_types.FLOAT8), -1) if digits is None else (base, numeric_modifier(*digits))
+    elif base.oid in (pg_types.JSON, pg_types.JSONB) and JSON in said:
+        return _known(pg_types.TEXT), -1
+    return pg_type, type_modifier
+
+
+def _attribute(attribute: Column, said: Mapping[str, str]) -> Column:
+    new, modifier = _retyped(attribute.type, attribute.type_modifier, said)
+    return replace(attribute, type=new, type_modifier=modifier)
+
+
+def _known(oid: int) -> PgType:
+    found = builtin(oid)
+    assert found is not None  # noqa: S101 - it is in the table
+    return found

@@ -1,0 +1,95 @@
+"""The options of types: what a column's values become where more than one type may have them.
+
+Each option has a word, said for the pipeline, for tables or for a column. What the words do to a column is
+`etl_core.shape.retyping`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from etl_core.config_values import config_error, did_you_mean, wrong_kind
+
+NUMERIC, JSON, OUT_OF_RANGE = "numeric", "json", "out_of_range"
+VARCHAR, DOUBLE = "varchar", "double"
+
+_DIGITS = 38
+"""Of the widest DECIMAL that every destination has."""
+_DECIMAL = re.compile(r"decimal\s*\(\s*(\d{1,4})\s*(?:,\s*(\d{1,4})\s*)?\)", re.IGNORECASE)
+
+
+class OutOfRange(StrEnum):
+    """What becomes of a value that its type at the destination cannot hold: NaN, infinity, a year too far away.
+
+    REFUSE stops the table. CLAMP makes it the nearest value there is; NaN, which is near to none, becomes NULL.
+    """
+
+    REFUSE = "refuse"
+    NULL = "null"
+    CLAMP = "clamp"
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRange:
+    """What a destination holds of dates, times and intervals, where that is less than Arrow does.
+
+    Of dates and timestamps the days since 1970-01-01 from `first_day` to `last_day`, and no infinity; of times those
+    before 24:00:00; of intervals so many months and days, either way.
+    """
+
+    first_day: int
+    last_day: int
+    months: int
+    days: int
+
+
+DEFAULTS: Mapping[str, str] = {NUMERIC: VARCHAR, JSON: "json", OUT_OF_RANGE: OutOfRange.REFUSE.value}
+"""Every option, with the word it has where nothing is said."""
+
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    NUMERIC: (VARCHAR, DOUBLE),
+    JSON: ("json", VARCHAR),
+    OUT_OF_RANGE: tuple(choice.value for choice in OutOfRange),
+}
+
+
+def decimal_digits(word: str) -> tuple[int, int] | None:
+    """Precision and scale of `decimal(p,s)`, None for another word of `numeric`."""
+    match = _DECIMAL.fullmatch(word)
+    return None if match is None else (int(match[1]), int(match[2] or 0))
+
+
+def read_types(where: str, given: object) -> Mapping[str, str]:
+    """The words by option, each spelled in one way. Raises ConfigError with the dotted field."""
+    if not isinstance(given, Mapping):
+        raise wrong_kind(where, "a mapping", given)
+    for option in given:
+        if option not in DEFAULTS:
+            hint = did_you_mean(str(option), list(DEFAULTS)) or f"known here: {', '.join(DEFAULTS)}"
+            raise config_error(f"{where}.{option}", "is unknown", hint=hint)
+    return {option: read_word(f"{where}.{option}", option, word) for option, word in given.items()}
+
+
+def read_word(where: str, option: str, given: object) -> str:
+    """A word of `option`. None, as which YAML reads null, is `null` where there is that word."""
+    words = _WORDS[option]
+    word = OutOfRange.NULL.value if given is None and OutOfRange.NULL.value in words else given
+    if not isinstance(word, str):
+        raise wrong_kind(where, "text", word)
+    if word in words:
+        return word
+    digits = decimal_digits(word) if option == NUMERIC else None
+    if digits is None:
+        known = ", ".join((*words, "decimal(p,s)") if option == NUMERIC else words)
+        raise config_error(where, f"is {word!r}", hint=did_you_mean(word, words) or f"use {known}")
+    precision, scale = digits
+    if not (1 <= precision <= _DIGITS and scale <= precision):
+        raise config_error(
+            where,
+            f"is {word!r}",
+            hint=f"write decimal(p,s) with p from 1 to {_DIGITS} digits in all, s of them after the point",
+        )
+    return f"decimal({precision},{scale})"

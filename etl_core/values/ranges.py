@@ -1,0 +1,59 @@
+"""Dates, times and intervals within the range that a destination has of them, where that is less than Arrow's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from etl_core.type_options import OutOfRange, ValueRange
+from etl_core.values.text import Array, Mask, fixed_width, numbers_of, validity, view_buffer
+
+DAY = 86_400_000_000
+"""Microseconds."""
+INTERVAL = np.dtype([("months", np.int32), ("days", np.int32), ("nanoseconds", np.int64)])
+"""A value of Arrow's month_day_nano_interval."""
+
+
+def within(values: Array, policy: OutOfRange, limits: ValueRange) -> Array:
+    """The values, with NULL or the nearest one within `limits` for each that is beyond; `policy` is not REFUSE."""
+    kind = values.type
+    if pa.types.is_interval(kind):
+        return _within_intervals(values, policy, limits)
+    if pa.types.is_date(kind):
+        return _within(values, numbers_of(values, np.int32), (limits.first_day, limits.last_day), policy)
+    if pa.types.is_timestamp(kind):
+        bounds = limits.first_day * DAY, (limits.last_day + 1) * DAY - 1
+        return _within(values, numbers_of(values, np.int64), bounds, policy)
+    if pa.types.is_time(kind):
+        return _within(values, numbers_of(values, np.int64), (0, DAY - 1), policy)
+    return values
+
+
+def _within(
+    values: Array, numbers: NDArray[np.int32] | NDArray[np.int64], bounds: tuple[int, int], policy: OutOfRange
+) -> Array:
+    beyond: Mask = (numbers < bounds[0]) | (numbers > bounds[1])
+    if not beyond.any():
+        return values
+    return fixed_width(values.type, np.clip(numbers, *bounds), _left(values, beyond, policy))
+
+
+def _within_intervals(values: Array, policy: OutOfRange, limits: ValueRange) -> Array:
+    first, size = values.offset * INTERVAL.itemsize, len(values) * INTERVAL.itemsize
+    parts = view_buffer(values.buffers()[1], np.uint8)[first : first + size].view(INTERVAL).copy()
+    months = np.clip(parts["months"], -limits.months, limits.months)
+    days = np.clip(parts["days"], -limits.days, limits.days)
+    beyond: Mask = (months != parts["months"]) | (days != parts["days"])
+    if not beyond.any():
+        return values
+    parts["months"], parts["days"] = months, days
+    return fixed_width(values.type, parts, _left(values, beyond, policy))
+
+
+def _left(values: Array, beyond: Mask, policy: OutOfRange) -> Mask | None:
+    """Which of the values are not NULL in the end."""
+    valid = validity(values)
+    if policy is OutOfRange.CLAMP:
+        return valid
+    return ~beyond if valid is None else valid & ~beyond

@@ -1,0 +1,199 @@
+"""The options of types in the configuration, which columns they concern, and when a table must be copied again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etl_core.config import PipelineConfig
+from etl_core.config_file import load_config
+from etl_core.config_tables import read_tables
+from etl_core.errors import ConfigError, CopiedAgain
+from etl_core.schema import pg_types
+from etl_core.schema.pg_types import builtin, format_type, numeric_modifier
+from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+from etl_core.shape.rules import Rules
+from etl_core.shape.shapes import Shapes
+from etl_core.testing.destination_tables import INT8, TEXT, table
+from etl_core.type_options import OutOfRange, read_types
+from etl_core.write_mode import WriteMode
+
+PAGE = Path(__file__).parents[3] / "docs" / "types.md"
+FILE = """\
+pipeline: shop
+source: {dsn: "postgresql://etl@db/shop", publication: shop_pub}
+destination: {type: duckdb, path: shop.duckdb}
+"""
+
+
+def known(oid: int) -> PgType:
+    found = builtin(oid)
+    assert found is not None
+    return found
+
+
+NUMERIC = known(pg_types.NUMERIC)
+ORDERS = table(
+    "orders",
+    Column("id", INT8, attnum=1),
+    Column("price", NUMERIC, attnum=2),
+    Column("paid", NUMERIC, numeric_modifier(10, 2), attnum=3),
+    Column("doc", known(pg_types.JSONB), attnum=4),
+    Column("at", known(pg_types.TIMESTAMPTZ), attnum=5),
+    Column("note", TEXT, attnum=6),
+    table_id=16_400,
+)
+
+
+def load(tmp_path: Path, more: str) -> PipelineConfig:
+    (tmp_path / "etl.yaml").write_text(FILE + more)
+    return load_config(tmp_path / "etl.yaml")
+
+
+def shapes(types: Mapping[str, Any], tables: Mapping[str, Any] | None = None, **more: Any) -> Shapes:
+    return Shapes.checked(read_tables("tables", tables or {}), None, types=read_types("types", types), **more)
+
+
+def shown(schema: TableSchema) -> dict[str, str]:
+    return {column.name: f"{format_type(column)} {column.out_of_range}" for column in schema.columns}
+
+
+def test_the_page_is_true(tmp_path: Path) -> None:
+    (yaml,) = re.findall(r"## Options\n\n```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "etl.yaml").write_text(yaml)
+    config = load_config(tmp_path / "etl.yaml")
+    found = Shapes.checked(config.tables, None, types=config.types)
+    columns = (Column(name, NUMERIC) for name in ("price", "weight"))
+    more = (Column("payload", known(pg_types.JSONB)), Column("shipped_at", known(pg_types.TIMESTAMPTZ)))
+    orders = table("orders", Column("id", INT8), *columns, *more, table_id=1)
+    assert shown(found.of(orders).target) == {
+        "id": "int8 refuse",
+        "price": "numeric(38,10) null",
+        "weight": "float8 null",
+        "payload": "text refuse",
+        "shipped_at": "timestamptz clamp",
+    }
+    assert shown(found.of(replace(orders, name=replace(orders.name, name="fx_a"))).target)["price"] == (
+        "numeric refuse"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("types: {numerics: double}\n", ":4: types.numerics: is unknown"),
+        ("types: {numeric: decimal}\n", ":4: types.numeric: is 'decimal'"),
+        ("types: {numeric: 'decimal(39,2)'}\n", ":4: types.numeric: is 'decimal(39,2)'"),
+        ("types: {numeric: 'decimal(3,4)'}\n", ":4: types.numeric: is 'decimal(3,4)'"),
+        ("types: {numeric: null}\n", ":4: types.numeric: has no value"),
+        ("types: {out_of_range: [null]}\n", ":4: types.out_of_range: must be text, not a list"),
+        ("tables:\n  t: {types: {json: text}}\n", ":5: tables.t.types.json: is 'text'"),
+        (
+            "tables:\n  t: {columns: {numeric: [a]}}\n",
+            ":5: tables.t.columns.numeric: must be a mapping of columns to w",
+        ),
+        ("tables:\n  t: {columns: {json: {a: jsonb}}}\n", ":5: tables.t.columns.json.a: is 'jsonb'"),
+        (
+            "tables:\n  t: {columns: {exclude: [a], json: {a: varchar}}}\n",
+            ":5: tables.t.columns.json.a: column a is left out or transformed by this entry",
+        ),
+    ],
+)
+def test_what_is_no_word_is_refused_with_its_line(tmp_path: Path, more: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, more)
+    assert said in str(caught.value)
+
+
+def test_null_is_a_word(tmp_path: Path) -> None:
+    config = load(tmp_path, "types: {out_of_range: null}\ntables:\n  t: {columns: {out_of_range: {a: null}}}\n")
+    assert config.types == {"out_of_range": "null"}
+    assert config.tables[0].columns.types == {"out_of_range": {"a": "null"}}
+
+
+def test_a_column_comes_before_its_table_and_that_before_the_pipeline() -> None:
+    tables = {
+        "*.*": {"types": {"numeric": "double"}, "columns": {"numeric": {"price": "Decimal( 20 , 3 )"}}},
+        "orders": {"types": {"numeric": "varchar"}},
+    }
+    found = shapes({"out_of_range": "null", "json": "varchar"}, tables)
+    assert shown(found.of(ORDERS).target) == {
+        "id": "int8 refuse",
+        "price": "numeric(20,3) null",
+        "paid": "numeric(10,2) null",
+        "doc": "text refuse",
+        "at": "timestamptz null",
+        "note": "text refuse",
+    }
+    key = replace(ORDERS, key=("id", "at", "paid"))
+    assert {column.out_of_range for column in shapes({"out_of_range": "null"}).of(key).target.columns} == {
+        OutOfRange.REFUSE
+    }
+    assert shapes({}).of(ORDERS).is_identity
+
+
+def test_types_in_types() -> None:
+    prisma = PgType(1, "prisma", "public", TypeKind.DOMAIN, NUMERIC, numeric_modifier(65, 30))
+    cost = PgType(
+        2, "cost", "public", TypeKind.COMPOSITE, attributes=(Column("a", prisma), Column("b", NUMERIC, 655366))
+    )
+    array = PgType(3, "_cost", "public", TypeKind.ARRAY, cost)
+    schema = table("t", Column("id", INT8), Column("c", array), Column("d", prisma), Column("i", TEXT))
+    c = shapes({"numeric": "decimal(30,5)"}).of(schema).target.column("c").type
+    assert c.element is not None
+    assert [format_type(one) for one in c.element.attributes] == ["numeric(30,5)", "numeric(10,2)"]
+    assert format_type(shapes({"numeric": "double"}).of(schema).target.column("d")) == "float8"
+    assert shapes({"json": "varchar"}).of(schema).is_identity
+
+
+def test_a_table_is_copied_again_where_the_options_come_to_something_else() -> None:
+    stored = shapes({"numeric": "decimal(20,3)", "json": "varchar"}).stored(ORDERS)
+    assert Rules.from_json(stored) is not None
+
+    def is_same(
+        types: Mapping[str, Any], tables: Mapping[str, Any] | None = None, schema: TableSchema = ORDERS
+    ) -> bool:
+        return shapes(types, tables).is_as_copied(stored, schema)
+
+    assert is_same({"numeric": "decimal(20,3)", "json": "varchar"})
+    assert is_same({}, {"*.*": {"types": {"json": "varchar"}, "columns": {"numeric": {"price": "decimal(20,3)"}}}})
+    assert not is_same({"numeric": "decimal(20,3)"})
+    assert not is_same({"numeric": "decimal(20,4)", "json": "varchar"})
+    assert not is_same({"numeric": "decimal(20,3)", "json": "varchar", "out_of_range": "null"})
+    few = replace(ORDERS, columns=(ORDERS.columns[0], ORDERS.columns[5]))
+    assert is_same({"numeric": "double", "out_of_range": "clamp"}, schema=few), "it has no such columns"
+    assert shapes({}).is_as_copied(shapes({"numeric": "varchar", "out_of_range": "refuse"}).stored(ORDERS), ORDERS)
+    assert shapes({}).change_told(stored, ORDERS.name) == "the settings of its types were changed"
+    assert Rules.from_json(stored.replace("decimal(20,3)", "decimal(99,3)")) is None
+
+
+def test_deleted_rows_that_are_kept_do_not_keep_values_that_may_be_others() -> None:
+    before = shapes({"numeric": "double", "out_of_range": "null"}, write_mode=WriteMode.SOFT_DELETE).stored(ORDERS)
+
+    def changed(types: Mapping[str, Any]) -> set[str]:
+        return set(shapes(types, write_mode=WriteMode.SOFT_DELETE).changed_values(before, ORDERS, ORDERS))
+
+    assert changed({"numeric": "double", "out_of_range": "null"}) == set()
+    assert changed({"numeric": "double", "out_of_range": "null", "json": "varchar"}) == set()
+    assert changed({"out_of_range": "null"}) == {"price"}
+    assert changed({"numeric": "double"}) == {"price", "paid", "at"}
+
+
+def test_what_becomes_part_of_the_key_is_copied_again() -> None:
+    found = shapes({"out_of_range": "null"})
+    with pytest.raises(CopiedAgain, match="column paid was altered, and the settings of types say otherwise of it now"):
+        found.check_carried(ORDERS, replace(ORDERS, key=("id", "paid")))
+    found.check_carried(ORDERS, replace(ORDERS, key=("id", "note")))
+
+
+def test_an_option_that_says_nothing_of_its_column_is_found() -> None:
+    tables = {"orders": {"columns": {"numeric": {"paid": "double", "prise": "double", "price": "double"}}}}
+    assert [str(error) for error in shapes({}, tables).check([ORDERS])] == [
+        "tables.orders.columns.numeric.prise: prise is no published column of public.orders",
+        "tables.orders.columns.numeric.paid: column paid has type numeric(10,2), of which numeric says nothing",
+    ]
