@@ -69,13 +69,18 @@ class TableChanges:
     2. if `truncate`, empty it; in a table that keeps its deleted rows (`schema.deleted_rows`), with `mark_deleted`, set
        DELETED_AT of its living rows, those where it is NULL, to that moment,
     3. read the unchanged columns of `partials` by `origin_keys`; a missing origin row is an error,
-    4. delete the rows with a key in `deletes`, `upserts`, the partials' `origin_keys` or their `rows`,
+    4. delete the rows with a key in `deletes`, `upserts`, the partials' `origin_keys` or their `rows`; of a table
+       without a key one row for each of `removals`, equal to it in every column,
     5. insert `inserts`, `upserts` and the completed partials.
 
     No key stands in more than one of `inserts`, `upserts`, `partials.rows`; a key in `deletes` may also be
     re-inserted, and may be one that came and went within the part, which the destination need not have. Rows of
     `inserts` are new to the destination by the watermark rule: no look-up is needed.
-    For a table without a key all rows are `inserts`. In a table that keeps its deleted rows nothing is gone in the end:
+    For a table without a key all rows are `inserts` or `removals` (`schema.is_multiset`). Equal means the same text at
+    the source: NULL equals NULL, and -0 is not 0. A row stands in `removals` as often as it is to be removed, and the
+    destination has it at least as often, but for rows there that were changed from outside: CopiedAgain then.
+    Two of `removals` may be one value in the destination, and one of them equal to one of `inserts`.
+    In a table that keeps its deleted rows nothing is gone in the end:
     a delete is a row with DELETED_AT, whole or partial, and all rows are `upserts` or `partials`, for a deleted row may
     be there under any key.
     """
@@ -89,6 +94,8 @@ class TableChanges:
     mark_deleted: datetime | None = None
     alterations: tuple[Alteration, ...] = ()
     counts: ChangeCounts = field(default_factory=ChangeCounts)
+    removals: pa.Table | None = None
+    """Whole rows; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse
 from etl_core.decode.keys import key_texts, number_keys
 from etl_core.decode.loading import Wanted, load_cells
+from etl_core.decode.multiset import count_rows
 from etl_core.decode.past import LIVES, Past, commit_times, deleted_at
 from etl_core.decode.split import Cells, RowChanges, split
 from etl_core.errors import CopyNeeded, EtlError, MalformedMessage, TableError, where
@@ -151,9 +152,10 @@ class _Plan:
     truncate: bool
     counts: ChangeCounts
     past: Past | None = None
+    removals: Sequence[Wanted] = ()
 
     def wanted(self) -> list[Wanted]:
-        return [*self.inserts, *self.upserts, *self.deletes]
+        return [*self.inserts, *self.upserts, *self.deletes, *self.removals]
 
     def changes(self, arrays: Iterator[Array]) -> TableChanges:
         """Takes the array of each of `wanted()`."""
@@ -166,6 +168,7 @@ class _Plan:
             partials=self.partials,
             truncate=self.truncate,
             counts=self.counts,
+            removals=_filled(empty_rows, self.removals, arrays) if self.removals else None,
         )
         return changes if self.past is None else self.past.mark(changes)
 
@@ -194,6 +197,8 @@ def _plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, trunc
     by_tag = np.bincount(changes.tag, minlength=max(INSERT, UPDATE, DELETE) + 1)
     counts = ChangeCounts(int(by_tag[INSERT]), int(by_tag[UPDATE]), int(by_tag[DELETE]), int(truncated))
     table = _Table(frames.data, schema, changes)
+    if schema.is_multiset:
+        return _count(table, counts, truncated=truncated)
     if not schema.key:
         return _Plan(schema, _appended(table, counts), (), (), (), truncated, counts)
     new_key, old_key = number_keys(table.key_texts())
@@ -239,13 +244,31 @@ def _keep_deleted(
     return _Plan(table.schema, (), table.rows(rows, chains), (), partials, False, counts, past)
 
 
+def _count(table: _Table, counts: ChangeCounts, *, truncated: bool) -> _Plan:
+    """How often every row is there more, or less, than before."""
+    old = table.changes.old
+    if old.rows.size != counts.updated + counts.deleted or any(cells.unchanged is not None for cells in old.columns):
+        name = table.schema.name
+        raise CopyNeeded(
+            f"{name} has no key, and the source sent an update or delete of it without the whole old row",
+            table=str(name),
+            hint=f"each of its partitions needs REPLICA IDENTITY FULL, too; then: etl resync {name}",
+        )
+    if table.has_unchanged:
+        raise table.inserted_without_value()
+    come, gone = count_rows(table.data, table.changes)
+    removals = table.old_rows(gone)
+    return _Plan(table.schema, table.rows(come, None), (), (), (), truncated, counts, removals=removals)
+
+
 def _appended(table: _Table, counts: ChangeCounts) -> list[Wanted]:
     if counts.updated or counts.deleted:
         name = table.schema.name
         raise CopyNeeded(
             f"{name} is published without a key, so an update or delete cannot be applied to it",
             table=str(name),
-            hint=f"if it has no primary key: ALTER TABLE {name} ADD PRIMARY KEY (…); if a generated column is in it:"
+            hint=f"if it has no primary key: ALTER TABLE {name} ADD PRIMARY KEY (…), or ALTER TABLE {name} REPLICA"
+            " IDENTITY FULL (of a partitioned table for itself and for each partition); if a generated column is in it:"
             f" publish_generated_columns = stored (PostgreSQL 18); then: etl resync {name}",
         )
     if table.has_unchanged:
@@ -336,6 +359,13 @@ class _Table:
                 cells = cells.take(chosen)
             wanted.append(Wanted(cells, column, self.schema.name))
         return wanted
+
+    def old_rows(self, chosen: Indices) -> list[Wanted]:
+        """The old tuples numbered `chosen`, which are whole."""
+        if not chosen.size:
+            return []
+        columns = zip(self.changes.old.columns, self.columns, strict=True)
+        return [Wanted(cells.take(chosen), column, self.schema.name) for cells, column in columns]
 
     def old_keys(self, chosen: Indices) -> list[Wanted]:
         """The keys of the old tuples numbered `chosen`."""

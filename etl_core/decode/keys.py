@@ -46,12 +46,12 @@ def _words(data: NDArray[np.uint8], start: Positions, end: Positions) -> Array:
     return fixed_width(pa.uint64(), words, None)
 
 
-def number_keys(columns: Sequence[tuple[Array, Array]]) -> tuple[Indices, Indices]:
+def number_keys(columns: Sequence[tuple[Array, Array]], *, with_null: bool = False) -> tuple[Indices, Indices]:
     """Numbers the keys of new and old tuples, given by key column: those of the new tuples, those of the old ones.
 
-    There is at least one column. Raises PermanentError for NULL in a key.
+    There is at least one column. Raises PermanentError for NULL in a key, unless `with_null`: NULL equals NULL then.
     """
-    combined, *others = [_number_texts(new, old) for new, old in columns]
+    combined, *others = [_number_texts(new, old, with_null=with_null) for new, old in columns]
     for numbers in others:
         # Both numbers are below the number of tuples, so that their product stays below 2**63; numbered again, the
         # pairs are so too.
@@ -60,11 +60,11 @@ def number_keys(columns: Sequence[tuple[Array, Array]]) -> tuple[Indices, Indice
     return combined[:count], combined[count:]
 
 
-def _number_texts(new: Array, old: Array) -> Indices:
+def _number_texts(new: Array, old: Array, *, with_null: bool) -> Indices:
     texts = pa.concat_arrays([new, old]) if len(old) else new
     if texts.type == pa.uint64():
         return _number(numbers_of(texts, np.uint64))
-    codes = texts.dictionary_encode().indices
+    codes = texts.dictionary_encode("encode" if with_null else "mask").indices
     if codes.null_count:
         raise PermanentError(
             "a key column holds NULL",

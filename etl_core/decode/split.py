@@ -78,12 +78,14 @@ class RowChanges:
 
     `tag` is the message's tag per row; `new` has the new tuples of inserts and updates, `old` the key or old tuples of
     deletes and of the updates that carry one. An unchanged value of a new tuple that its old tuple holds is taken from
-    there: that of a TOASTed key column, or any with REPLICA IDENTITY FULL.
+    there: that of a TOASTed key column, or any with REPLICA IDENTITY FULL. If `has_borrowed`, some were, so that the
+    values of a new tuple need not follow each other in the buffer.
     """
 
     tag: NDArray[np.uint8]
     new: Tuples
     old: Tuples
+    has_borrowed: bool = False
 
     def old_of_new(self) -> Indices:
         """For every new tuple the number of the old tuple of the same row change, or -1."""
@@ -149,7 +151,7 @@ def _with_old_values(changes: RowChanges) -> RowChanges:
         new if new.unchanged is None else _with_old_cells(new, new.unchanged, old, old_of_new)
         for new, old in zip(changes.new.columns, changes.old.columns, strict=True)
     )
-    return RowChanges(changes.tag, Tuples(changes.new.rows, columns), changes.old)
+    return RowChanges(changes.tag, Tuples(changes.new.rows, columns), changes.old, has_borrowed=True)
 
 
 def _with_old_cells(new: Cells, unchanged: Mask, old: Cells, old_of_new: Indices) -> Cells:

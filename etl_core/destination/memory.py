@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.protocol import KeptRows, Positions, check_count, check_stream
-from etl_core.errors import CopiedAgain, DestinationUnavailable, TableError, WatermarkConflict
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, DestinationUnavailable, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
@@ -90,6 +91,9 @@ class MemoryDestination:
             for table_id, mark in marks.items()
             if mark is not None
         }
+
+    def refuses_removals(self, schema: TableSchema) -> None:
+        """See RemovingDestination: none is refused."""
 
     def copy(self, schema: TableSchema) -> MemoryCopy:
         return MemoryCopy(self._database, self._pipeline, schema)
@@ -215,6 +219,8 @@ def apply_changes(stored: StoredTable, changes: TableChanges) -> StoredTable:
         rows = rows.take(
             pa.array([at for at, key in enumerate(_keys(rows, schema.key)) if key not in gone], pa.int64())
         )
+    if changes.removals is not None:
+        rows = _remove(rows, changes.removals, schema)
     arriving = [table for table in (changes.inserts, changes.upserts, *completed) if table.num_rows]
     return StoredTable(schema, pa.concat_tables([rows, *arriving]))
 
@@ -309,6 +315,37 @@ def _complete(rows: pa.Table, partial: PartialRows, schema: TableSchema) -> pa.T
         rows[name].take(origins) if name in partial.unchanged else partial.rows[name] for name in schema.column_names
     ]
     return pa.Table.from_arrays(columns, schema=arrow_schema(schema))
+
+
+def _remove(rows: pa.Table, removals: pa.Table, schema: TableSchema) -> pa.Table:
+    """`rows` without one equal row for each of `removals`."""
+    wanted = Counter(_rows(removals))
+    stay = []
+    for at, row in enumerate(_rows(rows)):
+        if wanted[row]:
+            wanted[row] -= 1
+        else:
+            stay.append(at)
+    missing = wanted.total()
+    if missing:
+        raise CopiedAgain(
+            f"{schema.name}: {missing} of {removals.num_rows} rows to remove are not there, so the table was changed"
+            " from outside",
+            table=str(schema.name),
+            hint=COPIED_AGAIN,
+        )
+    return rows.take(pa.array(stay, pa.int64()))
+
+
+def _rows(rows: pa.Table) -> list[tuple[Hashable, ...]]:
+    """Every row as a tuple that is equal where all its values have the same text: -0 is not 0, and NaN is NaN."""
+    columns = (
+        [repr(value) for value in column.to_pylist()]
+        if pa.types.is_floating(column.type) or pa.types.is_nested(column.type)
+        else _hashable(column)
+        for column in rows.columns
+    )
+    return list(zip(*columns, strict=True))
 
 
 def _keys_to_delete(changes: TableChanges) -> set[Key]:

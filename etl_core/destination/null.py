@@ -36,6 +36,9 @@ class NullDestination:
         with self._lock:
             return Positions(dict(self._tables), self._stream)
 
+    def refuses_removals(self, schema: TableSchema) -> None:
+        """See RemovingDestination: there are no rows."""
+
     def copy(self, schema: TableSchema) -> NullCopy:
         return NullCopy(self, schema.table_id)
 

@@ -193,6 +193,14 @@ class CountingDestination(Protocol):
 
 
 @runtime_checkable
+class RemovingDestination(Protocol):
+    """A destination that applies `TableChanges.removals`: asked for tables without a key."""
+
+    def refuses_removals(self, schema: TableSchema) -> str | None:
+        """Why rows of that table cannot be removed, as the end of a sentence; None if they can."""
+
+
+@runtime_checkable
 class StagingDestination(Protocol):
     """A destination whose copies leave something behind when their process is killed: asked for at teardown."""
 
@@ -239,6 +247,13 @@ class Destination(Protocol):
 
     def close(self) -> None:
         """Releases what is held. Idempotent."""
+
+
+def why_no_removals(destination: Destination, schema: TableSchema) -> str | None:
+    """Why the destination cannot remove rows of a table without a key; None if it can."""
+    if isinstance(destination, RemovingDestination):
+        return destination.refuses_removals(schema)
+    return "this type of destination does not do that"
 
 
 def read_whole(work: Callable[[], _T]) -> _T:

@@ -34,6 +34,7 @@ from etl_core.replication.assembler import Assembled, Piece
 from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, GROUP_WRITTEN, PROGRESS_STORED, reach
 from etl_core.replication.isolation import find_failing
 from etl_core.replication.observer import Flush, Observer
+from etl_core.replication.removals import refuse_removals
 from etl_core.replication.retry import Backoff
 from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
@@ -337,6 +338,8 @@ class Applier:
             schema = schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
             shaped = shapes[table_id].changes(changes) if table_id in shapes else changes
+            if shaped.removals is not None:
+                refuse_removals(self._destination, shaped.schema)
             if known is not None and known != schema:
                 steps = alterations(known, schema)
                 check_carried(known, schema, steps)
@@ -361,9 +364,13 @@ class Applier:
         for table_id in piece.tables & watermarks.keys() & piece.schemas.keys():
             schema = piece.schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
-            if known is None or known is schema or not _is_described_before(schema, watermarks[table_id]):
+            if known is None or known is schema:
                 continue
-            if known != schema:
+            if not _is_described_before(schema, watermarks[table_id]):
+                if known.key != schema.key:
+                    # First: rows of before may have no such key.
+                    check_carried(known, schema, alterations(known, schema))
+            elif known != schema:
                 copied[table_id] = known if is_sent_alike(known, schema) else cannot_be_told(schema)
         return {**piece.schemas, **copied} if copied else piece.schemas
 

@@ -43,6 +43,7 @@ from etl_core.replication.failpoints import (
 )
 from etl_core.replication.observer import Observer
 from etl_core.replication.permission import Permission
+from etl_core.replication.removals import check_removals
 from etl_core.replication.shaping import Shaping
 from etl_core.replication.shared_copy import SharedRanges, layout_of, live_helpers
 from etl_core.replication.source import Source
@@ -55,6 +56,7 @@ from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
 from etl_core.source.fingerprint import look
 from etl_core.source.plan import read_plan
+from etl_core.source.publication import find_publication
 from etl_core.source.server import server_time
 from etl_core.source.slot import Blocker
 from etl_core.source.snapshot import import_snapshot
@@ -307,6 +309,7 @@ class TableCopier:
                 raise missing(status.name, table.name)
             self._permission.check_copy(connection, status, table.schema)
             lost = [one for plan in read_plan(connection, [table.name]) for one in plan.lost_partitions]
+            publication = find_publication(connection, self._source.publication)
         if lost:
             raise TableError(
                 f"partition {lost[0].name} of {status.name} is "
@@ -322,6 +325,8 @@ class TableCopier:
         shape = self._shapes.of(table.schema)
         if not self._unknown_types_to_bytes:
             refuse_unsupported(shape.target)
+        if publication is not None:
+            check_removals(self._destination, shape.target, publication)
         return table, shape
 
     def _wait_for_slots(self) -> None:

@@ -84,7 +84,7 @@ class Describer:
             TableName(relation.namespace or "pg_catalog", relation.name),
             identified.columns,
             _key(relation, identified.columns, catalog),
-            relation.replica_identity,
+            _identity(relation, catalog),
             comment=None if catalog is None else catalog.comment,
             described_at=commit_lsn,
         )
@@ -212,6 +212,14 @@ def _not_sent(seen: Fingerprint) -> set[int]:
 
 def _has_list(seen: Fingerprint) -> bool:
     return seen.publishing is not None and any(way.columns is not None for way in seen.publishing.ways)
+
+
+def _identity(relation: Relation, catalog: TableSchema | None) -> ReplicaIdentity:
+    """The message's; or NOTHING if the catalog says that of a FULL one, which may be a partition's: see TableSchema."""
+    found = relation.replica_identity
+    if found is ReplicaIdentity.FULL and catalog is not None and catalog.replica_identity is ReplicaIdentity.NOTHING:
+        return ReplicaIdentity.NOTHING
+    return found
 
 
 def _key(relation: Relation, columns: tuple[Column, ...], catalog: TableSchema | None) -> tuple[str, ...]:

@@ -86,8 +86,9 @@ class TableSchema:
     """One version of a published table.
 
     `columns` are in the order pgoutput sends them. `key` names the columns that identify a row for
-    update and delete (the primary key, or the REPLICA IDENTITY index), in column order; empty if there is none,
-    and such a table can only be appended to. `comment` is as a column's.
+    update and delete (the primary key, or the REPLICA IDENTITY index), in column order; empty if there is none: then
+    the table is a multiset, or can only be appended to. `comment` is as a column's. `replica_identity` FULL of a
+    partitioned table counts as NOTHING unless all its partitions have it: then old rows need not be whole.
     """
 
     table_id: TableId
@@ -109,3 +110,8 @@ class TableSchema:
     @property
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
+
+    @property
+    def is_multiset(self) -> bool:
+        """Whether a row is known by all its values, equal rows counted: without a key, and old rows sent whole."""
+        return not self.key and self.replica_identity is ReplicaIdentity.FULL

@@ -181,6 +181,7 @@ class Shape:
             upserts=_together(upserts),
             deletes=_together(deletes),
             partials=tuple(partials),
+            removals=None if changes.removals is None else self._table(changes.removals),
         )
 
     def _partial(self, partial: PartialRows) -> PartialRows:

@@ -49,7 +49,13 @@ SELECT c.oid::bigint,
        n.nspname::text,
        c.relname::text,
        c.relkind::text,
-       c.relreplident::text,
+       -- The root's identity is sent with each row, and the old row as that of its partition has it. Locks none.
+       CASE WHEN c.relkind = 'p' AND c.relreplident = 'f' AND EXISTS (
+           WITH RECURSIVE tree(oid) AS (
+               SELECT c.oid UNION SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid)
+           SELECT FROM tree JOIN pg_catalog.pg_class l ON l.oid = tree.oid
+           WHERE l.relkind = 'r' AND l.relreplident <> 'f')
+       THEN 'n' ELSE c.relreplident::text END,
        pg_catalog.obj_description(c.oid, 'pg_class'),
        pg_catalog.pg_get_expr(p.qual, p.relid),
        columns.described,

@@ -99,7 +99,7 @@ def examine_tables(
     yield from _shortened(findings)
     yield from _check_types([table for table in published if table.name in set(wanted)])
     if existing and all(finding.severity is Severity.NOTE for finding in findings):
-        yield Finding(Severity.OK, "tables", f"{len(existing)} tables can be read and identified by a key")
+        yield Finding(Severity.OK, "tables", f"{len(existing)} tables can be read, and their rows be told apart")
 
 
 def _read_facts(conn: Connection, tables: Sequence[TableName]) -> list[_Facts]:
@@ -273,12 +273,20 @@ def _check_identity(
                 "replica_identity",
                 f"partitions of table {table.name} have another replica identity than the table; give them the same",
             )
-        if not table.has_key:
+        if table.is_multiset:
+            yield Finding(
+                Severity.NOTE,
+                "replica_identity",
+                f"table {table.name} has no key: with replica identity FULL its rows are found by all their values,"
+                " which reads the whole table in the destination for each batch with updates or deletes (a primary key"
+                " costs less)",
+            )
+        elif not table.has_key:
             yield Finding(
                 Severity.WARNING,
                 "replica_identity",
-                f"table {table.name} has no primary key or replica identity index: inserts are appended, and an update"
-                " or delete stops the table",
+                f"table {table.name} has no primary key or replica identity index, and not all of it has replica"
+                " identity FULL: inserts are appended, and an update or delete stops the table",
             )
 
 

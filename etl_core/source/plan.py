@@ -169,6 +169,12 @@ class TablePlan:
         """Whether a row is known by a key; false if it is unknown or a generated column is in it."""
         return bool(self.table.key)
 
+    @property
+    def is_multiset(self) -> bool:
+        """Whether a row is known by all its values: see TableSchema."""
+        holders = [one for one in self.relations[1:] if not one.is_child and one.kind == "r"]
+        return not self.has_key and all(one.identity is ReplicaIdentity.FULL for one in (self.table, *holders))
+
     def harms(self, conn: Connection, *, publishes_generated: bool) -> list[Harm]:
         """Where publishing the table's updates and deletes does harm; `publishes_generated`: the stored columns."""
         version = conn.info.server_version
@@ -222,8 +228,8 @@ def _remedy(conn: Connection, relation: Relation) -> tuple[str | None, tuple[str
         return None, tuple(ways)  # FULL does not help where a generated column is missing
     else:
         ways.append(
-            "set replica identity FULL as below: the source accepts all changes, writes whole old rows to the WAL, and"
-            " an update or delete stops the table in the destination"
+            "set replica identity FULL as below: the source writes whole old rows to the WAL, and the destination finds"
+            " a row by all its values, which reads the whole table there for each batch with updates or deletes"
         )
         return _identity_statement(conn, relation, sql.SQL("FULL")), tuple(ways)
     return _identity_statement(conn, relation, what), (*ways, "run the statement below")

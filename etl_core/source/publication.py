@@ -170,6 +170,8 @@ def _harmful(name: str, harms: Sequence[Harm]) -> SourceRefused:
         else "its updates and deletes could not be replicated"
     )
     ways = [f"run: {first.sql}"] if first.sql else ["give it a replica identity of published columns"]
+    if first.sql and first.sql.endswith(" FULL"):
+        ways = [f"run: {first.sql} (rows are found by all their values then, which costs more the larger the table is)"]
     if "add a primary key" in first.ways:
         ways.insert(0, "add a primary key")
     return SourceRefused(

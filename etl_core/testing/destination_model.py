@@ -61,6 +61,9 @@ class DestinationModel:
         for part in gone:
             for key in keys(changes.schema, part):
                 table.rows.pop(key, None)
+        for row in () if changes.removals is None else changes.removals.to_pylist():
+            assert row in table.unkeyed, "a row to remove is not there"
+            table.unkeyed.remove(row)
         for rows in (changes.inserts.to_pylist(), changes.upserts.to_pylist(), *completed):
             _insert(table, rows)
 
@@ -87,7 +90,13 @@ def check_changes(changes: TableChanges) -> None:
         assert not changes.upserts.num_rows
         assert not changes.deletes.num_rows
         assert not changes.partials
-    for part in (changes.inserts, changes.upserts, changes.deletes, *(partial.rows for partial in changes.partials)):
+    parts = [changes.inserts, changes.upserts, changes.deletes, *(partial.rows for partial in changes.partials)]
+    if changes.removals is not None:
+        assert schema.is_multiset
+        assert changes.removals.schema == arrow_schema(schema)
+        assert changes.removals.num_rows
+        parts.append(changes.removals)
+    for part in parts:
         part.validate(full=True)
 
 

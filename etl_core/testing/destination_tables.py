@@ -89,9 +89,16 @@ def changes(
     deletes: Rows = (),
     partials: Iterable[PartialRows] = (),
     truncate: bool = False,
+    removals: Rows = (),
 ) -> TableChanges:
     return TableChanges(
-        schema, rows(schema, inserts), rows(schema, upserts), keys(schema, deletes), tuple(partials), truncate
+        schema,
+        rows(schema, inserts),
+        rows(schema, upserts),
+        keys(schema, deletes),
+        tuple(partials),
+        truncate,
+        removals=rows(schema, removals) if removals else None,
     )
 
 

@@ -174,8 +174,8 @@ def _differences(destination: Destination, schema: TableSchema, expected: Rows) 
     return found
 
 
-class ValueSuite:
-    """Mixed into DestinationSuite."""
+class ValueCases:
+    """Which values a destination is tested with."""
 
     def holds(self, column: Column, value: Any) -> bool:  # noqa: ARG002 - for subclasses
         """Whether the destination can hold the value; one that it cannot hold it must refuse (ValueOutOfRange)."""
@@ -185,6 +185,10 @@ class ValueSuite:
     def cases(self) -> Sequence[Case]:
         """To be overridden where a column cannot be tested."""
         return CASES
+
+
+class ValueSuite(ValueCases):
+    """Mixed into DestinationSuite."""
 
     def test_values_that_it_cannot_hold_are_refused(self, destination: Destination, cases: Sequence[Case]) -> None:
         for column, values in cases:

@@ -24,7 +24,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
-from etl_core.destination.protocol import Destination, Job, KeepingCopy, KeptRows, Positions, TableCopy
+from etl_core.destination.protocol import Destination, Job, KeepingCopy, KeptRows, Positions, TableCopy, why_no_removals
 from etl_core.errors import StateConflict, StateStoreUnavailable, WatermarkConflict
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
@@ -46,6 +46,9 @@ class HostileDestination:
     def positions(self) -> Positions:
         self._inner.positions()
         return self._inner.positions()
+
+    def refuses_removals(self, schema: TableSchema) -> str | None:
+        return why_no_removals(self._inner, schema)
 
     def copy(self, schema: TableSchema) -> HostileCopy:
         return HostileCopy(lambda: self._inner.copy(schema), self)

@@ -14,7 +14,7 @@ from typing import Literal, Self, TypeVar
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
-from etl_core.destination.protocol import Destination, Job, KeepingCopy, KeptRows, Positions, TableCopy
+from etl_core.destination.protocol import Destination, Job, KeepingCopy, KeptRows, Positions, TableCopy, why_no_removals
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -58,6 +58,9 @@ class ScriptedDestination:
 
     def positions(self) -> Positions:
         return self.perform("positions", self._inner.positions)
+
+    def refuses_removals(self, schema: TableSchema) -> str | None:
+        return why_no_removals(self._inner, schema)
 
     def copy(self, schema: TableSchema) -> ScriptedCopy:
         return ScriptedCopy(self, self.perform("copy", lambda: self._inner.copy(schema)))

@@ -53,15 +53,18 @@ class SourceTable:
     schema: TableSchema
     toasted: frozenset[str]
     rows: dict[Key, Row] = field(default_factory=dict)
+    inserted: int = 0
+    """Rows that ever were in a table without a key."""
 
     @property
     def table_id(self) -> TableId:
         return self.schema.table_id
 
     def key_of(self, row: Row) -> Key:
-        """A row's key; for a table without one a number of its own."""
+        """The key of a row that is inserted; for a table without one a number of its own."""
         if not self.schema.key:
-            return (str(len(self.rows)),)
+            self.inserted += 1
+            return (str(self.inserted - 1),)
         return tuple(row[name] for name in self.schema.column_names if name in self.schema.key)
 
 
@@ -135,7 +138,7 @@ class SourceModel:
         old_key = tuple(map(_text, key))
         old = table.rows[old_key]
         row = {**old, **{name: _text(value) for name, value in values.items()}}
-        new_key = table.key_of(row)
+        new_key = table.key_of(row) if table.schema.key else old_key
         if new_key != old_key and new_key in table.rows:
             raise ValueError(f"{table.schema.name} has a row with the key {new_key}")
         del table.rows[old_key]

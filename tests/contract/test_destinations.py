@@ -15,6 +15,7 @@ from etl_core.destination.protocol import Destination
 from etl_core.schema.table import TableSchema
 from etl_core.testing.destination_counting_suite import CountingSuite
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
+from etl_core.testing.destination_multiset_suite import MultisetSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import ChangesSuite, DestinationSuite
@@ -23,14 +24,14 @@ from etl_core.testing.hostile import HostileDestination
 from etl_core.testing.scripted_destination import ScriptedDestination
 
 
-class TestMemory(DeletedRowsSuite, CountingSuite, DestinationSuite):
+class TestMemory(MultisetSuite, DeletedRowsSuite, CountingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self) -> MakeDestination:
         database = MemoryDatabase()
         return lambda pipeline: MemoryDestination(database, pipeline)
 
 
-class TestDuckDB(DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
+class TestDuckDB(MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: DuckDBDestination(tmp_path / "public.duckdb", pipeline)
@@ -60,7 +61,7 @@ class TestScripted(DestinationSuite):
         return lambda pipeline: ScriptedDestination(MemoryDestination(database, pipeline))
 
 
-class TestMemoryHostile(DeletedRowsSuite, DestinationSuite):
+class TestMemoryHostile(MultisetSuite, DeletedRowsSuite, DestinationSuite):
     """Answers are lost, requests arrive twice and late."""
 
     @pytest.fixture

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from google.cloud import bigquery
 
 from etl_core.batch import TableChanges, WatermarkMove
-from etl_core.destination.bigquery import statements
+from etl_core.destination.bigquery import removals, statements
 from etl_core.destination.bigquery.alterations import ColumnMoves, Moved, add_columns
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.cdc import needs_merge
@@ -45,6 +45,7 @@ class StagedPart:
     truncate: bool
     mark_deleted: datetime | None
     unchanged: tuple[tuple[str, ...], ...]
+    removes: bool
     bounds: tuple[str, tuple[Parameter, Parameter]] | None
     fill: tuple[tuple[StoredColumn, ...], Place] | None
 
@@ -63,6 +64,8 @@ class StagedPart:
         if self.staged is None:
             return found
         kept_columns = [column for column in self.columns if column in final]
+        if self.removes:
+            return [*found, *removals.remove(self.place, self.staged, kept_columns, self.schema, number)]
         if not self.schema.key:
             return [*found, statements.insert(self.place, self.staged, kept_columns)]
         if self.unchanged:
@@ -119,6 +122,7 @@ class Stager:
                 changes.truncate,
                 changes.mark_deleted,
                 tuple(partial.unchanged for partial in changes.partials),
+                changes.removals is not None,
                 key_bounds(changes, columns, number),
                 fill,
             )
@@ -199,7 +203,7 @@ def _missing(column: Column, table: TableName) -> Any:
 
 
 def _rows_of(changes: TableChanges) -> pa.Table | None:
-    """All four sets as one table in the columns of the schema and the marks; None if there is no row."""
+    """All sets as one table in the columns of the schema and the marks; None if there is no row."""
     schema = changes.schema
     keys = key_schema(schema)
     has_origins = bool(changes.partials)
@@ -226,6 +230,8 @@ def _rows_of(changes: TableChanges) -> pa.Table | None:
     add(changes.inserts, True, 0, None)
     add(changes.upserts, True, 0, None)
     add(changes.deletes, False, 0, None)
+    if changes.removals is not None:
+        add(changes.removals, False, 0, None)
     for group, partial in enumerate(changes.partials, 1):
         add(partial.rows, True, group, partial.origin_keys)
         add(partial.origin_keys, False, 0, None)

@@ -30,7 +30,7 @@ from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, STORAGE_RETRY, Clients
 from etl_core.destination.bigquery.copy import BigQueryCopy, BigQueryPart, give_up
-from etl_core.destination.bigquery.failures import ORIGIN, QuotaUsedUp, translated
+from etl_core.destination.bigquery.failures import ORIGIN, REMOVAL, QuotaUsedUp, translated
 from etl_core.destination.bigquery.method import STREAMED
 from etl_core.destination.bigquery.names import Place, check_dataset, place_of
 from etl_core.destination.bigquery.options import BigQueryOptions, parse_options
@@ -38,7 +38,7 @@ from etl_core.destination.bigquery.pace import Pace
 from etl_core.destination.bigquery.transactions import Transaction, transactions
 from etl_core.destination.bigquery.types import from_bigquery
 from etl_core.destination.protocol import Job, Positions
-from etl_core.errors import CopyNeeded, DestinationError, EtlError, TableError
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, CopyNeeded, DestinationError, EtlError, TableError
 from etl_core.identifiers import TableId
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
@@ -69,6 +69,9 @@ class BigQueryDestination:
 
     def positions(self) -> Positions:
         return self._book.positions()
+
+    def refuses_removals(self, schema: TableSchema) -> None:
+        """See RemovingDestination: none is refused."""
 
     def copy(self, schema: TableSchema) -> BigQueryCopy:
         return BigQueryCopy(self._clients, self._book, self._pipeline, schema, self.place(schema), self._layout)
@@ -197,19 +200,25 @@ class BigQueryDestination:
             "writing a batch",
             transaction.parameters,
             job_prefix=f"etl_{self._pipeline}",
-            explain=lambda message: _missing_origin(message, stager) or _missing_table(message, stager),
+            explain=lambda message: _missing_rows(message, stager) or _missing_table(message, stager),
         )
         _log.info("job %s wrote a batch, %s bytes processed", job.job_id, job.total_bytes_processed)
         url = f"https://console.cloud.google.com/bigquery?project={job.project}&j=bq:{job.location}:{job.job_id}&page=queryresults"
         return Job(job.job_id, url, job.total_bytes_processed or 0)
 
 
-def _missing_origin(message: str, stager: Stager) -> EtlError | None:
+def _missing_rows(message: str, stager: Stager) -> EtlError | None:
     """The error of the table whose rows are not there, if that is what the script's end was about."""
-    found = re.search(rf"{ORIGIN}:(\d+)", message)
+    found = re.search(rf"({ORIGIN}|{REMOVAL}):(\d+)", message)
     if found is None:
         return None
-    name = stager.parts[int(found.group(1))].schema.name
+    name = stager.parts[int(found.group(2))].schema.name
+    if found.group(1) == REMOVAL:
+        return CopiedAgain(
+            f"{name}: rows to remove are not there, so the table was changed from outside",
+            table=str(name),
+            hint=COPIED_AGAIN,
+        )
     return TableError(
         f"{name}: rows whose unchanged values are needed are not there",
         table=str(name),

@@ -19,7 +19,8 @@ from etl_core.identifiers import TableName
 
 FENCE = "etl:fence"
 ORIGIN = "etl:origin"
-"""Begin the messages of the assertions in our scripts; the second is followed by the number of the table's part."""
+REMOVAL = "etl:removal"
+"""Begin the messages of the assertions in our scripts; the last two are followed by the number of the table's part."""
 
 _PASSING = frozenset(
     {"rateLimitExceeded", "quotaExceeded", "backendError", "internalError", "tableUnavailable", "jobRateLimitExceeded"}

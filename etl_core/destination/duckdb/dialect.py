@@ -28,6 +28,8 @@ from etl_core.schema.table import Column
 
 _EXACT = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(\d+,\d+\)|VARCHAR|FLOAT|DOUBLE")
 """Types between which DuckDB's cast gives the same value, if it can be cast back to what it was."""
+_ALIKE = re.compile(r"\b(FLOAT|DOUBLE|INTERVAL|TIME WITH TIME ZONE)\b")
+"""Types with values that DuckDB calls equal and prints differently, such as -0 and 0, or a month and 30 days."""
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
@@ -53,6 +55,7 @@ class DuckDBDialect(Dialect):
     )
     alters_changed_tables = False
     replaces_by_select = True
+    row_id = "rowid"
 
     def temporary(self, name: str) -> Query:
         return sql.Identifier("temp", "main", name)
@@ -81,6 +84,9 @@ class DuckDBDialect(Dialect):
             return same
         cast = sql.SQL("TRY_CAST({} AS {})").format(value, sql.SQL(wanted))
         return sql.SQL("CASE WHEN TRY_CAST({} AS {}) = {} THEN {} END").format(cast, sql.SQL(stored), value, cast)
+
+    def told_apart(self, value: Query, column: Column) -> Query | None:
+        return sql.SQL("CAST({} AS VARCHAR)").format(value) if _ALIKE.search(duckdb_type(column)) else None
 
     def arrow_field(self, column: Column) -> pa.Field[Any]:
         return tagged_field(column)

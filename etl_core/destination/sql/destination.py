@@ -19,6 +19,7 @@ from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.sql.copy import SessionT, StagedCopy
 from etl_core.destination.sql.deleted_rows import count_living
 from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.removals import refuses_removals
 from etl_core.destination.sql.session import Database, Session
 from etl_core.destination.sql.staging import StagedPart, discard_abandoned
 from etl_core.destination.sql.writer import TableWriter
@@ -79,6 +80,10 @@ class SqlDestination(ABC, Generic[SessionT]):
                 for table_id, name in tables.items()
                 if table_id in marks and (fold(name.namespace), fold(name.name)) in there
             }
+
+    def refuses_removals(self, schema: TableSchema) -> str | None:
+        """See RemovingDestination."""
+        return refuses_removals(self._dialect, schema)
 
     def copy(self, schema: TableSchema) -> StagedCopy[SessionT]:
         copy = self._begin_copy(schema, self._directory(schema), is_known=schema.name in self._known)

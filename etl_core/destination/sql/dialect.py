@@ -46,6 +46,9 @@ class Dialect(ABC):
     """Whether a table can be altered in the transaction that has changed rows of it."""
     replaces_by_select: ClassVar[bool] = False
     """Whether CREATE OR REPLACE TABLE … AS may select from the table that it replaces, in a transaction."""
+    row_id: ClassVar[str | None] = None
+    """The column that the product gives every row, of another value in each; without it no row of a table without a
+    key can be removed."""
 
     @abstractmethod
     def temporary(self, name: str) -> Query:
@@ -94,3 +97,10 @@ class Dialect(ABC):
     def same(self, left: Query, right: Query) -> Query:
         """Whether two values of a key are equal; NULL equals NULL."""
         return sql.SQL("{} IS NOT DISTINCT FROM {}").format(left, right)
+
+    def told_apart(self, value: Query, column: Column) -> Query | None:  # noqa: ARG002
+        """What differs where `same` holds of two stored values whose texts differ; None for a type without such.
+
+        Asked for rows that are found by all their values: -0 and 0 are two of them.
+        """
+        return None

@@ -20,6 +20,7 @@ from etl_core.destination.sql.deleted_rows import mark_deleted, mark_keys, marks
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.names import check_columns
 from etl_core.destination.sql.plan import Plan
+from etl_core.destination.sql.removals import remove_rows
 from etl_core.destination.sql.session import Session
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableName
@@ -67,6 +68,8 @@ class TableWriter:
             completed.append(self._carry(schema, upserts))
             upserts = upserts.slice(0, 0)
         changed += self._delete(schema, _keys_to_delete(changes))
+        if changes.removals is not None:
+            changed += self._remove(schema, changes.removals)
         arriving = [rows for rows in (changes.inserts, upserts) if rows.num_rows]
         if arriving:
             changed += self._insert(schema, arriving)
@@ -196,6 +199,18 @@ class TableWriter:
         together = pa.concat_tables([pa.Table.from_arrays(k.select(arrow.names).columns, schema=arrow) for k in keys])
         query = statements.delete_keys(self._dialect, self._table, _key_columns(schema))
         return self._session.execute_with(query, together)
+
+    def _remove(self, schema: TableSchema, removals: pa.Table) -> int:
+        if self._foreign:
+            raise TableError(
+                f"{schema.name} has no key, so an update or delete of its rows would lose values of column "
+                f"{', '.join(column.name for column in self._foreign)}, which this pipeline did not create",
+                table=str(schema.name),
+                hint="save them in a table of your own, drop the columns with ALTER TABLE … DROP COLUMN, "
+                f"then: etl resync {schema.name}",
+            )
+        rows = _ordered(self._dialect, removals, schema.columns)
+        return remove_rows(self._dialect, self._session, self._table, schema, rows)
 
     def _insert(self, schema: TableSchema, arriving: Sequence[pa.Table]) -> int:
         rows = pa.concat_tables([_ordered(self._dialect, each, schema.columns) for each in arriving])

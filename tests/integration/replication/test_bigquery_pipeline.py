@@ -26,7 +26,12 @@ pytestmark = pytest.mark.timeout(600)
 def test_a_pipeline_into_bigquery(lab: Lab, bigquery_options: dict[str, str]) -> None:
     lab.execute("CREATE TABLE orders (id int PRIMARY KEY, n numeric(12, 2), note text, tags text[], doc jsonb)")
     lab.execute("ALTER TABLE orders ALTER note SET STORAGE EXTERNAL")
-    lab.execute("CREATE TABLE log (line text)")
+    lab.execute("CREATE TABLE log (line text, tags text[], body text); ALTER TABLE log REPLICA IDENTITY FULL")
+    lab.execute(
+        "ALTER TABLE log ALTER body SET STORAGE EXTERNAL;"
+        "INSERT INTO log SELECT nullif(g % 3, 0), ARRAY['a', NULL], repeat('x' || g % 2, 3000)"
+        " FROM generate_series(1, 30) g"
+    )
     lab.execute(
         "INSERT INTO orders SELECT g, g / 7.0, repeat(md5(g::text), 200), ARRAY['a', NULL], '{\"a\": 1.10}'"
         " FROM generate_series(1, 500) g"
@@ -35,7 +40,8 @@ def test_a_pipeline_into_bigquery(lab: Lab, bigquery_options: dict[str, str]) ->
     destination = from_options(bigquery_options, lab.config.pipeline)
     pipeline = lab.pipeline(destination=destination)
     assert not [outcome for outcome in pipeline.sync() if isinstance(outcome, EtlError)]
-    lab.execute("INSERT INTO log VALUES ('one'), ('one')")
+    lab.execute("INSERT INTO log VALUES ('one'), ('one'); UPDATE log SET line = '5' WHERE line = '2'")
+    lab.execute("DELETE FROM log WHERE ctid IN (SELECT ctid FROM log WHERE line = '1' LIMIT 3)")
     lab.execute("UPDATE orders SET n = n + 1 WHERE id % 3 = 0")  # the note is not in the WAL
     lab.execute("UPDATE orders SET id = id + 1000 WHERE id % 50 = 0")
     lab.execute("DELETE FROM orders WHERE id % 7 = 0")
@@ -43,6 +49,11 @@ def test_a_pipeline_into_bigquery(lab: Lab, bigquery_options: dict[str, str]) ->
     lab.execute("ALTER TABLE orders ADD COLUMN rating int DEFAULT 5")
     lab.execute("ALTER TABLE orders DROP COLUMN doc")
     lab.execute("INSERT INTO orders (id, note, rating) VALUES (9001, NULL, NULL)")
+    lab.execute("ALTER TABLE log ADD COLUMN more int DEFAULT 5; DELETE FROM log WHERE line = 'one'")
+    lab.execute("UPDATE log SET more = 6 WHERE line IS NULL; ALTER TABLE log DROP COLUMN tags")
+    lab.execute("DELETE FROM log WHERE line = '5'")
+    lab.execute("INSERT INTO log (line) VALUES ('two'), ('two')")
+    lab.execute("DELETE FROM log WHERE ctid IN (SELECT ctid FROM log WHERE line = 'two' LIMIT 1)")
     pipeline.stream(until=pipeline.current_lsn())
     comparisons = pipeline.verify()
     assert [comparison.table.name for comparison in comparisons] == ["log", "orders"]

@@ -113,12 +113,16 @@ def test_replica_identities(lab: Lab) -> None:
         "INSERT INTO without_key VALUES (1, NULL); TRUNCATE without_key; INSERT INTO without_key VALUES (3, 'x')"
     )
     lab.execute("INSERT INTO without_key VALUES (3, 'x'); INSERT INTO whole_without_key VALUES (1, NULL)")
+    lab.execute("DELETE FROM whole_without_key WHERE ctid = '(0,1)'; UPDATE whole_without_key SET v = 'x' WHERE n = 2")
     lab.assert_equal(pipeline)
 
 
 def test_an_update_without_a_key_stops_that_table_only(lab: Lab) -> None:
+    """The source accepts it, as the partitions have an identity; that of the whole table is sent, and there is none."""
     for table in ("updated", "deleted"):
-        lab.execute(f"CREATE TABLE {table} (n int); ALTER TABLE {table} REPLICA IDENTITY FULL")
+        lab.execute(f"CREATE TABLE {table} (n int) PARTITION BY RANGE (n)")
+        lab.execute(f"CREATE TABLE {table}_all PARTITION OF {table} DEFAULT")
+        lab.execute(f"ALTER TABLE {table}_all REPLICA IDENTITY FULL")
         lab.execute(f"INSERT INTO {table} VALUES (1), (2)")
     lab.execute("CREATE TABLE other (id int PRIMARY KEY)")
     lab.publish()
@@ -133,6 +137,7 @@ def test_an_update_without_a_key_stops_that_table_only(lab: Lab) -> None:
         assert status.state is TableState.ERRORED
         assert f"public.{table} is published without a key" in str(status.error)
         assert "ADD PRIMARY KEY" in str(status.hint)
+        assert "of a partitioned table for itself" in str(status.hint)
     lab.execute("INSERT INTO other VALUES (2)")
     lab.assert_equal(pipeline, errored=["updated", "deleted"])
 

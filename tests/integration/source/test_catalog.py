@@ -141,6 +141,20 @@ def test_the_attributes_of_composites(database: Database, conn: Connection) -> N
     ]
 
 
+@pytest.mark.parametrize(("leaf", "identity"), [("FULL", ReplicaIdentity.FULL), ("DEFAULT", ReplicaIdentity.NOTHING)])
+def test_full_counts_where_all_partitions_have_it(
+    database: Database, conn: Connection, leaf: str, identity: ReplicaIdentity
+) -> None:
+    publish(
+        database,
+        "CREATE TABLE t (a int) PARTITION BY RANGE (a)",
+        "CREATE TABLE middle PARTITION OF t FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (a)",
+        "CREATE TABLE leaf PARTITION OF middle DEFAULT",
+        f"ALTER TABLE t REPLICA IDENTITY FULL; ALTER TABLE leaf REPLICA IDENTITY {leaf}",
+    )
+    assert one(conn).schema.replica_identity is identity
+
+
 @pytest.mark.parametrize(
     ("statements", "identity", "key"),
     [

@@ -9,10 +9,10 @@ import pytest
 
 from etl_core.batch import ChangeCounts, TableChanges
 from etl_core.decode.decoder import decode_frames
-from etl_core.errors import TableError
+from etl_core.errors import CopyNeeded, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import ZERO, Lsn
-from etl_core.protocol.messages import UNCHANGED, Begin, Commit, Insert, Relation, Update
+from etl_core.protocol.messages import UNCHANGED, Begin, Commit, Delete, Insert, Relation, Update
 from etl_core.replication.assembler import Assembler
 from etl_core.schema.table import ReplicaIdentity
 from etl_core.testing.destination_model import check_changes
@@ -66,6 +66,7 @@ def shown(changes: TableChanges) -> dict[str, Any]:
         "upserts": rows(changes.upserts),
         "deletes": rows(changes.deletes),
         "partials": [(part.unchanged, rows(part.origin_keys), rows(part.rows)) for part in changes.partials],
+        "removals": [] if changes.removals is None else rows(changes.removals),
     }
     return {name: value for name, value in parts.items() if value}
 
@@ -321,9 +322,9 @@ def test_a_transaction_at_the_watermark_is_skipped_and_the_next_is_not() -> None
 
 
 @pytest.mark.parametrize("kind", ["update", "delete"])
-def test_a_table_without_a_key_takes_only_inserts(kind: str) -> None:
+def test_a_table_without_a_key_and_without_whole_old_rows_takes_only_inserts(kind: str) -> None:
     source = SourceModel()
-    table = source.create("log", {"line": "text"}, identity=ReplicaIdentity.FULL)
+    table = source.create("log", {"line": "text"})
     source.insert(table, line="a")
     source.insert(table, line="a")
     source.commit()
@@ -337,6 +338,44 @@ def test_a_table_without_a_key_takes_only_inserts(kind: str) -> None:
     with pytest.raises(TableError, match=r"public.log is published without a key") as caught:
         decode(source)
     assert caught.value.table == "public.log"
+
+
+@pytest.mark.parametrize("toasted", [(), ("body",)], ids=["whole rows", "unchanged values"])
+def test_of_a_table_without_a_key_equal_rows_are_counted(toasted: tuple[str, ...]) -> None:
+    source = SourceModel()
+    columns = {"line": "text", "body": "text"}
+    table = source.create("log", columns, toasted=toasted, identity=ReplicaIdentity.FULL)
+    for line in ("a", "a", "b", None, None):
+        source.insert(table, line=line, body="long")
+    source.update(table, (0,), line="c")
+    source.update(table, (1,), line="c")
+    source.delete(table, (1,))
+    source.delete(table, (3,))
+    source.commit()
+    source.insert(table, line="c", body="long")
+    source.delete(table, (0,))
+    source.update(table, (2,), line=None)
+    source.update(table, (2,), line="")
+    source.update(table, (2,), line="n", body=None)
+    source.commit()
+    first, second = decode(source, first=0)[table.table_id], decode(source, first=1)[table.table_id]
+    assert shown(first[0]) == {"inserts": [("c", "long"), (None, "long"), ("n", None)]}
+    assert first[0].counts == ChangeCounts(6, 5, 3, 0)
+    assert shown(second[0]) == {"inserts": [("n", None)], "removals": [("b", "long")]}
+
+
+@pytest.mark.parametrize("kind", ["update", "delete"])
+def test_a_row_without_a_key_whose_old_values_are_not_whole_is_refused(kind: str) -> None:
+    """As of a partition that has another replica identity than its root."""
+    source = SourceModel()
+    table = source.create("log", {"line": "text"}, identity=ReplicaIdentity.FULL)
+    assembler = Assembler(lambda *_: table.schema, memory_limit=1 << 30, start_lsn=ZERO)
+    sent: Update | Delete = Update(None, table.table_id, None, None, build_tuple("a"))
+    if kind == "delete":
+        sent = Delete(None, table.table_id, None, build_tuple(UNCHANGED))
+    feed(assembler, [Begin(Lsn(1), 0, 1), build_frame(sent), Commit(Lsn(1), Lsn(2), 0)])
+    with pytest.raises(CopyNeeded, match="without the whole old row"):
+        list(decode_frames(assembler.take().pieces[0].load(), {table.table_id: table.schema}, {table.table_id: ZERO}))
 
 
 @pytest.mark.parametrize("key", [("id",), ()])

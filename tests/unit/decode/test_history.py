@@ -149,7 +149,7 @@ class Session:
             self.source.truncate(table, *others)
         elif op.kind == "add_column" and len(table.schema.columns) < 9:
             self.source.add_column(table, f"added{len(table.schema.columns)}", "text")
-        elif table.rows and table.schema.key:
+        elif table.rows and (table.schema.key or table.schema.is_multiset):
             keys = list(table.rows)
             self.change(table, keys[op.row % len(keys)], op)
 
@@ -161,7 +161,7 @@ class Session:
     def change(self, table: SourceTable, key: tuple[str | None, ...], op: Op) -> None:
         if op.kind == "update":
             self.source.update(table, key, **self.values(table, op.named))
-        elif op.kind == "move":
+        elif op.kind == "move" and table.schema.key:
             moved = {**table.rows[key], **self.key_values(table, op.key)}
             if table.key_of(moved) not in table.rows:
                 new_key = {name: moved[name] for name in table.schema.key if moved[name] != table.rows[key][name]}
@@ -172,7 +172,7 @@ class Session:
             row = table.rows[key]
             self.source.delete(table, key)
             self.source.insert(table, **{**row, **self.values(table, op.named)})
-        elif op.kind == "swap":
+        elif op.kind == "swap" and table.schema.key:
             self.swap(table, key, op)
 
     def swap(self, table: SourceTable, key: tuple[str | None, ...], op: Op) -> None:
@@ -194,14 +194,18 @@ class Session:
         return values
 
     def values(self, table: SourceTable, named: int) -> dict[str, str | None]:
-        """A new value for every column outside the key that `named` has a bit for; some are NULL, none comes twice."""
+        """A new value for every column outside the key that `named` has a bit for; some are NULL.
+
+        None comes twice but in a table without a key, whose rows are to be equal often.
+        """
         columns = [column for column in table.schema.columns if column.name not in table.schema.key]
         values: dict[str, str | None] = {}
         for at, column in enumerate(columns):
             if named >> at & 1:
                 self.number += 1
-                text = "tf"[self.number % 2] if column.type.name == "bool" else str(self.number)
-                values[column.name] = None if self.number % 5 == 0 else text
+                number = self.number if table.schema.key else self.number % 3
+                text = "tf"[number % 2] if column.type.name == "bool" else str(number)
+                values[column.name] = None if number % 5 == 0 else text
         return values
 
 

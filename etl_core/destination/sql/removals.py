@@ -1,0 +1,106 @@
+"""The statements that remove rows of a table without a key: of equal rows as many as are to go.
+
+A row is found by all its columns, which reads the table once for each part that removes any: measured with 2 M rows of
+eight columns in DuckDB, 0.2 s for 1,000 rows and 0.26 s for 100,000. A stored hash of the row would make that 0.01 and
+0.04 s; readers would see it, and every inserted row would cost more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+from psycopg import sql
+
+from etl_core.destination.sql import statements
+from etl_core.destination.sql.dialect import Dialect, Query
+from etl_core.destination.sql.session import Session
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
+from etl_core.schema.table import Column, TableSchema
+
+_NUMBER, _WANTED, _ROW, _NTH = (sql.Identifier(f"etl${name}") for name in ("number", "wanted", "row", "nth"))
+
+
+def refuses_removals(dialect: Dialect, schema: TableSchema) -> str | None:
+    """Why rows of a table without a key cannot be removed, as the end of a sentence; None if they can."""
+    if dialect.row_id is None:
+        return f"{dialect.product} does not tell equal rows apart"
+    for name in schema.column_names:
+        if dialect.fold(name) == dialect.fold(dialect.row_id):
+            return (
+                f"its column {name} hides the row numbers of {dialect.product} (columns: {{rename: …}} gives it another"
+                " name there)"
+            )
+    return None
+
+
+def remove_rows(dialect: Dialect, session: Session, table: Query, schema: TableSchema, rows: pa.Table) -> int:
+    """Removes one equal row for each of `rows`, which have the Arrow schema of `dialect`; returns how many.
+
+    Raises CopiedAgain if that many are not there.
+    """
+    reason = refuses_removals(dialect, schema)
+    if reason is not None or dialect.row_id is None:
+        raise TableError(
+            f"rows of {schema.name}, which has no key, cannot be removed: {reason}",
+            table=str(schema.name),
+            hint=f"add a primary key to it; then: etl resync {schema.name}",
+        )
+    wanted = dialect.temporary("etl$removed")
+    session.execute_with(_count(dialect, wanted, schema.columns), rows)
+    removed = session.execute(_delete(dialect, table, wanted, schema.columns, sql.Identifier(dialect.row_id)))
+    session.execute(statements.drop(wanted))
+    if removed != rows.num_rows:
+        raise CopiedAgain(
+            f"{schema.name}: {rows.num_rows - removed} of {rows.num_rows} rows to remove are not there, so the table"
+            " was changed from outside",
+            table=str(schema.name),
+            hint=COPIED_AGAIN,
+        )
+    return removed
+
+
+def _count(dialect: Dialect, result: Query, columns: Sequence[Column]) -> Query:
+    """Puts each of the Arrow rows into temporary table `result` once, with its number and how often it was there."""
+    names = [sql.Identifier("v", column.name) for column in columns]
+    by = [*names, *_told_apart(dialect, "v", columns)]
+    return sql.SQL(
+        "CREATE TEMPORARY TABLE {} AS SELECT {}, count(*) AS {}, row_number() OVER () AS {}"
+        " FROM (SELECT {} FROM {} AS p) AS v GROUP BY {}"
+    ).format(
+        result,
+        sql.SQL(", ").join(names),
+        _WANTED,
+        _NUMBER,
+        statements.converted(dialect, columns),
+        dialect.rows,
+        sql.SQL(", ").join(by),
+    )
+
+
+def _delete(dialect: Dialect, table: Query, wanted: Query, columns: Sequence[Column], row_id: Query) -> Query:
+    """Deletes as many rows as are `wanted` of those that are equal to each."""
+    same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name)) for c in columns]
+    same += [
+        dialect.same(left, right)
+        for left, right in zip(_told_apart(dialect, "t", columns), _told_apart(dialect, "k", columns), strict=True)
+    ]
+    return sql.SQL(
+        "DELETE FROM {table} WHERE {row_id} IN (SELECT {row} FROM (SELECT t.{row_id} AS {row}, k.{wanted} AS {wanted},"
+        " row_number() OVER (PARTITION BY k.{number}) AS {nth} FROM {table} AS t JOIN {counted} AS k ON {same}) AS r"
+        " WHERE {nth} <= {wanted})"
+    ).format(
+        table=table,
+        row_id=row_id,
+        row=_ROW,
+        wanted=_WANTED,
+        number=_NUMBER,
+        nth=_NTH,
+        counted=wanted,
+        same=sql.SQL(" AND ").join(same),
+    )
+
+
+def _told_apart(dialect: Dialect, alias: str, columns: Sequence[Column]) -> list[Query]:
+    found = (dialect.told_apart(sql.Identifier(alias, column.name), column) for column in columns)
+    return [each for each in found if each is not None]
