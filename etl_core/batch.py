@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ChangeCounts:
-    """Row changes as the source made them, before the collapse."""
+    """Row changes as the source made them, before the collapse. `logged` are the rows that they are in a log."""
 
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
     truncated: int = 0
+    logged: int = 0
 
     def __add__(self, other: ChangeCounts) -> ChangeCounts:
         return ChangeCounts(
@@ -36,6 +37,7 @@ class ChangeCounts:
             self.updated + other.updated,
             self.deleted + other.deleted,
             self.truncated + other.truncated,
+            self.logged + other.logged,
         )
 
     @property
@@ -76,13 +78,13 @@ class TableChanges:
     No key stands in more than one of `inserts`, `upserts`, `partials.rows`; a key in `deletes` may also be
     re-inserted, and may be one that came and went within the part, which the destination need not have. Rows of
     `inserts` are new to the destination by the watermark rule: no look-up is needed.
-    For a table without a key all rows are `inserts` or `removals` (`schema.is_multiset`). Equal means the same text at
-    the source: NULL equals NULL, and -0 is not 0. A row stands in `removals` as often as it is to be removed, and the
-    destination has it at least as often, but for rows there that were changed from outside: CopiedAgain then.
-    Two of `removals` may be one value in the destination, and one of them equal to one of `inserts`.
-    In a table that keeps its deleted rows nothing is gone in the end:
-    a delete is a row with DELETED_AT, whole or partial, and all rows are `upserts` or `partials`, for a deleted row may
-    be there under any key.
+    For a table without a key, as a log is (`schema.change_log`), all rows are `inserts` or `removals`
+    (`schema.is_multiset`). Equal means the same text at the source: NULL equals NULL, and -0 is not 0. A row stands in
+    `removals` as often as it is to be removed, and the destination has it at least as often, but for rows there that
+    were changed from outside: CopiedAgain then. Two of `removals` may be one value in the destination, and one of them
+    equal to one of `inserts`.
+    In a table that keeps its deleted rows nothing is gone in the end: a delete is a row with DELETED_AT, whole or
+    partial, and all rows are `upserts` or `partials`, for a deleted row may be there under any key.
     """
 
     schema: TableSchema

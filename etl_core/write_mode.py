@@ -6,7 +6,11 @@ from enum import StrEnum
 
 
 class WriteMode(StrEnum):
-    """MIRROR has the source's rows; SOFT_DELETE also those that were deleted there, with the moment of it."""
+    """MIRROR has the source's rows; SOFT_DELETE also those that were deleted there, with the moment of it.
+
+    APPEND has a row for every change, and never changes one.
+    """
 
     MIRROR = "mirror"
     SOFT_DELETE = "soft_delete"
+    APPEND = "append"

@@ -284,7 +284,8 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     )
     write_mode: str = Field(
         default="mirror",
-        description="mirror, or soft_delete: deleted rows stay, with _etl_deleted_at; per table in table_settings.",
+        description="mirror; soft_delete: deleted rows stay, with _etl_deleted_at; append: a row for every change; per"
+        " table in table_settings.",
     )
     schema_changes: str = Field(
         default="apply",

@@ -20,6 +20,11 @@ from etl_core.state.table_state import TableState
 from etl_core.write_mode import WriteMode
 
 _SHOWN = 5
+_MODES = {
+    WriteMode.SOFT_DELETE: "deleted rows stay, with _etl_deleted_at",
+    WriteMode.APPEND: "a row for every change, with _etl_op",
+}
+"""What is told of a table that is no mirror."""
 
 
 def status(pipeline: PipelineControl, arguments: Arguments) -> int:
@@ -126,8 +131,9 @@ def _tables(
     shown = [header]
     for line, table in zip(lines, tables, strict=True):
         shown.append(line)
-        if write_mode(table.name) is WriteMode.SOFT_DELETE:
-            shown.append("    write_mode soft_delete: deleted rows stay, with _etl_deleted_at")
+        mode = write_mode(table.name)
+        if mode in _MODES:
+            shown.append(f"    write_mode {mode}: {_MODES[mode]}")
         if table.table_id in ahead:
             mark = watermarks[table.table_id]
             shown.append(f"    just copied: it is ahead of the other tables until the stream has passed {mark}")

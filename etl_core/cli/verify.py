@@ -66,6 +66,13 @@ def _details(comparison: Comparison) -> list[str]:
         details += [f"key {_keys(keys.first, keys.last)}: {plural(keys.rows, 'row')}" for keys in comparison.ranges]
     if comparison.is_of_living:
         details.append("deleted rows of the destination are not compared (write_mode soft_delete)")
+    if comparison.is_of_log:
+        details.append("the rows that follow from the log are compared, not the log's own (write_mode append)")
+    if comparison.uncompared:
+        details.append(
+            f"{plural(comparison.uncompared, 'row')}: unchanged TOASTed values that are in earlier rows of the log are"
+            " not compared"
+        )
     if comparison.problem is not None:
         details.append(comparison.problem)
     return details

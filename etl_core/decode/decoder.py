@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +16,7 @@ from etl_core.batch import ChangeCounts, PartialRows, TableChanges
 from etl_core.decode.collapse import Chains, Events, Final, collapse
 from etl_core.decode.keys import key_texts, number_keys
 from etl_core.decode.loading import Wanted, load_cells
+from etl_core.decode.log import Logged, log_changes
 from etl_core.decode.multiset import count_rows
 from etl_core.decode.past import LIVES, Past, commit_times, deleted_at
 from etl_core.decode.split import Cells, RowChanges, split
@@ -24,8 +25,9 @@ from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.protocol.segment import DELETE, INSERT, UPDATE, Frames, Indices, relations_of, row_numbers, tags_of
 from etl_core.protocol.timestamp import to_datetime
+from etl_core.schema.change_log import keeps_log, sent_columns
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
-from etl_core.schema.table import TableSchema
+from etl_core.schema.table import Column, TableSchema
 from etl_core.values.arrow import arrow_schema, key_schema
 from etl_core.values.text import Array, fixed_width
 
@@ -151,7 +153,7 @@ class _Plan:
     partials: tuple[PartialRows, ...]
     truncate: bool
     counts: ChangeCounts
-    past: Past | None = None
+    more: Past | Logged | None = None
     removals: Sequence[Wanted] = ()
 
     def wanted(self) -> list[Wanted]:
@@ -160,17 +162,18 @@ class _Plan:
     def changes(self, arrays: Iterator[Array]) -> TableChanges:
         """Takes the array of each of `wanted()`."""
         empty_rows, empty_keys = _empty_tables(self.schema)
+        more = self.more
         changes = TableChanges(
             self.schema,
-            inserts=_filled(empty_rows, self.inserts, arrays),
-            upserts=_filled(empty_rows, self.upserts, arrays, () if self.past is None else (self.past.of_upserts,)),
+            inserts=_filled(empty_rows, self.inserts, arrays, more.ours if isinstance(more, Logged) else ()),
+            upserts=_filled(empty_rows, self.upserts, arrays, (more.of_upserts,) if isinstance(more, Past) else ()),
             deletes=_filled(empty_keys, self.deletes, arrays),
             partials=self.partials,
             truncate=self.truncate,
             counts=self.counts,
             removals=_filled(empty_rows, self.removals, arrays) if self.removals else None,
         )
-        return changes if self.past is None else self.past.mark(changes)
+        return changes if more is None else more.mark(changes)
 
 
 def _filled(empty: pa.Table, wanted: Sequence[Wanted], arrays: Iterator[Array], ours: Sequence[Array] = ()) -> pa.Table:
@@ -191,12 +194,18 @@ def _empty_tables(schema: TableSchema) -> tuple[pa.Table, pa.Table]:
 
 
 def _plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, truncated: bool = False) -> _Plan:
-    """The changes in the frames numbered `selected`, all of the table `schema`, collapsed."""
-    keeps = keeps_deleted(schema)
-    changes = split(frames, selected, len(schema.columns) - keeps)
+    """The changes in the frames numbered `selected`, all of the table `schema`, collapsed unless it is a log."""
+    keeps, columns = keeps_deleted(schema), sent_columns(schema)
+    changes = split(frames, selected, len(columns))
     by_tag = np.bincount(changes.tag, minlength=max(INSERT, UPDATE, DELETE) + 1)
     counts = ChangeCounts(int(by_tag[INSERT]), int(by_tag[UPDATE]), int(by_tag[DELETE]), int(truncated))
-    table = _Table(frames.data, schema, changes)
+    table = _Table(frames.data, schema, columns, changes)
+    if keeps_log(schema):
+        if table.has_unchanged and table.has_unchanged_insert():
+            raise table.inserted_without_value()
+        wanted, logged = log_changes(frames, selected, schema, columns, changes, truncated=truncated)
+        counts = replace(counts, logged=counts.rows + counts.truncated)
+        return _Plan(schema, wanted, (), (), (), False, counts, logged)
     if schema.is_multiset:
         return _count(table, counts, truncated=truncated)
     if not schema.key:
@@ -323,11 +332,13 @@ def _complete(
 class _Table:
     """The split rows of one table, and what is wanted for a choice of them."""
 
-    def __init__(self, data: NDArray[np.uint8], schema: TableSchema, changes: RowChanges) -> None:
+    def __init__(
+        self, data: NDArray[np.uint8], schema: TableSchema, columns: Sequence[Column], changes: RowChanges
+    ) -> None:
+        """`columns` are those that the source sends."""
         self.data = data
         self.schema = schema
-        self.columns = schema.columns[:-1] if keeps_deleted(schema) else schema.columns
-        """Those that the source sends."""
+        self.columns = columns
         self.changes = changes
         self.has_unchanged = any(cells.unchanged is not None for cells in changes.new.columns)
         self.key_numbers = [number for number, column in enumerate(schema.columns) if column.name in schema.key]
@@ -335,6 +346,11 @@ class _Table:
     def key_texts(self) -> list[tuple[Array, Array]]:
         new, old = self.changes.new.columns, self.changes.old.columns
         return [pair for number in self.key_numbers for pair in key_texts(self.data, new[number], old[number])]
+
+    def has_unchanged_insert(self) -> bool:
+        inserted = self.changes.tag[self.changes.new.rows] == INSERT
+        columns = self.changes.new.columns
+        return any(bool((one.unchanged & inserted).any()) for one in columns if one.unchanged is not None)
 
     def inserted_without_value(self) -> TableError:
         name = self.schema.name

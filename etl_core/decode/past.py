@@ -47,9 +47,14 @@ def commit_times(frames: Frames, rows: Indices) -> Indices:
     return times
 
 
+def timestamps(times: Indices) -> Array:
+    """Those moments as values of a timestamptz."""
+    return fixed_width(arrow_type(DELETED_AT), times + _UNIX_EPOCH, None)
+
+
 def deleted_at(times: Indices) -> Array:
     """The values of DELETED_AT: NULL for LIVES."""
     deleted = times != LIVES
     if deleted.all():
-        return fixed_width(arrow_type(DELETED_AT), times + _UNIX_EPOCH, None)
+        return timestamps(times)
     return fixed_width(arrow_type(DELETED_AT), np.where(deleted, times, 0) + _UNIX_EPOCH, deleted)

@@ -87,11 +87,15 @@ class RowChanges:
     old: Tuples
     has_borrowed: bool = False
 
-    def old_of_new(self) -> Indices:
-        """For every new tuple the number of the old tuple of the same row change, or -1."""
+    def old_of_row(self) -> Indices:
+        """For every row change the number of its old tuple, or -1."""
         by_row = np.full(self.tag.size, -1, np.int64)
         by_row[self.old.rows] = np.arange(self.old.rows.size)
-        return by_row[self.new.rows]
+        return by_row
+
+    def old_of_new(self) -> Indices:
+        """For every new tuple the number of the old tuple of the same row change, or -1."""
+        return self.old_of_row()[self.new.rows]
 
 
 def split(frames: Frames, selected: Indices, column_count: int) -> RowChanges:

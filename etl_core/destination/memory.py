@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import TracebackType
@@ -19,12 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
+from etl_core.destination.change_log import stamped
 from etl_core.destination.declaration import DestinationType
-from etl_core.destination.protocol import KeptRows, Positions, check_count, check_stream
+from etl_core.destination.protocol import KeptRows, LoggedCopy, Positions, check_count, check_stream
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, DestinationUnavailable, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
+from etl_core.schema.change_log import COPY, LSN, OP, keeps_log
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
@@ -167,7 +169,12 @@ class MemoryCopy:
         """See KeepingCopy."""
         return self._publish(watermark, expected, kept)
 
-    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | None) -> int:
+    def publish_appending(self, watermark: Lsn, expected: int | None, logged: LoggedCopy) -> int:
+        """See AppendingCopy."""
+        self._staged = [stamped(rows, watermark, logged.taken_at) for rows in self._staged]
+        return self._publish(watermark, expected, logged)
+
+    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | LoggedCopy | None) -> int:
         name = self._schema.name
         rows = pa.Table.from_batches(self._staged, schema=arrow_schema(self._schema))
         check_count(name, rows.num_rows, expected)
@@ -182,7 +189,7 @@ class MemoryCopy:
             there = before.tables.get(name)
             together = rows
             if kept is not None and there is not None and there.schema.table_id == self._schema.table_id:
-                together = pa.concat_tables([rows, keep_rows(there, self._schema, rows, kept)])
+                together = pa.concat_tables([rows, _rows_to_stay(there, self._schema, rows, kept, watermark)])
             self._database.state = State(
                 {**before.tables, name: StoredTable(self._schema, together)},
                 {**others, self._key: Watermark(name, watermark)},
@@ -246,19 +253,37 @@ def bring_to_schema(stored: StoredTable, schema: TableSchema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=target)
 
 
-def keep_rows(before: StoredTable, schema: TableSchema, copied: pa.Table, kept: KeptRows) -> pa.Table:
-    """The rows of `before` that stay beside the copied ones: see KeepingCopy."""
+def _rows_to_stay(
+    before: StoredTable, schema: TableSchema, copied: pa.Table, kept: KeptRows | LoggedCopy, watermark: Lsn
+) -> pa.Table:
+    """The rows of `before` that stay in addition to the copied ones: see KeepingCopy and AppendingCopy."""
+    is_log = isinstance(kept, LoggedCopy)
+    if keeps_log(before.schema) is not is_log:
+        return copied.slice(0, 0)  # the table had another write mode
+    rows = _carried_rows(before, schema, kept.changed)
+    if isinstance(kept, KeptRows):
+        return _keep_rows(rows, schema, copied, kept)
+    is_this: Any = pc.and_(
+        pc.equal(rows[OP.name], pa.scalar(COPY)), pc.equal(rows[LSN.name], pa.scalar(int(watermark)))
+    )
+    return rows.filter(pc.invert(is_this))
+
+
+def _carried_rows(before: StoredTable, schema: TableSchema, changed: Collection[str]) -> pa.Table:
     target = arrow_schema(schema)
     origin = origins({column.name: column.attnum for column in before.schema.columns}, schema.columns)
-    rows = pa.Table.from_arrays(
+    return pa.Table.from_arrays(
         [
             _carried(before.rows[origin[field.name]], field.type)
-            if field.name in origin and field.name not in kept.changed
+            if field.name in origin and field.name not in changed
             else pa.chunked_array([pa.nulls(before.rows.num_rows, field.type)])
             for field in target
         ],
         schema=target,
     )
+
+
+def _keep_rows(rows: pa.Table, schema: TableSchema, copied: pa.Table, kept: KeptRows) -> pa.Table:
     # With NULL in the key, those that were deleted before stay: which of the others live cannot be told.
     known = functools.reduce(pc.and_, [pc.is_valid(rows[name]) for name in schema.key])
     rows = rows.filter(pc.or_(known, pc.is_valid(rows[DELETED_AT.name])))

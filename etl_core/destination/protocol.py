@@ -109,6 +109,32 @@ class KeepingCopy(TableCopy, Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedCopy:
+    """What the rows of a copy have in a log's columns, beside the watermark: `taken_at`, the moment of its snapshot.
+
+    `changed` are as in KeptRows.
+    """
+
+    taken_at: datetime
+    changed: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class AppendingCopy(TableCopy, Protocol):
+    """A copy that can be appended to a log: asked for where the schema `keeps_log`."""
+
+    def publish_appending(self, watermark: Lsn, expected: int | None, logged: LoggedCopy) -> int:
+        """As `publish`, but if the table is a log under this table id, its rows stay, and the copied ones are added.
+
+        Copied rows were staged with NULL in the log's columns, and get these values: OP `copy`, LSN the watermark, SEQ
+        0, COMMITTED_AT `logged.taken_at`. Columns of the rows that stay keep their values as in `publish_keeping`: if
+        the column is still there, is not in `logged.changed`, and the value is the same in its type of now. Rows of a
+        copy with that very watermark do not stay: they are this copy's, published before. Returns the number of copied
+        rows.
+        """
+
+
 def check_count(table: TableName, rows: int, expected: int | None) -> None:
     """Raises DestinationUnavailable if the destination found another number of rows than were copied to it."""
     if expected is not None and rows != expected:
@@ -238,6 +264,8 @@ class Destination(Protocol):
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """The table's rows in the Arrow schema of `schema`, in any order, from one consistent state.
+
+        Of a log (`schema.change_log`), `schema` may have some of the columns alone.
 
         May raise TryAgain in the middle: what was read counts for nothing then (`read_whole`).
         """

@@ -73,6 +73,7 @@ class Segment:
         truncated: frozenset[TableId],
         open_time: int | None = None,
         altered: frozenset[TableId] = frozenset(),
+        open_changes: int = 0,
     ) -> tuple[Frames, Segment]:
         """The first `count` frames, of `size` bytes, and what is behind them. The reader goes on with the latter."""
         rest = Segment(self.data[size : self.size], self.lengths[count:], self.size - size)
@@ -80,7 +81,8 @@ class Segment:
         if not rest.size:
             self.data += PADDING
         data = np.frombuffer(self.data, np.uint8)[: size + len(PADDING)]
-        return Frames(data, self.bounds(0, 0), open_lsn, truncated, open_time, altered), rest
+        frames = Frames(data, self.bounds(0, 0), open_lsn, truncated, open_time, altered, open_changes)
+        return frames, rest
 
 
 @dataclass(frozen=True)  # without slots, for a cached property needs a place
@@ -89,7 +91,8 @@ class Frames:
 
     `open_lsn` is the commit LSN of the transaction that began before the first frame, None if none did. `truncated` are
     emptied by that transaction, before the first frame; `altered` are altered by it there. `open_time` is its commit
-    time, as on the wire.
+    time, as on the wire, `open_changes` how many changes of it came before all of that: rows of any table, and
+    truncations.
     """
 
     data: NDArray[np.uint8]
@@ -98,6 +101,7 @@ class Frames:
     truncated: frozenset[TableId] = frozenset()
     open_time: int | None = None
     altered: frozenset[TableId] = frozenset()
+    open_changes: int = 0
 
     @property
     def size(self) -> int:
@@ -126,6 +130,26 @@ class Frames:
         if self.open_time is None:
             raise ValueError("the commit time of the open transaction is not known")
         return np.append(self.open_time, times)
+
+    def changes_at_end(self) -> int:
+        """How many changes there are, up to the last frame, of the transaction that is open behind it."""
+        tags = tags_of(self.heads)
+        begins = np.flatnonzero(tags == BEGIN)
+        if begins.size:
+            return int(tags.size - 1 - begins[-1])
+        return self.open_changes + bool(self.truncated) + int(tags.size)
+
+    def places(self, frames: Indices) -> tuple[Indices, Indices]:
+        """Of row messages, by number: which of `transactions` each belongs to, and its place among the changes of it.
+
+        The first change of a transaction has place 1. All tables count, so that places tell the order between them.
+        """
+        first, _ = self.transactions()
+        transaction: Indices = np.searchsorted(first, frames, side="right") - 1
+        place = frames - first[transaction]
+        if self.open_lsn is not None:  # without a Begin in front
+            place += (transaction == 0) * (1 + self.open_changes + bool(self.truncated))
+        return transaction, place
 
     def tables(self) -> frozenset[TableId]:
         """The tables with a change, a truncation or an alteration in it."""

@@ -131,10 +131,12 @@ class Assembler:
         segment: Segment,
         truncated: frozenset[TableId] = frozenset(),
         altered: frozenset[TableId] = frozenset(),
+        open_changes: int = 0,
     ) -> None:
+        """`open_changes` are those of the open transaction before it, without what it `truncated`."""
         self.segment = segment
         """Where the reader appends frames."""
-        self._begun_lsn, self._begun_time = self._open_lsn, self._open_time
+        self._begun_lsn, self._begun_time, self._begun_changes = self._open_lsn, self._open_time, open_changes
         self._truncated, self._altered = truncated, altered
         self._scanned, self._whole = _Extent(), _Extent()
 
@@ -235,7 +237,7 @@ class Assembler:
         if self._open_lsn is None:
             raise MalformedMessage("a truncation outside of a transaction", offset=0)
         self._close()
-        self._begin_segment(Segment(), tables)
+        self._begin_segment(Segment(), tables, open_changes=self._begun_changes)
         self._tell_truncated(tables, self._open_lsn)
 
     def _on_logical_message(self, message: LogicalDecodingMessage) -> None:
@@ -247,7 +249,7 @@ class Assembler:
             altered.add(relation.table_id)
         if altered:
             self._close()
-            self._begin_segment(Segment(), altered=frozenset(altered))
+            self._begin_segment(Segment(), altered=frozenset(altered), open_changes=self._begun_changes)
 
     def _close(self) -> None:
         """Ends the segment behind what was scanned."""
@@ -260,7 +262,7 @@ class Assembler:
         if not whole.frames:
             return
         self._pieces += self._cut(whole)
-        self._begun_lsn = None
+        self._begun_lsn, self._begun_changes = None, 0
         self._scanned = _Extent(done.frames - whole.frames, done.size - whole.size, done.rows - whole.rows)
 
     def _close_open(self) -> None:
@@ -271,9 +273,15 @@ class Assembler:
 
     def _cut(self, part: _Extent) -> list[Piece]:
         frames, rest = self.segment.split(
-            part.frames, part.size, self._begun_lsn, self._truncated, self._begun_time, self._altered
+            part.frames,
+            part.size,
+            self._begun_lsn,
+            self._truncated,
+            self._begun_time,
+            self._altered,
+            self._begun_changes,
         )
-        self._begin_segment(rest)
+        self._begin_segment(rest, open_changes=frames.changes_at_end())
         if not (part.rows or frames.truncated or frames.altered):
             return []
         return [Piece(frames, dict(self._schemas), frames.tables(), part.rows)]

@@ -65,6 +65,10 @@ class Comparison:
     """The position both sides were read at."""
     is_of_living: bool = False
     """The destination has deleted rows, too, which were not compared."""
+    is_of_log: bool = False
+    """The destination has a log of changes; what was compared are the rows that it gives."""
+    uncompared: int = 0
+    """Of so many of these, values were not compared that earlier rows of the log have."""
 
 
 @dataclass(slots=True)

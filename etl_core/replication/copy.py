@@ -18,7 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from etl_core.destination.protocol import Destination, KeepingCopy, KeptRows, SharedCopy, TableCopy, check_count
+from etl_core.destination.protocol import (
+    AppendingCopy,
+    Destination,
+    KeepingCopy,
+    KeptRows,
+    LoggedCopy,
+    SharedCopy,
+    TableCopy,
+    check_count,
+)
 from etl_core.errors import (
     DecisionNeeded,
     EtlError,
@@ -228,13 +237,17 @@ class TableCopier:
         table, shape = self._describe(status)
         with self._destination.copy(shape.target) as staging:
             keeping = _as_keeping(staging, status.name) if shape.keeps_deleted else None
+            appending = _as_appending(staging, status.name) if shape.keeps_log else None
             staged = self._stage(status, table, shape, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED, exporter)
-            if keeping is None:
-                rows = staging.publish(created.consistent_point, staged)
-            else:
+            if appending is not None:
+                logged = LoggedCopy(taken_at, self._changed_values(status, shape))
+                rows = appending.publish_appending(created.consistent_point, staged, logged)
+            elif keeping is not None:
                 kept = KeptRows(taken_at, self._changed_values(status, shape))
                 rows = keeping.publish_keeping(created.consistent_point, staged, kept)
+            else:
+                rows = staging.publish(created.consistent_point, staged)
         check_count(status.name, rows, staged)
         return rows, remembered, shape
 
@@ -392,9 +405,20 @@ class TableCopier:
 def _as_keeping(staging: TableCopy, name: TableName) -> KeepingCopy:
     """Raises TableError before anything is staged."""
     if not isinstance(staging, KeepingCopy):
-        raise TableError(
-            f"{name} has write_mode soft_delete, and this destination cannot keep deleted rows",
-            table=str(name),
-            hint="use write_mode: mirror",
-        )
+        raise _cannot(name, "soft_delete", "keep deleted rows")
     return staging
+
+
+def _as_appending(staging: TableCopy, name: TableName) -> AppendingCopy:
+    """Raises TableError before anything is staged."""
+    if not isinstance(staging, AppendingCopy):
+        raise _cannot(name, "append", "append a copy to a log")
+    return staging
+
+
+def _cannot(name: TableName, mode: str, what: str) -> TableError:
+    return TableError(
+        f"{name} has write_mode {mode}, and this destination cannot {what}",
+        table=str(name),
+        hint="use write_mode: mirror",
+    )

@@ -19,8 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl_core.errors import TransientError
-from etl_core.identifiers import TableId
-from etl_core.lsn import Lsn
 from etl_core.protocol.segment import PADDING, Frames
 
 _BOUND = np.dtype(np.int64)
@@ -119,18 +117,7 @@ class Spool:
 class SpooledFrames:
     """Frames that are on disk."""
 
-    __slots__ = (
-        "_altered",
-        "_count",
-        "_is_closed",
-        "_open_lsn",
-        "_open_time",
-        "_seal",
-        "_spool",
-        "_start",
-        "_truncated",
-        "size",
-    )
+    __slots__ = ("_count", "_is_closed", "_open", "_seal", "_spool", "_start", "size")
 
     def __init__(self, spool: Spool, start: int, frames: Frames, seal: int) -> None:
         self._spool = spool
@@ -138,10 +125,7 @@ class SpooledFrames:
         self._seal = seal
         self._is_closed = False
         self._count: int = frames.bounds.size
-        self._open_lsn: Lsn | None = frames.open_lsn
-        self._truncated: frozenset[TableId] = frames.truncated
-        self._open_time = frames.open_time
-        self._altered = frames.altered
+        self._open = (frames.open_lsn, frames.truncated, frames.open_time, frames.altered, frames.open_changes)
         self.size = frames.size
 
     def load(self) -> Frames:
@@ -149,7 +133,7 @@ class SpooledFrames:
         data = np.frombuffer(self._spool.read(self._start, self.size, len(PADDING)), np.uint8)
         self._spool.unseal(data[: self.size], self._seal)
         bounds = np.frombuffer(self._spool.read(self._start + self.size, self._count * _BOUND.itemsize), _BOUND)
-        return Frames(data, bounds, self._open_lsn, self._truncated, self._open_time, self._altered)
+        return Frames(data, bounds, *self._open)
 
     def close(self) -> None:
         """Idempotent."""

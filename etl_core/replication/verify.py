@@ -22,10 +22,12 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.compare import Comparison, Scan, Sink, compare, scan_of
 from etl_core.replication.hold import holding, place_hold
+from etl_core.replication.log_state import state_of
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
 from etl_core.schema.pg_types import format_type, forms
+from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.catalog import PublishedTable, published_tables
@@ -185,21 +187,47 @@ class Verifier:
 
         shape = self._shapes.of(table.schema)
         source = self._scan_source(table, shape, snapshot, progress)
-        destination = scan_of(lambda: self._read_destination(shape, progress))
-        comparison = compare(name, shape.target.key, source, destination, begin)
+        if shape.keeps_log:
+            comparison = self._compare_log(name, shape, source, progress, begin)
+        else:
+            destination = scan_of(lambda: self._read_living(shape, progress))
+            comparison = compare(name, shape.target.key, source, destination, begin)
         self._observer.on_compared(name, comparison.source_rows, time.monotonic() - started)
-        return replace(comparison, is_of_living=shape.keeps_deleted)
+        return replace(comparison, is_of_living=shape.keeps_deleted, is_of_log=shape.keeps_log)
 
-    def _read_destination(self, shape: Shape, progress: _Progress) -> Iterator[pa.RecordBatch]:
+    def _compare_log(
+        self, name: TableName, shape: Shape, source: Scan, progress: _Progress, begin: Callable[[bool], None]
+    ) -> Comparison:
+        """With the rows that the log gives; their values are compared that are in the last row of each key."""
+        state = state_of(shape, self._read)
+
+        def hidden(sink: Sink) -> None:
+            source(lambda rows: sink(state.hide(rows)))
+
+        def chosen() -> Iterator[pa.RecordBatch]:
+            choose = state.choose()
+            for batch in self._read(shape.target):
+                rows = choose(batch)
+                progress.destination(rows.num_rows)
+                yield rows
+
+        comparison = compare(name, shape.row_key, hidden, scan_of(chosen), begin)
+        return replace(comparison, uncompared=state.unchanged)
+
+    def _read_living(self, shape: Shape, progress: _Progress) -> Iterator[pa.RecordBatch]:
         """Of a table that keeps its deleted rows those that live."""
-        schema = shape.target
+        for batch in self._read(shape.target):
+            progress.destination(batch.num_rows)
+            yield shape.living(batch)
+            del batch  # not kept while the next one is made
+
+    def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         rows = self._destination.read(schema)
         try:
             for batch in rows:
                 if self._stop.is_set():
                     raise Stopped(f"the comparison of {schema.name} was stopped")
-                progress.destination(batch.num_rows)
-                yield shape.living(batch)
+                yield batch
                 del batch  # not kept while the next one is made
         finally:
             if isinstance(rows, Generator):

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.batch import PartialRows, TableChanges
 from etl_core.config_values import config_error
+from etl_core.decode.log import list_of
 from etl_core.errors import ConfigError, EtlError, TableError, where
+from etl_core.schema.change_log import EACH_ROW, PREFIX, UNCHANGED, identity_of, keeps_log, old_value
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
 from etl_core.shape.keyed_hash import HashKey
@@ -23,7 +26,7 @@ from etl_core.shape.transforms import Function, Transform, as_text, transform_na
 from etl_core.type_options import DOUBLE, NUMERIC
 from etl_core.values import read_csv
 from etl_core.values.arrow import arrow_schema, arrow_type, key_schema
-from etl_core.values.text import Array, one_text
+from etl_core.values.text import Array, one_text, text_array
 from etl_core.write_mode import WriteMode
 
 _log = logging.getLogger(__name__)
@@ -90,6 +93,30 @@ class Shape:
         if self.is_identity:
             return {name: name for name in self.source.column_names}
         return {kept.target.name: kept.source.name for kept in self._columns if not kept.is_ours}
+
+    @property
+    def old_origins(self) -> Mapping[str, str]:
+        """Of a log, the source's name of each column that has an old value."""
+        names = {old_value(column).name: column.name for column in self.source.columns}
+        found = {kept.target.name: names.get(kept.source.name) for kept in self._columns if kept.is_ours}
+        return {name: column for name, column in found.items() if column is not None}
+
+    @property
+    def write_mode(self) -> WriteMode:
+        if self.keeps_log:
+            return WriteMode.APPEND
+        return WriteMode.SOFT_DELETE if self.keeps_deleted else WriteMode.MIRROR
+
+    @property
+    def keeps_log(self) -> bool:
+        """Whether the destination has a row for every change."""
+        return keeps_log(self.target)
+
+    @property
+    def row_key(self) -> tuple[str, ...]:
+        """What the columns are called at the destination that tell the source's rows apart."""
+        names = {origin: name for name, origin in self.origins.items()}
+        return tuple(names[column] for column in self.source.key)
 
     @property
     def keeps_deleted(self) -> bool:
@@ -162,6 +189,10 @@ class Shape:
             ) from None
 
     def _changes(self, changes: TableChanges) -> TableChanges:
+        if self.keeps_log:
+            rows = self._table(changes.inserts)
+            none = pa.Table.from_arrays([], schema=key_schema(self.target))
+            return replace(changes, schema=self.target, inserts=self._named(rows), upserts=self._empty, deletes=none)
         upserts, deletes = [self._table(changes.upserts)], [self._key_table(changes.deletes)]
         partials = []
         for partial in changes.partials:
@@ -183,6 +214,19 @@ class Shape:
             partials=tuple(partials),
             removals=None if changes.removals is None else self._table(changes.removals),
         )
+
+    def _named(self, rows: pa.Table) -> pa.Table:
+        """Rows of a log with the destination's names in UNCHANGED, without columns that it has not or that are NULL."""
+        at = rows.schema.get_field_index(UNCHANGED.name)
+        lists: Any = rows.column(at).combine_chunks()
+        if lists.null_count == len(lists):
+            return rows
+        names = {kept.source.name: kept.target.name for kept in self._columns if not (kept.is_ours or kept.is_null)}
+        found: Any = pc.index_in(lists.flatten(), text_array(list(names)))
+        row: Any = pc.list_parent_indices(lists)
+        lengths = np.bincount(np.asarray(row)[np.asarray(found.is_valid())], minlength=len(lists))
+        named = text_array(list(names.values())).take(found.drop_null())
+        return rows.set_column(at, rows.schema.field(at), list_of(named, lengths))
 
     def _partial(self, partial: PartialRows) -> PartialRows:
         unchanged = tuple(
@@ -237,6 +281,9 @@ def build_shape(rules: Rules, source: TableSchema, key: HashKey | None) -> Shape
         _check_keeps(rules, source, kept)
         kept.append(_Kept(DELETED_AT, DELETED_AT, is_ours=True))
         read.append(DELETED_AT)
+    elif rules.write_mode is WriteMode.APPEND:
+        _check_log(rules, source, kept)
+        return _as_log(source, read, asked, kept)
     elif len(kept) == len(source.columns) and all(one.target is one.source for one in kept):
         return identity(source)
     names = {one.source.name: one.target.name for one in kept}
@@ -244,6 +291,32 @@ def build_shape(rules: Rules, source: TableSchema, key: HashKey | None) -> Shape
         source, columns=tuple(one.target for one in kept), key=tuple(names[column] for column in source.key)
     )
     return Shape(source, replace(source, columns=tuple(read)), replace(source, columns=tuple(asked)), target, kept)
+
+
+def _as_log(source: TableSchema, read: Sequence[Column], asked: Sequence[Column], kept: Sequence[_Kept]) -> Shape:
+    """A table without a key, of the columns that are kept, their old values where they tell rows apart, and ours."""
+    identity, by_name = identity_of(source), {column.name: column for column in read}
+    columns = [replace(one, target=replace(one.target, nullable=True)) for one in kept]
+    columns += [
+        replace(one, source=old_value(by_name[one.source.name]), target=old_value(one.target), is_ours=True)
+        for one in kept
+        if one.source.name in identity and not one.is_null
+    ]
+    columns += [_Kept(column, column, is_ours=True) for column in EACH_ROW]
+    ours = tuple(one.source for one in columns if one.is_ours)
+    return Shape(
+        source,
+        replace(source, columns=(*read, *ours)),
+        replace(source, columns=tuple(asked)),
+        # Its rows are never looked for again, whatever the source sends of old ones.
+        replace(
+            source,
+            columns=tuple(one.target for one in columns),
+            key=(),
+            replica_identity=ReplicaIdentity.NOTHING,
+        ),
+        columns,
+    )
 
 
 def identity(source: TableSchema) -> Shape:
@@ -334,6 +407,27 @@ def _check_keeps(rules: Rules, source: TableSchema, kept: Sequence[_Kept]) -> No
                 rules.rename_fields.get(one.source.name, rules.mode_field),
                 f"column {one.source.name} of {source.name} would be called {one.target.name}, and write_mode"
                 f" soft_delete adds a column {DELETED_AT.name}",
+                hint="give it another name",
+            )
+
+
+def _check_log(rules: Rules, source: TableSchema, kept: Sequence[_Kept]) -> None:
+    """Refuses columns that would be taken for the log's own."""
+    for column in source.column_names:
+        if column.lower().startswith(PREFIX):
+            raise config_error(
+                rules.mode_field,
+                f"{source.name} has a column {column}, and write_mode append adds columns whose names begin with"
+                f" {PREFIX}",
+                hint="rename the column at the source, or write for this table:"
+                f" tables: {{{source.name}: {{write_mode: mirror}}}}",
+            )
+    for one in kept:
+        if one.target.name.lower().startswith(PREFIX):
+            raise config_error(
+                rules.rename_fields.get(one.source.name, rules.mode_field),
+                f"column {one.source.name} of {source.name} would be called {one.target.name}, and write_mode append"
+                f" adds columns whose names begin with {PREFIX}",
                 hint="give it another name",
             )
 

@@ -19,6 +19,11 @@ from etl_core.type_options import ValueRange
 from etl_core.write_mode import WriteMode
 
 _FIX = "correct the settings of the table, then start again"
+_LOST = {
+    WriteMode.SOFT_DELETE: ", which removes its deleted rows",
+    WriteMode.APPEND: ", which removes the log of its changes",
+}
+"""What goes with a mode that a table had."""
 _BY_ITS_NEW_NAME = "write its new name into the settings instead of the old one, then start again"
 
 
@@ -125,7 +130,7 @@ class Shapes:
         if then is None:
             return "by which settings it was copied is not known"
         if then.write_mode is not mode:
-            lost = ", which removes its deleted rows" if then.write_mode is WriteMode.SOFT_DELETE else ""
+            lost = _LOST.get(then.write_mode, "")
             return f"its write_mode was changed from {then.write_mode} to {mode}{lost}"
         now = self.rules(name)
         if (then.types, then.column_types) != (now.types, now.column_types):
@@ -139,7 +144,8 @@ class Shapes:
         not have been.
         """
         then = None if stored is None else Rules.from_json(stored, self._value_range)
-        rules, origins = self.rules(now.name), self.of(now).origins
+        rules, shape = self.rules(now.name), self.of(now)
+        origins = {**shape.origins, **shape.old_origins}
         if then is None or before is None:
             return frozenset(name for name, column in origins.items() if rules.treatment(column) is not None)
         was = {name: column for column, name in _present(before, now)}
@@ -176,7 +182,7 @@ class Shapes:
         if then is None:
             self.check_named(before, now)
             return
-        if then.write_mode is WriteMode.SOFT_DELETE:
+        if then.write_mode is not WriteMode.MIRROR:
             self._check_mode_named(before, now)
         old, new = self.rules(before.name), self.rules(now.name)
         for column, name in _present(before, now):
@@ -186,13 +192,13 @@ class Shapes:
                 raise _still_by_its_old_name(before, now, column.name, name)
 
     def _check_mode_named(self, before: TableSchema, now: TableSchema) -> None:
-        """Raises TableError if soft_delete is said of the table's old name, and nothing of its new one."""
+        """Raises TableError if a mode that keeps the past is said of the old name, and nothing of the new one."""
         old, new = self.rules(before.name), self.rules(now.name)
-        is_unsaid = new.write_mode is not WriteMode.SOFT_DELETE and not new.says_mode
-        if before.name != now.name and old.write_mode is WriteMode.SOFT_DELETE and is_unsaid:
+        is_unsaid = new.write_mode is not old.write_mode and not new.says_mode
+        if before.name != now.name and old.write_mode is not WriteMode.MIRROR and is_unsaid:
             raise TableError(
-                f"{now.name}: {before.name} was renamed to {now.name}, and the settings have write_mode soft_delete for"
-                " its old name",
+                f"{now.name}: {before.name} was renamed to {now.name}, and the settings have write_mode"
+                f" {old.write_mode} for its old name",
                 table=str(now.name),
                 hint=_BY_ITS_NEW_NAME,
             )

@@ -66,7 +66,7 @@ class MultisetSuite(ValueCases, DestinationFixtures):
     def test_of_equal_rows_as_many_as_are_to_go_are_removed(self, destination: Destination) -> None:
         schema = multiset()
         assert why_no_removals(destination, schema) is None
-        before: list[Row] = [("one of them", 1)] * 3 + [("all", 1)] * 2 + [("again", 1), ("changed", 1), ("stays", 1)]
+        before: list[Row] = [*[("one of them", 1)] * 3, *[("all", 1)] * 2, ("again", 1), ("changed", 1), ("stays", 1)]
         before += [("n", None), ("n", None), (None, None), (None, 1), ("n", 1)]
         publish(destination, schema, before)
         removals: list[Row] = [("one of them", 1), ("all", 1), ("all", 1), ("again", 1), ("changed", 1)]

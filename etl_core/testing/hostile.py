@@ -24,7 +24,17 @@ from typing import Any, Self
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
-from etl_core.destination.protocol import Destination, Job, KeepingCopy, KeptRows, Positions, TableCopy, why_no_removals
+from etl_core.destination.protocol import (
+    AppendingCopy,
+    Destination,
+    Job,
+    KeepingCopy,
+    KeptRows,
+    LoggedCopy,
+    Positions,
+    TableCopy,
+    why_no_removals,
+)
 from etl_core.errors import StateConflict, StateStoreUnavailable, WatermarkConflict
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
@@ -119,6 +129,13 @@ class HostileCopy:
         def publish(inner: TableCopy) -> int:
             assert isinstance(inner, KeepingCopy)
             return inner.publish_keeping(watermark, expected, kept)
+
+        return self._twice(publish)
+
+    def publish_appending(self, watermark: Lsn, expected: int | None, logged: LoggedCopy) -> int:
+        def publish(inner: TableCopy) -> int:
+            assert isinstance(inner, AppendingCopy)
+            return inner.publish_appending(watermark, expected, logged)
 
         return self._twice(publish)
 

@@ -14,7 +14,17 @@ from typing import Literal, Self, TypeVar
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
-from etl_core.destination.protocol import Destination, Job, KeepingCopy, KeptRows, Positions, TableCopy, why_no_removals
+from etl_core.destination.protocol import (
+    AppendingCopy,
+    Destination,
+    Job,
+    KeepingCopy,
+    KeptRows,
+    LoggedCopy,
+    Positions,
+    TableCopy,
+    why_no_removals,
+)
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -113,6 +123,11 @@ class ScriptedCopy:
         inner = self._inner
         assert isinstance(inner, KeepingCopy)
         return self._destination.perform("copy.publish", lambda: inner.publish_keeping(watermark, expected, kept))
+
+    def publish_appending(self, watermark: Lsn, expected: int | None, logged: LoggedCopy) -> int:
+        inner = self._inner
+        assert isinstance(inner, AppendingCopy)
+        return self._destination.perform("copy.publish", lambda: inner.publish_appending(watermark, expected, logged))
 
     def __enter__(self) -> Self:
         self._inner.__enter__()

@@ -6,6 +6,7 @@ argument is a pandas object, and pyarrow imports pandas for that: 1.4 s of CPU a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -176,6 +177,13 @@ def one_text(value: str | None) -> Array:
     data = np.frombuffer((value or "").encode(), np.uint8)
     valid = np.zeros(1, np.bool_) if value is None else None
     return variable_width(pa.string(), data, np.array([0, len(data)], np.int64), valid)
+
+
+def text_array(values: Sequence[str]) -> Array:
+    """Some texts as a string array; for few of them."""
+    data = [value.encode() for value in values]
+    offsets = offsets_from_lengths(np.fromiter(map(len, data), np.int64, len(data)))
+    return variable_width(pa.string(), np.frombuffer(b"".join(data), np.uint8), offsets, None)
 
 
 def fixed_width(arrow_type: pa.DataType, values: npt.NDArray[Any], valid: Mask | None) -> Array:

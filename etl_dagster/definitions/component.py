@@ -203,7 +203,9 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         default=None, description="The environment variable that holds the key for columns that are hashed."
     )
     write_mode: Annotated[str, checked(check_write_mode)] = Field(
-        default="mirror", description="mirror, or soft_delete: deleted rows stay; per table in table_settings."
+        default="mirror",
+        description="mirror; soft_delete: deleted rows stay; append: a row for every change; per table in"
+        " table_settings.",
     )
     schema_changes: Annotated[str, checked(check_policy("schema_changes"))] = Field(
         default="apply",

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class RowCount:
     """How many rows a table has: counted once at `origin`, and from there on by the changes that were applied.
 
-    Unknown until it was counted at just that position, and after a TRUNCATE, whose rows no change counts.
+    Unknown until it was counted at just that position, and after a TRUNCATE, whose rows no change counts. A log has one
+    row more for each change.
     """
 
     origin: Lsn | None = None
@@ -26,6 +27,9 @@ class RowCount:
 
     def add(self, counts: "ChangeCounts") -> None:
         """Changes that were applied since `origin`."""
+        if counts.logged:
+            self.added = (self.added or 0) + counts.logged
+            return
         unknown = self.added is None or counts.truncated
         self.added = None if unknown else (self.added or 0) + counts.inserted - counts.deleted
 

@@ -13,6 +13,7 @@ import dagster as dg
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
     from etl_core.batch import ChangeCounts
@@ -64,8 +65,8 @@ def table_metadata(
             metadata["dagster/column_lineage"] = dg.TableColumnLineage(
                 {name: [dg.TableColumnDep(source, origin)] for name, origin in facts.shape.origins.items()}
             )
-        if facts.shape.keeps_deleted:
-            metadata["etl/write_mode"] = "soft_delete"
+        if facts.shape.write_mode is not WriteMode.MIRROR:
+            metadata["etl/write_mode"] = facts.shape.write_mode.value
         if target.comment:
             metadata["etl/comment"] = target.comment
     if facts.rows is not None:

@@ -15,6 +15,7 @@ from etl_core.destination.protocol import Destination
 from etl_core.schema.table import TableSchema
 from etl_core.testing.destination_counting_suite import CountingSuite
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
+from etl_core.testing.destination_log_suite import LogSuite
 from etl_core.testing.destination_multiset_suite import MultisetSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
@@ -24,14 +25,14 @@ from etl_core.testing.hostile import HostileDestination
 from etl_core.testing.scripted_destination import ScriptedDestination
 
 
-class TestMemory(MultisetSuite, DeletedRowsSuite, CountingSuite, DestinationSuite):
+class TestMemory(LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self) -> MakeDestination:
         database = MemoryDatabase()
         return lambda pipeline: MemoryDestination(database, pipeline)
 
 
-class TestDuckDB(MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
+class TestDuckDB(LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: DuckDBDestination(tmp_path / "public.duckdb", pipeline)
@@ -61,7 +62,7 @@ class TestScripted(DestinationSuite):
         return lambda pipeline: ScriptedDestination(MemoryDestination(database, pipeline))
 
 
-class TestMemoryHostile(MultisetSuite, DeletedRowsSuite, DestinationSuite):
+class TestMemoryHostile(LogSuite, MultisetSuite, DeletedRowsSuite, DestinationSuite):
     """Answers are lost, requests arrive twice and late."""
 
     @pytest.fixture
@@ -70,7 +71,7 @@ class TestMemoryHostile(MultisetSuite, DeletedRowsSuite, DestinationSuite):
         return lambda pipeline: HostileDestination(MemoryDestination(database, pipeline))
 
 
-class TestDuckDBHostile(DeletedRowsSuite, ChangesSuite):
+class TestDuckDBHostile(LogSuite, DeletedRowsSuite, ChangesSuite):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: HostileDestination(DuckDBDestination(tmp_path / "hostile.duckdb", pipeline))

@@ -51,6 +51,24 @@ def test_a_page_shows_the_column_the_mode_and_how_many_rows_live(
     assert [row["id"] for row in rows if row["_etl_deleted_at"] is not None] == [1]
 
 
+def test_a_log_counts_its_rows(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database
+) -> None:
+    logging = like(replication, PostgresReplicationResource, write_mode="append")
+    assert sync(logging, instance, ORDERS).success
+    copied = page(instance)
+    database.execute("DELETE FROM orders WHERE id = 1; UPDATE orders SET n = 0 WHERE id = 2; TRUNCATE orders")
+    result = build_stream_job(logging, TABLES).execute_in_process(
+        instance=instance,
+        resources={names.resource_key(logging.name): logging},
+        run_config=dg.RunConfig(ops={f"stream_{logging.name}": StreamConfig(mode="micro_batch")}),
+    )
+    assert result.success
+    streamed = page(instance)
+    assert streamed["dagster/row_count"] == copied["dagster/row_count"] + 3
+    assert [shown["etl/write_mode"] for shown in (copied, streamed)] == ["append", "append"]
+
+
 def test_a_mode_that_there_is_not_is_refused_when_the_location_loads(replication: PostgresReplicationResource) -> None:
     wrong = like(replication, PostgresReplicationResource, write_mode="soft-delete")
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="write_mode: is 'soft-delete'"):

@@ -23,6 +23,7 @@ from google.cloud import bigquery
 
 from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.bigquery.change_log import LogToKeep, copied_values, count_copied
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients
 from etl_core.destination.bigquery.deleted_rows import RowsToKeep, count_living, present_columns
@@ -33,10 +34,11 @@ from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import PendingStream, commit
 from etl_core.destination.bigquery.statements import Descriptions
 from etl_core.destination.bigquery.types import to_bigquery
-from etl_core.destination.protocol import KeptRows, check_count
+from etl_core.destination.protocol import KeptRows, LoggedCopy, check_count
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError, TableError
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
+from etl_core.schema.change_log import has_log
 from etl_core.schema.table import TableSchema
 
 _log = logging.getLogger(__name__)
@@ -114,16 +116,20 @@ class BigQueryCopy:
         """
         return self._publish(watermark, expected, kept)
 
-    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | None) -> int:
+    def publish_appending(self, watermark: Lsn, expected: int | None, logged: LoggedCopy) -> int:
+        """See AppendingCopy. No crash loses rows, as none does in `publish_keeping`."""
+        return self._publish(watermark, expected, logged)
+
+    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | LoggedCopy | None) -> int:
         for stream in self._streams.values():
             stream.finish()
         names = [*(stream.name for stream in self._streams.values()), *self._included]
         if names:
             commit(self._clients, self._staging, names, self._schema.name)
-        staged = self._count(self._staging)
+        staged = self._fetch_count(statements.count(self._staging))
         check_count(self._schema.name, staged, expected)  # before anything is replaced
         before = self._book.tables()
-        keep = None if kept is None else self._rows_to_keep(before, kept)
+        keep = None if kept is None else self._rows_to_keep(before, kept, watermark)
         if keep is None:
             self._book.remove(self._schema, self._place)
         else:
@@ -138,6 +144,7 @@ class BigQueryCopy:
             self._partition,
             self._max_staleness,
             self._descriptions,
+            copied_values(watermark, kept.taken_at) if isinstance(kept, LoggedCopy) else None,
         )
         self._clients.run(sql, "publishing a copy", table=self._schema.name, explain=self._partitioned_otherwise)
         if keep is None:
@@ -147,21 +154,28 @@ class BigQueryCopy:
         old = before.pop(self._schema.table_id, None)
         if old is not None and old.place not in {self._place, *(other.place for other in before.values())}:
             give_up(self._clients, old)  # it was renamed; its rows stay for readers, and others may replace them
-        return self._count(self._place, living=kept is not None)
+        if isinstance(kept, LoggedCopy):
+            return self._fetch_count(count_copied(self._place, watermark))
+        return self._fetch_count(statements.count(self._place) if kept is None else count_living(self._place))
 
-    def _rows_to_keep(self, before: Mapping[TableId, StoredTable], kept: KeptRows) -> RowsToKeep | None:
+    def _rows_to_keep(
+        self, before: Mapping[TableId, StoredTable], kept: KeptRows | LoggedCopy, watermark: Lsn
+    ) -> RowsToKeep | LogToKeep | None:
         """Of the table as the bookkeeping has it: one that is not in it may be another that had the name before."""
         known = before.get(self._schema.table_id)
-        if known is None:
-            return None
+        is_log = isinstance(kept, LoggedCopy)
+        if known is None or has_log({column.name: column.attnum for column in known.columns}) is not is_log:
+            return None  # it is new, or had another write mode
         table = self._present if known.place == self._place else look_at(self._clients, known.place)
         if table is None:
             return None
         there = {field.name: _sql_type(field) for field in table.schema}
-        return RowsToKeep(known.place, present_columns(known.columns, there), kept)
+        columns = present_columns(known.columns, there)
+        if isinstance(kept, LoggedCopy):
+            return LogToKeep(known.place, columns, kept.changed, watermark)
+        return RowsToKeep(known.place, columns, kept)
 
-    def _count(self, place: Place, *, living: bool = False) -> int:
-        query = count_living(place) if living else statements.count(place)
+    def _fetch_count(self, query: str) -> int:
         counted = self._clients.run(query, "counting rows", table=self._schema.name)
         return next(int(row[0]) for row in counted.result())
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -28,7 +28,7 @@ _EXACT = re.compile(r"(INT64|STRING|(BIG)?NUMERIC|FLOAT64)(\(.*\))?")
 
 def mark_deleted(place: Place, moment: datetime) -> str:
     """Marks the rows that live."""
-    return f"UPDATE {place.sql} SET {_DELETED_AT} = {_timestamp(moment)} WHERE {_DELETED_AT} IS NULL"
+    return f"UPDATE {place.sql} SET {_DELETED_AT} = {timestamp(moment)} WHERE {_DELETED_AT} IS NULL"
 
 
 def count_living(place: Place) -> str:
@@ -49,9 +49,7 @@ class RowsToKeep:
         return f"INSERT INTO {staging.sql} ({listed}) {self._select(staging, schema)}"
 
     def _select(self, staging: Place, schema: TableSchema) -> str:
-        held = {column.name: column for column in self.columns}
-        origin = origins({column.name: column.attnum for column in self.columns}, schema.columns)
-        carried = {name: held[there] for name, there in origin.items() if name not in self.kept.changed}
+        carried = carried_columns(self.columns, schema, self.kept.changed)
         values = ", ".join(self._value(column, carried) for column in stored_columns(schema))
         was = carried.get(DELETED_AT.name)
         is_deleted = "FALSE" if was is None else f"t.{quoted(was.column)} IS NOT NULL"
@@ -70,18 +68,32 @@ class RowsToKeep:
         )
 
     def _value(self, column: StoredColumn, carried: Mapping[str, StoredColumn]) -> str:
-        there = carried.get(column.name)
-        value = f"CAST(NULL AS {column.type})"
-        if there is not None:
-            held = f"t.{quoted(there.column)}"
-            if there.type == column.type:
-                value = held
-            elif _EXACT.fullmatch(there.type) and _EXACT.fullmatch(column.type):
-                cast = f"SAFE_CAST({held} AS {column.type})"
-                value = f"IF(SAFE_CAST({cast} AS {there.type}) = {held}, {cast}, NULL)"
+        value = carried_value(column, carried.get(column.name))
         if column.attnum == DELETED_AT.attnum:
-            value = f"COALESCE({value}, {_timestamp(self.kept.deleted_at)})"
+            value = f"COALESCE({value}, {timestamp(self.kept.deleted_at)})"
         return f"{value} AS {quoted(column.column)}"
+
+
+def carried_columns(
+    before: Sequence[StoredColumn], schema: TableSchema, changed: Collection[str]
+) -> dict[str, StoredColumn]:
+    """By the names of `schema`, the columns that rows of before keep their values of."""
+    held = {column.name: column for column in before}
+    origin = origins({column.name: column.attnum for column in before}, schema.columns)
+    return {name: held[there] for name, there in origin.items() if name not in changed}
+
+
+def carried_value(column: StoredColumn, there: StoredColumn | None) -> str:
+    """The value that a row of before, t, has in a column: NULL where it is not known, or not the same in its type."""
+    if there is None:
+        return f"CAST(NULL AS {column.type})"
+    held = f"t.{quoted(there.column)}"
+    if there.type == column.type:
+        return held
+    if _EXACT.fullmatch(there.type) and _EXACT.fullmatch(column.type):
+        cast = f"SAFE_CAST({held} AS {column.type})"
+        return f"IF(SAFE_CAST({cast} AS {there.type}) = {held}, {cast}, NULL)"
+    return f"CAST(NULL AS {column.type})"
 
 
 def present_columns(known: Sequence[StoredColumn], there: Mapping[str, str]) -> tuple[StoredColumn, ...]:
@@ -94,5 +106,6 @@ def present_columns(known: Sequence[StoredColumn], there: Mapping[str, str]) -> 
     return (*found, *(StoredColumn(name, 0, name, kind) for name, kind in there.items() if name not in named))
 
 
-def _timestamp(moment: datetime) -> str:
+def timestamp(moment: datetime) -> str:
+    """As SQL has it."""
     return f"TIMESTAMP_MICROS({(moment - _EPOCH) // timedelta(microseconds=1)})"

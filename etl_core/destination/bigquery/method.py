@@ -9,6 +9,7 @@ from __future__ import annotations
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.errors import TableError
 from etl_core.schema import pg_types
+from etl_core.schema.change_log import keeps_log
 from etl_core.schema.deleted_rows import keeps_deleted
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema, TypeKind
 from etl_core.values.arrow import arrow_type
@@ -19,6 +20,7 @@ LOAD_MERGE, STREAMED, AUTO = "load_merge", "storage_write_cdc", "auto"
 MAX_KEY_COLUMNS = 16
 
 _KEEPS = "it keeps its deleted rows, whose values only the table itself holds"
+_LOGS = "it has a row for every change, and none is ever changed"
 _FIXED_LENGTH = frozenset(
     {
         *(pg_types.CHAR, pg_types.NAME, pg_types.UUID),
@@ -31,6 +33,8 @@ def refuses(mode: WriteMode, configured: str) -> str | None:
     """Why tables cannot have the write mode with the method of the configuration; None if they can."""
     if mode is WriteMode.SOFT_DELETE and configured == STREAMED:
         return f"destination.method is {STREAMED}, by which a deleted row loses its values; with load_merge it can"
+    if mode is WriteMode.APPEND and configured == STREAMED:
+        return f"destination.method is {STREAMED}, which has one row for each key; with load_merge it can"
     return None
 
 
@@ -38,7 +42,7 @@ def choose(schema: TableSchema, configured: str) -> tuple[str, str]:
     """A table's method, and why, as the end of "because …". Raises TableError if it cannot be the configured one."""
     if configured == LOAD_MERGE:
         return LOAD_MERGE, "destination.method says so"
-    reason = _KEEPS if keeps_deleted(schema) else key_refused(schema)
+    reason = _KEEPS if keeps_deleted(schema) else _LOGS if keeps_log(schema) else key_refused(schema)
     if configured == STREAMED:
         if reason is None:
             return STREAMED, "destination.method says so"

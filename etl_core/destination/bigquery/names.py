@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
-from etl_core.schema.deleted_rows import is_ours
+from etl_core.schema.change_log import PREFIX, is_ours
 from etl_core.schema.table import Column
 
 _PLAIN = re.compile("[A-Za-z0-9_]+")
@@ -66,7 +66,9 @@ def place_of(project: str, template: str, name: TableName) -> Place:
 def column_names(columns: Sequence[Column]) -> dict[str, str]:
     """The name in BigQuery of every column, by its own."""
     names = field_names([column.name for column in columns])
-    return {column.name: column.name if is_ours(column) else names[column.name] for column in columns}
+    rests = {column.name: column.name.removeprefix(PREFIX) for column in columns if is_ours(column)}
+    named = field_names(list(rests.values()))
+    return names | {name: PREFIX + named[rest] for name, rest in rests.items()}  # the prefix is reserved for these
 
 
 def field_names(names: Sequence[str]) -> dict[str, str]:

@@ -78,10 +78,12 @@ def replace_table(
     partition: str | None,
     max_staleness: float | None,
     before: Descriptions,
+    values: Mapping[str, str] | None = None,
 ) -> str:
     """The statement that puts what was staged in the table's place, rows, columns, key and all.
 
-    `partition` is an expression, `max_staleness` in seconds. Labels are of characters that need no quoting.
+    `partition` is an expression, `max_staleness` in seconds. Labels are of characters that need no quoting. `values`
+    are expressions in place of NULL in some columns.
     """
     stored = stored_columns(schema)
     names = {column.name: quoted(column.column) for column in stored}
@@ -100,8 +102,12 @@ def replace_table(
     return (
         f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){by}{cluster}"
         f" OPTIONS (labels = [{listed}]{stale}{described})"
-        f" AS SELECT {', '.join(names.values())} FROM {staging.sql}"
+        f" AS SELECT {', '.join(_or_else(name, values or {}) for name in names.values())} FROM {staging.sql}"
     )
+
+
+def _or_else(name: str, values: Mapping[str, str]) -> str:
+    return f"COALESCE({name}, {values[name]}) AS {name}" if name in values else name
 
 
 def add_columns(place: Place, columns: Sequence[StoredColumn]) -> str:

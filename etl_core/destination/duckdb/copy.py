@@ -15,7 +15,7 @@ import pyarrow as pa
 from etl_core.destination.duckdb.compression import TextSizes, sizes_of
 from etl_core.destination.duckdb.dialect import DIALECT
 from etl_core.destination.duckdb.session import DuckDBDatabase, DuckDBSession
-from etl_core.destination.protocol import KeptRows
+from etl_core.destination.protocol import KeptRows, LoggedCopy
 from etl_core.destination.sql.copy import StagedCopy
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -38,6 +38,6 @@ class DuckDBCopy(StagedCopy[DuckDBSession]):
         with self._guard:
             self._sizes += sizes
 
-    def _load(self, session: DuckDBSession, watermark: Lsn, keep: KeptRows | None) -> int:
+    def _load(self, session: DuckDBSession, watermark: Lsn, keep: KeptRows | LoggedCopy | None) -> int:
         session.will_compress(self._sizes)
         return super()._load(session, watermark, keep)

@@ -8,7 +8,8 @@ from typing import Generic, Self, TypeVar
 
 import pyarrow as pa
 
-from etl_core.destination.protocol import KeptRows, check_count, read_whole
+from etl_core.destination.change_log import stamped
+from etl_core.destination.protocol import KeptRows, LoggedCopy, check_count, read_whole
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, check_can_be_kept
 from etl_core.destination.sql.bookkeeping import Bookkeeping
@@ -18,6 +19,7 @@ from etl_core.destination.sql.names import check_columns, check_name
 from etl_core.destination.sql.session import Database, Session
 from etl_core.destination.sql.staging import Staging
 from etl_core.lsn import Lsn
+from etl_core.schema.change_log import has_log
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
 
@@ -66,7 +68,11 @@ class StagedCopy(Generic[SessionT]):
         """See KeepingCopy."""
         return read_whole(lambda: self._publish(watermark, expected, kept))
 
-    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | None) -> int:
+    def publish_appending(self, watermark: Lsn, expected: int | None, logged: LoggedCopy) -> int:
+        """See AppendingCopy."""
+        return read_whole(lambda: self._publish(watermark, expected, logged))
+
+    def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | LoggedCopy | None) -> int:
         name = self._schema.name
         with self._database.transaction() as session:
             with session.table_errors(name):
@@ -96,7 +102,7 @@ class StagedCopy(Generic[SessionT]):
         check_can_be_kept(dialect, schema, additions, ours, types)
         return additions
 
-    def _load(self, session: SessionT, watermark: Lsn, keep: KeptRows | None) -> int:
+    def _load(self, session: SessionT, watermark: Lsn, keep: KeptRows | LoggedCopy | None) -> int:
         schema, dialect = self._schema, self._dialect
         book = Bookkeeping(dialect, session, self._pipeline)
         additions = self._additions(session, book)
@@ -106,9 +112,12 @@ class StagedCopy(Generic[SessionT]):
             there = session.identifier(schema.name.namespace, schema.name.name)
             names = [*schema.key, *(column.name for column in additions.columns)]
             session.execute(statements.keep(kept, there, [(name, name) for name in names]))
-        aside = None if keep is None else self._put_aside(session, book, additions, keep)
+        aside = None if keep is None else self._put_aside(session, book, additions, keep, watermark)
         arrow = dialect.arrow_schema(schema.columns)
-        rows = pa.RecordBatchReader.from_batches(arrow, self._staging.read(arrow))
+        staged = self._staging.read(arrow)
+        if isinstance(keep, LoggedCopy):
+            staged = (stamped(batch, watermark, keep.taken_at) for batch in staged)
+        rows = pa.RecordBatchReader.from_batches(arrow, staged)
         with session.made_anew(schema, additions) as table:
             query = statements.insert(dialect, table, schema.columns)
             if additions.columns:
@@ -123,11 +132,16 @@ class StagedCopy(Generic[SessionT]):
         return loaded
 
     def _put_aside(
-        self, session: SessionT, book: Bookkeeping, additions: Additions, keep: KeptRows
+        self,
+        session: SessionT,
+        book: Bookkeeping,
+        additions: Additions,
+        keep: KeptRows | LoggedCopy,
+        watermark: Lsn,
     ) -> RowsToKeep | None:
         before, dialect = book.tables().get(self._schema.table_id), self._dialect
-        if before is None:
-            return None
+        if before is None or has_log(before.attnums) is not isinstance(keep, LoggedCopy):
+            return None  # it is new, or had another write mode
         old, new = (
             (dialect.fold(name.namespace), dialect.fold(name.name)) for name in (before.name, self._schema.name)
         )
@@ -136,7 +150,7 @@ class StagedCopy(Generic[SessionT]):
         }:
             return None
         added = additions.columns if old == new else ()
-        return RowsToKeep(dialect, session, before, self._schema, keep, added, self._staging.read)
+        return RowsToKeep(dialect, session, before, self._schema, keep, added, self._staging.read, watermark)
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The statements of tables that keep their deleted rows: marking all rows, counting, keeping rows of before a copy."""
+"""The statements of tables that keep their deleted rows, and of logs: marking, counting, keeping rows beside a copy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import pyarrow as pa
 from psycopg import sql
 
 from etl_core.batch import TableChanges
-from etl_core.destination.protocol import KeptRows
+from etl_core.destination.protocol import KeptRows, LoggedCopy
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import StoredColumn
 from etl_core.destination.sql.bookkeeping import StoredTable
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
+from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
+from etl_core.schema.change_log import COPY, LSN, OP
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, TableSchema
 
@@ -69,11 +71,15 @@ class RowsToKeep:
         session: Session,
         before: StoredTable,
         schema: TableSchema,
-        kept: KeptRows,
+        kept: KeptRows | LoggedCopy,
         added: Sequence[StoredColumn],
         copied: Callable[[pa.Schema], Iterator[pa.RecordBatch]],
+        watermark: Lsn,
     ) -> None:
-        """`copied` reads the copied rows; `added` are a person's columns of the table. See KeepingCopy."""
+        """`copied` reads the copied rows; `added` are a person's columns of the table.
+
+        See KeepingCopy, or, of a log whose rows all stay, AppendingCopy.
+        """
         self._session = session
         self._aside = dialect.temporary("etl$deleted")
         self._names = [*schema.column_names, *(column.name for column in added)]
@@ -81,8 +87,12 @@ class RowsToKeep:
         present = {column.name: column.type for column in session.columns(before.name)}
         origin = origins({name: attnum for name, attnum in before.attnums.items() if name in present}, schema.columns)
         carried = {name: there for name, there in origin.items() if name not in kept.changed}
-        rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added)
         create = sql.SQL("CREATE TEMPORARY TABLE {} AS ").format(self._aside)
+        if isinstance(kept, LoggedCopy):
+            values = _list(", ", _carried(dialect, schema, carried, present, added))
+            session.execute(create + _without_copy(old, values, watermark))
+            return
+        rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added)
         keys = [schema.column(name) for name in schema.key]
         arrow = dialect.arrow_schema(schema.columns)
         at = [arrow.get_field_index(column.name) for column in keys]
@@ -109,20 +119,47 @@ def _carried_rows(
 
     A last column, `_WAS_DELETED`, tells them apart.
     """
+    chosen = _carried(dialect, schema, carried, present, added, moment)
+    was = carried.get(DELETED_AT.name)
+    is_deleted = sql.SQL("FALSE") if was is None else sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", was))
+    chosen.append(sql.SQL("{} AS {}").format(is_deleted, _WAS_DELETED))
+    return sql.SQL("SELECT {} FROM {} AS t").format(_list(", ", chosen), old)
+
+
+def _without_copy(log: Query, values: Query, watermark: Lsn) -> Query:
+    """The rows of a log but for those of the copy with that watermark."""
+    return sql.SQL("SELECT {} FROM {} AS t WHERE NOT (t.{} = {} AND t.{} = {})").format(
+        values,
+        log,
+        sql.Identifier(OP.name),
+        sql.Literal(COPY),
+        sql.Identifier(LSN.name),
+        sql.Literal(int(watermark)),
+    )
+
+
+def _carried(
+    dialect: Dialect,
+    schema: TableSchema,
+    carried: Mapping[str, str],
+    present: Mapping[str, str],
+    added: Sequence[StoredColumn],
+    moment: datetime | None = None,
+) -> list[Query]:
+    """The values that rows of the old table, t, have in the columns of `schema`, and those `added`.
+
+    `moment` is in place of NULL in DELETED_AT.
+    """
     chosen: list[Query] = []
     for column in schema.columns:
         there = carried.get(column.name)
         value = None if there is None else dialect.carried(sql.Identifier("t", there), present[there], column)
         if value is None:
             value = sql.SQL("CAST(NULL AS {})").format(statements.type_name(dialect, column))
-        if column.attnum == DELETED_AT.attnum:
+        if moment is not None and column.attnum == DELETED_AT.attnum:
             value = sql.SQL("coalesce({}, {})").format(value, _timestamp(dialect, moment))
         chosen.append(sql.SQL("{} AS {}").format(value, sql.Identifier(column.name)))
-    chosen += [sql.Identifier("t", column.name) for column in added]
-    was = carried.get(DELETED_AT.name)
-    is_deleted = sql.SQL("FALSE") if was is None else sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", was))
-    chosen.append(sql.SQL("{} AS {}").format(is_deleted, _WAS_DELETED))
-    return sql.SQL("SELECT {} FROM {} AS t").format(_list(", ", chosen), old)
+    return [*chosen, *(sql.Identifier("t", column.name) for column in added)]
 
 
 def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence[Column]) -> Query:

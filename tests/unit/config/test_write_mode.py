@@ -67,6 +67,9 @@ def test_a_destination_that_cannot_is_refused_with_a_sentence() -> None:
         "tables.users.write_mode: is soft_delete, which destination type bigquery cannot do: destination.method is "
         "storage_write_cdc, by which a deleted row loses its values; with load_merge it can"
     )
+    with pytest.raises(ConfigError, match=r"is append, which .* has one row for each key; with load_merge it can"):
+        check_write_modes(streamed, [("write_mode", WriteMode.APPEND)])
+    modes.append(("tables.log.write_mode", WriteMode.APPEND))
     for method in ("auto", "load_merge"):
         check_write_modes(DestinationConfig("bigquery", {"project": "p", "method": method}), modes)
     check_write_modes(DestinationConfig("duckdb", {"path": "x.duckdb"}), modes)
