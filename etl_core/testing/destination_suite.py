@@ -277,8 +277,10 @@ class ChangesSuite(WatermarkSuite):
     def test_a_key_of_all_columns(self, destination: Destination) -> None:
         tags = table("tags", Column("id", INT8), Column("tag", TEXT), key=("id", "tag"))
         publish(destination, tags, [(1, "a"), (1, "b")])
-        destination.write(batch(changes(tags, deletes=[(1, "a")], upserts=[(1, "b"), (1, "c")]), expected=100, new=200))
-        assert contents(destination, tags) == Counter([(1, "b"), (1, "c")])
+        # A key that is gone may come again, as a number does that is written otherwise.
+        part = changes(tags, deletes=[(1, "a"), (1, "b"), (1, "d")], upserts=[(1, "b"), (1, "c")], inserts=[(1, "d")])
+        destination.write(batch(part, expected=100, new=200))
+        assert contents(destination, tags) == Counter([(1, "b"), (1, "c"), (1, "d")])
 
     def test_a_table_without_a_key_is_appended_to(self, destination: Destination) -> None:
         log = table("log", Column("line", TEXT), key=())

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
 from etl_core.type_options import OutOfRange
-from etl_core.values.refusal import out_of_range, unreadable
+from etl_core.values.refusal import OPTION, out_of_range, unreadable
 from etl_core.values.text import (
     Array,
     Mask,
@@ -102,8 +102,7 @@ def _load_unusual(strings: Array, target: pa.DataType, column: Column, table: Ta
             "a time after the year 294246, which 64 bits of microseconds since 1970 cannot hold",
             column,
             table,
-            "correct the value in the source, use 'infinity' for a time without end, or set types.out_of_range: null "
-            "(or clamp)",
+            f"correct the value in the source, use 'infinity' for a time without end, or {OPTION}",
         )
     beyond[finite] = too_late
     integers[finite] = np.where(too_late, INFINITE_MICROSECONDS - 1, np.where(too_late, 0, days) * _DAY + time)

@@ -15,7 +15,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
 from etl_core.type_options import OutOfRange
 from etl_core.values.ranges import INTERVAL
-from etl_core.values.refusal import out_of_range, unreadable
+from etl_core.values.refusal import OPTION, out_of_range, unreadable
 from etl_core.values.text import (
     Array,
     Bytes,
@@ -62,8 +62,7 @@ def load_interval(text: Array, _arrow: pa.DataType, column: Column, table: Table
             "an interval of more than 2,562,047 hours, which 64 bits of nanoseconds cannot hold",
             column,
             table,
-            "write long intervals in days or months, as justify_hours() in the source does, or set types.out_of_range: "
-            "null (or clamp)",
+            f"write long intervals in days or months, as justify_hours() in the source does, or {OPTION}",
         )
     values = np.zeros(len(part.starts), INTERVAL)
     values["months"], values["days"] = months, days
@@ -86,7 +85,7 @@ def _load_infinite(text: Array, column: Column, table: TableName) -> Array:
             "infinity, which no interval of months, days and nanoseconds can hold",
             column,
             table,
-            "replace infinite intervals in the source by NULL, or set types.out_of_range: null (or clamp)",
+            f"replace infinite intervals in the source by NULL, or {OPTION}",
         )
     valid = validity(strings)
     given = ~infinite if valid is None else valid & ~infinite

@@ -12,7 +12,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.pg_types import numeric_precision
 from etl_core.schema.table import Column
 from etl_core.type_options import OutOfRange
-from etl_core.values.refusal import out_of_range, unreadable
+from etl_core.values.refusal import OPTION, out_of_range, unreadable
 from etl_core.values.text import (
     Array,
     Mask,
@@ -69,8 +69,8 @@ def load_numeric(text: Array, arrow: pa.DataType, column: Column, table: TableNa
             f"NaN or infinity, which no DECIMAL({arrow.precision},{arrow.scale}) can hold",
             column,
             table,
-            "replace it in the source by NULL, or set types.out_of_range: null (or clamp); a numeric without a "
-            "precision can be text: types.numeric: varchar",
+            f"replace it in the source by NULL, or {OPTION}; a numeric without a precision can be text: types.numeric: "
+            "varchar",
         )
     numbers = nulled(strings, beyond | hidden)
     try:
@@ -117,7 +117,7 @@ def load_float8(text: Array, arrow: pa.DataType, column: Column, table: TableNam
             "a number beyond 1.8e308, which DOUBLE cannot hold",
             column,
             table,
-            f"set types.numeric: varchar for column {column.name}, or types.out_of_range: null (or clamp)",
+            f"set types.numeric: varchar for column {column.name}, or {OPTION}",
         )
     if column.out_of_range is OutOfRange.NULL:
         return fixed_width(arrow, numbers, _given(strings) & ~beyond)

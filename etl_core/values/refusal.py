@@ -7,6 +7,9 @@ from etl_core.identifiers import TableName
 from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column
 
+OPTION = "set types.out_of_range: null (or clamp) for a column of no key"
+"""What to do about a value beyond the range of its type."""
+
 
 def out_of_range(what: str, column: Column, table: TableName, hint: str) -> ValueOutOfRange:
     """`what` completes the sentence "column c of table t holds …"."""

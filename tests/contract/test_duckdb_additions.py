@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from etl_core.errors import CopiedAgain, TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_deleted_suite import EARLY, LATER, THEN, at, copy_again, items
+from etl_core.testing.destination_multiset_suite import multiset
 from etl_core.testing.destination_tables import (
     INT4,
     INT8,
@@ -198,6 +200,18 @@ def test_values_that_a_copy_would_lose_are_said_before_it(destination: DuckDBDes
             destination.copy(schema)
         assert "DROP COLUMN" in str(caught.value.hint)
     assert _run(path, "SELECT mine FROM public.public.log") == [(1,)]
+
+
+def test_without_a_key_values_that_a_removed_row_would_lose_are_told(
+    destination: DuckDBDestination, path: Path
+) -> None:
+    schema = multiset()
+    publish(destination, schema, [("a", 1), ("a", 1)])
+    _run(path, "ALTER TABLE public.public.lines ADD COLUMN note VARCHAR")
+    destination.write(batch(changes(schema, inserts=[("b", 2)]), expected=100, new=200))
+    with pytest.raises(TableError, match=r"public\.lines has no key, so .* would lose values of column note"):
+        destination.write(batch(changes(schema, removals=[("a", 1)]), expected=200, new=300))
+    assert contents(destination, schema) == Counter([("a", 1), ("a", 1), ("b", 2)])
 
 
 def test_a_column_of_the_same_name_at_the_source_is_refused(destination: DuckDBDestination, path: Path) -> None:

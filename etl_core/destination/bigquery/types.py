@@ -61,7 +61,7 @@ from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column
 from etl_core.values.arrow import arrow_type
 from etl_core.values.ranges import DAY, INTERVAL
-from etl_core.values.refusal import out_of_range
+from etl_core.values.refusal import OPTION, out_of_range
 from etl_core.values.text import Array, offsets_from_lengths, validity, view_buffer
 
 ELEMENTS, ELEMENT = "elements", "element"
@@ -278,7 +278,7 @@ def _check_range(values: Array, column: Column, table: TableName) -> None:
                 "the time 24:00:00, which BigQuery's TIME cannot hold",
                 column,
                 table,
-                "set types.out_of_range: null (or clamp), or store 00:00:00 in the source",
+                f"{OPTION}, or store 00:00:00 in the source",
             )
         return
     elif pa.types.is_interval(kind):
@@ -291,7 +291,7 @@ def _check_range(values: Array, column: Column, table: TableName) -> None:
             f"{what} outside the years 1 to 9999 or infinity, which BigQuery's {_TYPES[kind][0]} cannot hold",
             column,
             table,
-            "set types.out_of_range: null (or clamp), or replace such values in the source",
+            f"{OPTION}, or correct such values in the source",
         )
 
 
@@ -314,7 +314,7 @@ def _check_intervals(values: Array, column: Column, table: TableName) -> None:
             "an interval of more than 10,000 years, which BigQuery's INTERVAL cannot hold",
             column,
             table,
-            "set types.out_of_range: null (or clamp), or shorten such intervals in the source",
+            f"{OPTION}, or shorten such intervals in the source",
         )
     if (parts["nanoseconds"] % 1000).any():
         raise out_of_range(
