@@ -67,7 +67,8 @@ class TableChanges:
 
     1. bring the table to `schema` (never backwards). `alterations` are the steps since the version that the engine has
        noted last; one may be done already, as it is not noted when an answer is lost. A destination tells that by the
-       numbers of its columns. One that cannot do a step in place raises CopiedAgain,
+       numbers of its columns. One that cannot do a step in place raises CopiedAgain. With a name that another table of
+       the pipeline has there, that one keeps its rows under no name (`Positions.aside`), or loses its watermark,
     2. if `truncate`, empty it; in a table that keeps its deleted rows (`schema.deleted_rows`), with `mark_deleted`, set
        DELETED_AT of its living rows, those where it is NULL, to that moment,
     3. read the unchanged columns of `partials` by `origin_keys`; a missing origin row is an error,

@@ -204,7 +204,7 @@ class Pipeline(PipelineControl):
             connections_per_table=self.config.copy.connections_per_table,
             unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             share=share,
-            wanted=self.config.source.selection,
+            selection=self.config.source.selection,
             stop=stop,
             drain=drain,
         )

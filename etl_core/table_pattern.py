@@ -82,6 +82,10 @@ class TableSelection:
         """Whether a table that nobody has named may be one of them."""
         return self.asks_catalog or not self.names
 
+    def leaves_out(self, name: TableName) -> bool:
+        """Whether a `!` is about the table. Others that are not in it are those that nobody has selected."""
+        return name not in self.names and any(pattern.excludes and pattern.matches(name) for pattern in self.patterns)
+
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, TableName) or name in self.names:
             return isinstance(name, TableName)

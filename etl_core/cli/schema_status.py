@@ -67,8 +67,6 @@ def _changes(versions: Sequence[SchemaVersion]) -> list[list[str]]:
     told = [["copied" if version.version == 1 else "as it was before"] for version in versions[:1]]
     for before, after in itertools.pairwise(versions):
         steps = [str(step) for step in alterations(before.schema, after.schema)]
-        if before.schema.name != after.schema.name:
-            steps.append(f"the table was renamed from {before.schema.name} to {after.schema.name}")
         told.append(steps or ["nullability, a comment or the replica identity changed"])
     return told
 

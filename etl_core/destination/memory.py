@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
+from etl_core.destination.aside import aside_name, is_aside
 from etl_core.destination.change_log import stamped
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.protocol import KeptRows, LoggedCopy, Positions, check_count, check_stream
@@ -81,8 +82,12 @@ class MemoryDestination:
 
     def positions(self) -> Positions:
         state = self._database.state
-        tables = {table_id: mark.lsn for (owner, table_id), mark in state.watermarks.items() if owner == self._pipeline}
-        return Positions(tables, state.streams.get(self._pipeline))
+        marks = {table_id: mark for (owner, table_id), mark in state.watermarks.items() if owner == self._pipeline}
+        return Positions(
+            {table_id: mark.lsn for table_id, mark in marks.items()},
+            state.streams.get(self._pipeline),
+            frozenset(table_id for table_id, mark in marks.items() if is_aside(mark.name)),
+        )
 
     def count(self, tables: Mapping[TableId, TableName], wait_seconds: float) -> Mapping[TableId, tuple[Lsn, int]]:  # noqa: ARG002 - nothing is waited for
         """See CountingDestination."""
@@ -104,14 +109,6 @@ class MemoryDestination:
         with self._database.lock:
             before = self._database.state
             marks = self._check_fence(before, batch)
-            tables = dict(before.tables)
-            for changes in batch.parts:
-                schema = changes.schema
-                if marks[schema.table_id].name != schema.name:
-                    raise CopiedAgain(
-                        f"{marks[schema.table_id].name} was renamed to {schema.name}", table=str(schema.name)
-                    )
-                tables[schema.name] = apply_changes(tables[schema.name], changes)
             moved = {
                 (self._pipeline, table_id): replace(marks[table_id], lsn=move.new)
                 for table_id, move in batch.watermarks.items()
@@ -119,10 +116,18 @@ class MemoryDestination:
             streams = dict(before.streams)
             if batch.stream is not None:
                 streams[self._pipeline] = batch.stream.new
-            self._database.state = State(tables, {**before.watermarks, **moved}, streams)
+            after = State(before.tables, {**before.watermarks, **moved}, streams)
+            for changes in batch.parts:
+                key = (self._pipeline, changes.schema.table_id)
+                after, place = renamed(after, key, changes.schema.name, after.watermarks[key].lsn)
+                changed = apply_changes(after.tables[place], changes)
+                after = replace(after, tables={**after.tables, place: changed})
+            self._database.state = after
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
-        stored = self._database.state.tables.get(schema.name)
+        state = self._database.state
+        mark = state.watermarks.get((self._pipeline, schema.table_id))
+        stored = state.tables.get(schema.name if mark is None else mark.name)
         if stored is None:
             raise TableError(f"{schema.name} is not in the destination", table=str(schema.name))
         return iter(stored.rows.select(list(schema.column_names)).cast(arrow_schema(schema)).to_batches())
@@ -130,8 +135,12 @@ class MemoryDestination:
     def forget(self, table_id: TableId) -> None:
         with self._database.lock:
             before = self._database.state
+            mark = before.watermarks.get((self._pipeline, table_id))
             kept = {key: mark for key, mark in before.watermarks.items() if key != (self._pipeline, table_id)}
-            self._database.state = replace(before, watermarks=kept)
+            tables = dict(before.tables)
+            if mark is not None and is_aside(mark.name):
+                del tables[mark.name]
+            self._database.state = replace(before, tables=tables, watermarks=kept)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -180,19 +189,14 @@ class MemoryCopy:
         check_count(name, rows.num_rows, expected)
         with self._database.lock:
             before = self._database.state
-            same_name = [key for key, mark in before.watermarks.items() if mark.name == name and key != self._key]
-            for owner, _ in same_name:
-                if owner != self._key[0]:
-                    raise TableError(f"{name} is already replicated here by pipeline {owner}", table=str(name))
-            # The same pipeline and name with another id: the table was dropped and created again at the source.
-            others = {key: mark for key, mark in before.watermarks.items() if key not in same_name}
-            there = before.tables.get(name)
+            after, place = renamed(before, self._key, name, watermark)
+            there = after.tables.get(place)
             together = rows
             if kept is not None and there is not None and there.schema.table_id == self._schema.table_id:
                 together = pa.concat_tables([rows, _rows_to_stay(there, self._schema, rows, kept, watermark)])
             self._database.state = State(
-                {**before.tables, name: StoredTable(self._schema, together)},
-                {**others, self._key: Watermark(name, watermark)},
+                {**after.tables, place: StoredTable(self._schema, together)},
+                {**after.watermarks, self._key: Watermark(place, watermark)},
                 before.streams,
             )
         return rows.num_rows
@@ -210,6 +214,29 @@ class MemoryCopy:
         with self._database.lock:
             self._database.copying.discard(self._key)
         self._staged = []
+
+
+def renamed(state: State, key: tuple[str, TableId], name: TableName, lsn: Lsn) -> tuple[State, TableName]:
+    """The state in which a table has the name that it has as of `lsn`, and where it is then, or is to be.
+
+    A table that had the name before is put aside, unless it has it since `lsn`.
+    """
+    tables, marks = dict(state.tables), dict(state.watermarks)
+    own = marks.get(key)
+    if own is not None and own.name == name:
+        return state, name
+    for other, mark in state.watermarks.items():
+        if mark.name != name:
+            continue
+        if other[0] != key[0]:
+            raise TableError(f"{name} is already replicated here by pipeline {other[0]}", table=str(name))
+        if mark.lsn > lsn:
+            return state, aside_name(*key, name.namespace) if own is None else own.name
+        aside = aside_name(*other, name.namespace)
+        tables[aside], marks[other] = tables.pop(name), replace(mark, name=aside)
+    if own is not None:
+        tables[name], marks[key] = tables.pop(own.name), replace(own, name=name)
+    return replace(state, tables=tables, watermarks=marks), name
 
 
 def apply_changes(stored: StoredTable, changes: TableChanges) -> StoredTable:

@@ -13,7 +13,7 @@ idempotent job id) and says so in its docstring and in `docs/delivery.md`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,11 +38,13 @@ class Positions:
     """What the destination durably holds for one pipeline.
 
     `tables` has a watermark per published table; a table that is not in it has no usable data.
-    `stream` is what the last batch of the main stream moved it to, None before the first.
+    `stream` is what the last batch of the main stream moved it to, None before the first. `aside` are those of `tables`
+    whose name another table has taken, so that readers do not find them until they are written under another one.
     """
 
     tables: Mapping[TableId, Lsn]
     stream: StreamPosition | None
+    aside: Set[TableId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +268,16 @@ class Destination(Protocol):
         """The table's rows in the Arrow schema of `schema`, in any order, from one consistent state.
 
         Of a log (`schema.change_log`), `schema` may have some of the columns alone.
+        The table is known by its id where it has another name there.
 
         May raise TryAgain in the middle: what was read counts for nothing then (`read_whole`).
         """
 
     def forget(self, table_id: TableId) -> None:
-        """Removes the table's watermark, keeping its data for readers: it will be copied again."""
+        """Removes the table's watermark, keeping its data for readers: it will be copied again.
+
+        Data that is under no name that readers know (`Positions.aside`) goes.
+        """
 
     def close(self) -> None:
         """Releases what is held. Idempotent."""

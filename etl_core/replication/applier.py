@@ -35,6 +35,7 @@ from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, GROUP_
 from etl_core.replication.isolation import find_failing
 from etl_core.replication.observer import Flush, Observer
 from etl_core.replication.removals import refuse_removals
+from etl_core.replication.rename_writer import RenameWriter
 from etl_core.replication.retry import Backoff
 from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
@@ -97,6 +98,7 @@ class Applier:
         write_lock: threading.Lock,
         stop: threading.Event,
         fence: StreamFence | None,
+        renames: RenameWriter | None = None,
         unknown_types_to_bytes: bool,
         shapes: Shapes | None = None,
         check_permitted: Callable[[TableSchema, TableSchema], None] = lambda _before, _after: None,
@@ -113,6 +115,7 @@ class Applier:
         self._stop = stop
         self._leaving = threading.Event()
         self._fence = fence
+        self._renames = renames
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._shapes = shapes or Shapes()
         self._check_permitted = check_permitted
@@ -154,6 +157,12 @@ class Applier:
             lag = None if batch.commit_time is None else age(batch.commit_time, self._server_now())
             flush = Flush(batch.end_lsn, batch.commit_time, rows, seconds, tables, attempt.jobs, lag)
             self._observer.on_flush(flush)
+        if self._renames is not None:
+            self._renames.write(batch.end_lsn)
+
+    def is_rename_due(self, position: Lsn) -> bool:
+        """Whether `apply` of a batch that ends at `position`, maybe an empty one, would rename a table."""
+        return self._renames is not None and self._renames.is_due(position)
 
     def _written(self, batch: Assembled) -> _Attempt:
         conflicts = 0
@@ -311,10 +320,15 @@ class Applier:
 
     def _note_tables(self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> None:
         self._active.advance(moves)
+        is_renamed = False
         for schema in attempt.schemas.values():
-            if schema != self._active.schema(schema.table_id):
+            known = self._active.schema(schema.table_id)
+            if schema != known:
                 self._store.save_schema(self._shapes.of(schema).stored, batch.end_lsn)
                 self._active.set_schema(schema)
+                is_renamed = is_renamed or (known is not None and known.name != schema.name)
+        if is_renamed and self._renames is not None:
+            self._renames.look_aside()
 
     def _decode(
         self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt

@@ -2,7 +2,7 @@
 
 Invariants:
 - a batch handed out holds whole transactions only, and so does every piece but those of the open transaction;
-- all frames of one relation in one piece are described by one schema;
+- all frames of one relation in one piece are described by one schema, and no two of them have one name;
 - a truncation begins a piece, so that what came before is decoded apart from what comes after, and the piece's first
   transaction is the one that truncates; so does an alteration that a logical message announces.
 """
@@ -16,7 +16,7 @@ from datetime import datetime
 import numpy as np
 
 from etl_core.errors import MalformedMessage
-from etl_core.identifiers import TableId
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.protocol.messages import LogicalDecodingMessage, Message, Origin, Relation, Truncate, Type
 from etl_core.protocol.segment import SEGMENT_BYTES, Frames, Segment
@@ -112,6 +112,7 @@ class Assembler:
         self._segment_bytes = segment_bytes
         self._seals_spool = seals_spool
         self._schemas: dict[TableId, TableSchema] = {}
+        self._named: dict[TableName, TableId] = {}
         self._pieces: list[Piece] = []
         self._open_pieces: list[Piece] = []
         self._spool: Spool | None = None
@@ -228,10 +229,16 @@ class Assembler:
         table_id = message.table_id
         schema = self._describe(message, self._open_lsn or self.end_lsn)
         known = self._schemas.get(table_id)
-        if known is not None and known != schema and self._scanned.rows:
+        if self._scanned.rows and (self._has_had(schema) if known is None else known != schema):
             self._close()
         self._schemas[table_id] = schema
+        self._named[schema.name] = table_id
         self.has_described = self.in_transaction
+
+    def _has_had(self, schema: TableSchema) -> bool:
+        """Whether another table was called so: rows that it had then are to be written before the name is taken."""
+        other = self._named.get(schema.name, schema.table_id)
+        return other != schema.table_id and self._schemas[other].name == schema.name
 
     def _on_truncate(self, tables: frozenset[TableId]) -> None:
         if self._open_lsn is None:

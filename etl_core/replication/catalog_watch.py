@@ -16,7 +16,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -34,17 +34,19 @@ from etl_core.errors import (
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.failpoints import GAP_STORED, TABLE_SET_BACK, reach
+from etl_core.replication.followed import Followed, note_renamed
 from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.table_errors import absent_update, is_absent
 from etl_core.schema.fingerprint import Fingerprint, is_altered, new_files, what_changed
 from etl_core.schema.table import TableSchema
-from etl_core.source.absence import missing
+from etl_core.source.absence import left_out, missing
 from etl_core.source.connection import Connection
 from etl_core.source.fingerprint import Look, candidates, has_old_row, look
 from etl_core.source.publication import add_tables_statement, told_harms
 from etl_core.source.sqlstate import translate
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import COPIED, TableState
+from etl_core.table_pattern import TableSelection
 
 _log = logging.getLogger(__name__)
 
@@ -83,15 +85,15 @@ class CatalogWatch:
         store: StateStore,
         observer: Observer,
         register: Callable[[Connection], None],
-        wanted: Container[TableName] | None = None,
+        selection: TableSelection | None = None,
     ) -> None:
-        """`wanted` are the configured tables: one of them that has another name now is none of them any more."""
+        """`selection` are the configured tables: one of them that has another name now is followed."""
         self._connect = connect
         self._publication = publication
         self._store = store
         self._observer = observer
         self._register = register
-        self._wanted = wanted
+        self._selection = selection
         self._lock = threading.RLock()
         self._open: dict[TableId, _Open] = {}
         self._truncated: dict[TableId, Lsn] = {}
@@ -101,6 +103,7 @@ class CatalogWatch:
         self._told_harms: set[str] = set()
         self._position: Lsn | None = None
         self._applied: Callable[[TableId], TableSchema | None] = lambda _: None
+        self._note_names: Callable[[Mapping[TableId, TableName], Lsn], None] = lambda *_: None
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -119,6 +122,7 @@ class CatalogWatch:
                 # Copied again or moved by somebody else meanwhile: the next look sees it.
                 with contextlib.suppress(StateConflict):
                     self._examine(connection, status, remembered.get(status.table_id), found)
+            self._note_names(found.names, found.lsn)
             return found
 
     def copied_from(self, table_id: TableId) -> Remembered | None:
@@ -139,10 +143,12 @@ class CatalogWatch:
 
     def _examine(self, connection: Connection, status: TableStatus, remembered: Remembered | None, found: Look) -> None:
         now = found.tables.get(status.table_id)
-        is_called_so = now is None or now.name == status.name or self._wanted is None or now.name in self._wanted
-        if now is not None and now.name != status.name and is_called_so and status.state is not TableState.DATA_SYNC:
-            status = self._store.add_table(status.table_id, now.name)
-        if now is not None and now.is_published and is_called_so:
+        is_left_out = False
+        if now is not None and now.name != status.name:
+            is_left_out = self._selection is not None and self._selection.leaves_out(now.name)
+            if not is_left_out and status.state is not TableState.DATA_SYNC:
+                status = self._follow(status, now.name)
+        if now is not None and now.is_published and not is_left_out:
             if is_absent(status):
                 self._copy_again(status, _WAS_AWAY)
             elif not _is_continued(status):
@@ -158,6 +164,13 @@ class CatalogWatch:
             reach(GAP_STORED)
         if _is_continued(status):
             self._stop_table(status, self._not_offered(connection, status, now, found))
+
+    def _follow(self, status: TableStatus, name: TableName) -> TableStatus:
+        note_renamed(self._store, self._selection, status, name)
+        renamed = self._store.add_table(status.table_id, name)
+        if self._selection is not None and name not in self._selection:
+            self._observer.on_notice(str(Followed(status.table_id, status.name, name)))
+        return renamed
 
     def _compare(
         self, connection: Connection, status: TableStatus, remembered: Remembered | None, now: Fingerprint, lsn: Lsn
@@ -243,9 +256,17 @@ class CatalogWatch:
 
     # --- while it streams -------------------------------------------------------------------------------------
 
-    def start(self, applied: Callable[[TableId], TableSchema | None]) -> None:
-        """Begins to look from time to time, beside a stream; `applied` gives the schema it has for a table."""
-        self._applied, self._position = applied, None  # without the lock: a look of an earlier stream may have it
+    def start(
+        self,
+        applied: Callable[[TableId], TableSchema | None],
+        note_names: Callable[[Mapping[TableId, TableName], Lsn], None],
+    ) -> None:
+        """Begins to look from time to time, beside a stream; `applied` gives the schema it has for a table.
+
+        `note_names` is told what the tables are called in each look; see `renames.py`.
+        """
+        # Without the lock: a look of an earlier stream may have it.
+        self._applied, self._note_names, self._position = applied, note_names, None
         # Its own: the thread of an earlier stream may still wait for an answer.
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(
@@ -403,8 +424,10 @@ class CatalogWatch:
         self, connection: Connection, status: TableStatus, now: Fingerprint | None, found: Look
     ) -> TableAbsent:
         """What happened and what to do."""
-        if now is None or (now.is_published and now.name != status.name):
-            return missing(status.name, None if now is None else now.name)
+        if now is None:
+            return missing(status.name)
+        if now.is_published and now.name != status.name:
+            return left_out(status.name, now.name)
         missed = "its changes no longer arrive, and those made meanwhile are not kept"
         back = "it is copied again by itself as soon as it is published again"
         if found.publishing is None:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -50,6 +50,7 @@ from etl_core.replication.failpoints import (
     SLOT_CREATED,
     reach,
 )
+from etl_core.replication.followed import note_renamed
 from etl_core.replication.observer import Observer
 from etl_core.replication.permission import Permission
 from etl_core.replication.removals import check_removals
@@ -59,7 +60,7 @@ from etl_core.replication.source import Source
 from etl_core.replication.table_errors import failed_update
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
-from etl_core.source.absence import missing
+from etl_core.source.absence import left_out
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
@@ -73,6 +74,7 @@ from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
+from etl_core.table_pattern import TableSelection
 from etl_core.values.arrow import refuse_unsupported
 
 _log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ class TableCopier:
         connections_per_table: int,
         unknown_types_to_bytes: bool,
         share: str | None,
-        wanted: Container[TableName] | None = None,
+        selection: TableSelection | None = None,
         stop: threading.Event,
         drain: threading.Event | None = None,
     ) -> None:
@@ -127,7 +129,7 @@ class TableCopier:
         self._connections = connections_per_table
         self._unknown_types_to_bytes = unknown_types_to_bytes
         self._share = share
-        self._wanted = wanted
+        self._selection = selection
         self._stop = stop
         self._drain = drain or threading.Event()
 
@@ -318,8 +320,9 @@ class TableCopier:
                     table=str(status.name),
                     hint="add it again, or take it out of the configuration",
                 )
-            if self._wanted is not None and table.name not in self._wanted:
-                raise missing(status.name, table.name)
+            if self._selection is not None and self._selection.leaves_out(table.name):
+                raise left_out(status.name, table.name)
+            note_renamed(self._store, self._selection, status, table.name)
             self._permission.check_copy(connection, status, table.schema)
             lost = [one for plan in read_plan(connection, [table.name]) for one in plan.lost_partitions]
             publication = find_publication(connection, self._source.publication)

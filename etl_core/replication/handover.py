@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
 
 from etl_core.batch import StreamPosition, WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.errors import (
+    COPIED_AGAIN,
     ClaimLost,
     CopiedAgain,
     CopyNeeded,
@@ -96,11 +97,14 @@ class Handover:
         self._hold: Lsn | None = None
         self._start = ZERO
         self._passed: dict[TableId, Lsn] = {}
+        self.aside: Set[TableId] = frozenset()
+        """What the destination had under no name of its own when the stream began."""
 
     def start(self, position: Lsn) -> None:
         """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
         self._start = position
         positions = self._destination.positions()
+        self.aside = positions.aside
         if self._fence.is_older(positions.stream):
             self._refuse_older(positions.stream)
         else:
@@ -178,7 +182,11 @@ class Handover:
                 return
         raise OutcomeUnknown("the destination was replaced again and again", hint="end what else writes to it")
 
-    def _fail_replaced(self, status: TableStatus, what: str) -> None:
+    def _fail_replaced(self, status: TableStatus, what: str, watermark: Lsn | None = ZERO) -> None:
+        if watermark is None and self._is_name_taken(status.table_id):
+            what = f"{status.name} is copied again: a table that has its former name now has taken its place"
+            self._fail(status, CopiedAgain(what, table=str(status.name), hint=COPIED_AGAIN))
+            return
         self._fail(
             status,
             CopyNeeded(
@@ -188,11 +196,19 @@ class Handover:
             ),
         )
 
+    def _is_name_taken(self, table_id: TableId) -> bool:
+        """Whether another table of the pipeline was copied under the name that this one has in the destination."""
+        stored = self._store.schema(table_id)
+        others = (self._store.schema(status.table_id) for status in self._store.tables() if status.table_id != table_id)
+        return stored is not None and any(other is not None and other[1].name == stored[1].name for other in others)
+
     def _take_in_ready(self, status: TableStatus, marks: Mapping[TableId, Lsn]) -> None:
         watermark = marks.get(status.table_id)
         if watermark is None or watermark < (status.snapshot_lsn or ZERO):
             self._fail_replaced(
-                status, f"it was complete as of {status.snapshot_lsn}, but the destination has it as of {watermark}"
+                status,
+                f"it was complete as of {status.snapshot_lsn}, but the destination has it as of {watermark}",
+                watermark,
             )
             return
         self._activate(status, watermark, self._schema(status))
@@ -362,7 +378,7 @@ class Handover:
                     self._fail(status, error)
                     self._active.deactivate(table_id)
             elif theirs != ours:
-                self._fail_replaced(status, f"the destination's watermark went back from {ours} to {theirs}")
+                self._fail_replaced(status, f"the destination's watermark went back from {ours} to {theirs}", theirs)
                 self._active.deactivate(table_id)
 
     # --- states -----------------------------------------------------------------------------------------------

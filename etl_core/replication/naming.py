@@ -12,7 +12,7 @@ from etl_core.state.store import StateStore, TableStatus
 
 
 def tables_named(store: StateStore, source: Source, name: TableName) -> Sequence[TableStatus]:
-    """The pipeline's tables of that name: as `etl status` shows it, as the source has it now, or else as it was copied.
+    """The pipeline's tables of that name: as `etl status` shows it, as the source has it now, or else as it had before.
 
     Two of them if tables have swapped names since. A source out of reach is not asked.
     """
@@ -22,8 +22,11 @@ def tables_named(store: StateStore, source: Source, name: TableName) -> Sequence
     found += [status for status in tables if status.table_id == now and status not in found]
     if found:
         return found
-    stored = [(status, store.schema(status.table_id)) for status in tables]
-    return [status for status, schema in stored if schema is not None and schema[1].name == name]
+    return [status for status in tables if name in _names_of(store, status)]
+
+
+def _names_of(store: StateStore, status: TableStatus) -> set[TableName]:
+    return {version.schema.name for version in store.schema_versions(status.table_id)}
 
 
 def _at_the_source(source: Source, name: TableName) -> TableId | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from etl_core.errors import DecisionNeeded, SourceLocked
 from etl_core.identifiers import TableName
 from etl_core.policies import Recopy, SchemaChanges, TablePolicy
-from etl_core.schema.alterations import AddColumn, Alteration, alterations
+from etl_core.schema.alterations import AddColumn, Alteration, RenameTable, alterations
 from etl_core.schema.pg_types import modifiers
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.shapes import Shapes
@@ -91,10 +91,13 @@ class Permission:
         raise _change_waits(now.name, told, policy, change, "copy the table again with it")
 
     def _refused(self, policy: TablePolicy, before: TableSchema, after: TableSchema) -> Sequence[Alteration]:
-        """The steps between what the destination has of the two, if the policy does not let them all be applied."""
+        """The steps between what the destination has of the two, if the policy does not let them all be applied.
+
+        A table that has another name is the same table, and waits for nothing.
+        """
         if self._shapes:
             before, after = self._shapes.of(before).target, self._shapes.of(after).target
-        steps = alterations(before, after)
+        steps = [step for step in alterations(before, after) if not isinstance(step, RenameTable)]
         if policy.schema_changes is SchemaChanges.ADD_ONLY and all(isinstance(step, AddColumn) for step in steps):
             return ()
         return steps

@@ -27,6 +27,7 @@ from etl_core.errors import (
 )
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.catalog_watch import CatalogWatch
+from etl_core.replication.followed import find_followed, note_renamed, with_followed
 from etl_core.replication.identity import check_source
 from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.other_slots import describe_other_slot, find_other_slots
@@ -111,7 +112,8 @@ class Preparation:
             self._destination.prepare()
             # Before a look at the catalog brings the names up to date: the configuration may have the old ones.
             before = {status.table_id: status for status in self._store.tables()}
-            absent = self._find_absent(connection, before) if is_known else {}
+            self._follow(connection, before.values())
+            absent = self._find_absent(connection) if is_known else {}
             if is_known and not exists:
                 # In this order: what was written without a publication was not sent, whatever is created now.
                 self._watch.set_back_all(
@@ -146,7 +148,8 @@ class Preparation:
             self._store.migrate()
             if self._store.source_identity() is None:
                 raise
-            absent = self._find_absent(connection, {status.table_id: status for status in self._store.tables()})
+            self._follow(connection, self._store.tables())
+            absent = self._find_absent(connection)
             try:
                 self._check_publication(connection, self._wanted_but(absent))
             except EtlError:
@@ -179,12 +182,18 @@ class Preparation:
             connection, self._source.publication, tables, allow_append_only=self._config.allow_append_only
         )
 
-    def _find_absent(
-        self, connection: Connection, before: Mapping[TableId, TableStatus]
-    ) -> dict[TableName, TableAbsent]:
-        wanted = self._wanted
-        known = {status.name: table_id for table_id, status in before.items()}
-        return find_absent(connection, self._source.publication, wanted, known) if wanted else {}
+    def _follow(self, connection: Connection, known: Iterable[TableStatus]) -> None:
+        """Puts the names of now in the place of configured ones that known tables had before."""
+        if self._wanted is None:
+            return
+        followed = find_followed(connection, self._store, self._config.source.selection, known)
+        self._wanted = with_followed(connection, self._wanted, followed)
+        new = [str(one) for one in followed if str(one) not in self._told]
+        self._told.update(new)
+        tell_shortened(self._observer, new)
+
+    def _find_absent(self, connection: Connection) -> dict[TableName, TableAbsent]:
+        return find_absent(connection, self._source.publication, self._wanted) if self._wanted else {}
 
     def _wanted_but(self, absent: Collection[TableName]) -> Sequence[TableName] | None:
         return None if self._wanted is None else [name for name in self._wanted if name not in absent]
@@ -284,21 +293,28 @@ class Preparation:
         lost = []
         for status in self._store.tables():
             was = before.get(status.table_id, status)
-            if status.table_id not in by_id and was.name in absent:
+            error = absent.get(status.name) or absent.get(was.name)
+            if status.table_id not in by_id and error is not None:
                 if not is_absent(status):
-                    self._stop_absent(status, absent[was.name])
+                    self._stop_absent(status, error)
                 elif is_absent(was):  # else the look at the catalog has just stopped it, and said why
-                    self._observer.on_table_error(status.name, absent[was.name])
+                    self._observer.on_table_error(status.name, error)
             elif status.table_id not in by_id:
                 self._forget(status)
                 lost.append(status)
         known = {status.table_id: status for status in self._store.tables()}
-        for name in absent.keys() - {status.name for status in before.values()}:
+        for name in absent.keys() - {status.name for status in (*before.values(), *known.values())}:
             self._observer.on_table_error(name, absent[name])  # it was never copied, so that it has no state
         for table_id, name in by_id.items():
             found = known.get(table_id)
             if found is None or found.name != name:
+                if found is not None:
+                    note_renamed(self._store, self._config.source.selection, found, name)
                 self._store.add_table(table_id, name, is_requested=not _replaces_copy(name, lost))
+        selection = self._config.source.selection
+        for table_id in self._store.selected_names():
+            if selection is None or by_id.get(table_id) in selection:
+                self._store.save_selected_name(table_id, None)  # the configuration has the name of now
 
     def _stop_absent(self, status: TableStatus, error: TableAbsent) -> None:
         """Stops a table that the source no longer offers. A paused one stays paused."""

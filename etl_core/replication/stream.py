@@ -23,7 +23,7 @@ from etl_core.errors import EtlError, SourceUnavailable
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.applier import Applier
-from etl_core.replication.assembler import Assembler
+from etl_core.replication.assembler import Assembled, Assembler
 from etl_core.replication.batching import batch_is_due, bytes_per_read
 from etl_core.replication.failpoints import CONFIRMED, reach
 from etl_core.replication.writer import Writer
@@ -280,6 +280,9 @@ class StreamWorker:
             return
         position = self._received()
         self._position = max(self._position, position)
+        if self._applier.is_rename_due(position):
+            self._writer.submit(Assembled((), position, None, 0))
+            return
         is_old = now >= self._next_store
         moved = position > self._writer.flushed and (is_old or self._stream.reply_wanted)
         if moved or (is_old and self._stream.told_at > self._stored_at):
@@ -305,6 +308,9 @@ class StreamWorker:
         self._cut()
         self._wait_writer()
         self._position = max(self._position, limit)
+        if self._applier.is_rename_due(limit):
+            self._writer.submit(Assembled((), limit, None, 0))
+            self._wait_writer()
         if limit > self._writer.flushed:
             self._store_idle(limit)
         if until is not None and limit >= until:

@@ -36,6 +36,8 @@ from etl_core.replication.handover import Handover
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.observer import Observer
 from etl_core.replication.permission import Permission
+from etl_core.replication.rename_writer import RenameWriter
+from etl_core.replication.renames import Renames
 from etl_core.replication.shaping import Shaping
 from etl_core.replication.source import Source
 from etl_core.replication.stopped_tables import Keeping, StoppedTables
@@ -44,6 +46,7 @@ from etl_core.replication.stream_fence import StreamFence
 from etl_core.replication.sync_slots import SyncSlots
 from etl_core.replication.watched_boundary import WatchedBoundary
 from etl_core.shape.shapes import Shapes
+from etl_core.source.fingerprint import Look
 from etl_core.source.replication_stream import ReplicationStream
 from etl_core.source.server import current_lsn, limit_lock_waits
 from etl_core.source.shutdown_watch import ShutdownWatch
@@ -99,7 +102,7 @@ class Streaming:
         identity = self._store.source_identity()
         if identity is None:
             raise PermanentError("the pipeline was not prepared")
-        self._look_at_the_catalog()
+        found = self._look_at_the_catalog()
         progress = self._move_on(self._store.progress())
         start = progress.flushed_lsn if progress else identity.slot_lsn
         active = ActiveTables()
@@ -140,8 +143,21 @@ class Streaming:
         )
         try:
             handover.start(start)
+            renames = Renames(active.schema)
+            renames.put_aside(handover.aside)
+            for table_id, remembered in self._store.fingerprints().items():
+                # Of an earlier look, which a stream that ends soon may have passed, as it has not the one of now.
+                renames.noted({table_id: remembered.fingerprint.name}, remembered.lsn)
+            renames.noted(found.names, found.lsn)
             reactions = Reactions(handover.table_failed, handover.reload)
-            applier = self._applier(active, reactions, fence=fence, resumes=progress, server_now=stream.server_now)
+            applier = self._applier(
+                active,
+                reactions,
+                fence=fence,
+                renames=self._rename_writer(renames, active, reactions),
+                resumes=progress,
+                server_now=stream.server_now,
+            )
             assembler = self._assembler(describer, self._config.batch.max_bytes, start)
             shutdown.begin()
             worker = StreamWorker(
@@ -154,7 +170,7 @@ class Streaming:
                 stop=self._stop,
                 watch=shutdown,
             )
-            self._watch.start(active.schema)
+            self._watch.start(active.schema, renames.noted)
             streamed = worker.run(until=until, seconds=seconds, finishes=finishes)
             self._watch.finish(streamed.lsn)
             return streamed
@@ -177,7 +193,7 @@ class Streaming:
         with self._write_lock:
             self._destination.write(WriteBatch((), {table_id: move}, None))
 
-    def _look_at_the_catalog(self) -> None:
+    def _look_at_the_catalog(self) -> Look:
         """Before any table is taken in: what the WAL does not say is found here or by the watch while it runs."""
         with contextlib.closing(self._source.connect("catalog_watch")) as connection:
             limit_lock_waits(connection, 1)  # of a table that somebody alters; the look itself may take its time
@@ -188,6 +204,21 @@ class Streaming:
                 hint="start again, which creates a publication for source.tables, or create it: "
                 "every table is then copied again by itself",
             )
+        return found
+
+    def _rename_writer(self, renames: Renames, active: ActiveTables, reactions: Reactions) -> RenameWriter:
+        return RenameWriter(
+            renames,
+            self._destination,
+            self._store,
+            active,
+            self._shapes,
+            self._observer,
+            write_lock=self._write_lock,
+            table_failed=reactions.table_failed,
+            reload=reactions.reload,
+            look_soon=self._watch.wake,
+        )
 
     def _move_on(self, progress: ReplicationProgress | None) -> ReplicationProgress | None:
         """Moves the stored position up to the first change that any table still needs, if it is before that.
@@ -244,6 +275,7 @@ class Streaming:
         reactions: Reactions,
         *,
         fence: StreamFence | None,
+        renames: RenameWriter | None = None,
         resumes: ReplicationProgress | None = None,
         server_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> Applier:
@@ -256,6 +288,7 @@ class Streaming:
             write_lock=self._write_lock,
             stop=self._stop,
             fence=fence,
+            renames=renames,
             unknown_types_to_bytes=self._config.unknown_types_to_bytes,
             shapes=self._shapes,
             check_permitted=self._permission.check_applied,

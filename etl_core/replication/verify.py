@@ -170,14 +170,15 @@ class Verifier:
                 older = f"the rows have column {column.name} ({format_type(column)}) in an older form"
                 return not_compared(status, lsn, f"{older}; copy the table again: etl resync {status.name}")
         left_out = self._rows_left_out(table, snapshot)
-        compared = read_whole(lambda: self._compare_rows(status.name, table, snapshot))
+        compared = read_whole(lambda: self._compare_rows(status.name, table, stored[1].name, snapshot))
         if not left_out:
             return compared
         # What is replicated may be equal; what a person's SELECT at the source gives is not in the destination.
         problem = "; ".join(filter(None, [compared.problem, *left_out]))
         return replace(compared, is_equal=False, is_incomplete=compared.is_equal, problem=problem)
 
-    def _compare_rows(self, name: TableName, table: PublishedTable, snapshot: str) -> Comparison:
+    def _compare_rows(self, name: TableName, table: PublishedTable, called: TableName, snapshot: str) -> Comparison:
+        """`called` is the table's name in the destination, and for its settings there."""
         started = time.monotonic()
         progress = _Progress(functools.partial(self._observer.on_compare_progress, name))
 
@@ -185,7 +186,7 @@ class Verifier:
             progress.begin()
             self._observer.on_comparing(name, is_again=is_again)
 
-        shape = self._shapes.of(table.schema)
+        shape = self._shapes.of(replace(table.schema, name=called))
         source = self._scan_source(table, shape, snapshot, progress)
         if shape.keeps_log:
             comparison = self._compare_log(name, shape, source, progress, begin)
@@ -250,7 +251,7 @@ class Verifier:
             copy_table(
                 lambda: self._source.connect("verify"),
                 snapshot,
-                replace(table, schema=shape.asked),
+                replace(table, schema=replace(shape.asked, name=table.name)),
                 self._connections,
                 all_into(sink),
                 progress.source,

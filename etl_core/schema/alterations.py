@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from etl_core.errors import COPIED_AGAIN, CopiedAgain
+from etl_core.identifiers import TableName
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import format_type, forms, modifiers, under_domains
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema
@@ -78,7 +79,18 @@ class ChangeKey:
         return f"the key changed from {_format_key(self.before)} to {_format_key(self.key)}"
 
 
-Alteration: TypeAlias = DropColumn | RenameColumn | ChangeType | AddColumn | ChangeKey
+@dataclass(frozen=True, slots=True)
+class RenameTable:
+    """The table has another name, maybe in another namespace. All of its rows stay."""
+
+    before: TableName
+    name: TableName
+
+    def __str__(self) -> str:
+        return f"the table was renamed from {self.before} to {self.name}"
+
+
+Alteration: TypeAlias = DropColumn | RenameColumn | ChangeType | AddColumn | ChangeKey | RenameTable
 
 
 def origins(before: Mapping[str, int], columns: Sequence[Column]) -> dict[str, str]:
@@ -97,11 +109,11 @@ def origins(before: Mapping[str, int], columns: Sequence[Column]) -> dict[str, s
 
 
 def alterations(old: TableSchema, new: TableSchema) -> tuple[Alteration, ...]:
-    """The steps from `old` to `new`: columns that went, that changed their name or type, that came; the key.
+    """The steps from `old` to `new`: columns that went, that changed their name or type, that came; the key; the name.
 
     A column that was dropped and added again under its name is in two of them. Renames are meant to be done together:
     two columns may have swapped their names. Not looked at, as no row's values depend on it: nullability, replica
-    identity, order, the table's own name.
+    identity, order.
     """
     known = {column.name: column for column in old.columns}
     origin = origins({column.name: column.attnum for column in old.columns}, new.columns)
@@ -113,6 +125,8 @@ def alterations(old: TableSchema, new: TableSchema) -> tuple[Alteration, ...]:
     steps += [AddColumn(column) for column in new.columns if column.name not in origin]
     if old.key != tuple(origin.get(name) for name in new.key):
         steps.append(ChangeKey(old.key, new.key))
+    if old.name != new.name:
+        steps.append(RenameTable(old.name, new.name))
     return tuple(steps)
 
 
@@ -148,9 +162,9 @@ def cannot_be_told(schema: TableSchema) -> TableSchema:
 
 
 def is_sent_alike(one: TableSchema, other: TableSchema) -> bool:
-    """Whether both are sent by the same Relation message, but for its key flags."""
+    """Whether both are sent by the same Relation message, but for its key flags and the table's name."""
     sent = [[(column.name, column.type.oid, column.type_modifier) for column in each.columns] for each in (one, other)]
-    return one.name == other.name and sent[0] == sent[1]
+    return sent[0] == sent[1]
 
 
 def keeps_values(before: Column, after: Column) -> bool:

@@ -128,12 +128,12 @@ class Fingerprint:
 def what_changed(old: Fingerprint, new: Fingerprint) -> str | None:
     """Why the table must be copied again, as the end of the sentence "public.orders: …"; None if it need not.
 
-    `new` is published. What the stream carries (columns added, dropped, renamed) is no reason, and neither is a file
+    `new` is published. What the stream carries (columns added, dropped, renamed, the table's name) is no reason, and
+    neither is a file
     that became another one: see `new_files`.
     """
     return (
-        _name_changed(old, new)
-        or _publishing_changed(old, new)
+        _publishing_changed(old, new)
         or _persistence_changed(old, new)
         or _partitions_changed(old, new)
         or _columns_changed(old, new)
@@ -160,10 +160,6 @@ def is_altered(old: Fingerprint, new: Fingerprint) -> bool:
     return any(
         attribute.name and now.get(attribute.attnum, attribute).xmin != attribute.xmin for attribute in old.attributes
     )
-
-
-def _name_changed(old: Fingerprint, new: Fingerprint) -> str | None:
-    return f"it was called {old.name} when it was copied" if old.name != new.name else None
 
 
 def _publishing_changed(old: Fingerprint, new: Fingerprint) -> str | None:

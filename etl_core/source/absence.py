@@ -6,7 +6,7 @@ Later it is the matter of that table alone, and the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import psycopg
 
@@ -31,24 +31,33 @@ WHERE c.oid = ANY (%s::oid[])
 """
 
 
-def find_absent(
-    conn: Connection, publication: str, tables: Collection[TableName], known: Mapping[TableName, TableId]
-) -> dict[TableName, TableAbsent]:
-    """Those of `tables` that cannot be replicated now, with the reason. `known` has the OIDs under which they were.
-
-    Two or three queries for all tables. A publication that does not exist publishes none of them, which is not for
-    this function to say: only what is not a permanent table of that name is absent then.
-    """
-    names = list(tables)
+def permanent_tables(conn: Connection, names: Collection[TableName]) -> set[TableName]:
+    """Those of `names` that a permanent table has now."""
     try:
         rows = conn.execute(_BY_NAME, ([t.namespace for t in names], [t.name for t in names])).fetchall()
-        there = {TableName(*row) for row in rows}
-        gone = [table for table in names if table not in there]
-        ids = [int(known[table]) for table in gone if table in known]
-        renamed = {row[0]: TableName(*row[1:]) for row in conn.execute(_BY_ID, (ids,)).fetchall()} if ids else {}
     except psycopg.Error as error:
         raise translate(error) from None
-    absent = {table: missing(table, renamed.get(known.get(table))) for table in gone}
+    return {TableName(*row) for row in rows}
+
+
+def names_now(conn: Connection, tables: Collection[TableId]) -> dict[TableId, TableName]:
+    """What tables are called; one that was dropped has no name."""
+    try:
+        rows = conn.execute(_BY_ID, ([int(table) for table in tables],)).fetchall() if tables else []
+    except psycopg.Error as error:
+        raise translate(error) from None
+    return {TableId(row[0]): TableName(*row[1:]) for row in rows}
+
+
+def find_absent(conn: Connection, publication: str, tables: Collection[TableName]) -> dict[TableName, TableAbsent]:
+    """Those of `tables` that cannot be replicated now, with the reason.
+
+    Two queries for all tables. A publication that does not exist publishes none of them, which is not for this function
+    to say: only what is not a permanent table of that name is absent then.
+    """
+    names = list(tables)
+    there = permanent_tables(conn, names)
+    absent = {table: missing(table) for table in names if table not in there}
     present = [table for table in names if table in there]
     if find_publication(conn, publication) is not None:
         for table in unpublished(conn, publication, present):
@@ -61,17 +70,21 @@ def find_absent(
     return absent
 
 
-def missing(table: TableName, now_called: TableName | None) -> TableAbsent:
-    """The error of a table that is not there under its name; `now_called` is what it is called, None if unknown."""
-    if now_called is None or now_called == table:
-        what = "was dropped or renamed" if now_called is None else "is no longer a permanent table"
-        return TableAbsent(
-            f"the source has no table {table} any more: it {what}; the destination keeps the rows it has",
-            table=str(table),
-            hint="take it out of source.tables; if it is created again, it is copied again",
-        )
+def missing(table: TableName) -> TableAbsent:
+    """The error of a table that is not there under its name."""
     return TableAbsent(
-        f"{table} is called {now_called} at the source now; the destination keeps the rows it has as {table}",
+        f"the source has no table {table} any more: it was dropped, or is no longer a permanent table; the destination"
+        " keeps the rows it has",
         table=str(table),
-        hint=f"write {now_called} in source.tables in its place; then: etl resync {now_called}",
+        hint="take it out of source.tables; if it is created again, it is copied again",
+    )
+
+
+def left_out(table: TableName, now_called: TableName) -> TableAbsent:
+    """The error of a table that the configuration leaves out by its name of now."""
+    return TableAbsent(
+        f"{table} is called {now_called} at the source now, which source.tables leaves out; the destination keeps its"
+        f" rows as {table}",
+        table=str(table),
+        hint=f"write {now_called} in source.tables, or take out what leaves it out; it is copied again then",
     )

@@ -192,6 +192,10 @@ class Look:
     publishing: Publishing | None
     tables: Mapping[TableId, Fingerprint]
 
+    @property
+    def names(self) -> Mapping[TableId, TableName]:
+        return {table_id: table.name for table_id, table in self.tables.items()}
+
 
 def look(conn: Connection, publication: str, tables: Iterable[TableId]) -> Look:
     """The fingerprints of `tables`. `conn` is in autocommit mode, or in the transaction whose snapshot is meant."""

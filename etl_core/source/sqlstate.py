@@ -39,6 +39,8 @@ _NO_UTF8 = frozenset({"22021", "22P05"})
 _WORDS_ALONE = re.compile(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*")
 _NAMED = 5
 
+# "could not open relation with OID 16400": the catalog had it a moment before. OID stays OID in translations.
+_DROPPED = re.compile(r"\bOID \d+")
 _ACTIVE_PID = re.compile(r"\bPID (\d+)")
 
 
@@ -142,6 +144,8 @@ def _refused(sqlstate: str, message: str) -> EtlError:
                 f"PostgreSQL refused: {message}",
                 hint="start again, which creates a publication for source.tables: every table is then copied again",
             )
+        case "XX000" if _DROPPED.search(message):
+            return SourceUnavailable(f"a table was dropped while PostgreSQL looked at it: {message}")
         case "42501" if "row-level security" in message or "row security" in message:
             return SourceRefused(
                 f"PostgreSQL refused: {message}",

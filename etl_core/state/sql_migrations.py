@@ -196,6 +196,17 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE %(etl)stables ADD COLUMN change TEXT",
         "ALTER TABLE %(etl)stables ADD COLUMN approved TEXT",
     ),
+    (
+        """
+        CREATE TABLE %(etl)sselected_names (
+            pipeline TEXT NOT NULL,
+            table_id BIGINT NOT NULL,
+            namespace TEXT NOT NULL,
+            name TEXT NOT NULL,
+            PRIMARY KEY (pipeline, table_id)
+        )
+        """,
+    ),
 )
 
 _WORDS = {

@@ -123,6 +123,7 @@ class SqlStateStore(PipelineRows):
                 sql.schemas,
                 sql.fingerprints,
                 sql.shapes,
+                sql.selected_names,
                 sql.copy_offers,
                 sql.copy_ranges,
             ):
@@ -290,6 +291,18 @@ class SqlStateStore(PipelineRows):
             connection.execute(sa.delete(shapes).where(*self._mine(shapes, table_id)))
             connection.execute(sa.insert(shapes).values(pipeline=self._pipeline, table_id=table_id, shape_json=shape))
 
+    def selected_names(self) -> Mapping[TableId, TableName]:
+        rows = self._rows(self._sql.selected_names)
+        return {TableId(row.table_id): TableName(row.namespace, row.name) for row in rows}
+
+    def save_selected_name(self, table_id: TableId, name: TableName | None) -> None:
+        selected = self._sql.selected_names
+        with self._write() as connection:
+            connection.execute(sa.delete(selected).where(*self._mine(selected, table_id)))
+            if name is not None:
+                values = {"namespace": name.namespace, "name": name.name}
+                connection.execute(sa.insert(selected).values(pipeline=self._pipeline, table_id=table_id, **values))
+
     def checked_settings(self) -> str | None:
         return self.shape(_ALL_TABLES)
 
@@ -364,7 +377,7 @@ class SqlStateStore(PipelineRows):
     def forget_source(self) -> None:
         sql = self._sql
         position = (sql.sources, sql.progress, sql.stream_errors, sql.slots, sql.holds)
-        self._delete(*position, sql.fingerprints, sql.shapes, sql.copy_offers, sql.copy_ranges)
+        self._delete(*position, sql.fingerprints, sql.shapes, sql.selected_names, sql.copy_offers, sql.copy_ranges)
 
     def clear(self) -> None:
         self._delete(*self._sql.of_pipeline())

@@ -95,6 +95,7 @@ class Tables:
     stream_errors: TableClause
     fingerprints: TableClause
     shapes: TableClause
+    selected_names: TableClause
 
     def of_pipeline(self) -> Iterator[TableClause]:
         """The tables whose rows belong to one pipeline."""
@@ -222,4 +223,5 @@ def build_tables(dialect: str) -> Tables:
             has_gap=Boolean(),
         ),
         shapes=build("shapes", pipeline=Text(), table_id=BigInteger(), shape_json=Text()),
+        selected_names=build("selected_names", pipeline=Text(), table_id=BigInteger(), namespace=Text(), name=Text()),
     )

@@ -241,7 +241,7 @@ class StateStore(Protocol):
         """Adds a table in state INIT, or returns the one that is there (its name brought up to date)."""
 
     def remove_table(self, table_id: TableId) -> None:
-        """Forgets a table, its history, its schemas, its fingerprint, its shape and its shared copy."""
+        """Forgets a table, its history, its schemas, its fingerprint, its shape, its names and its shared copy."""
 
     def transition(
         self, current: TableStatus, to: TableState, update: TableUpdate | None = None, *, claim: str | None = None
@@ -306,6 +306,12 @@ class StateStore(Protocol):
 
     def save_shape(self, table_id: TableId, shape: str) -> None: ...
 
+    def selected_names(self) -> Mapping[TableId, TableName]:
+        """By which name of before the configuration selects a table that it would not select by its name of now."""
+
+    def save_selected_name(self, table_id: TableId, name: TableName | None) -> None:
+        """None where it selects the table by the name of now."""
+
     def checked_settings(self) -> str | None:
         """The digest of the tables' settings that were last found to fit the tables."""
 
@@ -339,7 +345,7 @@ class StateStore(Protocol):
     def release_hold(self, owner: str) -> None: ...
 
     def forget_source(self) -> None:
-        """Forgets the source's identity, the position, the slots, the fingerprints, shapes and shared copies.
+        """Forgets the source's identity, the position, the slots, the fingerprints, shapes, names and shared copies.
 
         The tables stay with their states, histories and schemas, and so does whose the publication is.
         """

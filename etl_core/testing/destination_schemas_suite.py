@@ -13,6 +13,7 @@ from etl_core.batch import TableChanges, WriteBatch
 from etl_core.destination.protocol import Destination
 from etl_core.errors import CopiedAgain, TableError
 from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
 from etl_core.schema.alterations import alterations
 from etl_core.schema.table import Column, PgType, TableSchema
@@ -197,11 +198,75 @@ class SchemaSuite:
             destination.write(batch(changes(retyped, inserts=[(2, "a", "b", "two")]), expected=100, new=200))
         assert contents(destination, orders()) == Counter([(1, "a", "b", 1)])
 
-    def test_a_renamed_table_is_refused(self, destination: Destination) -> None:
-        publish(destination, orders(), [(1, "a", "b", 1)])
-        with pytest.raises(TableError):
-            destination.write(batch(changes(orders(name="sales"), inserts=[(2, "", "", 2)]), expected=100, new=200))
-        assert contents(destination, orders()) == Counter([(1, "a", "b", 1)])
+    # Names of tables
+
+    def test_a_renamed_table_keeps_its_rows(self, destination: Destination) -> None:
+        """In place, also in the middle of a batch with other alterations, to another namespace; or refused whole."""
+        before = orders()
+        publish(destination, before, [(1, "a", "b", 1), (2, "c", "d", 2)])
+        moved = _grown(replace(before, name=TableName("archive", "sales")), Column("extra", INT4, missing_value="7"))
+        parts = [
+            changes(before, upserts=[(2, "x", "y", 22)]),
+            altered(before, changes(moved, inserts=[(3, "e", "f", 3, 3)])),
+            changes(moved, partials=[partial(moved, ["note"], {(1,): (1, "A", 11, 5)})]),
+        ]
+        if not _is_carried(destination, batch(*parts, expected=100, new=200)):
+            assert contents(destination, before) == Counter([(1, "a", "b", 1), (2, "c", "d", 2)])
+            return
+        rows = [(1, "A", "b", 11, 5), (2, "x", "y", 22, 7), (3, "e", "f", 3, 3)]
+        assert contents(destination, moved) == Counter(rows)
+        # Named once more though it is done: an answer was lost. Then without a row, as of a table that is not written.
+        destination.write(batch(altered(before, changes(moved)), expected=200, new=300))
+        last = replace(moved, name=TableName("archive", "Sales"))
+        destination.write(batch(altered(moved, changes(last)), expected=300, new=300))
+        assert contents(destination, last) == Counter(rows)
+        publish(destination, replace(last, name=before.name), [(9, "n", "n", 9, 9)], watermark=400)
+        assert contents(destination, replace(last, name=before.name)) == Counter([(9, "n", "n", 9, 9)])
+        assert destination.positions().tables == {before.table_id: Lsn(400)}
+
+    def test_tables_that_swap_their_names(self, destination: Destination) -> None:
+        """One after the other, and a change between that has the name of before: no row goes to the other one."""
+        one, other = orders(16_400, "one"), orders(16_500, "other")
+        publish(destination, one, [(1, "one", "", 1)])
+        publish(destination, other, [(1, "other", "", 1)])
+        swapped = replace(one, name=other.name), replace(other, name=one.name)
+        if not _is_carried(destination, batch(changes(swapped[0], inserts=[(2, "one", "", 2)]), expected=100, new=200)):
+            return
+        assert destination.positions().aside == {other.table_id}
+        # A table that is behind does not take the name back.
+        destination.write(batch(changes(other, inserts=[(2, "other", "", 2)]), expected=100, new=150))
+        assert destination.positions().aside == {other.table_id}
+        destination.write(batch(changes(swapped[1], inserts=[(3, "other", "", 3)]), expected=150, new=200))
+        assert destination.positions().aside == set()
+        assert contents(destination, swapped[0]) == Counter([(1, "one", "", 1), (2, "one", "", 2)])
+        assert contents(destination, swapped[1]) == Counter([(n, "other", "", n) for n in (1, 2, 3)])
+        # Back, in one batch; and a copy of the one puts the other aside until that is forgotten.
+        both = [changes(one, deletes=[(2,)]), changes(other, deletes=[(2,), (3,)])]
+        destination.write(batch(*both, expected=200, new=300))
+        assert contents(destination, one) == Counter([(1, "one", "", 1)])
+        assert contents(destination, other) == Counter([(1, "other", "", 1)])
+        publish(destination, swapped[0], [(5, "copied", "", 5)], watermark=400)
+        assert destination.positions().aside == {other.table_id}
+        assert contents(destination, other) == Counter([(1, "other", "", 1)])
+        destination.forget(other.table_id)
+        assert destination.positions().tables == {one.table_id: Lsn(400)}
+        assert contents(destination, swapped[0]) == Counter([(5, "copied", "", 5)])
+        assert destination.positions().aside == set()
+
+    def test_a_copy_does_not_take_a_name_that_is_newer(self, destination: Destination) -> None:
+        """A copy's snapshot may be older than a rename that the stream has brought."""
+        one, new = orders(16_400, "one"), orders(16_500, "sales")
+        publish(destination, one, [(1, "one", "", 1)])
+        sales = replace(one, name=new.name)
+        if not _is_carried(destination, batch(changes(sales, inserts=[(2, "one", "", 2)]), expected=100, new=200)):
+            return
+        publish(destination, new, [(1, "new", "", 1)], watermark=150)
+        assert contents(destination, sales) == Counter([(1, "one", "", 1), (2, "one", "", 2)])
+        archive = replace(new, name=TableName("public", "archive"))
+        destination.write(batch(changes(archive, inserts=[(2, "new", "", 2)]), expected=150, new=300))
+        assert contents(destination, sales) == Counter([(1, "one", "", 1), (2, "one", "", 2)])
+        assert contents(destination, archive) == Counter([(1, "new", "", 1), (2, "new", "", 2)])
+        assert destination.positions().aside == set()
 
     # Names
 

@@ -111,6 +111,7 @@ def fill(store: StateStore) -> None:
     store.shared_copies.end(ORDERS, "run 1")
     store.save_fingerprint(ORDERS, REMEMBERED)
     store.save_shape(ORDERS, "{}")
+    store.save_selected_name(ORDERS, ORDERS_NAME)
     store.save_checked_settings("digest")
 
 
@@ -128,6 +129,7 @@ def everything(store: StateStore) -> list[object]:
         store.shared_copies.find(ORDERS),
         store.fingerprints(),
         store.shapes(),
+        store.selected_names(),
         store.checked_settings(),
     ]
 

@@ -244,12 +244,14 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         store.save_schema(SCHEMA, Lsn(1))
         store.save_fingerprint(ORDERS, REMEMBERED)
         store.save_shape(ORDERS, "{}")
+        store.save_selected_name(ORDERS, ORDERS_NAME)
         store.remove_table(ORDERS)
         store.remove_table(ORDERS)
         assert store.table(ORDERS) is None
         assert store.schema(ORDERS) is None
         assert store.fingerprint(ORDERS) is None
         assert store.shape(ORDERS) is None
+        assert store.selected_names() == {}
         assert list(store.history(ORDERS)) == []
         assert list(store.tables()) == [kept]
         with pytest.raises(StateConflict):
@@ -435,6 +437,15 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         assert store.schema(ORDERS) == (1, schema)
 
     # Holds
+
+    def test_a_selected_name_comes_back_and_goes(self, store: StateStore) -> None:
+        odd = TableName("My Schema", 'say "hi"')
+        store.save_selected_name(ORDERS, ORDERS_NAME)
+        store.save_selected_name(ORDERS, odd)
+        store.save_selected_name(CUSTOMERS, ORDERS_NAME)
+        assert store.selected_names() == {ORDERS: odd, CUSTOMERS: ORDERS_NAME}
+        store.save_selected_name(CUSTOMERS, None)
+        assert store.selected_names() == {ORDERS: odd}
 
     def test_a_shape_comes_back_and_is_replaced_beside_what_was_checked(self, store: StateStore) -> None:
         assert (store.shape(ORDERS), store.checked_settings()) == (None, None)

@@ -19,8 +19,9 @@ from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.dialect import DIALECT
 from etl_core.destination.sql.additions import Additions, StoredColumn
 from etl_core.destination.sql.dialect import Query
+from etl_core.destination.sql.statements import drop
 from etl_core.errors import TableError
-from etl_core.identifiers import TableName
+from etl_core.identifiers import TableId, TableName
 from etl_core.schema.table import TableSchema
 
 _SAME = " AND ".join(
@@ -146,6 +147,23 @@ def made_anew(
         raise _cannot_keep(name, additions) from None
     if additions and read_additions(connection, database, name, schema.column_names) != additions:
         raise _cannot_keep(name, additions)
+
+
+def rename(connection: duckdb.DuckDBPyConnection, database: str, before: TableName, name: TableName) -> int:
+    """See Session. An index keeps a table from being renamed and is made anew, as the table is in another namespace."""
+    additions = read_additions(connection, database, before, ())
+    if DIALECT.fold(before.namespace) == DIALECT.fold(name.namespace):
+        for index in additions.indexes:
+            connection.execute(statements.text(statements.drop_index(database, before.namespace, index.name)))
+        connection.execute(statements.text(statements.rename_table(database, before, name.name)))
+        for statement in statements.create_indexes(database, name, additions.indexes):
+            connection.execute(statements.text(statement))
+        return 0
+    source = statements.table_identifier(database, before)
+    with made_anew(connection, database, TableSchema(TableId(0), name, (), ()), additions) as table:
+        answer = connection.execute(statements.text(statements.insert_whole(table, source))).fetchall()
+    connection.execute(statements.text(drop(source)))
+    return int(answer[0][0])
 
 
 def _cannot_keep(name: TableName, additions: DuckDBAdditions) -> TableError:

@@ -126,7 +126,9 @@ class DuckDBDestination(SqlDestination[DuckDBSession]):
     def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         target = arrow_schema(schema)
         with self._file.open() as connection:
-            table = table_identifier(database_of(connection), schema.name)
+            connection.execute("BEGIN TRANSACTION")  # the table stays where it is
+            place = self._place(DuckDBSession(self._file, connection), schema)
+            table = table_identifier(database_of(connection), place)
             self._file.limit_reading(connection, len(schema.columns))
             try:
                 rows = connection.sql(text(statements.select(DIALECT, table, schema.columns)))

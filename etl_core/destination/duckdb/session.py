@@ -11,7 +11,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from etl_core.destination.duckdb import statements
-from etl_core.destination.duckdb.additions import DuckDBAdditions, made_anew, read_additions
+from etl_core.destination.duckdb.additions import DuckDBAdditions, made_anew, read_additions, rename
 from etl_core.destination.duckdb.compression import TextSizes, sizes_of, sizes_of_columns
 from etl_core.destination.duckdb.connection import DatabaseFile, database_of
 from etl_core.destination.duckdb.failures import explain_table
@@ -68,6 +68,9 @@ class DuckDBSession(Session):
     def made_anew(self, schema: TableSchema, additions: Additions) -> AbstractContextManager[Query]:
         known = additions if isinstance(additions, DuckDBAdditions) else DuckDBAdditions(additions.columns)
         return made_anew(self._connection, self._database, schema, known)
+
+    def rename(self, before: TableName, name: TableName) -> int:
+        return rename(self._connection, self._database, before, name)
 
     @contextmanager
     def table_errors(self, name: TableName) -> Iterator[None]:

@@ -71,6 +71,21 @@ def create_indexes(database: str, name: TableName, indexes: Sequence[AddedIndex]
     return made
 
 
+def drop_index(database: str, namespace: str, index: str) -> Query:
+    return sql.SQL("DROP INDEX {}").format(sql.Identifier(database, namespace, index))
+
+
+def rename_table(database: str, before: TableName, name: str) -> Query:
+    """Within its namespace: DuckDB has no SET SCHEMA."""
+    table = table_identifier(database, before)
+    return sql.SQL("ALTER TABLE {} RENAME TO {}").format(table, sql.Identifier(name))
+
+
+def insert_whole(table: Query, source: Query) -> Query:
+    """All rows of a table that has the same columns in the same order."""
+    return sql.SQL("INSERT INTO {} SELECT * FROM {}").format(table, source)
+
+
 def write_comments(database: str, name: TableName, additions: DuckDBAdditions) -> list[Query]:
     """The statements that give a table its comments."""
     made: list[Query] = []

@@ -20,6 +20,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from etl_core.batch import StreamMove, StreamPosition, WatermarkMove, WriteBatch
+from etl_core.destination.aside import is_aside
 from etl_core.destination.protocol import Positions, check_stream
 from etl_core.destination.sql.dialect import NAMESPACE, Dialect, Query
 from etl_core.destination.sql.session import Session
@@ -49,7 +50,7 @@ class Bookkeeping:
     def __init__(self, dialect: Dialect, session: Session, pipeline: str) -> None:
         self._dialect = dialect
         self._session = session
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._names = {
             "namespace": session.identifier(NAMESPACE),
             "watermarks": session.identifier(NAMESPACE, "watermarks"),
@@ -84,18 +85,21 @@ class Bookkeeping:
         return {
             stored.table_id: stored
             for stored in self.all_tables()
-            if stored.pipeline == self._pipeline and stored.table_id != _NO_TABLE
+            if stored.pipeline == self.pipeline and stored.table_id != _NO_TABLE
         }
 
     def positions(self) -> Positions:
         if not self.exists():
             return Positions({}, None)
+        tables = [stored for stored in self.tables().values() if stored.lsn is not None]
         return Positions(
-            {stored.table_id: stored.lsn for stored in self.tables().values() if stored.lsn is not None}, self._stream()
+            {stored.table_id: stored.lsn for stored in tables if stored.lsn is not None},
+            self._stream(),
+            frozenset(stored.table_id for stored in tables if is_aside(stored.name)),
         )
 
     def _stream(self) -> StreamPosition | None:
-        rows = self._session.fetch(*self._with_values("SELECT * FROM {streams} WHERE pipeline = {}", self._pipeline))
+        rows = self._session.fetch(*self._with_values("SELECT * FROM {streams} WHERE pipeline = {}", self.pipeline))
         if not rows:
             return None
         # `incarnation` came later: before `create` it may not be there. A person may have added others.
@@ -134,7 +138,7 @@ class Bookkeeping:
         query = sql.SQL(
             "UPDATE {} AS w SET lsn = m.moved, updated_at = CURRENT_TIMESTAMP FROM {} AS m "
             "WHERE w.pipeline = {} AND w.table_id = m.table_id AND w.lsn = m.expected"
-        ).format(self._names["watermarks"], self._dialect.rows, sql.Literal(self._pipeline))
+        ).format(self._names["watermarks"], self._dialect.rows, sql.Literal(self.pipeline))
         rows = pa.Table.from_arrays(list(columns.values()), names=list(columns))
         return self._session.execute_with(query, rows) == count
 
@@ -147,10 +151,10 @@ class Bookkeeping:
             moved = self._run(
                 "INSERT INTO {streams} (pipeline, lsn, updated_at, incarnation) SELECT {}, {}, CURRENT_TIMESTAMP, {}"
                 " WHERE NOT EXISTS (SELECT 1 FROM {streams} WHERE pipeline = {})",
-                self._pipeline,
+                self.pipeline,
                 int(new.lsn),
                 new.incarnation,
-                self._pipeline,
+                self.pipeline,
             )
         else:
             moved = self._run(
@@ -158,7 +162,7 @@ class Bookkeeping:
                 " WHERE pipeline = {} AND lsn = {} AND incarnation IS NOT DISTINCT FROM {}",
                 int(new.lsn),
                 new.incarnation,
-                self._pipeline,
+                self.pipeline,
                 int(expected.lsn),
                 expected.incarnation,
             )
@@ -175,13 +179,13 @@ class Bookkeeping:
             "UPDATE {watermarks} SET table_id = {}, lsn = NULL, updated_at = CURRENT_TIMESTAMP"
             " WHERE pipeline = {} AND table_id = {}",
             _NO_TABLE,
-            self._pipeline,
+            self.pipeline,
             int(schema.table_id),
         )
         self._run(
             "INSERT INTO {watermarks} (pipeline, table_id, namespace, name, lsn, attnums, updated_at)"
             " VALUES ({}, {}, {}, {}, {}, {}, CURRENT_TIMESTAMP)",
-            self._pipeline,
+            self.pipeline,
             int(schema.table_id),
             name.namespace,
             name.name,
@@ -189,18 +193,38 @@ class Bookkeeping:
             self._dialect.dump_attnums({column.name: column.attnum for column in schema.columns}),
         )
 
+    def move_table(self, table_id: TableId, name: TableName) -> None:
+        """The table has another name now; whose that was before is forgotten."""
+        self.free_name(name)
+        self._run(
+            "UPDATE {watermarks} SET namespace = {}, name = {} WHERE pipeline = {} AND table_id = {}",
+            name.namespace,
+            name.name,
+            self.pipeline,
+            int(table_id),
+        )
+
+    def free_name(self, name: TableName) -> None:
+        """Forgets the row of a table of that name that nobody brings up to date any more."""
+        self._run(
+            "DELETE FROM {watermarks} WHERE namespace = {} AND name = {} AND (lsn IS NULL OR table_id = {})",
+            name.namespace,
+            name.name,
+            _NO_TABLE,
+        )
+
     def put_attnums(self, table_id: TableId, attnums: Mapping[str, int]) -> None:
         self._run(
             "UPDATE {watermarks} SET attnums = {} WHERE pipeline = {} AND table_id = {}",
             self._dialect.dump_attnums(attnums),
-            self._pipeline,
+            self.pipeline,
             int(table_id),
         )
 
     def forget(self, table_id: TableId) -> None:
         self._run(
             "UPDATE {watermarks} SET lsn = NULL, updated_at = CURRENT_TIMESTAMP WHERE pipeline = {} AND table_id = {}",
-            self._pipeline,
+            self.pipeline,
             int(table_id),
         )
 

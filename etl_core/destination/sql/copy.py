@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -16,6 +18,7 @@ from etl_core.destination.sql.bookkeeping import Bookkeeping
 from etl_core.destination.sql.deleted_rows import RowsToKeep
 from etl_core.destination.sql.dialect import Dialect
 from etl_core.destination.sql.names import check_columns, check_name
+from etl_core.destination.sql.renames import Renames
 from etl_core.destination.sql.session import Database, Session
 from etl_core.destination.sql.staging import Staging
 from etl_core.lsn import Lsn
@@ -86,13 +89,24 @@ class StagedCopy(Generic[SessionT]):
             return
         with self._database.reading() as session:
             book = Bookkeeping(self._dialect, session, self._pipeline)
-            if book.exists():
-                self._additions(session, book)
+            if not book.exists():
+                return
+            before, name = book.tables().get(self._schema.table_id), self._schema.name
+            if before is not None and before.name != name:
+                self._check_name(session, book, self._schema)
+                self._additions(session, book, replace(self._schema, name=before.name))
+            elif before is None and any(other.name == name and other.lsn for other in book.tables().values()):
+                self._check_name(session, book, self._schema)  # that table is put aside
+            else:
+                self._additions(session, book, self._schema)
 
-    def _additions(self, session: SessionT, book: Bookkeeping) -> Additions:
+    def _check_name(self, session: SessionT, book: Bookkeeping, schema: TableSchema) -> Collection[str]:
+        return check_name(self._dialect, schema, self._pipeline, book.all_tables(), session.relations(views=True))
+
+    def _additions(self, session: SessionT, book: Bookkeeping, schema: TableSchema) -> Additions:
         """What people have added to the table that is there. Raises TableError if it must not be replaced."""
-        schema, dialect = self._schema, self._dialect
-        ours = check_name(dialect, schema, self._pipeline, book.all_tables(), session.relations(views=True))
+        dialect = self._dialect
+        ours = self._check_name(session, book, schema)
         if not ours:
             return Additions()
         additions = session.additions(schema.name, ours)
@@ -103,16 +117,18 @@ class StagedCopy(Generic[SessionT]):
         return additions
 
     def _load(self, session: SessionT, watermark: Lsn, keep: KeptRows | LoggedCopy | None) -> int:
-        schema, dialect = self._schema, self._dialect
+        dialect = self._dialect
         book = Bookkeeping(dialect, session, self._pipeline)
-        additions = self._additions(session, book)
+        # First: the rows of before, which may be kept, are found under the name of now; those of another table stay.
+        schema = replace(self._schema, name=Renames(dialect, session, book).brought(self._schema, watermark))
+        additions = self._additions(session, book, schema)
         session.execute(statements.create_schema(session.identifier(schema.name.namespace)))
         kept = dialect.temporary("etl$kept")
         if additions.columns:
             there = session.identifier(schema.name.namespace, schema.name.name)
             names = [*schema.key, *(column.name for column in additions.columns)]
             session.execute(statements.keep(kept, there, [(name, name) for name in names]))
-        aside = None if keep is None else self._put_aside(session, book, additions, keep, watermark)
+        before = None if keep is None else self._rows_to_keep(session, book, schema, additions, keep, watermark)
         arrow = dialect.arrow_schema(schema.columns)
         staged = self._staging.read(arrow)
         if isinstance(keep, LoggedCopy):
@@ -124,33 +140,31 @@ class StagedCopy(Generic[SessionT]):
                 key = [schema.column(name) for name in schema.key]
                 query = statements.insert_carrying(dialect, table, schema.columns, key, additions.columns, kept)
             loaded = session.execute_with(query, rows)
-            if aside is not None:
-                aside.insert_into(table)
+            if before is not None:
+                before.insert_into(table)
         if additions.columns:
             session.execute(statements.drop(kept))
         book.put_table(schema, watermark)
         return loaded
 
-    def _put_aside(
+    def _rows_to_keep(
         self,
         session: SessionT,
         book: Bookkeeping,
+        schema: TableSchema,
         additions: Additions,
         keep: KeptRows | LoggedCopy,
         watermark: Lsn,
     ) -> RowsToKeep | None:
-        before, dialect = book.tables().get(self._schema.table_id), self._dialect
-        if before is None or has_log(before.attnums) is not isinstance(keep, LoggedCopy):
-            return None  # it is new, or had another write mode
-        old, new = (
-            (dialect.fold(name.namespace), dialect.fold(name.name)) for name in (before.name, self._schema.name)
-        )
-        if old not in {
-            (dialect.fold(namespace), dialect.fold(name)) for namespace, name in session.relations(views=False)
-        }:
+        before, dialect = book.tables().get(schema.table_id), self._dialect
+        if before is None or before.name != schema.name:
             return None
-        added = additions.columns if old == new else ()
-        return RowsToKeep(dialect, session, before, self._schema, keep, added, self._staging.read, watermark)
+        if has_log(before.attnums) is not isinstance(keep, LoggedCopy):
+            return None  # it had another write mode
+        there = {(dialect.fold(namespace), dialect.fold(name)) for namespace, name in session.relations(views=False)}
+        if (dialect.fold(schema.name.namespace), dialect.fold(schema.name.name)) not in there:
+            return None
+        return RowsToKeep(dialect, session, before, schema, keep, additions.columns, self._staging.read, watermark)
 
     def __enter__(self) -> Self:
         return self

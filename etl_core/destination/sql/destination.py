@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Generic
 
 from etl_core.batch import TableChanges, WriteBatch
+from etl_core.destination.aside import is_aside
 from etl_core.destination.protocol import Positions
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
@@ -20,6 +21,7 @@ from etl_core.destination.sql.copy import SessionT, StagedCopy
 from etl_core.destination.sql.deleted_rows import count_living
 from etl_core.destination.sql.dialect import Dialect
 from etl_core.destination.sql.removals import refuses_removals
+from etl_core.destination.sql.renames import Renames
 from etl_core.destination.sql.session import Database, Session
 from etl_core.destination.sql.staging import StagedPart, discard_abandoned
 from etl_core.destination.sql.writer import TableWriter
@@ -75,10 +77,11 @@ class SqlDestination(ABC, Generic[SessionT]):
             marks, stored = book.positions().tables, book.tables()
             # Asked first: an error would end the transaction, and no other table would be counted.
             there = {(fold(namespace), fold(name)) for namespace, name in session.relations(views=False)}
+            places = {table_id: stored[table_id].name for table_id in tables if table_id in marks}
             return {
                 table_id: (marks[table_id], _count_rows(session, name, stored[table_id]))
-                for table_id, name in tables.items()
-                if table_id in marks and (fold(name.namespace), fold(name.name)) in there
+                for table_id, name in places.items()
+                if (fold(name.namespace), fold(name.name)) in there
             }
 
     def refuses_removals(self, schema: TableSchema) -> str | None:
@@ -112,8 +115,20 @@ class SqlDestination(ABC, Generic[SessionT]):
             return  # to open it might make it
         with self._database.transaction() as session:
             book = self._book(session)
-            if book.exists():
+            if not book.exists():
+                return
+            before = book.tables().get(table_id)
+            if before is not None and is_aside(before.name):
+                self._drop_aside(session, book, before)
+            else:
                 book.forget(table_id)
+
+    def _drop_aside(self, session: SessionT, book: Bookkeeping, stored: StoredTable) -> None:
+        """Nobody has read it, and nobody would find it."""
+        book.forget(stored.table_id)
+        book.free_name(stored.name)
+        if (stored.name.namespace, stored.name.name) in session.relations(views=False):
+            session.execute(statements.drop(session.identifier(stored.name.namespace, stored.name.name)))
 
     def _apply(
         self,
@@ -123,19 +138,43 @@ class SqlDestination(ABC, Generic[SessionT]):
         parts: Iterable[TableChanges],
     ) -> int:
         writers: dict[TableId, TableWriter] = {}
+        renames = Renames(self._dialect, session, book)
         changed = 0
         for part in parts:
             table_id = part.schema.table_id
             if table_id not in writers:
                 before = stored[table_id]
-                writers[table_id] = TableWriter(self._dialect, session, before.name, before.attnums)
+                place = renames.moved.get(table_id, before.name)
+                writers[table_id] = TableWriter(self._dialect, session, place, before.attnums)
             with session.table_errors(part.schema.name):
+                self._bring_to_name(renames, part.schema, stored, writers)
                 changed += writers[table_id].apply(part)
             del part  # while the next one is decoded
         for table_id, writer in writers.items():
             if writer.attnums != stored[table_id].attnums:
                 book.put_attnums(table_id, writer.attnums)
         return changed
+
+    def _place(self, session: SessionT, schema: TableSchema) -> TableName:
+        """Where the table is: it may have been renamed at the source."""
+        book = self._book(session)
+        stored = book.tables().get(schema.table_id) if book.exists() else None
+        return schema.name if stored is None else stored.name
+
+    def _bring_to_name(
+        self,
+        renames: Renames,
+        schema: TableSchema,
+        stored: Mapping[TableId, StoredTable],
+        writers: Mapping[TableId, TableWriter],
+    ) -> None:
+        writer, lsn = writers[schema.table_id], stored[schema.table_id].lsn
+        if writer.name == schema.name or lsn is None:
+            return
+        renames.brought(schema, lsn)
+        for table_id, place in renames.moved.items():
+            if table_id in writers and writers[table_id].name != place:
+                writers[table_id].move(place, is_written_anew=table_id in renames.written_anew)
 
     def _book(self, session: SessionT) -> Bookkeeping:
         return Bookkeeping(self._dialect, session, self._pipeline)

@@ -72,6 +72,13 @@ class Session(ABC):
         """
 
     @abstractmethod
+    def rename(self, before: TableName, name: TableName) -> int:
+        """Gives a table another name, in another namespace too, with all that was added to it.
+
+        The name is free, or the same to the product. Returns how many rows were written anew for it.
+        """
+
+    @abstractmethod
     def table_errors(self, name: TableName) -> AbstractContextManager[None]:
         """Turns the product's exceptions of the `with` block into ours, of a table where they are that table's."""
 

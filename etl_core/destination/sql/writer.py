@@ -22,7 +22,7 @@ from etl_core.destination.sql.names import check_columns
 from etl_core.destination.sql.plan import Plan
 from etl_core.destination.sql.removals import remove_rows
 from etl_core.destination.sql.session import Session
-from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
+from etl_core.errors import TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import Column, TableSchema
@@ -48,11 +48,20 @@ class TableWriter:
         """A person's columns."""
         self._touched = False
 
+    @property
+    def name(self) -> TableName:
+        """Where the table is."""
+        return self._name
+
+    def move(self, name: TableName, *, is_written_anew: bool) -> None:
+        """The table was given another name."""
+        self._table = self._session.identifier(name.namespace, name.name)
+        self._name = name
+        self._touched = self._touched or is_written_anew
+
     def apply(self, changes: TableChanges) -> int:
         """Returns the number of rows deleted and inserted. Raises TableError, or the product's exceptions."""
         schema = changes.schema
-        if schema.name != self._name:
-            raise CopiedAgain(f"{self._name} was renamed to {schema.name}", table=str(schema.name), hint=COPIED_AGAIN)
         self._bring_to(schema)
         changed = 0
         if changes.truncate:
@@ -148,7 +157,7 @@ class TableWriter:
         names += [(column.name, column.name) for column in additions.columns]
         result = dialect.temporary("etl$rebuilt")
         session.execute(statements.keep(result, self._table, names))
-        with session.made_anew(schema, additions.renamed(dict(plan.renamed))) as table:
+        with session.made_anew(replace(schema, name=self._name), additions.renamed(dict(plan.renamed))) as table:
             stay = [name for _, name in names]
             session.execute_with(statements.insert_rebuilt(dialect, table, stay, plan.added, result), held)
         session.execute(statements.drop(result))

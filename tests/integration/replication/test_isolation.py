@@ -184,7 +184,7 @@ def test_a_slot_beyond_what_is_stored_is_not_trusted(store: StateStore) -> None:
 
 
 def test_tables_that_the_source_no_longer_offers_stop_alone_and_come_back(lab: Lab) -> None:
-    names = ("keep", "gone", "old_name", "unlisted")
+    names = ("keep", "gone", "unlisted")
     for name in names:
         lab.execute(f"CREATE TABLE {name} (id int PRIMARY KEY); INSERT INTO {name} VALUES (1)")
 
@@ -197,18 +197,16 @@ def test_tables_that_the_source_no_longer_offers_stop_alone_and_come_back(lab: L
         lab.pipeline()
     listing(*names)
     lab.synced().close()
-    lab.execute("DROP TABLE gone; ALTER TABLE old_name RENAME TO new_name")
+    lab.execute("DROP TABLE gone")
     lab.execute("ALTER PUBLICATION lab_pub DROP TABLE unlisted")
-    lab.execute("INSERT INTO keep VALUES (2); INSERT INTO new_name VALUES (2); INSERT INTO unlisted VALUES (2)")
+    lab.execute("INSERT INTO keep VALUES (2); INSERT INTO unlisted VALUES (2)")
     pipeline = lab.pipeline()
-    lab.assert_equal(pipeline, errored=("gone", "old_name", "unlisted"))
+    lab.assert_equal(pipeline, errored=("gone", "unlisted"))
     errors = {name: str(error) for name, error in pipeline.observer.errors.items()}
-    assert "was dropped or renamed" in errors["gone"]
-    assert "is called public.new_name" in errors["old_name"]
+    assert "it was dropped" in errors["gone"]
     assert "no longer published by lab_pub" in errors["unlisted"]
     assert 'ADD TABLE ONLY "public"."unlisted"' in (pipeline.find(TableName("public", "unlisted")).hint or "")
     pipeline.close()
     lab.execute("CREATE TABLE gone (id int PRIMARY KEY); INSERT INTO gone VALUES (3)")
     lab.execute("ALTER PUBLICATION lab_pub ADD TABLE unlisted, gone")
-    listing("keep", "gone", "new_name", "unlisted")
     lab.assert_equal(lab.synced())

@@ -94,27 +94,3 @@ def test_what_another_process_has_just_copied_stays(two: Lab, monkeypatch: pytes
     pipeline = two.pipeline()
     assert {status.state for status in pipeline.store.tables()} == {TableState.FINISHED_COPY}
     two.assert_equal(pipeline)
-
-
-def test_a_renamed_table_waits_under_its_configured_name(two: Lab) -> None:
-    two.synced().close()
-    two.execute("ALTER TABLE t RENAME TO t2; INSERT INTO t2 VALUES (2)")
-    for _ in range(2):
-        pipeline = two.pipeline()
-        assert pipeline.find(T).state is TableState.ERRORED
-        assert "is called public.t2" in str(pipeline.observer.errors["t"])
-        pipeline.close()
-    two.execute("ALTER TABLE t2 RENAME TO t")
-    pipeline = two.pipeline()
-    pipeline.sync()
-    two.assert_equal(pipeline)
-
-
-def test_a_table_renamed_while_it_runs_is_not_copied_under_a_name_that_nobody_configured(two: Lab) -> None:
-    pipeline = two.synced()
-    with two.running(pipeline):
-        two.execute("ALTER TABLE t RENAME TO t2")
-        pipeline.watch.wake()
-        pipeline.observer.until_state("t", TableState.ERRORED)
-    assert "is called public.t2" in str(pipeline.find(T).error)
-    assert [str(status.name) for status in pipeline.store.tables()] == ["public.o", "public.t"]

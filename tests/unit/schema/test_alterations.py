@@ -15,6 +15,7 @@ from etl_core.schema.alterations import (
     ChangeType,
     DropColumn,
     RenameColumn,
+    RenameTable,
     alterations,
     check_carried,
     origins,
@@ -79,6 +80,12 @@ def test_renamed() -> None:
     assert carried(table(ID, A, B), table(ID, z, another, B)) == (RenameColumn(A, z), AddColumn(another))
     uid = replace(ID, name="uid")
     assert carried(table(ID, A), table(uid, A, key=("uid",))) == (RenameColumn(ID, uid),)
+
+
+def test_renamed_table() -> None:
+    before, after = table(ID), replace(table(ID), name=TableName("other", "renamed"))
+    assert carried(before, after) == (RenameTable(before.name, after.name),)
+    assert str(carried(before, after)[0]) == f"the table was renamed from {before.name} to other.renamed"
 
 
 def test_a_name_that_another_column_has_now_is_not_taken_for_the_one_it_had() -> None:

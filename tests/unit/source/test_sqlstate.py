@@ -28,6 +28,7 @@ from etl_core.source.sqlstate import from_sqlstate, stream_error
         ("42501", "permission denied for table t", SourceRefused, "doctor"),
         ("42501", 'query would be affected by row-level security policy for table "t"', SourceRefused, "BYPASSRLS"),
         ("XX000", "cache lookup failed", SourceRefused, ""),
+        ("XX000", "konnte Relation mit OID 17110 nicht öffnen", SourceUnavailable, ""),
     ],
 )
 def test_class_and_hint(sqlstate: str | None, message: str, kind: type[EtlError], hint: str) -> None:

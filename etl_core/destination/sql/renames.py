@@ -1,0 +1,83 @@
+"""Gives a table of the destination the name that it has at the source, in the transaction that brings its rows.
+
+The later of two tables that were called so keeps the name, by their watermarks: a table that catches up behind the
+others, or ahead of them, takes it from nobody who has it now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from etl_core.destination.aside import aside_name
+from etl_core.destination.sql import statements
+from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.names import check_name
+from etl_core.destination.sql.session import Session
+from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
+from etl_core.schema.table import TableSchema
+
+
+class Renames:
+    """Of one transaction."""
+
+    def __init__(self, dialect: Dialect, session: Session, book: Bookkeeping) -> None:
+        self._dialect = dialect
+        self._session = session
+        self._book = book
+        self.moved: dict[TableId, TableName] = {}
+        """Where tables are now that were renamed or put aside."""
+        self.written_anew: set[TableId] = set()
+        """Tables whose rows were written anew, as their product cannot rename them so."""
+
+    def brought(self, schema: TableSchema, lsn: Lsn) -> TableName:
+        """Renames the table to the name that `schema` has for it as of `lsn`; returns where it is then, or is to be.
+
+        A table that had the name before is put aside. If it has it since `lsn`, nothing is renamed. Raises TableError
+        if the name is somebody else's.
+        """
+        tables = [stored for stored in self._book.all_tables() if stored.pipeline == self._book.pipeline]
+        own = next((stored for stored in tables if stored.table_id == schema.table_id), None)
+        target = schema.name
+        if own is not None and own.name == target:
+            return target
+        there = self._session.relations(views=True)
+        check_name(self._dialect, schema, self._book.pipeline, self._book.all_tables(), there)
+        for other in tables:
+            is_live = other.table_id and other.lsn is not None and other.table_id != schema.table_id
+            if not is_live or not self._is_same(other.name, target):
+                continue
+            if other.lsn is not None and other.lsn > lsn:
+                return self._aside(schema.table_id, target) if own is None else own.name
+            self._move(other, self._aside(other.table_id, target), there)
+        if own is None or not self._is_there(own.name, there):
+            return target
+        if not self._is_same(own.name, target):
+            self._clear(target)
+            self._session.execute(statements.create_schema(self._session.identifier(target.namespace)))
+        self._move(own, target, there)
+        return target
+
+    def _aside(self, table_id: TableId, name: TableName) -> TableName:
+        return aside_name(self._book.pipeline, table_id, name.namespace)
+
+    def _clear(self, name: TableName) -> None:
+        """Drops a table of ours that nobody brings up to date any more."""
+        for namespace, relation in self._session.relations(views=False):
+            if self._is_same(TableName(namespace, relation), name):
+                self._session.execute(statements.drop(self._session.identifier(namespace, relation)))
+        self._book.free_name(name)
+
+    def _move(self, stored: StoredTable, name: TableName, there: Sequence[tuple[str, str]]) -> None:
+        if self._is_there(stored.name, there) and self._session.rename(stored.name, name):
+            self.written_anew.add(stored.table_id)
+        self._book.move_table(stored.table_id, name)
+        self.moved[stored.table_id] = name
+
+    def _is_there(self, name: TableName, there: Sequence[tuple[str, str]]) -> bool:
+        return any(self._is_same(TableName(*other), name) for other in there)
+
+    def _is_same(self, one: TableName, other: TableName) -> bool:
+        fold = self._dialect.fold
+        return (fold(one.namespace), fold(one.name)) == (fold(other.namespace), fold(other.name))
