@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from etl_core.config_values import config_error, did_you_mean, wrong_kind
 
-NUMERIC, JSON, OUT_OF_RANGE = "numeric", "json", "out_of_range"
+NUMERIC, JSON, ARRAYS, OUT_OF_RANGE = "numeric", "json", "arrays", "out_of_range"
 VARCHAR, DOUBLE = "varchar", "double"
 
 _DIGITS = 38
@@ -46,12 +46,18 @@ class ValueRange:
     days: int
 
 
-DEFAULTS: Mapping[str, str] = {NUMERIC: VARCHAR, JSON: "json", OUT_OF_RANGE: OutOfRange.REFUSE.value}
+DEFAULTS: Mapping[str, str] = {
+    NUMERIC: VARCHAR,
+    JSON: "json",
+    ARRAYS: "list",
+    OUT_OF_RANGE: OutOfRange.REFUSE.value,
+}
 """Every option, with the word it has where nothing is said."""
 
 _WORDS: Mapping[str, tuple[str, ...]] = {
     NUMERIC: (VARCHAR, DOUBLE),
     JSON: ("json", VARCHAR),
+    ARRAYS: ("list", "json"),
     OUT_OF_RANGE: tuple(choice.value for choice in OutOfRange),
 }
 

@@ -204,6 +204,11 @@ def forms(pg_type: PgType) -> tuple[int, ...]:
     return tuple(found)
 
 
+def is_array_json(pg_type: PgType) -> bool:
+    """Whether it is an array that is JSON at the destination: json with the array's element."""
+    return pg_type.oid == JSON and pg_type.element is not None
+
+
 def base_type(pg_type: PgType) -> PgType:
     """The type under a domain (of a domain …), or the type itself."""
     return under_domains(pg_type, -1)[0]

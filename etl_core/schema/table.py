@@ -34,7 +34,8 @@ class TypeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PgType:
-    """A row of `pg_type`. `element` is an array's element type or a domain's base type, else None.
+    """A row of `pg_type`. `element` is an array's element type or a domain's base type, else None; a json that has one
+    is an array at the source (`pg_types.is_array_json`).
 
     `attributes` are a composite's, as columns; none if they are not known. `delimiter` is what stands between elements
     of an array, be it this type or one of this type (`typdelim`).

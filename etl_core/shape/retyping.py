@@ -1,7 +1,8 @@
 """What the options of types make of a column: another type at the destination, other values for those beyond it.
 
 `numeric` is about numerics that DECIMAL does not hold as they are declared: without a precision, or of more than 38
-digits. `json` is about json and jsonb. Both are also about such types in arrays, composites and under domains.
+digits. `json` is about json and jsonb. `arrays` is about arrays, but for those with money in them, whose text is by the
+lc_monetary of our sessions. All are also about such types in arrays, composites and under domains.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import builtin, numeric_modifier, under_domains
+from etl_core.schema.pg_types import builtin, is_array_json, numeric_modifier, under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.type_options import (
+    ARRAYS,
     DEFAULTS,
     DOUBLE,
     JSON,
@@ -52,12 +54,14 @@ def in_force(
     column: Column, words: Mapping[str, str], *, is_key: bool, value_range: ValueRange | None = None
 ) -> Mapping[str, str]:
     """Those of `words` that make a difference to the column; equal ones give equal values."""
-    leaves = list(_leaves(column.type, column.type_modifier))
     said = {option: word for option, word in words.items() if word != DEFAULTS[option]}
+    leaves = list(_leaves(column.type, column.type_modifier, said))
+    if not any(is_array_json(leaf) for leaf, _ in leaves):
+        said.pop(ARRAYS, None)
     numeric = said.get(NUMERIC)
     if not any(_is_wide_numeric(*leaf) for leaf in leaves):
         said.pop(NUMERIC, None)
-    if not any(leaf.oid in (pg_types.JSON, pg_types.JSONB) for leaf, _ in leaves):
+    if not any(_is_json(leaf) for leaf, _ in leaves):
         said.pop(JSON, None)
     oids = _WITH_RANGE if value_range is None else (*_WITH_RANGE, *_WITH_RANGE_THERE)
     if is_key or not any(_has_range(*leaf, numeric, oids) for leaf in leaves):
@@ -67,21 +71,34 @@ def in_force(
 
 def applies(option: str, column: Column, value_range: ValueRange | None = None) -> bool:
     """Whether some word of `option` makes a difference to a column of this type, which may be no key's."""
-    words = {NUMERIC: DOUBLE, JSON: VARCHAR, OUT_OF_RANGE: OutOfRange.NULL.value}
+    words = {NUMERIC: DOUBLE, JSON: VARCHAR, ARRAYS: "json", OUT_OF_RANGE: OutOfRange.NULL.value}
     given = words if option == OUT_OF_RANGE else {option: words[option]}
     return option in in_force(column, given, is_key=False, value_range=value_range)
 
 
-def _leaves(pg_type: PgType, type_modifier: int) -> Iterator[tuple[PgType, int]]:
+def _leaves(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> Iterator[tuple[PgType, int]]:
     """The types of the values in a value, with their modifiers: of the elements and the attributes."""
     base, type_modifier = under_domains(pg_type, type_modifier)
     if base.kind is TypeKind.ARRAY and base.element is not None:
-        yield from _leaves(base.element, type_modifier)
+        whole = _as_json(base, said)
+        yield from _leaves(base.element, type_modifier, said) if whole is None else [(whole, -1)]
     elif base.kind is TypeKind.COMPOSITE:
         for attribute in base.attributes:
-            yield from _leaves(attribute.type, attribute.type_modifier)
+            yield from _leaves(attribute.type, attribute.type_modifier, said)
     else:
         yield base, type_modifier
+
+
+def _as_json(array: PgType, said: Mapping[str, str]) -> PgType | None:
+    """The type of the array as JSON, None where it is a list."""
+    assert array.element is not None  # noqa: S101 - it is an array
+    if ARRAYS not in said or any(leaf.oid == pg_types.MONEY for leaf, _ in _leaves(array.element, -1, {})):
+        return None
+    return replace(_known(pg_types.JSON), element=array.element, delimiter=array.delimiter)
+
+
+def _is_json(base: PgType) -> bool:
+    return base.oid in (pg_types.JSON, pg_types.JSONB) and not is_array_json(base)
 
 
 def _is_wide_numeric(base: PgType, type_modifier: int) -> bool:
@@ -98,6 +115,9 @@ def _has_range(base: PgType, type_modifier: int, numeric: str | None, oids: Coll
 def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tuple[PgType, int]:
     base, modifier = under_domains(pg_type, type_modifier)
     if base.kind is TypeKind.ARRAY and base.element is not None:
+        whole = _as_json(base, said)
+        if whole is not None:
+            return whole, -1
         element, new = _retyped(base.element, modifier, said)
         if (element, new) != (base.element, modifier):
             return replace(base, element=element), new

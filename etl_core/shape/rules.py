@@ -14,7 +14,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.retyping import in_force
 from etl_core.shape.transforms import transform_named
-from etl_core.type_options import DOUBLE, NUMERIC, OUT_OF_RANGE, ValueRange, read_types
+from etl_core.type_options import ARRAYS, DOUBLE, NUMERIC, OUT_OF_RANGE, ValueRange, read_types
 from etl_core.write_mode import WriteMode
 
 EXCLUDE = "exclude"
@@ -100,7 +100,9 @@ class Rules:
         The words are those in force. Values of another type may be the same; one that was rounded is not what it was.
         """
         treatment = self.treatment(column)
-        if treatment != then.treatment(name) or words.get(OUT_OF_RANGE) != words_then.get(OUT_OF_RANGE):
+        if treatment != then.treatment(name):
+            return False
+        if any(words.get(option) != words_then.get(option) for option in (OUT_OF_RANGE, ARRAYS)):
             return False
         if words_then.get(NUMERIC) == DOUBLE != words.get(NUMERIC):
             return False

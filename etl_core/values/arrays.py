@@ -27,9 +27,11 @@ from etl_core.values.text import (
     variable_width,
 )
 
-# What a byte may mean; the order matters: below _CLOSE an element follows, from _QUOTE on quoting is in play.
-_PLAIN, _COMMA, _OPEN, _CLOSE, _QUOTE, _BACKSLASH = range(6)
+# What a byte may mean; the order matters: below CLOSE an element follows, from _QUOTE on quoting is in play.
+_PLAIN, _COMMA, _OPEN, CLOSE, _QUOTE, _BACKSLASH = range(6)
 _SPECIAL = b',{}"\\'
+
+NULL = b"NULL"
 
 
 @cache
@@ -60,15 +62,15 @@ def split_arrays(
     meaning: Bytes = np.frombuffer(raw.translate(table_of_meanings), np.uint8)
     dropped = np.flatnonzero(meaning)
     meaning = meaning[dropped]
-    is_plain = bool(meaning.max() <= _CLOSE)
+    is_plain = bool(meaning.max() <= CLOSE)
     if is_plain:
         structure = np.arange(len(dropped))
     else:
         meant = _means_something(dropped, meaning)
         dropped, meaning = dropped[meant], meaning[meant]
-        structure = np.flatnonzero(meaning <= _CLOSE)
+        structure = np.flatnonzero(meaning <= CLOSE)
     places, meaning = dropped[structure], meaning[structure]
-    is_open, is_close = meaning == _OPEN, meaning == _CLOSE
+    is_open, is_close = meaning == _OPEN, meaning == CLOSE
     if not np.array_equal(places[is_open], starts):
         raise _too_many_dimensions(column, table)
     if not np.array_equal(places[is_close], part.ends - 1):
@@ -86,7 +88,7 @@ def split_arrays(
     else:
         counts = np.add.reduceat(exists, first, dtype=np.int64)
         begins, lengths, removed = begins[exists], lengths[exists], removed[exists]
-    is_null = _reads_null(part.data, begins, lengths, removed)
+    is_null = reads(part.data, begins, lengths, NULL) & (removed == 0)
     offsets = offsets_from_lengths(part.spread(counts))
     if is_plain and not is_null.any():
         left: Bytes = np.frombuffer(raw.translate(None, special), np.uint8)
@@ -111,7 +113,7 @@ def _check_ends(part: TextBytes, column: Column, table: TableName) -> None:
             "an array with explicit bounds, such as [0:2]={…}, which a list cannot hold",
             column,
             table,
-            "store arrays that begin at 1, or cast the column to text in the source",
+            f"set types.arrays: json for column {column.name}, or store arrays that begin at 1",
         )
     if (opening != ord("{")).any() or (closing != ord("}")).any():
         raise unreadable(column, table)
@@ -122,7 +124,7 @@ def _too_many_dimensions(column: Column, table: TableName) -> ValueOutOfRange:
         "an array of more than one dimension, which a list cannot hold",
         column,
         table,
-        "store one-dimensional arrays, or cast the column to text or jsonb in the source",
+        f"set types.arrays: json for column {column.name}, or store arrays of one dimension",
     )
 
 
@@ -141,9 +143,18 @@ def _means_something(positions: Positions, meaning: Bytes) -> Mask:
     return means
 
 
-def _reads_null(data: Bytes, begins: Positions, lengths: Positions, removed: Positions) -> Mask:
-    is_null: Mask = (lengths == 4) & (removed == 0) & (data[begins] == ord("N"))
-    candidates = np.flatnonzero(is_null)
-    for place, character in enumerate(b"ULL", start=1):
-        is_null[candidates] &= data[begins[candidates] + place] == character
-    return is_null
+def meant_bytes(data: Bytes, delimiter: str) -> tuple[Positions, Bytes]:
+    """Where bytes are that mean something, and what: up to CLOSE the structure of arrays."""
+    codes: Bytes = np.frombuffer(data.tobytes().translate(_meaning(delimiter)[0]), np.uint8)
+    places = np.flatnonzero(codes)
+    meant = _means_something(places, codes[places])
+    return places[meant], codes[places[meant]]
+
+
+def reads(data: Bytes, begins: Positions, lengths: Positions, word: bytes) -> Mask:
+    """Which of the elements are `word`, without a quote."""
+    found: Mask = lengths == len(word)
+    candidates = np.flatnonzero(found)
+    for place, character in enumerate(word):
+        found[candidates] &= data[begins[candidates] + place] == character
+    return found

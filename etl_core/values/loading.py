@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from etl_core.identifiers import TableName
-from etl_core.schema.pg_types import under_domains
+from etl_core.schema.pg_types import base_type, is_array_json, under_domains
 from etl_core.schema.table import Column
 from etl_core.type_options import OutOfRange
+from etl_core.values.array_json import load_array_json
 from etl_core.values.arrays import split_arrays
 from etl_core.values.composites import split_composites
 from etl_core.values.ranges import within
@@ -35,7 +36,11 @@ def load(text: Array, column: Column, table: TableName) -> Array:
     if family is None:
         load_parts = _load_composite if pa.types.is_struct(arrow) else _load_array
         return load_parts(text, arrow, column, table)
-    values = family.load(text, arrow, column, table)
+    base = base_type(column.type)
+    if is_array_json(base):
+        values = load_array_json(text, base, column, table)
+    else:
+        values = family.load(text, arrow, column, table)
     if pa.types.is_string(arrow) and not is_utf8(values):
         raise not_utf8(column, table)
     if column.value_range is not None and column.out_of_range is not OutOfRange.REFUSE:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
+from etl_core.config_tables import read_tables
 from etl_core.errors import CopiedAgain
 from etl_core.state.table_state import TableState
 
@@ -248,3 +250,49 @@ def test_a_table_of_an_older_version_is_copied_again(lab: Lab) -> None:
     assert lab.rows("SELECT DISTINCT g FROM public.places") == [(bytes.fromhex(PLACE),)]
     assert lab.rows("SELECT count(*) FROM public.other") == [(1,)]
     assert all(comparison.is_equal for comparison in pipeline.verify())
+
+
+def test_arrays_of_any_dimension_are_json_if_asked(lab: Lab) -> None:
+    """PostgreSQL's own JSON of them, where it has one."""
+    lab.execute("CREATE TYPE pair AS (a int[], b text)")
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, i int[], s text[], b bool[], n numeric[], p pair, m money[])")
+    lab.execute("CREATE TABLE k (a int[] PRIMARY KEY, v int); CREATE TABLE lists (id int PRIMARY KEY, a int[])")
+    rows = [
+        r"""'{{1,2},{3,NULL}}', '{{"a,\"b\" \\",""},{NULL,"NULL"}}', '{t,f,NULL}', '{{1.10},{-0.5}}'"""
+        ", ROW('{{1},{2}}', 'x'), '{1}'",
+        "'{1}', ARRAY[E'\n\t\x01é'], '{{{t}}}', '{1e10,NULL}', ROW('{}', NULL), '{}'",
+        "'{}', '{}', NULL, NULL, NULL, NULL",
+    ]
+    for row, values in enumerate(rows):
+        lab.execute(f"INSERT INTO t VALUES ({row}, {values})")
+    lab.execute(
+        "INSERT INTO k VALUES ('{{1,2}}', 1), ('{1,2}', 2), ('[0:1]={1,2}', 3); INSERT INTO lists VALUES (1, '{1}')"
+    )
+    lab.publish()
+    settings = {"public.lists": {"types": {"arrays": "list"}}}
+    pipeline = lab.synced(types={"arrays": "json"}, tables=read_tables("tables", settings))
+    for row, values in enumerate(rows):
+        lab.execute(f"INSERT INTO t VALUES ({row + 100}, {values})")
+    lab.execute("ALTER TABLE t ADD late int[] DEFAULT '{{7}}'; UPDATE t SET id = id + 1000 WHERE id > 50")
+    lab.execute("UPDATE k SET v = v * 10; DELETE FROM k WHERE v = 20; INSERT INTO lists VALUES (2, '{{1}}')")
+    lab.caught_up(pipeline)
+    ours = lab.execute(
+        "SELECT id, array_to_json(i)::text, array_to_json(s)::text, array_to_json(b)::text, array_to_json(n)::text,"
+        " array_to_json((p).a)::text, m::numeric[], array_to_json(late)::text FROM t ORDER BY id"
+    )
+    theirs = lab.rows("SELECT id, i, s, b, n, p.a, m, late FROM public.t ORDER BY id")
+    assert [tuple(map(as_json, row)) for row in theirs] == [tuple(map(as_json, row)) for row in ours]
+    described = {row[0]: row[1] for row in lab.rows("DESCRIBE public.t")}
+    assert (described["i"], described["p"], described["m"]) == (
+        "JSON",
+        "STRUCT(a VARCHAR, b VARCHAR)",
+        "DECIMAL(19,2)[]",
+    )
+    assert lab.rows("SELECT a, v FROM public.k ORDER BY v") == [("[[1,2]]", 10), ('"[0:1]={1,2}"', 30)]
+    assert {s.name.name: s.state for s in pipeline.store.tables()}["lists"] is TableState.ERRORED
+    assert "set types.arrays: json for column a" in str(pipeline.observer.errors["lists"].hint)
+    assert all(c.is_equal for c in pipeline.verify() if c.table.name != "lists")
+
+
+def as_json(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
