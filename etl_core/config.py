@@ -295,7 +295,7 @@ def _parse_url(url: str) -> URL | None:
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
-    """One pipeline. With `unknown_types_to_bytes` values of unknown types are raw text, else their table is refused.
+    """One pipeline.
 
     With `allow_append_only` tables without a replica identity may be published, with their inserts alone. `tables` are
     settings by table or pattern; of two that match one, the later decides. `write_mode` is that of tables for which
@@ -308,7 +308,6 @@ class PipelineConfig:
     state: StateConfig
     batch: BatchConfig = field(default_factory=BatchConfig)
     copy: CopyConfig = field(default_factory=CopyConfig)
-    unknown_types_to_bytes: bool = True
     allow_append_only: bool = False
     tables: tuple[TableSettings, ...] = ()
     hash_key: str | None = field(default=None, repr=False)

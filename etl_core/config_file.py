@@ -296,7 +296,6 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     pipeline = check_pipeline_name(root.required("pipeline", root.text("pipeline")))
     source, destination = root.section("source"), root.section("destination")
     state, batch, copy = root.section("state"), root.section("batch"), root.section("copy")
-    unknown_types_to_bytes = root.flag("unknown_types_to_bytes", True)
     allow_append_only = root.flag("allow_append_only", False)
     tables, hash_key, write_mode = root.section("tables"), root.text("hash_key"), root.text("write_mode")
     policy = read_policy("", {name: root.take(name) for name in POLICY_FIELDS})
@@ -309,7 +308,6 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
         state=_state(state, pipeline, folder),
         batch=_batch(batch) if batch else BatchConfig(),
         copy=_copy(copy) if copy else CopyConfig(),
-        unknown_types_to_bytes=unknown_types_to_bytes,
         allow_append_only=allow_append_only,
         tables=() if tables is None else _tables(tables),
         hash_key=hash_key,

@@ -88,7 +88,7 @@ class TableError(PermanentError):
 
 
 class UnsupportedType(TableError):
-    """A column's type has no representation and `unknown_types_to_bytes` is off."""
+    """A column has a type that no family knows, and the settings refuse it."""
 
 
 class ValueOutOfRange(TableError):

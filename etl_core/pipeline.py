@@ -202,7 +202,6 @@ class Pipeline(PipelineControl):
             self._permission,
             workers=self.config.copy.workers,
             connections_per_table=self.config.copy.connections_per_table,
-            unknown_types_to_bytes=self.config.unknown_types_to_bytes,
             share=share,
             selection=self.config.source.selection,
             stop=stop,

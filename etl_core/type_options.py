@@ -13,8 +13,8 @@ from enum import StrEnum
 
 from etl_core.config_values import config_error, did_you_mean, wrong_kind
 
-NUMERIC, JSON, ARRAYS, OUT_OF_RANGE = "numeric", "json", "arrays", "out_of_range"
-VARCHAR, DOUBLE = "varchar", "double"
+NUMERIC, JSON, ARRAYS, UNKNOWN, OUT_OF_RANGE = "numeric", "json", "arrays", "unknown", "out_of_range"
+VARCHAR, DOUBLE, REFUSE = "varchar", "double", "refuse"
 
 _DIGITS = 38
 """Of the widest DECIMAL that every destination has."""
@@ -50,6 +50,7 @@ DEFAULTS: Mapping[str, str] = {
     NUMERIC: VARCHAR,
     JSON: "json",
     ARRAYS: "list",
+    UNKNOWN: "bytes",
     OUT_OF_RANGE: OutOfRange.REFUSE.value,
 }
 """Every option, with the word it has where nothing is said."""
@@ -58,6 +59,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     NUMERIC: (VARCHAR, DOUBLE),
     JSON: ("json", VARCHAR),
     ARRAYS: ("list", "json"),
+    UNKNOWN: ("bytes", VARCHAR, REFUSE),
     OUT_OF_RANGE: tuple(choice.value for choice in OutOfRange),
 }
 

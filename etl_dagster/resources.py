@@ -270,9 +270,6 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     batch_max_bytes: str = "16MiB"
     batch_max_age: str = "1s"
     copy_connections: int = Field(default=4, description="Connections that copy one table at a time.")
-    unknown_types_to_bytes: bool = Field(
-        default=True, description="Columns of unknown types as raw text in bytes; off: their tables are refused."
-    )
     allow_append_only: bool = Field(
         default=False, description="Whether tables without a replica identity may be replicated, their inserts alone."
     )
@@ -357,7 +354,6 @@ class PostgresReplicationResource(dg.ConfigurableResource):
             StateConfig(plain(self.state.url) or ""),
             BatchConfig(self.batch_max_rows, parse_size(self.batch_max_bytes), parse_duration(self.batch_max_age)),
             CopyConfig(connections_per_table=self.copy_connections),
-            unknown_types_to_bytes=self.unknown_types_to_bytes,
             allow_append_only=self.allow_append_only,
             tables=read_tables("table_settings", self.table_settings),
             hash_key=None if self.hash_key_env is None else plain(dg.EnvVar(self.hash_key_env)),

@@ -45,7 +45,6 @@ from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.server_clock import age
 from etl_core.state.store import ReplicationProgress, StateStore
-from etl_core.values.arrow import refuse_unsupported
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +98,6 @@ class Applier:
         stop: threading.Event,
         fence: StreamFence | None,
         renames: RenameWriter | None = None,
-        unknown_types_to_bytes: bool,
         shapes: Shapes | None = None,
         check_permitted: Callable[[TableSchema, TableSchema], None] = lambda _before, _after: None,
         resumes: ReplicationProgress | None = None,
@@ -116,7 +114,6 @@ class Applier:
         self._leaving = threading.Event()
         self._fence = fence
         self._renames = renames
-        self._unknown_types_to_bytes = unknown_types_to_bytes
         self._shapes = shapes or Shapes()
         self._check_permitted = check_permitted
         self._backoff = backoff or Backoff()
@@ -361,8 +358,6 @@ class Applier:
                     steps = alterations(self._shapes.of(known).target, shaped.schema)
                 self._check_permitted(known, schema)
                 shaped = replace(shaped, alterations=steps)
-                if not self._unknown_types_to_bytes:
-                    refuse_unsupported(shaped.schema)
             attempt.schemas[table_id] = schema
             attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
             yield shaped

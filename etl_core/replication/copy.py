@@ -75,7 +75,6 @@ from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.table_pattern import TableSelection
-from etl_core.values.arrow import refuse_unsupported
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +108,6 @@ class TableCopier:
         *,
         workers: int,
         connections_per_table: int,
-        unknown_types_to_bytes: bool,
         share: str | None,
         selection: TableSelection | None = None,
         stop: threading.Event,
@@ -127,7 +125,6 @@ class TableCopier:
         self._permission = permission
         self._workers = workers
         self._connections = connections_per_table
-        self._unknown_types_to_bytes = unknown_types_to_bytes
         self._share = share
         self._selection = selection
         self._stop = stop
@@ -339,8 +336,6 @@ class TableCopier:
         if stored is not None:
             self._shapes.check_shown(stored[1], table.schema, self._store.shape(status.table_id))
         shape = self._shapes.of(table.schema)
-        if not self._unknown_types_to_bytes:
-            refuse_unsupported(shape.target)
         if publication is not None:
             check_removals(self._destination, shape.target, publication)
         return table, shape

@@ -289,7 +289,6 @@ class Streaming:
             stop=self._stop,
             fence=fence,
             renames=renames,
-            unknown_types_to_bytes=self._config.unknown_types_to_bytes,
             shapes=self._shapes,
             check_permitted=self._permission.check_applied,
             resumes=resumes,

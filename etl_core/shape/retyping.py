@@ -2,7 +2,8 @@
 
 `numeric` is about numerics that DECIMAL does not hold as they are declared: without a precision, or of more than 38
 digits. `json` is about json and jsonb. `arrays` is about arrays, but for those with money in them, whose text is by the
-lc_monetary of our sessions. All are also about such types in arrays, composites and under domains.
+lc_monetary of our sessions. `unknown` is about types that no family knows. All are also about such types in arrays,
+composites and under domains.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from etl_core.type_options import (
     JSON,
     NUMERIC,
     OUT_OF_RANGE,
+    REFUSE,
+    UNKNOWN,
     VARCHAR,
     OutOfRange,
     ValueRange,
     decimal_digits,
 )
+from etl_core.values.families import UNKNOWN as UNKNOWN_FAMILY
 from etl_core.values.numeric import is_declared
+from etl_core.values.registry import family_of
 
 _WITH_RANGE = (pg_types.TIMESTAMP, pg_types.TIMESTAMPTZ, pg_types.INTERVAL)
 _WITH_RANGE_THERE = (pg_types.DATE, pg_types.TIME)
@@ -63,6 +68,10 @@ def in_force(
         said.pop(NUMERIC, None)
     if not any(_is_json(leaf) for leaf, _ in leaves):
         said.pop(JSON, None)
+    # An array that is JSON has such elements all the same, and may be refused for them.
+    parts = _leaves(column.type, column.type_modifier, {}) if said.get(UNKNOWN) == REFUSE else leaves
+    if not any(_is_unknown(part) for part, _ in parts):
+        said.pop(UNKNOWN, None)
     oids = _WITH_RANGE if value_range is None else (*_WITH_RANGE, *_WITH_RANGE_THERE)
     if is_key or not any(_has_range(*leaf, numeric, oids) for leaf in leaves):
         said.pop(OUT_OF_RANGE, None)
@@ -71,7 +80,7 @@ def in_force(
 
 def applies(option: str, column: Column, value_range: ValueRange | None = None) -> bool:
     """Whether some word of `option` makes a difference to a column of this type, which may be no key's."""
-    words = {NUMERIC: DOUBLE, JSON: VARCHAR, ARRAYS: "json", OUT_OF_RANGE: OutOfRange.NULL.value}
+    words = {NUMERIC: DOUBLE, JSON: VARCHAR, ARRAYS: "json", UNKNOWN: VARCHAR, OUT_OF_RANGE: OutOfRange.NULL.value}
     given = words if option == OUT_OF_RANGE else {option: words[option]}
     return option in in_force(column, given, is_key=False, value_range=value_range)
 
@@ -101,6 +110,10 @@ def _is_json(base: PgType) -> bool:
     return base.oid in (pg_types.JSON, pg_types.JSONB) and not is_array_json(base)
 
 
+def _is_unknown(base: PgType) -> bool:
+    return family_of(base).name == UNKNOWN_FAMILY.name
+
+
 def _is_wide_numeric(base: PgType, type_modifier: int) -> bool:
     return base.oid == pg_types.NUMERIC and not is_declared(type_modifier)
 
@@ -128,7 +141,7 @@ def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tu
     elif _is_wide_numeric(base, modifier) and NUMERIC in said:
         digits = decimal_digits(said[NUMERIC])
         return (_known(pg_types.FLOAT8), -1) if digits is None else (base, numeric_modifier(*digits))
-    elif base.oid in (pg_types.JSON, pg_types.JSONB) and JSON in said:
+    elif (_is_json(base) and JSON in said) or (_is_unknown(base) and said.get(UNKNOWN) == VARCHAR):
         return _known(pg_types.TEXT), -1
     return pg_type, type_modifier
 

@@ -14,7 +14,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.retyping import in_force
 from etl_core.shape.transforms import transform_named
-from etl_core.type_options import ARRAYS, DOUBLE, NUMERIC, OUT_OF_RANGE, ValueRange, read_types
+from etl_core.type_options import ARRAYS, DOUBLE, NUMERIC, OUT_OF_RANGE, UNKNOWN, ValueRange, read_types
 from etl_core.write_mode import WriteMode
 
 EXCLUDE = "exclude"
@@ -102,7 +102,7 @@ class Rules:
         treatment = self.treatment(column)
         if treatment != then.treatment(name):
             return False
-        if any(words.get(option) != words_then.get(option) for option in (OUT_OF_RANGE, ARRAYS)):
+        if any(words.get(option) != words_then.get(option) for option in (OUT_OF_RANGE, ARRAYS, UNKNOWN)):
             return False
         if words_then.get(NUMERIC) == DOUBLE != words.get(NUMERIC):
             return False

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error, did_you_mean
-from etl_core.errors import COPIED_AGAIN, ConfigError, CopiedAgain, TableError
+from etl_core.errors import COPIED_AGAIN, ConfigError, CopiedAgain, TableError, UnsupportedType
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.pg_types import format_type
 from etl_core.schema.table import Column, TableSchema
@@ -15,7 +15,7 @@ from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.retyping import applies
 from etl_core.shape.rules import Rules, check_settings, rules_for
 from etl_core.shape.shape import Shape, build_shape, identity
-from etl_core.type_options import ValueRange
+from etl_core.type_options import REFUSE, UNKNOWN, ValueRange
 from etl_core.write_mode import WriteMode
 
 _FIX = "correct the settings of the table, then start again"
@@ -87,13 +87,15 @@ class Shapes:
         return hashlib.sha256(shown.encode()).hexdigest()
 
     def of(self, schema: TableSchema) -> Shape:
-        """Raises TableError if the settings do not fit the table."""
+        """Raises TableError if the settings do not fit the table, or refuse a type that it has."""
         if not self:
             return identity(schema)
         known = self._known.get(schema.table_id)
         if known is None or known.source is not schema:  # two that are equal may have other comments
+            rules = self.rules(schema.name)
+            _refuse_unknown(rules, schema)
             try:
-                known = build_shape(self.rules(schema.name), schema, self._key)
+                known = build_shape(rules, schema, self._key)
             except ConfigError as error:
                 hint = f"{error.hint}; {_FIX}" if error.hint else _FIX
                 raise TableError(str(error), table=str(schema.name), hint=hint) from None
@@ -265,6 +267,18 @@ class Shapes:
                 build_shape(self.rules(schema.name), schema, self._key)
             except ConfigError as error:
                 yield error
+
+
+def _refuse_unknown(rules: Rules, schema: TableSchema) -> None:
+    """Raises UnsupportedType naming the first column that the settings refuse for its type."""
+    for column in schema.columns:
+        if rules.words_in_force(column, schema).get(UNKNOWN) == REFUSE:
+            raise UnsupportedType(
+                f"column {column.name} of table {schema.name} has type {format_type(column)}, which is not known",
+                table=str(schema.name),
+                hint="set types.unknown to varchar or bytes for it, or leave the column out: "
+                f"tables: {{{schema.name}: {{columns: {{exclude: [{column.name}]}}}}}}",
+            )
 
 
 def _present(before: TableSchema, now: TableSchema) -> Iterator[tuple[Column, str]]:

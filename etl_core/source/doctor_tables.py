@@ -315,7 +315,7 @@ def _check_types(tables: Sequence[PublishedTable]) -> Iterator[Finding]:
     ]
     if raw:
         shown = ", ".join(raw[:_SHOWN]) + (f" and {len(raw) - _SHOWN} more" if len(raw) > _SHOWN else "")
-        yield Finding(Severity.NOTE, "types", f"these columns are carried as the bytes of their text: {shown}")
+        yield Finding(Severity.NOTE, "types", f"these columns have types that are not known (types.unknown): {shown}")
 
 
 def _shortened(findings: Sequence[Finding]) -> Iterator[Finding]:

@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from etl_core.errors import UnsupportedType
-from etl_core.schema.pg_types import format_type, under_domains
+from etl_core.schema.pg_types import under_domains
 from etl_core.schema.table import Column, TableSchema, TypeKind
 from etl_core.values.families import UNKNOWN
 from etl_core.values.registry import resolve
@@ -28,17 +27,6 @@ def is_supported(column: Column) -> bool:
     if base.kind is TypeKind.ARRAY and base.element is not None:
         return is_supported(Column(column.name, base.element, type_modifier))
     return resolve(base, type_modifier)[0] is not UNKNOWN and all(map(is_supported, base.attributes))
-
-
-def refuse_unsupported(schema: TableSchema) -> None:
-    """Raises UnsupportedType naming the first column we have no representation for."""
-    for column in schema.columns:
-        if not is_supported(column):
-            raise UnsupportedType(
-                f"column {column.name} of table {schema.name} has type {format_type(column)}, which is not supported",
-                table=str(schema.name),
-                hint="set unknown_types_to_bytes to carry it as bytes, or leave the column out of the publication",
-            )
 
 
 def arrow_field(column: Column) -> pa.Field[Any]:

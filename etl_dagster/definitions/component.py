@@ -190,9 +190,6 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     freshness: Freshness | None = None
     retry_policy: Retries | None = None
     op_tags: dict[str, Any] = Field(default={}, description="On the steps of the initial syncs.")
-    unknown_types_to_bytes: bool = Field(
-        default=True, description="Columns of unknown types as raw text in bytes; off: their tables are refused."
-    )
     allow_append_only: bool = Field(
         default=False, description="Whether tables without a replica identity may be replicated, their inserts alone."
     )
@@ -336,7 +333,6 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
             tables=self.tables,
             state=StateStoreResource(url=_literal_or_variable("state.url", self.state.url, self.state.url_env) or ""),
             destination=self.destination,
-            unknown_types_to_bytes=self.unknown_types_to_bytes,
             allow_append_only=self.allow_append_only,
             table_settings=self.table_settings,
             hash_key_env=self.hash_key_env,

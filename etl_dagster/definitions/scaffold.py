@@ -60,7 +60,6 @@ attributes:
   #   connections: 4 # that copy one table at a time
   #   own_step_from: 1GiB # with discover: tables from this size on have a step of their own, the others share one
   #   processes: {{public.customers: 2}} # large tables: how many processes copy each
-  # unknown_types_to_bytes: true # off: tables with columns of unknown types are refused
   # allow_append_only: false # true: tables without a replica identity, their inserts alone
   # table_settings: {{public.users: {{columns: {{exclude: [note], hash: [email]}}}}}}
   # types: {{numeric: "decimal(38,10)", out_of_range: "null"}} # what numerics without a precision, and NaN, become

@@ -79,7 +79,7 @@ def _describe(config: "PipelineConfig") -> str:
     address = {name: str(value) for name, value in conninfo_to_dict(config.source.conninfo()).items()}
     options = {name: str(value) for name, value in config.destination.options.items() if name != "credentials"}
     known = [{name: value for name, value in group.items() if not is_secret_name(name)} for group in (address, options)]
-    return json.dumps([known, config.destination.type, config.allow_append_only, config.unknown_types_to_bytes])
+    return json.dumps([known, config.destination.type, config.allow_append_only])
 
 
 class Standstill:

@@ -167,7 +167,6 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
         },
         batch={"max_rows": 10, "max_bytes": "1MiB", "max_age": "2s"},
         initial_sync={"connections": 2, "processes": {"public.customers": 3}},
-        unknown_types_to_bytes=False,
         allow_append_only=True,
         table_settings={"public.orders": {"columns": {"exclude": ["note"], "truncate": {"zip": 3}}}},
         hash_key_env="SHOP_HASH_KEY",
@@ -195,7 +194,7 @@ def test_every_attribute_arrives(sandbox: DefsFolderSandbox) -> None:
     assert replication.keywords == {"sslmode": "require"}
     config = replication.batch_max_rows, replication.batch_max_bytes, replication.batch_max_age
     assert config == (10, "1MiB", "2s")
-    assert (replication.copy_connections, replication.unknown_types_to_bytes) == (2, False)
+    assert replication.copy_connections == 2
     assert replication.allow_append_only
     assert replication.table_settings == {"public.orders": {"columns": {"exclude": ["note"], "truncate": {"zip": 3}}}}
     assert replication.hash_key_env == "SHOP_HASH_KEY"
@@ -596,7 +595,6 @@ def test_the_scaffolded_comments_are_attributes_too(sandbox: DefsFolderSandbox) 
     optional = ("stream:", "max_lag:", "freshness:", "retry_policy:", "op_tags:", "translation:", "batch:", "pools:")
     more = (
         "initial_sync:",
-        "unknown_types_to_bytes:",
         "table_settings:",
         "hash_key_env:",
         "types:",

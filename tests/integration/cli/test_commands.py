@@ -169,12 +169,12 @@ def test_sync_of_a_named_table_copies_it_again(project: Project) -> None:
 
 def test_a_failed_table_fails_the_command_and_only_itself(project: Project) -> None:
     project.database.execute(f"{CREATE_THING} CREATE TABLE places (id int PRIMARY KEY, at thing)")
-    project.configure(tables="[public.orders, public.places]", more="unknown_types_to_bytes: false")
+    project.configure(tables="[public.orders, public.places]", more="types: {unknown: refuse}")
     failed = project.run("sync")
     assert failed.status == 1
     assert "copied 1 table: 1,000 rows" in failed.out
     assert "public.places  failed: column at of table public.places has type public.thing" in failed.out
-    assert "  → set unknown_types_to_bytes" in failed.out
+    assert "  → set types.unknown" in failed.out
     assert "public.places failed:" in failed.err
 
     streamed = project.run("stream", "--until-caught-up")
@@ -182,7 +182,7 @@ def test_a_failed_table_fails_the_command_and_only_itself(project: Project) -> N
     assert "caught up at " in streamed.out
     shown = project.run("status")
     assert shown.status == 0
-    assert "    → set unknown_types_to_bytes" in shown.out
+    assert "    → set types.unknown" in shown.out
 
 
 def test_settings_of_columns_that_fit_no_table_are_refused_with_their_line(project: Project) -> None:

@@ -332,6 +332,19 @@ def test_unknown_types_as_bytes(lab: Lab) -> None:
     assert lab.rows(decoded) == ours
 
 
+def test_unknown_types_as_text(lab: Lab) -> None:
+    lab.execute(f"{UNKNOWN}; CREATE TYPE pair AS (a int, b thing); ALTER TABLE t ADD q pair")
+    lab.execute("INSERT INTO t VALUES (1, '(1.5,-2)', 'ä,', ARRAY['x/ y'::thing, NULL, '{}', 'ä'], ROW(1, 'é'))")
+    lab.publish()
+    pipeline = lab.synced(types={"unknown": "varchar"})
+    lab.execute("INSERT INTO t SELECT 2, p, c, ps, q FROM t; INSERT INTO t VALUES (3)")
+    lab.execute("ALTER TABLE t ADD late thing DEFAULT '<(1,2),3>'; UPDATE t SET p = NULL WHERE id = 1")
+    lab.caught_up(pipeline)
+    assert all(comparison.is_equal for comparison in pipeline.verify())
+    ours = lab.execute("SELECT id, p::text, c::text, late::text, (q).b::text, ps::text[] FROM t ORDER BY id")
+    assert lab.rows("SELECT id, p, c, late, q.b, ps FROM public.t ORDER BY id") == ours
+
+
 def test_types_that_are_their_text(lab: Lab) -> None:
     lab.execute("CREATE TABLE t (k text, during tstzrange, n int, net inet, rs int4range[], PRIMARY KEY (k, during))")
     lab.execute("INSERT INTO t VALUES ('Ab', '[2024-01-01 00:00+02,)', 1, '10.0.0.1/8', '{empty,\"[1,5)\"}')")
@@ -354,7 +367,7 @@ def test_unknown_types_are_refused_if_asked(lab: Lab) -> None:
     lab.execute(f"{UNKNOWN}; CREATE TABLE other (id int PRIMARY KEY); CREATE TABLE late (id int PRIMARY KEY)")
     lab.execute("CREATE TYPE pair AS (a int, b thing); CREATE TABLE pairs (id int PRIMARY KEY, within pair[])")
     lab.publish()
-    pipeline = lab.pipeline(unknown_types_to_bytes=False)
+    pipeline = lab.pipeline(types={"unknown": "refuse"})
     outcomes = [str(outcome) for outcome in pipeline.sync() if isinstance(outcome, UnsupportedType)]
     assert [outcome.split()[1] for outcome in sorted(outcomes)] == ["p", "within"]
     lab.caught_up(pipeline)

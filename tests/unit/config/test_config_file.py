@@ -29,7 +29,7 @@ destination: {type: duckdb, path: shop.duckdb}
 state: {url: "sqlite:///shop.state.db"}
 batch: {max_rows: 5000, max_bytes: 8MiB, max_age: 500ms}
 copy: {workers: 2, connections_per_table: 3}
-unknown_types_to_bytes: false
+allow_append_only: true
 """
 
 LEAST = """\
@@ -68,7 +68,7 @@ def test_everything(write: Write, tmp_path: Path) -> None:
     assert config.state.url == f"sqlite:///{tmp_path}/shop.state.db"
     assert config.batch == BatchConfig(max_rows=5000, max_bytes=8 * 2**20, max_age=0.5)
     assert config.copy == CopyConfig(workers=2, connections_per_table=3)
-    assert config.unknown_types_to_bytes is False
+    assert config.allow_append_only is True
 
 
 def test_defaults(write: Write, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_defaults(write: Write, tmp_path: Path) -> None:
     assert config.state.url == f"sqlite:///{tmp_path}/shop.state.db"
     assert config.batch == BatchConfig(max_rows=100_000, max_bytes=16 * 2**20, max_age=1.0)
     assert config.copy == CopyConfig(workers=4, connections_per_table=4)
-    assert config.unknown_types_to_bytes is True
+    assert config.allow_append_only is False
 
 
 def test_libpq_keywords_stand_beside_ours(write: Write) -> None:
@@ -156,7 +156,7 @@ def test_environment_variables(write: Write, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SHOP_PORT", "5433")
     monkeypatch.setenv("SHOP_PASSWORD", 'p@ss: #"word\\')
     monkeypatch.setenv("ROWS", "7")
-    monkeypatch.setenv("RAW", "false")
+    monkeypatch.setenv("APPEND", "true")
     config = load_config(
         write(
             """\
@@ -169,7 +169,7 @@ def test_environment_variables(write: Write, monkeypatch: pytest.MonkeyPatch) ->
               publication: p
             destination: {type: x, token: "${SHOP_PASSWORD}", list: ["${SHOP_HOST}"]}
             batch: {max_rows: "${ROWS}"}
-            unknown_types_to_bytes: ${RAW}
+            allow_append_only: ${APPEND}
             """
         )
     )
@@ -180,7 +180,7 @@ def test_environment_variables(write: Write, monkeypatch: pytest.MonkeyPatch) ->
     assert parameters["application_name"] == "${HOME} $5 db"
     assert config.destination.options == {"token": 'p@ss: #"word\\', "list": ["db"]}
     assert config.batch.max_rows == 7
-    assert config.unknown_types_to_bytes is False
+    assert config.allow_append_only is True
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ WRONG = {
     "not a size": ("8MiB", "8 apples", 8, "batch.max_bytes", "'8 apples' is not a size", "64MiB"),
     "not a duration": ("500ms", "soon", 8, "batch.max_age", "'soon' is not a duration", "500ms"),
     "list for a duration": ("500ms", "[1]", 8, "batch.max_age", "must be a number with a unit, not a list", ""),
-    "flag expected": ("bytes: false", "bytes: 0", 10, "unknown_types_to_bytes", "must be true or false", ""),
+    "flag expected": ("only: true", "only: 0", 10, "allow_append_only", "must be true or false", ""),
     "port expected": (
         "dsn: postgresql://user@host:5432/shop",
         "port: x",

@@ -94,7 +94,6 @@ def test_one_table_fails_and_the_others_go_on(tmp_path: Path, error: Exception |
         write_lock=threading.Lock(),
         stop=threading.Event(),
         fence=StreamFence("1/1/0/1", None),
-        unknown_types_to_bytes=True,
         backoff=Backoff(first=0.001, tries=2),
     )
     applier.apply(batch)
@@ -139,7 +138,6 @@ def test_a_destination_that_fails_as_a_whole_stops_no_table(tmp_path: Path, kind
         write_lock=threading.Lock(),
         stop=threading.Event(),
         fence=StreamFence("1/1/0/1", None),
-        unknown_types_to_bytes=True,
         backoff=Backoff(first=0.001, tries=2),
     )
     with pytest.raises(kind, match="away"):
@@ -181,7 +179,6 @@ def test_conflicts_without_an_end_end_the_stream(tmp_path: Path, is_isolating: b
         write_lock=threading.Lock(),
         stop=threading.Event(),
         fence=StreamFence("1/1/0/1", None),
-        unknown_types_to_bytes=True,
         backoff=Backoff(first=0.001, tries=2),
     )
     with pytest.raises(DestinationUnavailable, match="again and again"):
@@ -219,7 +216,6 @@ def test_an_error_about_a_table_that_is_not_written_is_not_met_for_ever(tmp_path
         write_lock=threading.Lock(),
         stop=threading.Event(),
         fence=StreamFence("1/1/0/1", None),
-        unknown_types_to_bytes=True,
         backoff=Backoff(first=0.001, tries=2),
     )
     with pytest.raises(PermanentError, match="a table that is not replicated"):

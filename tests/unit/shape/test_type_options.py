@@ -13,13 +13,14 @@ import pytest
 from etl_core.config import PipelineConfig
 from etl_core.config_file import load_config
 from etl_core.config_tables import read_tables
-from etl_core.errors import ConfigError, CopiedAgain
+from etl_core.destination.duckdb.types import duckdb_type
+from etl_core.errors import ConfigError, CopiedAgain, UnsupportedType
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin, format_type, numeric_modifier
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
 from etl_core.shape.rules import Rules
 from etl_core.shape.shapes import Shapes
-from etl_core.testing.destination_tables import INT8, TEXT, table
+from etl_core.testing.destination_tables import INT4, INT8, TEXT, array_of, table
 from etl_core.type_options import OutOfRange, read_types
 from etl_core.write_mode import WriteMode
 
@@ -197,3 +198,41 @@ def test_an_option_that_says_nothing_of_its_column_is_found() -> None:
         "tables.orders.columns.numeric.prise: prise is no published column of public.orders",
         "tables.orders.columns.numeric.paid: column paid has type numeric(10,2), of which numeric says nothing",
     ]
+
+
+def test_arrays_and_unknown_types_wherever_they_are() -> None:
+    thing = PgType(70_000, "thing", "public")
+    money = PgType(pg_types.MONEY, "money", form=2)
+    pair = PgType(70_002, "pair", "public", TypeKind.COMPOSITE, attributes=(Column("a", array_of(1009, TEXT)),))
+    kinds = {
+        "ints": array_of(1007, INT4),
+        "prices": array_of(791, money),
+        "things": array_of(70_001, thing),
+        "thing": PgType(70_003, "d", "public", TypeKind.DOMAIN, thing),
+        "pairs": array_of(70_004, pair),
+        "pair": pair,
+    }
+    schema = table("t", Column("id", INT8), *(Column(name, kind) for name, kind in kinds.items()))
+
+    def stored(types: Mapping[str, str], **columns: Any) -> dict[str, str]:
+        settings = {"public.t": {"columns": columns}} if columns else {}
+        target = shapes(types, settings).of(schema).target
+        return {column.name: duckdb_type(column) for column in target.columns[1:]}
+
+    as_lists = {
+        "ints": "INTEGER[]",
+        "prices": "DECIMAL(19,2)[]",
+        "things": "BLOB[]",
+        "thing": "BLOB",
+        "pairs": 'STRUCT("a" VARCHAR[])[]',
+        "pair": 'STRUCT("a" VARCHAR[])',
+    }
+    assert stored({}) == as_lists
+    assert stored({"unknown": "varchar"}) == {**as_lists, "things": "VARCHAR[]", "thing": "VARCHAR"}
+    as_json = {"ints": "JSON", "things": "JSON", "pairs": "JSON", "pair": 'STRUCT("a" VARCHAR)'}
+    assert stored({"arrays": "json"}) == {**as_lists, **as_json}
+    assert stored({}, arrays={"pairs": "json"}) == {**as_lists, "pairs": "JSON"}
+    refused = {"arrays": "json", "unknown": "refuse"}
+    assert stored(refused, exclude=["thing", "things"]).keys() == as_lists.keys() - {"thing", "things"}
+    with pytest.raises(UnsupportedType, match=r"column things of table public\.t has type public\.thing\[\]"):
+        stored(refused, unknown={"thing": "bytes"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ TABLE = TableName("public", "t")
 NASTY = st.text(st.sampled_from("\"\\,;{}[]=> 'NULtfaé\n\x01\t"), max_size=6) | st.sampled_from(["NULL", "null", "t"])
 
 
-def loaded(oid: int, texts: list[str | None], delimiter: str = ",") -> list[str | None]:
+def loaded(oid: int, texts: Sequence[str | None], delimiter: str = ",") -> list[str | None]:
     as_json = PgType(pg_types.JSON, "json", element=builtin(oid), delimiter=delimiter)
     text = pa.array(texts, pa.string())
     array = load(text, Column("c", as_json), TABLE)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from etl_core.errors import UnsupportedType
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema.pg_types import builtin, format_type, modifiers
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
-from etl_core.values.arrow import arrow_schema, arrow_type, is_supported, key_schema, refuse_unsupported
+from etl_core.values.arrow import arrow_schema, arrow_type, is_supported, key_schema
 
 
 def known(oid: int) -> PgType:
@@ -119,17 +118,6 @@ def test_schemas() -> None:
     assert arrow_schema(schema) == pa.schema(key | {"c": pa.decimal128(5, 2)})
     assert key_schema(schema) == pa.schema(key)
     assert all(field.nullable for field in arrow_schema(schema))
-    refuse_unsupported(schema)
-
-
-def test_refusal_names_table_column_and_type() -> None:
-    columns = (Column("id", known(20)), Column("spent", known(790)))
-    schema = TableSchema(TableId(1), TableName("sales", "Order"), columns, ())
-    with pytest.raises(UnsupportedType, match=r'column spent of table sales\."Order" has type money') as raised:
-        refuse_unsupported(schema)
-    assert raised.value.table == 'sales."Order"'
-    assert raised.value.hint is not None
-    assert "unknown_types_to_bytes" in raised.value.hint
 
 
 def test_a_domain_says_the_precision_of_its_base() -> None:
