@@ -20,7 +20,7 @@ TOGETHER = [
 """What shares a server and a backlog, in one call each."""
 OVER_KINDS = [
     (("shapes", "--kinds", "tls"), "shape_{shape}_tls_ratio", tuple(SHAPES)),
-    (("shapes", "--kinds", "tcp,unix", "--shapes", "single,large"), "shape_{shape}_unix_to_tcp", ("single", "large")),
+    (("shapes", "--kinds", "tcp,unix", "--shapes", "large"), "shape_{shape}_unix_to_tcp", ("large",)),
     (("latency", "--kinds", "tcp,tls"), "latency_{shape}_tls_p50_ms", ("50", "500")),
 ]
 """What is measured over each kind of connection, and a key that it must give; shapes are compared with the source."""

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,10 @@ class Person:
 
 
 def until(happened: Callable[[], Any], what: str) -> None:
-    event = threading.Event()
-    for _ in range(int(PATIENCE / 0.1)):
-        if happened():
-            return
-        event.wait(0.1)
-    raise AssertionError(f"{what} did not happen")
+    """Waits, and looks ever less often: a look takes Dagster's web server, or DuckDB to open a file, 20 ms or more."""
+    give_up_at = time.monotonic() + PATIENCE
+    pause = 0.1
+    while not happened():
+        assert time.monotonic() < give_up_at, f"{what} did not happen"
+        time.sleep(pause)
+        pause = min(pause * 1.3, 0.5)

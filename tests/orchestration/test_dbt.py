@@ -1,6 +1,7 @@
 """The examples with dbt, and with dlt next to it, as a person runs them: sources written, project parsed, models built
 while a stream writes, a file loaded."""
 
+import functools
 import json
 import os
 import re
@@ -43,16 +44,18 @@ REACHED = """
     FROM (VALUES ('DE', 5000000.00), ('FR', 4500000.00), ('JP', 2500000.00), ('US', 9000000.00)) t(country, target)
     ORDER BY 1
 """
-GRAPH = """
+GRAPHS = """
 import importlib, json, sys
-defs = importlib.import_module(sys.argv[1]).defs
-graph = defs.resolve_asset_graph()
 def told(node):
     condition = node.automation_condition
     return {"parents": sorted(key.to_user_string() for key in node.parent_keys),
             "condition": condition and condition.get_label(), "checks": len(node.check_keys)}
-print(json.dumps({node.key.to_user_string(): told(node) for node in graph.asset_nodes}))
+def graph(location):
+    nodes = importlib.import_module(f"examples.{location}").defs.resolve_asset_graph().asset_nodes
+    return {node.key.to_user_string(): told(node) for node in nodes}
+print(json.dumps({location: graph(location) for location in sys.argv[1:]}))
 """
+Graph = dict[str, dict[str, Any]]
 
 
 class Shop:
@@ -101,10 +104,11 @@ class Shop:
     def materialize(self, selection: str, location: str = "dbt_location") -> None:
         self.run("dagster", "asset", "materialize", "-f", f"examples/{location}.py", "--select", selection)
 
-    def graph(self, location: str) -> dict[str, dict[str, Any]]:
-        """The parents of each asset, the label of its condition, and how many checks it has."""
-        printed = self.run(sys.executable, "-c", GRAPH, f"examples.{location}")
-        found: dict[str, dict[str, Any]] = json.loads(printed.splitlines()[-1])
+    @functools.cached_property
+    def graphs(self) -> dict[str, Graph]:
+        """Of each location with dbt: the parents of each asset, the label of its condition, how many checks it has."""
+        printed = self.run(sys.executable, "-c", GRAPHS, "dbt_location", "dlt_location")
+        found: dict[str, Graph] = json.loads(printed.splitlines()[-1])
         return found
 
     def report(self, query: str) -> list[tuple[Any, ...]]:
@@ -250,7 +254,7 @@ def parsed(shop: Shop) -> Shop:
 
 
 def test_the_lineage_leads_from_the_source_over_the_replicated_table_to_the_models(parsed: Shop) -> None:
-    graph = parsed.graph("dbt_location")
+    graph = parsed.graphs["dbt_location"]
     assert graph["duckdb/public/orders"]["parents"] == ["shop/public/orders"]
     assert graph["customer_orders"] == {
         "parents": ["duckdb/public/customers", "duckdb/public/orders"],
@@ -282,7 +286,7 @@ def test_dagster_builds_the_models_while_a_stream_writes(parsed: Shop) -> None:
 
 
 def test_dlt_and_dbt_are_in_one_graph_with_the_replicated_tables(parsed: Shop) -> None:
-    graph = parsed.graph("dlt_location")
+    graph = parsed.graphs["dlt_location"]
     assert graph["planning/finance/targets"]["parents"] == ["targets_csv"]
     assert graph["planning/finance/targets_reached"] == {
         "parents": ["duckdb/public/customers", "duckdb/public/orders", "planning/finance/targets"],
@@ -292,7 +296,7 @@ def test_dlt_and_dbt_are_in_one_graph_with_the_replicated_tables(parsed: Shop) -
     assert graph["duckdb/public/orders"]["parents"] == ["shop/public/orders"]
     assert graph["customer_orders"]["parents"] == ["duckdb/public/customers", "duckdb/public/orders"]
     added = {"planning/finance/targets", "planning/finance/targets_reached", "targets_csv"}
-    assert {*graph} == {*parsed.graph("dbt_location")} | added
+    assert {*graph} == {*parsed.graphs["dbt_location"]} | added
 
 
 @pytest.mark.timeout(1200)  # two runs of Dagster
