@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 
-from etl_core.errors import MalformedMessage, SourceRefused
+from etl_core.errors import SourceRefused
 from etl_core.identifiers import TableId
 from etl_core.protocol.messages import RelationColumn
 from etl_core.schema.table import ReplicaIdentity
@@ -29,24 +29,34 @@ _UNKNOWN: Final = b"unknown"
 
 INSTALL: Final = """\
 CREATE SCHEMA IF NOT EXISTS etl_ddl;
+CREATE TABLE IF NOT EXISTS etl_ddl.token (token text NOT NULL);
+INSERT INTO etl_ddl.token SELECT gen_random_uuid()::text WHERE NOT EXISTS (SELECT FROM etl_ddl.token);
 
 CREATE OR REPLACE FUNCTION etl_ddl.tell() RETURNS event_trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $etl$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $etl$
 DECLARE
     altered oid[];
-    told text;
+    told bytea;
 BEGIN
     BEGIN
         IF TG_EVENT = 'sql_drop' THEN
-            SELECT array_agg(DISTINCT objid) INTO altered
-            FROM pg_event_trigger_dropped_objects() WHERE object_type = 'table column';
+            altered := ARRAY(
+                SELECT objid FROM pg_event_trigger_dropped_objects() WHERE object_type = 'table column');
         ELSE
-            SELECT array_agg(DISTINCT objid) INTO altered
-            FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass;
+            altered := ARRAY(
+                SELECT objid FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass);
         END IF;
-        SELECT json_build_object(
+        -- What is altered in a table is altered in its partitions and children, which are not named.
+        altered := ARRAY(
+            WITH RECURSIVE below(oid) AS (
+                SELECT unnest(altered)
+                UNION
+                SELECT i.inhrelid FROM pg_inherits i JOIN below ON i.inhparent = below.oid
+            ) SELECT oid FROM below);
+        SELECT convert_to(json_build_object(
             'trigger', (SELECT string_agg(concat_ws(':', evtname, oid, xmin, evtenabled), ' ' ORDER BY evtname)
-                        FROM pg_event_trigger WHERE evtname IN ('etl_ddl', 'etl_ddl_drop')),
+                        FROM pg_event_trigger WHERE evtname IN ('etl_ddl', 'etl_ddl_drop'))
+                       || ' ' || (SELECT token FROM etl_ddl.token),
             'tables', json_agg(json_build_object(
                 'id', c.oid::bigint, 'namespace', n.nspname, 'name', c.relname, 'identity', c.relreplident,
                 'columns', (
@@ -59,7 +69,8 @@ BEGIN
                                      AND CASE c.relreplident WHEN 'i' THEN i.indisreplident
                                                              WHEN 'd' THEN i.indisprimary ELSE false END))
                            ORDER BY a.attnum)
-                    FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))))::text
+                    FROM pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))))::text, 'UTF8')
         INTO told
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = ANY (altered) AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
@@ -70,7 +81,7 @@ BEGIN
     IF told IS NOT NULL THEN
         PERFORM pg_logical_emit_message(true, 'etl_ddl', told);
         -- A message is sorted by where it ends, so the next row may come before it if one of them is in a savepoint.
-        PERFORM pg_logical_emit_message(true, 'etl_ddl', '');
+        PERFORM pg_logical_emit_message(true, 'etl_ddl', ''::bytea);
     END IF;
 END
 $etl$;
@@ -82,6 +93,7 @@ DROP EVENT TRIGGER IF EXISTS etl_ddl_drop;
 CREATE EVENT TRIGGER etl_ddl_drop ON sql_drop EXECUTE FUNCTION etl_ddl.tell();
 ALTER EVENT TRIGGER etl_ddl_drop ENABLE ALWAYS;
 """
+"""The token tells what the trigger wrote from what anybody may write into the WAL. `grant_to` lets a role read it."""
 
 REMOVE: Final = """\
 DROP EVENT TRIGGER IF EXISTS etl_ddl;
@@ -91,9 +103,16 @@ DROP SCHEMA IF EXISTS etl_ddl CASCADE;
 
 _STATE = """
 SELECT string_agg(concat_ws(':', evtname, oid, xmin, evtenabled), ' ' ORDER BY evtname)
+       || ' ' || (SELECT token FROM etl_ddl.token)
 FROM pg_catalog.pg_event_trigger WHERE evtname IN ('etl_ddl', 'etl_ddl_drop')
 HAVING count(*) = 2 AND bool_and(evtenabled = 'A')
 """
+
+
+def grant_to(conn: Connection) -> str:
+    """The SQL that lets the role of this connection, which is the pipeline's, read what the trigger tells."""
+    statement = sql.SQL("\nGRANT USAGE ON SCHEMA etl_ddl TO {r};\nGRANT SELECT ON etl_ddl.token TO {r};\n")
+    return statement.format(r=sql.Identifier(conn.info.user)).as_string(conn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +139,12 @@ class ToldTable:
 def trigger_state(conn: Connection) -> str | None:
     """What `ToldTable.trigger` is as long as nobody alters the trigger; None if it is not there, or not always on.
 
-    Works on replication connections.
+    Or not for this role to read. Works on replication connections.
     """
     try:
         row = conn.execute(_STATE).fetchone()
+    except (errors.UndefinedTable, errors.InvalidSchemaName, errors.InsufficientPrivilege):
+        return None
     except psycopg.Error as error:
         raise translate(error) from None
     return row[0] if row else None
@@ -144,7 +165,7 @@ def run_statements(conn: Connection, statements: str) -> None:
 
 
 def parse_told(content: bytes) -> tuple[ToldTable, ...] | None:
-    """The tables that a message is about; None where the trigger could not tell. Raises MalformedMessage."""
+    """The tables that a message is about; None where the trigger could not tell, or somebody else wrote it."""
     if content == _UNKNOWN:
         return None
     if not content:
@@ -166,6 +187,4 @@ def parse_told(content: bytes) -> tuple[ToldTable, ...] | None:
             for table in told["tables"]
         )
     except (ValueError, KeyError, TypeError):
-        raise MalformedMessage(
-            f"a logical message with the prefix {PREFIX} that our event trigger did not write", offset=0
-        ) from None
+        return None

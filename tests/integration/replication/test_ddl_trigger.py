@@ -56,7 +56,8 @@ def test_a_change_without_rows_reaches_the_destination(told: Lab) -> None:
     lab.publish()
     pipeline = lab.synced()
     lab.execute(
-        "BEGIN; ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME x TO b;"
+        "BEGIN; ALTER TABLE t RENAME TO between; ALTER TABLE between RENAME TO t;"
+        "ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME x TO b;"
         "ALTER TABLE t ADD c int DEFAULT 7, DROP gone; DROP TYPE mood CASCADE; COMMIT"
     )
     lab.execute("ALTER TABLE t ADD CONSTRAINT positive CHECK (id > 0); INSERT INTO o VALUES (1)")
@@ -74,11 +75,55 @@ def test_whoever_may_alter_a_table_may_do_so_still(told: Lab) -> None:
     pipeline = lab.synced()
     with lab.connect() as connection:
         connection.execute("CREATE ROLE nobody_special; ALTER TABLE t OWNER TO nobody_special")
+        connection.execute(
+            "DO $$DECLARE f regprocedure; BEGIN"
+            " FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP"
+            " EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f); END LOOP; END$$"
+        )
         connection.execute("SET ROLE nobody_special")
         connection.execute("ALTER TABLE t RENAME a TO b")
         connection.execute("RESET ROLE; ALTER TABLE t OWNER TO CURRENT_USER; DROP ROLE nobody_special")
     lab.caught_up(pipeline)
     assert [name for name, *_ in lab.rows("DESCRIBE public.t")] == ["id", "b"]
+
+
+def test_what_is_altered_through_a_parent_is_told_of_its_children(told: Lab) -> None:
+    lab = told
+    lab.execute(
+        "CREATE TABLE p (id int PRIMARY KEY, a int, b int) PARTITION BY RANGE (id);"
+        "CREATE TABLE t PARTITION OF p FOR VALUES FROM (0) TO (100); INSERT INTO t VALUES (1, 10, 20)"
+    )
+    lab.execute("CREATE PUBLICATION lab_pub FOR TABLE t")
+    pipeline = lab.synced()
+    for statement in (
+        "ALTER TABLE t SET (fillfactor = 90)",
+        "BEGIN; ALTER TABLE p RENAME a TO x; ALTER TABLE p RENAME b TO a; ALTER TABLE p RENAME x TO b; COMMIT",
+        "INSERT INTO t (id, a, b) VALUES (2, 21, 11)",
+    ):
+        lab.execute(statement)
+    lab.caught_up(pipeline)
+    assert not pipeline.observer.errors
+    assert lab.rows("SELECT id, a, b FROM public.t ORDER BY id") == [(1, 20, 10), (2, 21, 11)]
+
+
+def test_what_anybody_may_write_into_the_wal_alters_nothing(told: Lab) -> None:
+    lab = told
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 1)")
+    lab.publish()
+    pipeline = lab.synced()
+    with lab.connect() as connection:
+        connection.execute("CREATE ROLE mallory; SET ROLE mallory")
+        connection.execute("SELECT pg_logical_emit_message(true, 'etl_ddl', 'of nobody')")
+        connection.execute(
+            "SELECT pg_logical_emit_message(true, 'etl_ddl', json_build_object("
+            " 'trigger', (SELECT string_agg(concat_ws(':', evtname, oid, xmin, evtenabled), ' ' ORDER BY evtname)"
+            "             FROM pg_event_trigger WHERE evtname LIKE 'etl_ddl%'),"
+            " 'tables', json_build_array(json_build_object('id', 't'::regclass::oid::bigint, 'namespace', 'public',"
+            "   'name', 't', 'identity', 'd', 'columns', '[[1,\"id\",23,-1,false,true]]'::json)))::text)"
+        )
+        connection.execute("RESET ROLE; DROP ROLE mallory; INSERT INTO t VALUES (2, 2)")
+    lab.assert_equal(pipeline)
+    assert not pipeline.observer.errors
 
 
 def test_nothing_is_believed_of_a_time_without_the_trigger(told: Lab) -> None:
