@@ -10,12 +10,14 @@ from typing import Self
 from etl_core.config_values import config_error, in_field
 from etl_core.identifiers import TableName
 
-_NOT = "!"
+_NOT, _QUOTE = "!", '"'
+_PART = re.compile(r'"(?:[^"]|"")*"|[^."]+')
+"""Of a name that can be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TablePattern:
-    """A table's name as in SQL, or with `*` for any characters in the schema or the name: `public.*`, `*.*`.
+    """A table's name as in SQL, or with `*` for any characters in the schema or the name: `public.*`, `"Sales".*`.
 
     Without a dot it is about the schema `public`, as a name is. In double quotes `*` is part of a name. With `excludes`
     it says which tables are left out.
@@ -30,7 +32,7 @@ class TablePattern:
     @property
     def has_star(self) -> bool:
         """Whether it may match several tables."""
-        return "*" in self.text and '"' not in self.text
+        return any("*" in part for part in _PART.findall(self.text) if not part.startswith(_QUOTE))
 
     def matches(self, name: TableName) -> bool:
         return all(
@@ -44,8 +46,14 @@ class TablePattern:
     def _parts(self) -> tuple[str, str]:
         """Regular expressions for schema and name. Raises ConfigError."""
         name = TableName.parse(self.text)
-        namespace, table = re.escape(name.namespace), re.escape(name.name)
-        return (namespace.replace(r"\*", ".*"), table.replace(r"\*", ".*")) if self.has_star else (namespace, table)
+        *before, last = _PART.findall(self.text)
+        return _expression(name.namespace, before[0] if before else ""), _expression(name.name, last)
+
+
+def _expression(name: str, written: str) -> str:
+    """The regular expression for a part of a name that was written so."""
+    escaped = re.escape(name)
+    return escaped if written.strip().startswith(_QUOTE) else escaped.replace(r"\*", ".*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.table_pattern import TableSelection, read_selection
 
-ALL = ("public.orders", "public.audit_2024", "sales.orders", "sales.old", 'public."a*b"')
+ALL = ("public.orders", "public.audit_2024", "sales.orders", "sales.old", 'public."a*b"', '"Se.cret".pay')
 
 
 def selected(*given: str) -> set[str]:
@@ -24,12 +24,18 @@ def selected(*given: str) -> set[str]:
         (("*.orders",), {"public.orders", "sales.orders"}),
         (("public.*", "!public.audit_*"), {"public.orders", 'public."a*b"'}),
         (("!public.audit_*", "public.*"), {"public.orders", 'public."a*b"'}),
-        (("!audit_*", "!sales.old"), {"public.orders", "sales.orders", 'public."a*b"'}),
+        (("!audit_*", "!sales.old"), {"public.orders", "sales.orders", 'public."a*b"', '"Se.cret".pay'}),
         (("sales.*", "!sales.*"), set()),
         (("sales.old", "sales.*", "!sales.*"), {"sales.old"}),
         (("orders", "SALES.*"), {"public.orders", "sales.orders", "sales.old"}),
         (('"a*b"',), {'public."a*b"'}),
-        (("*.*", '!public."a*b"'), {"public.orders", "public.audit_2024", "sales.orders", "sales.old"}),
+        (('"Se.cret".*',), {'"Se.cret".pay'}),
+        (("*.*", '!"Se.cret".*', "!sales.*"), {"public.orders", "public.audit_2024", 'public."a*b"'}),
+        (('*."a*b"',), {'public."a*b"'}),
+        (
+            ("*.*", '!public."a*b"'),
+            {"public.orders", "public.audit_2024", "sales.orders", "sales.old", '"Se.cret".pay'},
+        ),
     ],
 )
 def test_a_name_beats_what_is_left_out_and_that_beats_a_pattern(given: tuple[str, ...], expected: set[str]) -> None:
