@@ -26,7 +26,7 @@ from etl_core.config_values import config_error as config_error
 from etl_core.config_values import parse_duration as parse_duration
 from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
-from etl_core.policies import TablePolicy
+from etl_core.policies import PolicySettings, TablePolicy
 from etl_core.table_pattern import TablePattern, TableSelection
 from etl_core.type_options import read_types
 from etl_core.write_mode import WriteMode
@@ -325,6 +325,10 @@ class PipelineConfig:
         """As the settings say it; the last entry that matches the table and has one decides."""
         said = [one.write_mode for one in self.tables if one.write_mode is not None and one.matches(table)]
         return said[-1] if said else self.write_mode
+
+    def says_policy(self, table: TableName) -> bool:
+        """Whether an entry of `tables` that matches the table says a policy."""
+        return any(one.matches(table) and one.policy != PolicySettings() for one in self.tables)
 
     def policy_of(self, table: TableName) -> TablePolicy:
         """As the settings say it; of two entries that match the table and say the same, the later decides."""

@@ -21,6 +21,7 @@ from etl_core.replication.copy_estimate import CopyEstimate, read_copy_estimates
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.naming import tables_named
 from etl_core.replication.observer import Observer
+from etl_core.replication.permission import RECOPY
 from etl_core.replication.source import Source
 from etl_core.replication.status import PipelineStatus, read_status, stream_error
 from etl_core.replication.teardown import Teardown, TeardownPlan
@@ -150,7 +151,9 @@ class PipelineControl:
                 hint="etl approve without a table lists those that wait",
             )
         if status.change is None:
-            self._transition(status, TableState.INIT, TableUpdate(is_requested=True))
+            approved = f"{status.approved or ''} {RECOPY}".lstrip()
+            update = TableUpdate(error=status.error, attempts=status.attempts, approved=approved)
+            self._transition(status, TableState.INIT, update)
             return
         approved = f"{status.approved or ''} {status.change}".lstrip()  # a batch may need the earlier ones, too
         if status.sync_slot is None:

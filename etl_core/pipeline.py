@@ -62,7 +62,7 @@ class Pipeline(PipelineControl):
             lambda connection: self._preparation.register_new(connection),
             config.source.selection,
         )
-        self._permission = Permission(config.policy_of, self.store, self.shapes)
+        self._permission = Permission(config, self.store, self.shapes)
         self._preparation = Preparation(
             config,
             self.source,
@@ -153,11 +153,15 @@ class Pipeline(PipelineControl):
             if status.sync_slot is not None:
                 continue  # its changes are kept, and the stream tries it again
             if status.retry_at <= now or not self._has_looked:
-                why = None if status.is_requested else status.error
-                self._transition(status, TableState.INIT, TableUpdate(error=why, attempts=status.attempts))
+                self.copy_later(status)
         self._has_looked = True
         to_copy = [status for status in self.store.tables() if status.state is TableState.INIT]
         return to_copy if wanted is None else [status for status in to_copy if status.table_id in wanted]
+
+    def copy_later(self, status: TableStatus) -> None:
+        """Sets a table back to be copied, by the engine itself: policies are asked. Raises StateConflict."""
+        why = None if status.is_requested else status.error
+        self._transition(status, TableState.INIT, TableUpdate(error=why, attempts=status.attempts))
 
     def help_sync(self, name: TableName, token: str) -> CopyResult | None:
         """Copies a share of what another process copies now under that token; returns how much.

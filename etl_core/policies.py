@@ -15,7 +15,7 @@ from etl_core.config_values import as_choice, as_quantity, check_positive, parse
 class SchemaChanges(StrEnum):
     """Which changes of a table's columns and key are applied: APPLY all, ADD_ONLY added columns, APPROVE none.
 
-    What is not applied waits for a person.
+    From the least to the most that waits for a person.
     """
 
     APPLY = "apply"
@@ -37,6 +37,15 @@ class TablePolicy:
     schema_changes: SchemaChanges = SchemaChanges.APPLY
     recopy: Recopy = Recopy.AUTO
     recopy_max_bytes: int | None = None
+
+    def stricter(self, other: TablePolicy) -> TablePolicy:
+        """What both of them let through, of a table that has two names."""
+        limits = [one.recopy_max_bytes for one in (self, other) if one.recopy_max_bytes is not None]
+        return TablePolicy(
+            max(self.schema_changes, other.schema_changes, key=list(SchemaChanges).index),
+            max(self.recopy, other.recopy, key=list(Recopy).index),
+            min(limits, default=None),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ A person's own request (`etl resync`, changed settings, the first copy of a tabl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from etl_core.errors import DecisionNeeded, SourceLocked
+from etl_core.config import PipelineConfig
+from etl_core.errors import DecisionNeeded, SourceLocked, TableError
 from etl_core.identifiers import TableName
 from etl_core.policies import Recopy, SchemaChanges, TablePolicy
 from etl_core.schema.alterations import AddColumn, Alteration, RenameTable, alterations
@@ -29,22 +30,50 @@ _MADE_ANEW = "it was dropped and created again"
 class Permission:
     """Of the tables of one pipeline. May be used from several threads."""
 
-    def __init__(self, policy_of: Callable[[TableName], TablePolicy], store: StateStore, shapes: Shapes) -> None:
-        self._policy_of = policy_of
+    def __init__(self, config: PipelineConfig, store: StateStore, shapes: Shapes) -> None:
+        self._policy_of = config.policy_of
+        self._says_policy = config.says_policy
         self._store = store
         self._shapes = shapes
 
     def may_ask(self, status: TableStatus) -> bool:
         """Whether `check_copy` may have something against a copy of the table."""
-        return not status.is_requested and self._policy_of(status.name) != TablePolicy()
+        return not status.is_requested and self._policy(status, status.name) != TablePolicy()
 
     def still_waits(self, status: TableStatus) -> bool:
         """Whether the policy by which a schema change waits is still the table's."""
-        return status.waits_for == self._policy_of(status.name).schema_changes
+        return status.waits_for == self._policy(status, status.name).schema_changes
+
+    def _policy(self, status: TableStatus, name: TableName) -> TablePolicy:
+        """Of a table that is called `name` now, and in the destination maybe what it was called before.
+
+        Until it is renamed there, too, neither name's policy is passed over.
+        """
+        stored = self._store.schema(status.table_id)
+        policy = self._policy_of(name)
+        return policy if stored is None else policy.stricter(self._policy_of(stored[1].name))
+
+    def check_named(self, before: TableName, now: TableName) -> None:
+        """Raises TableError if a policy is said of a renamed table's old name, and none of its new one.
+
+        What it leaves to a person would happen by itself from then on, and nobody has said so.
+        """
+        was = self._policy_of(before)
+        if before == now or self._says_policy(now) or was.stricter(self._policy_of(now)) == self._policy_of(now):
+            return
+        raise TableError(
+            f"{now}: {before} was renamed to {now}, and the settings have schema_changes or recopy for its old name",
+            table=str(now),
+            hint="write its new name into the settings instead of the old one, then start again",
+        )
 
     def check_applied(self, before: TableSchema, after: TableSchema) -> None:
-        """Raises DecisionNeeded unless the change of a streamed table may be applied. Of schemas at the source."""
-        policy = self._policy_of(after.name)
+        """Raises DecisionNeeded unless the change of a streamed table may be applied. Of schemas at the source.
+
+        And what `check_named` raises.
+        """
+        self.check_named(before.name, after.name)
+        policy = self._policy_of(after.name).stricter(self._policy_of(before.name))
         if policy.schema_changes is SchemaChanges.APPLY:
             return
         steps = self._refused(policy, before, after)
@@ -59,12 +88,17 @@ class Permission:
     def check_copy(self, connection: Connection, status: TableStatus, now: TableSchema) -> None:
         """Raises DecisionNeeded unless the table may be copied again. `now` is what the copy would take.
 
-        Raises SourceLocked if its size matters and cannot be read.
+        Raises SourceLocked if its size matters and cannot be read, and what `check_named` raises.
         """
         if not self.may_ask(status):
             return
-        policy = self._policy_of(now.name)
+        policy = self._policy(status, now.name)
+        stored = self._store.schema(status.table_id)
+        if stored is not None:
+            self.check_named(stored[1].name, now.name)
         if policy.schema_changes is not SchemaChanges.APPLY and self._is_approved(policy, status, now):
+            return
+        if _is_among(RECOPY, status.approved):
             return
         if policy.recopy is Recopy.AUTO and policy.recopy_max_bytes is None:
             return

@@ -38,8 +38,12 @@ class RenameWriter:
         table_failed: Callable[[TableId, TableError], None],
         reload: Callable[[], None],
         look_soon: Callable[[], None],
+        check_named: Callable[[TableName, TableName], None],
     ) -> None:
-        """`table_failed` and `reload` are the conductor's reactions; `look_soon` has the catalog looked at."""
+        """`table_failed` and `reload` are the conductor's reactions; `look_soon` has the catalog looked at.
+
+        `check_named` raises TableError for a name under which the settings say less of the table.
+        """
         self._renames = renames
         self._destination = destination
         self._store = store
@@ -50,6 +54,7 @@ class RenameWriter:
         self._table_failed = table_failed
         self._reload = reload
         self._look_soon = look_soon
+        self._check_named = check_named
 
     def is_due(self, position: Lsn) -> bool:
         return self._renames.is_due(position)
@@ -90,6 +95,7 @@ class RenameWriter:
         if known is None or mark is None:
             return
         schema = replace(known, name=name)
+        self._check_named(known.name, name)
         if self._shapes:
             self._shapes.check_carried(known, schema)
         before, after = self._shapes.of(known).target, self._shapes.of(schema).target

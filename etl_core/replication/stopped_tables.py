@@ -106,8 +106,8 @@ class StoppedTables:
         for status in kept:
             if is_weighed and self._weighs_too_much(status):
                 moves.append((status, TableState.INIT, _copied_again(status)))
-            elif self._still_waits(status):
-                continue
+            elif status.waits_for is not None and (not at_start or self._still_waits(status)):
+                continue  # policies change with a start alone
             elif at_start or status.retry_at is None or status.retry_at <= now:
                 update = TableUpdate(
                     snapshot_lsn=status.snapshot_lsn,

@@ -218,6 +218,7 @@ class Streaming:
             table_failed=reactions.table_failed,
             reload=reactions.reload,
             look_soon=self._watch.wake,
+            check_named=self._permission.check_named,
         )
 
     def _move_on(self, progress: ReplicationProgress | None) -> ReplicationProgress | None:

@@ -93,8 +93,11 @@ class BringUp:
         return status or self._pipeline.find(table)  # it reads the whole list, once a table for each would be too much
 
     def _copy(self, status: TableStatus, share: str | None) -> "Copied":
-        if status.state is not TableState.INIT or self._full_refresh:  # a person's request, whatever the policy
+        if self._full_refresh or status.state is TableState.PAUSED:  # a person's request, whatever the policy
             self._pipeline.resync(status.name)
+            status = self._status(status.name)
+        elif status.state is not TableState.INIT:
+            self._pipeline.copy_later(status)
             status = self._status(status.name)
         if status.state is not TableState.INIT:
             raise StateConflict(f"another process has begun to copy {status.name}")

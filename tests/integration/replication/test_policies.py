@@ -225,6 +225,27 @@ def test_a_change_waits_until_exactly_that_one_is_approved(lab: Lab) -> None:
     settled(lab, pipeline)
 
 
+def test_a_renamed_table_does_not_lose_its_policy(lab: Lab) -> None:
+    create(lab, ["t", "other"])
+    lab.publish()
+    asks = PolicySettings(SchemaChanges.APPROVE, Recopy.ASK)
+    lab.config = replace(lab.config, tables=(TableSettings("public.t", policy=asks),))
+    pipeline = lab.synced()
+    lab.execute("ALTER TABLE t RENAME TO u; ALTER TABLE u DROP note; INSERT INTO u (id) VALUES (9)")
+    lab.execute("ALTER TABLE other RENAME TO another; INSERT INTO another (id) VALUES (9)")
+    lab.caught_up(pipeline)
+    [error] = pipeline.observer.errors.values()
+    assert "public.t was renamed to public.u, and the settings have schema_changes or recopy for its old name" in str(
+        error
+    )
+    assert "note" in columns(lab, "t")
+    assert lab.rows("SELECT count(*) FROM public.another") == [(4,)]
+
+    renamed = TableSettings("public.u", policy=PolicySettings(recopy=Recopy.AUTO, schema_changes=SchemaChanges.APPLY))
+    lab.config = replace(lab.config, tables=(renamed,))
+    lab.assert_equal(lab.synced())
+
+
 def test_killed_while_a_change_waits_and_while_the_approved_one_catches_up(lab: Lab) -> None:
     create(lab, ["t", "other"])
     lab.publish()
