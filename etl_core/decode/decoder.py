@@ -201,6 +201,8 @@ def _plan_table(frames: Frames, selected: Indices, schema: TableSchema, *, trunc
     counts = ChangeCounts(int(by_tag[INSERT]), int(by_tag[UPDATE]), int(by_tag[DELETE]), int(truncated))
     table = _Table(frames.data, schema, columns, changes)
     if keeps_log(schema):
+        if not schema.key and not schema.is_multiset:
+            _refuse_untold(schema, counts)
         if table.has_unchanged and table.has_unchanged_insert():
             raise table.inserted_without_value()
         wanted, logged = log_changes(frames, selected, schema, columns, changes, truncated=truncated)
@@ -270,9 +272,10 @@ def _count(table: _Table, counts: ChangeCounts, *, truncated: bool) -> _Plan:
     return _Plan(table.schema, table.rows(come, None), (), (), (), truncated, counts, removals=removals)
 
 
-def _appended(table: _Table, counts: ChangeCounts) -> list[Wanted]:
+def _refuse_untold(schema: TableSchema, counts: ChangeCounts) -> None:
+    """Raises CopyNeeded for changes of rows that nothing tells apart."""
     if counts.updated or counts.deleted:
-        name = table.schema.name
+        name = schema.name
         raise CopyNeeded(
             f"{name} is published without a key, so an update or delete cannot be applied to it",
             table=str(name),
@@ -280,6 +283,10 @@ def _appended(table: _Table, counts: ChangeCounts) -> list[Wanted]:
             " IDENTITY FULL (of a partitioned table for itself and for each partition); if a generated column is in it:"
             f" publish_generated_columns = stored (PostgreSQL 18); then: etl resync {name}",
         )
+
+
+def _appended(table: _Table, counts: ChangeCounts) -> list[Wanted]:
+    _refuse_untold(table.schema, counts)
     if table.has_unchanged:
         raise table.inserted_without_value()
     return table.rows(np.arange(table.changes.new.rows.size), None)

@@ -20,14 +20,14 @@ import pyarrow.compute as pc
 
 from etl_core.batch import PartialRows, StreamPosition, TableChanges, WriteBatch
 from etl_core.destination.aside import aside_name, is_aside
-from etl_core.destination.change_log import stamped
+from etl_core.destination.change_log import emptied, stamped
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.protocol import KeptRows, LoggedCopy, Positions, check_count, check_stream
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, DestinationUnavailable, TableError, WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
-from etl_core.schema.change_log import COPY, LSN, OP, keeps_log
+from etl_core.schema.change_log import LSN, SEQ, keeps_log
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
@@ -139,7 +139,9 @@ class MemoryDestination:
             kept = {key: mark for key, mark in before.watermarks.items() if key != (self._pipeline, table_id)}
             tables = dict(before.tables)
             if mark is not None and is_aside(mark.name):
-                del tables[mark.name]
+                schema = tables[mark.name].schema
+                if not (keeps_log(schema) or keeps_deleted(schema)):  # whose past is nowhere else
+                    del tables[mark.name]
             self._database.state = replace(before, tables=tables, watermarks=kept)
 
     def close(self) -> None:
@@ -187,19 +189,24 @@ class MemoryCopy:
         name = self._schema.name
         rows = pa.Table.from_batches(self._staged, schema=arrow_schema(self._schema))
         check_count(name, rows.num_rows, expected)
+        copied = rows.num_rows
+        if isinstance(kept, LoggedCopy) and not copied:
+            rows = pa.Table.from_batches([emptied(rows.schema, watermark, kept.taken_at)])
         with self._database.lock:
             before = self._database.state
             after, place = renamed(before, self._key, name, watermark)
             there = after.tables.get(place)
             together = rows
             if kept is not None and there is not None and there.schema.table_id == self._schema.table_id:
-                together = pa.concat_tables([rows, _rows_to_stay(there, self._schema, rows, kept, watermark)])
+                is_streamed = self._key in before.watermarks
+                stay = _rows_to_stay(there, self._schema, rows, kept, watermark, is_streamed=is_streamed)
+                together = pa.concat_tables([rows, stay])
             self._database.state = State(
                 {**after.tables, place: StoredTable(self._schema, together)},
                 {**after.watermarks, self._key: Watermark(place, watermark)},
                 before.streams,
             )
-        return rows.num_rows
+        return copied
 
     def __enter__(self) -> Self:
         with self._database.lock:
@@ -281,7 +288,13 @@ def bring_to_schema(stored: StoredTable, schema: TableSchema) -> pa.Table:
 
 
 def _rows_to_stay(
-    before: StoredTable, schema: TableSchema, copied: pa.Table, kept: KeptRows | LoggedCopy, watermark: Lsn
+    before: StoredTable,
+    schema: TableSchema,
+    copied: pa.Table,
+    kept: KeptRows | LoggedCopy,
+    watermark: Lsn,
+    *,
+    is_streamed: bool,
 ) -> pa.Table:
     """The rows of `before` that stay in addition to the copied ones: see KeepingCopy and AppendingCopy."""
     is_log = isinstance(kept, LoggedCopy)
@@ -290,10 +303,11 @@ def _rows_to_stay(
     rows = _carried_rows(before, schema, kept.changed)
     if isinstance(kept, KeptRows):
         return _keep_rows(rows, schema, copied, kept)
-    is_this: Any = pc.and_(
-        pc.equal(rows[OP.name], pa.scalar(COPY)), pc.equal(rows[LSN.name], pa.scalar(int(watermark)))
-    )
-    return rows.filter(pc.invert(is_this))
+    lsn = rows[LSN.name]
+    is_later: Any = pc.greater_equal(lsn, pa.scalar(int(watermark)))
+    if not is_streamed:
+        is_later = pc.and_(pc.equal(lsn, pa.scalar(int(watermark))), pc.equal(rows[SEQ.name], pa.scalar(0)))
+    return rows.filter(pc.invert(is_later))
 
 
 def _carried_rows(before: StoredTable, schema: TableSchema, changed: Collection[str]) -> pa.Table:

@@ -131,9 +131,11 @@ class AppendingCopy(TableCopy, Protocol):
 
         Copied rows were staged with NULL in the log's columns, and get these values: OP `copy`, LSN the watermark, SEQ
         0, COMMITTED_AT `logged.taken_at`. Columns of the rows that stay keep their values as in `publish_keeping`: if
-        the column is still there, is not in `logged.changed`, and the value is the same in its type of now. Rows of a
-        copy with that very watermark do not stay: they are this copy's, published before. Returns the number of copied
-        rows.
+        the column is still there, is not in `logged.changed`, and the value is the same in its type of now. Rows whose
+        LSN is the watermark or beyond do not stay: the stream brings them again. Of a table that was forgotten, whose
+        positions may be another source's, only rows of this very copy do not stay, which was published before: those
+        with that LSN and SEQ 0. A copy without rows adds one that says so: OP `truncate`, and LSN, SEQ and COMMITTED_AT
+        as above. Returns the number of copied rows.
         """
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from etl_core.errors import TableError
 from etl_core.replication.content_hash import Hashes, hash_rows
 from etl_core.schema.change_log import (
     COPY,
@@ -141,6 +142,7 @@ class _Events:
 
 class _Keyed:
     def __init__(self, shape: Shape, read: Read, begun: tuple[int, int]) -> None:
+        self._table = shape.source.name
         self._key = shape.row_key
         self._names = rows_schema(shape.target).column_names
         self._patterns: dict[tuple[str, ...], int] = {(): _WHOLE}
@@ -189,6 +191,8 @@ class _Keyed:
         last = self._last
 
         def choose(rows: pa.RecordBatch) -> pa.RecordBatch:
+            if not last.key.size:
+                return rows.slice(0, 0).select(list(self._names))
             is_there, at = last.find(_hash(rows, self._key))
             is_last = (last.lsn[at] == _integers(rows, LSN.name)) & (last.seq[at] == _integers(rows, SEQ.name))
             lives = is_there & is_last & (last.pattern[at] != _GONE)
@@ -206,6 +210,13 @@ class _Keyed:
         for names, number in self._patterns.items():
             hidden = pattern == number
             if number != _WHOLE and hidden.any():
+                if not set(names) <= columns.keys():
+                    gone = ", ".join(sorted(set(names) - columns.keys()))
+                    raise TableError(
+                        f"{self._table}: its log has rows that left {gone} unchanged, and no such column any more",
+                        table=str(self._table),
+                        hint=f"copy the table again, so that later rows can be compared: etl resync {self._table}",
+                    )
                 for name in names:
                     nothing: Any = pa.scalar(None, columns[name].type)
                     columns[name] = pc.if_else(boolean(hidden), nothing, columns[name])

@@ -76,7 +76,8 @@ def sent_columns(schema: TableSchema) -> tuple[Column, ...]:
     """The columns that the source sends, of those by which its rows are decoded: ours come behind them."""
     if not schema.columns or not is_ours(schema.columns[-1]):
         return schema.columns
-    return tuple(column for column in schema.columns if not (is_ours(column) or is_old(column)))
+    is_log = keeps_log(schema)
+    return tuple(column for column in schema.columns if not (is_ours(column) or (is_log and is_old(column))))
 
 
 def is_ours(column: Column) -> bool:

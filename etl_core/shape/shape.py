@@ -346,9 +346,10 @@ def _check_typed_key(rules: Rules, source: TableSchema, column: Column) -> None:
     instead = f"tables: {{{source.name}: {{columns: {{numeric: {{{column.name}: varchar}}}}}}}}"
     if word == DOUBLE:
         problem, hint = "two keys that differ could be rounded to one", f"use varchar, or decimal(p,s): {instead}"
-    elif rules.write_mode is WriteMode.SOFT_DELETE:
+    elif rules.write_mode is not WriteMode.MIRROR:
         # A row that was deleted as 1.0 and one that came as 1.00 would have one key.
-        problem, hint = "write_mode soft_delete tells deleted rows apart by its text", f"use varchar: {instead}"
+        problem = f"write_mode {rules.write_mode} tells rows of before apart by its text"
+        hint = f"use varchar: {instead}"
     else:
         return
     raise config_error(rules.type_field(NUMERIC, column.name), f"is {word}: {what}, and {problem}", hint=hint)

@@ -9,7 +9,7 @@ from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error, did_you_mean
 from etl_core.errors import COPIED_AGAIN, ConfigError, CopiedAgain, TableError, UnsupportedType
 from etl_core.identifiers import TableId, TableName
-from etl_core.schema.pg_types import format_type
+from etl_core.schema.pg_types import format_type, forms
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.retyping import applies
@@ -155,12 +155,15 @@ class Shapes:
             name
             for name, column in origins.items()
             if column in was
-            and not rules.same_values(
-                column,
-                then,
-                was[column].name,
-                rules.words_in_force(now.column(column), now),
-                then.words_in_force(was[column], before),
+            and (
+                forms(was[column].type) != forms(now.column(column).type)
+                or not rules.same_values(
+                    column,
+                    then,
+                    was[column].name,
+                    rules.words_in_force(now.column(column), now),
+                    then.words_in_force(was[column], before),
+                )
             )
         )
 
@@ -208,14 +211,8 @@ class Shapes:
     def check_carried(self, before: TableSchema, now: TableSchema) -> None:
         """As `check_named`; raises CopiedAgain if the settings are about a column only since it has another name."""
         self.check_named(before, now)
-        if self.of(now).keeps_deleted:
-            names = {column.name: name for column, name in _present(before, now)}
-            if {names.get(name) for name in before.key} != set(now.key):
-                raise CopiedAgain(
-                    f"table {now.name}: its key changed, by which its deleted rows are known",
-                    table=str(now.name),
-                    hint=COPIED_AGAIN,
-                )
+        if self.write_mode(now.name) is not WriteMode.MIRROR:
+            self._check_told_apart(before, now)
         if self.write_mode(before.name) is not self.write_mode(now.name):
             raise CopiedAgain(
                 f"table {now.name}: the settings have another write_mode for it than for {before.name}",
@@ -236,6 +233,21 @@ class Shapes:
                     table=str(now.name),
                     hint=COPIED_AGAIN,
                 )
+
+    def _check_told_apart(self, before: TableSchema, now: TableSchema) -> None:
+        """Raises CopiedAgain if what tells the rows of the past apart is something else now."""
+        names = {column.name: name for column, name in _present(before, now)}
+        what = None
+        if {names.get(name) for name in before.key} != set(now.key):
+            what = "its key changed, by which its deleted rows are known"
+        elif before.is_multiset is not now.is_multiset:
+            what = "old rows are sent otherwise than before"
+        elif now.is_multiset and any(
+            column.missing_value is not None for column in now.columns if column.name not in names.values()
+        ):
+            what = "a column came with a default, and older rows are told apart by all their values"
+        if what is not None:
+            raise CopiedAgain(f"table {now.name}: {what}", table=str(now.name), hint=COPIED_AGAIN)
 
     def _treated_otherwise(self, before: TableSchema, now: TableSchema) -> Iterator[tuple[Column, str]]:
         """Columns that are still there, with the name that each has now."""

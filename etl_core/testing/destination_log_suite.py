@@ -101,6 +101,26 @@ class LogSuite(DestinationFixtures):
             assert contents(destination, schema) == Counter([*before, *again])
             assert destination.positions().tables == {schema.table_id: Lsn(300)}
 
+    def test_what_the_stream_has_written_beyond_a_copy_comes_again(self, destination: Destination) -> None:
+        schema = log()
+        append_copy(destination, schema, [(1, "a", 10)], 100)
+        inserted = (2, "b", 20, None, "insert", 150, 1, at(LATER), None)
+        beyond = (3, "c", 30, None, "insert", 250, 1, at(LATER), None)
+        destination.write(batch(changes(schema, inserts=[inserted, beyond]), expected=100, new=300))
+        append_copy(destination, schema, [(1, "a", 10), (2, "b", 20)], 200, LoggedCopy(LATER))
+        again = [(1, "a", 10, None, *copied(200, LATER)), (2, "b", 20, None, *copied(200, LATER))]
+        expected = Counter([(1, "a", 10, None, *copied(100, THEN)), inserted, *again])
+        assert contents(destination, schema) == expected
+        destination.write(batch(changes(schema, inserts=[beyond]), expected=200, new=300))
+        assert contents(destination, schema) == expected + Counter([beyond])
+
+    def test_a_copy_without_rows_says_that_the_table_was_empty(self, destination: Destination) -> None:
+        schema = log()
+        empty = ("truncate", 100, 0, at(THEN), None)
+        for _ in range(2):
+            assert append_copy(destination, schema, [], 100) == 0
+            assert contents(destination, schema) == Counter([(None, None, None, None, *empty)])
+
     def test_older_rows_keep_the_columns_that_are_still_there(self, destination: Destination) -> None:
         """One is dropped, one renamed, one of a wider type, one of a type with no such value, one hidden, one new."""
         code, email = Column("code", TEXT, attnum=4), Column("email", TEXT, attnum=5)

@@ -12,7 +12,7 @@ from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
 from etl_core.destination.bigquery.deleted_rows import carried_columns, carried_value, timestamp
 from etl_core.destination.bigquery.names import Place, quoted
 from etl_core.lsn import Lsn
-from etl_core.schema.change_log import COMMITTED_AT, COPY, LSN, OP, SEQ
+from etl_core.schema.change_log import COMMITTED_AT, COPY, LSN, OP, SEQ, TRUNCATE
 from etl_core.schema.table import TableSchema
 
 
@@ -24,6 +24,8 @@ class LogToKeep:
     columns: tuple[StoredColumn, ...]
     changed: Collection[str]
     watermark: Lsn
+    is_streamed: bool
+    """Whether the table had a watermark until then, so that its stream may have passed the copy's."""
 
     def add_to(self, staging: Place, schema: TableSchema) -> str:
         """Adds its rows to `staging`, which has the copied ones, in the columns of `schema`."""
@@ -32,9 +34,18 @@ class LogToKeep:
         listed = ", ".join(quoted(column.column) for column in stored)
         values = ", ".join(carried_value(column, carried.get(column.name)) for column in stored)
         return (
-            f"INSERT INTO {staging.sql} ({listed}) SELECT {values} FROM {self.place.sql} AS t"
-            f" WHERE NOT ({is_copied(self.watermark)})"
+            f"INSERT INTO {staging.sql} ({listed}) SELECT {values} FROM {self.place.sql} AS t WHERE {self._is_before()}"
         )
+
+    def _is_before(self) -> str:
+        lsn, seq, watermark = quoted(LSN.name), quoted(SEQ.name), int(self.watermark)
+        return f"{lsn} < {watermark}" if self.is_streamed else f"NOT ({lsn} = {watermark} AND {seq} = 0)"
+
+
+def add_emptied(staging: Place, watermark: Lsn, taken_at: datetime) -> str:
+    """Adds to `staging` the one row of a copy without rows: that the table was empty then, as after a TRUNCATE."""
+    values = {**copied_values(watermark, taken_at), quoted(OP.name): f"'{TRUNCATE}'"}
+    return f"INSERT INTO {staging.sql} ({', '.join(values)}) VALUES ({', '.join(values.values())})"
 
 
 def is_copied(watermark: Lsn) -> str:

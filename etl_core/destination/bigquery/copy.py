@@ -23,7 +23,7 @@ from google.cloud import bigquery
 
 from etl_core.destination.bigquery import statements
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
-from etl_core.destination.bigquery.change_log import LogToKeep, copied_values, count_copied
+from etl_core.destination.bigquery.change_log import LogToKeep, add_emptied, copied_values, count_copied
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients
 from etl_core.destination.bigquery.deleted_rows import RowsToKeep, count_living, present_columns
@@ -136,6 +136,9 @@ class BigQueryCopy:
             self._book.forget(self._schema.table_id)  # first: what a stream writes from now on would be lost
             self._book.remove_others(self._schema, self._place)
             self._clients.run(keep.add_to(self._staging, self._schema), "keeping rows", table=self._schema.name)
+        if isinstance(kept, LoggedCopy) and not staged:
+            query = add_emptied(self._staging, watermark, kept.taken_at)
+            self._clients.run(query, "noting an empty table", table=self._schema.name)
         sql = statements.replace_table(
             self._place,
             self._staging,
@@ -172,7 +175,7 @@ class BigQueryCopy:
         there = {field.name: _sql_type(field) for field in table.schema}
         columns = present_columns(known.columns, there)
         if isinstance(kept, LoggedCopy):
-            return LogToKeep(known.place, columns, kept.changed, watermark)
+            return LogToKeep(known.place, columns, kept.changed, watermark, known.watermark is not None)
         return RowsToKeep(known.place, columns, kept)
 
     def _fetch_count(self, query: str) -> int:
@@ -273,6 +276,14 @@ def check_owner(
                 f"{schema.name} and {other.name} would both be {place}",
                 table=str(schema.name),
                 hint="write destination.dataset with {namespace} in it, or rename one of them",
+            )
+        is_log = has_log({column.name: column.attnum for column in other.columns})
+        if other.place == place and other.table_id != schema.table_id and other.watermark is not None and is_log:
+            raise TableError(
+                f"{place} has the log of the table that was called {schema.name} before, and no other place has it yet",
+                table=str(schema.name),
+                hint="that table is copied to the place of its new name first, and this one is tried again by itself;"
+                " if the two have swapped their names, neither can go first: rename one of them to a third name",
             )
     table = look_at(clients, place)
     if table is None:

@@ -79,6 +79,8 @@ class DuckDBDialect(Dialect):
 
     def carried(self, value: Query, stored: str, column: Column) -> Query | None:
         wanted = duckdb_type(column)
+        if (stored, wanted) == ("JSON", "VARCHAR"):
+            return sql.SQL("CAST({} AS VARCHAR)").format(value)
         same = super().carried(value, stored, column)
         if same is not None or not (_EXACT.fullmatch(stored) and _EXACT.fullmatch(wanted)):
             return same

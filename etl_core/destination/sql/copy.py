@@ -10,7 +10,7 @@ from typing import Generic, Self, TypeVar
 
 import pyarrow as pa
 
-from etl_core.destination.change_log import stamped
+from etl_core.destination.change_log import emptied, stamped
 from etl_core.destination.protocol import KeptRows, LoggedCopy, check_count, read_whole
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, check_can_be_kept
@@ -140,6 +140,9 @@ class StagedCopy(Generic[SessionT]):
                 key = [schema.column(name) for name in schema.key]
                 query = statements.insert_carrying(dialect, table, schema.columns, key, additions.columns, kept)
             loaded = session.execute_with(query, rows)
+            if isinstance(keep, LoggedCopy) and not loaded:
+                empty = pa.Table.from_batches([emptied(arrow, watermark, keep.taken_at)])
+                session.execute_with(statements.insert(dialect, table, schema.columns), empty)
             if before is not None:
                 before.insert_into(table)
         if additions.columns:

@@ -18,7 +18,7 @@ from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
 from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
-from etl_core.schema.change_log import COPY, LSN, OP
+from etl_core.schema.change_log import LSN, SEQ
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, TableSchema
 
@@ -90,7 +90,7 @@ class RowsToKeep:
         create = sql.SQL("CREATE TEMPORARY TABLE {} AS ").format(self._aside)
         if isinstance(kept, LoggedCopy):
             values = _list(", ", _carried(dialect, schema, carried, present, added))
-            session.execute(create + _without_copy(old, values, watermark))
+            session.execute(create + _before_copy(old, values, watermark, is_streamed=before.lsn is not None))
             return
         rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added)
         keys = [schema.column(name) for name in schema.key]
@@ -126,15 +126,12 @@ def _carried_rows(
     return sql.SQL("SELECT {} FROM {} AS t").format(_list(", ", chosen), old)
 
 
-def _without_copy(log: Query, values: Query, watermark: Lsn) -> Query:
-    """The rows of a log but for those of the copy with that watermark."""
-    return sql.SQL("SELECT {} FROM {} AS t WHERE NOT (t.{} = {} AND t.{} = {})").format(
-        values,
-        log,
-        sql.Identifier(OP.name),
-        sql.Literal(COPY),
-        sql.Identifier(LSN.name),
-        sql.Literal(int(watermark)),
+def _before_copy(log: Query, values: Query, watermark: Lsn, *, is_streamed: bool) -> Query:
+    """The rows of a log from before the copy with that watermark: see AppendingCopy."""
+    lsn, seq = sql.Identifier(LSN.name), sql.Identifier(SEQ.name)
+    condition = sql.SQL("t.{lsn} < {w}" if is_streamed else "NOT (t.{lsn} = {w} AND t.{seq} = 0)")
+    return sql.SQL("SELECT {} FROM {} AS t WHERE {}").format(
+        values, log, condition.format(lsn=lsn, seq=seq, w=sql.Literal(int(watermark)))
     )
 
 

@@ -27,6 +27,7 @@ from etl_core.destination.sql.staging import StagedPart, discard_abandoned
 from etl_core.destination.sql.writer import TableWriter
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.schema.change_log import has_log
 from etl_core.schema.deleted_rows import has_deleted
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
@@ -118,10 +119,10 @@ class SqlDestination(ABC, Generic[SessionT]):
             if not book.exists():
                 return
             before = book.tables().get(table_id)
-            if before is not None and is_aside(before.name):
-                self._drop_aside(session, book, before)
+            if before is None or not is_aside(before.name) or has_log(before.attnums) or has_deleted(before.attnums):
+                book.forget(table_id)  # what a table keeps of its past is nowhere else
             else:
-                book.forget(table_id)
+                self._drop_aside(session, book, before)
 
     def _drop_aside(self, session: SessionT, book: Bookkeeping, stored: StoredTable) -> None:
         """Nobody has read it, and nobody would find it."""

@@ -6,7 +6,6 @@ Every test alters many tables at once, one per kind of change, so that each also
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
@@ -264,22 +263,6 @@ def test_added_and_dropped_between_two_rows_of_one_transaction(lab: Lab) -> None
         connection.execute("INSERT INTO t VALUES (1, 'short', NULL)")
         connection.execute("UPDATE t SET id = 14 WHERE id = 12")
     lab.assert_equal(pipeline)
-
-
-def test_a_renamed_table_is_copied_under_its_new_name(lab: Lab) -> None:
-    create(lab, {"before": (), "other": ()})
-    lab.publish()
-    pipeline = lab.synced()
-    with lab.running(pipeline, pipeline.stream):
-        lab.execute("ALTER TABLE before RENAME TO after")
-        lab.execute("INSERT INTO after VALUES (9, 9, 'nine'); UPDATE other SET a = 5")
-        pipeline.observer.until_flushed(pipeline.current_lsn())
-    [error] = pipeline.observer.errors.values()
-    assert isinstance(error, CopiedAgain)
-    assert {"before", "after"} <= set(re.findall("before|after", str(error)))
-    [name] = [status.name for status in lab.pipeline().store.tables() if status.state is TableState.INIT]
-    assert name == TableName("public", "after")
-    lab.assert_equal(lab.synced())
 
 
 def test_what_can_no_longer_be_told_is_refused(lab: Lab) -> None:

@@ -145,3 +145,9 @@ def test_old_values_are_of_what_tells_rows_apart() -> None:
         assert shape.target.key == ()
         assert shape.row_key == table.schema.key
         assert sent_columns(shape.read) == table.schema.columns
+
+
+def test_a_column_that_is_called_like_one_of_a_log_is_the_source_s() -> None:
+    table = SourceModel().create("kept", {"id": "int8", "_etl_old_a": "text"}, key=("id",))
+    read = Shapes.checked((), None, WriteMode.SOFT_DELETE).of(table.schema).read
+    assert sent_columns(read) == table.schema.columns

@@ -181,8 +181,13 @@ def test_deleted_rows_that_are_kept_do_not_keep_values_that_may_be_others() -> N
 
     assert changed({"numeric": "double", "out_of_range": "null"}) == set()
     assert changed({"numeric": "double", "out_of_range": "null", "json": "varchar"}) == set()
-    assert changed({"out_of_range": "null"}) == {"price"}
-    assert changed({"numeric": "double"}) == {"price", "paid", "at"}
+    assert changed({"out_of_range": "null"}) == {"price"}, "it was rounded"
+    assert changed({"numeric": "double"}) == set(), "what was NULL is NULL"
+    clamped = shapes({"out_of_range": "clamp"}, write_mode=WriteMode.SOFT_DELETE).stored(ORDERS)
+    now = shapes({"out_of_range": "null"}, write_mode=WriteMode.SOFT_DELETE)
+    assert set(now.changed_values(clamped, ORDERS, ORDERS)) == {"paid", "at"}, "they were not the source's"
+    refused = shapes({}, write_mode=WriteMode.SOFT_DELETE).stored(ORDERS)
+    assert set(now.changed_values(refused, ORDERS, ORDERS)) == set(), "none of them was out of range"
 
 
 def test_what_becomes_part_of_the_key_is_copied_again() -> None:
