@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from etl_core.errors import StateConflict
+from etl_core.errors import EtlError, StateConflict
 from etl_core.lsn import Lsn
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.source.connection import Connection
-from etl_core.source.server import Turn, TurnHolder, try_turn, turn_holder
+from etl_core.source.server import Turn, TurnHolder, end_turn, try_turn, turn_holder
 from etl_core.state.store import Hold, StateStore
 
 IN_FORCE = timedelta(days=7)
@@ -88,6 +88,8 @@ def holding(source: Source, store: StateStore) -> Iterator[str]:
             yield owner
         finally:
             store.release_hold(owner)
+            with contextlib.suppress(EtlError):  # it ends with the session, which the server may see a moment later
+                end_turn(connection, Turn.HOLD, source.pipeline)
 
 
 def place_hold(store: StateStore, owner: str, lsn: Lsn) -> None:
