@@ -17,11 +17,11 @@ from etl_core.destination.protocol import Destination, WaitingDestination
 from etl_core.destination.registry import build_destination, check_destination, check_write_modes, value_range
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
+from etl_core.policies import RECOPY
 from etl_core.replication.copy_estimate import CopyEstimate, read_copy_estimates
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.naming import tables_named
 from etl_core.replication.observer import Observer
-from etl_core.replication.permission import RECOPY
 from etl_core.replication.source import Source
 from etl_core.replication.status import PipelineStatus, read_status, stream_error
 from etl_core.replication.teardown import Teardown, TeardownPlan

@@ -11,6 +11,9 @@ from enum import StrEnum
 
 from etl_core.config_values import as_choice, as_quantity, check_positive, parse_size
 
+RECOPY = "recopy"
+"""What a table waits for that is not to be copied again without being asked about."""
+
 
 class SchemaChanges(StrEnum):
     """Which changes of a table's columns and key are applied: APPLY all, ADD_ONLY added columns, APPROVE none.

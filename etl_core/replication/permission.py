@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from etl_core.config import PipelineConfig
 from etl_core.errors import DecisionNeeded, SourceLocked, TableError
 from etl_core.identifiers import TableName
-from etl_core.policies import Recopy, SchemaChanges, TablePolicy
+from etl_core.policies import RECOPY, Recopy, SchemaChanges, TablePolicy
 from etl_core.schema.alterations import AddColumn, Alteration, RenameTable, alterations
 from etl_core.schema.pg_types import modifiers
 from etl_core.schema.table import Column, TableSchema
@@ -22,8 +22,6 @@ from etl_core.source.connection import Connection
 from etl_core.source.sizes import table_sizes
 from etl_core.state.store import StateStore, TableStatus
 
-RECOPY = "recopy"
-"""What a table waits for that is not to be copied again without being asked about."""
 _MADE_ANEW = "it was dropped and created again"
 
 
