@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -15,6 +16,8 @@ from etl_core.destination.protocol import (
     KeptRows,
     LoggedCopy,
 )
+from etl_core.errors import TableError
+from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.change_log import EACH_ROW, old_value
 from etl_core.schema.deleted_rows import DELETED_AT
@@ -61,6 +64,23 @@ def append_copy(
         for record_batch in rows(schema, whole).to_batches():
             copy.write(record_batch)
         return copy.publish_appending(Lsn(watermark), len(data), logged or LoggedCopy(THEN))
+
+
+class RotatedLogs(DestinationFixtures):
+    """Mixed into the suite of a destination that lasts: a log is nowhere else."""
+
+    def test_a_log_outlives_a_table_that_takes_its_name(self, destination: Destination) -> None:
+        """As when `items` becomes `items_2024` and is dropped later, and a new `items` is copied first."""
+        schema = log()
+        append_copy(destination, schema, [(1, "a", 10)], 100)
+        other = replace(schema, table_id=TableId(int(schema.table_id) + 1))
+        with suppress(TableError):  # where the first one has to go before
+            append_copy(destination, other, [(9, "z", 9)], 200)
+        destination.forget(schema.table_id)
+        renamed = replace(schema, name=TableName("public", "items_2024"))
+        append_copy(destination, renamed, [(1, "a", 11)], 300, LoggedCopy(LATER))
+        older = (1, "a", 10, None, *copied(100, THEN))
+        assert contents(destination, renamed) == Counter([older, (1, "a", 11, None, *copied(300, LATER))])
 
 
 class LogSuite(DestinationFixtures):

@@ -17,7 +17,7 @@ from etl_core.destination.protocol import Destination
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.bigquery_emulator import BigQueryEmulator
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
-from etl_core.testing.destination_log_suite import LogSuite
+from etl_core.testing.destination_log_suite import LogSuite, RotatedLogs
 from etl_core.testing.destination_multiset_suite import MultisetSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
@@ -32,7 +32,7 @@ _DAY = 86_400_000_000
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
 
 
-class TestBigQuery(LogSuite, MultisetSuite, DeletedRowsSuite, SharingSuite, DestinationSuite):
+class TestBigQuery(RotatedLogs, LogSuite, MultisetSuite, DeletedRowsSuite, SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, bigquery_options: dict[str, str]) -> MakeDestination:
         mark = bigquery_options["dataset"].partition("_")[0]
