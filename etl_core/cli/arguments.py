@@ -84,8 +84,8 @@ def _build_parser() -> argparse.ArgumentParser:
     doctor = add("doctor", "Check whether the source can be replicated safely, and print the SQL that mends it.")
     doctor.add_argument(
         "--ddl-trigger",
-        type=TriggerAction,
-        choices=list(TriggerAction),
+        type=_trigger_action,
+        metavar="ACTION",
         nargs="?",
         const=TriggerAction.INSTALL,
         default=argparse.SUPPRESS,
@@ -162,6 +162,13 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="end after a time: 30s, 5m, 1h; copies that are under way then are finished first",
     )
+
+
+def _trigger_action(text: str) -> TriggerAction:
+    try:
+        return TriggerAction(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(TriggerAction)}") from None
 
 
 def _table(text: str) -> TableName:
