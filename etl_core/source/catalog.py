@@ -19,6 +19,7 @@ from etl_core.schema import pg_types
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 from etl_core.source.connection import Connection
 from etl_core.source.money import money_decimals
+from etl_core.source.opening import fetch_opening
 from etl_core.source.sqlstate import translate
 
 # Column lists and row filters came with PostgreSQL 15; 14 publishes all columns that are not generated.
@@ -196,7 +197,7 @@ def _read_tables(
     conn: Connection, published: sql.Composable, leaves: sql.Composable, condition: sql.Composable
 ) -> list[PublishedTable]:
     statement = sql.SQL(_TABLES).format(published=published, leaves=leaves, condition=condition)
-    rows = _rows(conn, statement)
+    rows = fetch_opening(conn, statement)
     types = _read_types(conn, {column[1] for row in rows for column in row[7] or ()})
     return [_build_table(row, types) for row in rows]
 
@@ -240,7 +241,7 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
     wanted = sorted(oids)
     if not wanted:
         return {}
-    rows = {row[0]: row for row in _rows(conn, sql.SQL(_TYPES).format(oids=sql.Literal(wanted)))}
+    rows = {row[0]: row for row in fetch_opening(conn, sql.SQL(_TYPES).format(oids=sql.Literal(wanted)))}
     decimals = money_decimals(conn) if pg_types.MONEY in rows else -1
     types: dict[int, PgType] = {}
 
@@ -266,10 +267,3 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
         return types[oid]
 
     return {oid: build(oid) for oid in wanted if oid in rows}
-
-
-def _rows(conn: Connection, statement: sql.Composed) -> list[tuple[Any, ...]]:
-    try:
-        return conn.execute(statement).fetchall()
-    except psycopg.Error as error:
-        raise translate(error) from None

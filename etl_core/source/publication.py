@@ -14,6 +14,7 @@ from psycopg import errors, sql
 from etl_core.errors import ConfigError, SourceRefused
 from etl_core.identifiers import TableName
 from etl_core.source.connection import Connection
+from etl_core.source.opening import fetch_opening
 from etl_core.source.plan import Harm, left_out, read_plan
 from etl_core.source.sqlstate import translate
 
@@ -32,7 +33,7 @@ LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.namespace
 LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 """
 
-_PUBLISHED = """
+_PUBLISHED = b"""
 SELECT n.nspname::text, c.relname::text
 FROM pg_catalog.pg_get_publication_tables(%s) p
 JOIN pg_catalog.pg_class c ON c.oid = p.relid
@@ -237,11 +238,7 @@ def add_tables_statement(conn: Connection, name: str, tables: Iterable[TableName
 
 def published_names(conn: Connection, name: str) -> list[TableName]:
     """What the publication, which exists, publishes, under the names it does."""
-    try:
-        rows = conn.execute(_PUBLISHED, (name,)).fetchall()
-    except psycopg.Error as error:
-        raise translate(error) from None
-    return [TableName(*row) for row in rows]
+    return [TableName(*row) for row in fetch_opening(conn, _PUBLISHED, (name,))]
 
 
 def unpublished(conn: Connection, name: str, tables: Iterable[TableName]) -> list[TableName]:

@@ -83,6 +83,11 @@ def from_sqlstate(sqlstate: str | None, message: str) -> EtlError:
     return _refused(sqlstate, message)
 
 
+def is_dropped(sqlstate: str | None, message: str) -> bool:
+    """Whether a statement failed because a table was dropped after it had found it in the catalog."""
+    return sqlstate == "XX000" and _DROPPED.search(message) is not None
+
+
 def _harmless(sqlstate: str, message: str) -> str:
     """The server's own sentence if it cannot quote a value: a quoted one stands in quotes or behind a colon, numbers
     have digits, and what a person's function raises (P0) or a constraint names (23) may be anything."""
@@ -144,7 +149,7 @@ def _refused(sqlstate: str, message: str) -> EtlError:
                 f"PostgreSQL refused: {message}",
                 hint="start again, which creates a publication for source.tables: every table is then copied again",
             )
-        case "XX000" if _DROPPED.search(message):
+        case _ if is_dropped(sqlstate, message):
             return SourceUnavailable(f"a table was dropped while PostgreSQL looked at it: {message}")
         case "42501" if "row-level security" in message or "row security" in message:
             return SourceRefused(
