@@ -236,7 +236,9 @@ class Shuffled:
         self._rows = iter(range(1, 1_000_000))
 
     def create(self, name: str) -> str:
-        return f"CREATE TABLE {name} (id int PRIMARY KEY, a text); {self._insert(name)}"
+        # An index moves with its table to another schema, where another one may have the name that it would be given.
+        key = f"key_{next(self._rows)}"
+        return f"CREATE TABLE {name} (id int CONSTRAINT {key} PRIMARY KEY, a text); {self._insert(name)}"
 
     def rows(self) -> Iterator[str]:
         for name in self._random.sample(self.names, k=self._random.randint(0, 3)):
