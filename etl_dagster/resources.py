@@ -281,8 +281,8 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     )
     write_mode: str = Field(
         default="mirror",
-        description="mirror; soft_delete: deleted rows stay, with _etl_deleted_at; append: a row for every change; per"
-        " table in table_settings.",
+        description="mirror; soft_delete: deleted rows stay, with _etl_deleted_at; append: a row for every change;"
+        " history: that, and views of the versions of each row; per table in table_settings.",
     )
     schema_changes: str = Field(
         default="apply",

@@ -23,6 +23,7 @@ _SHOWN = 5
 _MODES = {
     WriteMode.SOFT_DELETE: "deleted rows stay, with _etl_deleted_at",
     WriteMode.APPEND: "a row for every change, with _etl_op",
+    WriteMode.HISTORY: "a row for every change; the views …_history and …_current have versions and the rows of now",
 }
 """What is told of a table that is no mirror."""
 

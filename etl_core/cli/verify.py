@@ -66,7 +66,9 @@ def _details(comparison: Comparison) -> list[str]:
         details += [f"key {_keys(keys.first, keys.last)}: {plural(keys.rows, 'row')}" for keys in comparison.ranges]
     if comparison.is_of_living:
         details.append("deleted rows of the destination are not compared (write_mode soft_delete)")
-    if comparison.is_of_log:
+    if comparison.is_of_view:
+        details.append("the rows of the view …_current are compared, not the versions before them (write_mode history)")
+    elif comparison.is_of_log:
         details.append("the rows that follow from the log are compared, not the log's own (write_mode append)")
     if comparison.uncompared:
         details.append(

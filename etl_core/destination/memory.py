@@ -32,6 +32,7 @@ from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import TableSchema
 from etl_core.values import load_missing
 from etl_core.values.arrow import arrow_schema
+from etl_core.write_mode import WriteMode
 
 Key = tuple[Hashable, ...]
 
@@ -446,6 +447,6 @@ def _hashable(column: Any) -> list[Hashable]:
 MEMORY = DestinationType(
     options=(),
     build=lambda options, pipeline: MemoryDestination(MemoryDatabase(), pipeline),  # noqa: ARG005
-    refuses=lambda mode, options: None,  # noqa: ARG005
+    refuses=lambda mode, options: "it has no views" if mode is WriteMode.HISTORY else None,  # noqa: ARG005
 )
 """A new database that ends with the process."""

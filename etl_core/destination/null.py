@@ -19,6 +19,7 @@ from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
+from etl_core.write_mode import WriteMode
 
 
 class NullDestination:
@@ -107,5 +108,5 @@ class NullCopy:
 NULL = DestinationType(
     options=(),
     build=lambda options, pipeline: NullDestination(),  # noqa: ARG005 one per process
-    refuses=lambda mode, options: None,  # noqa: ARG005
+    refuses=lambda mode, options: "it has no views" if mode is WriteMode.HISTORY else None,  # noqa: ARG005
 )

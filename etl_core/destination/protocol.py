@@ -139,6 +139,22 @@ class AppendingCopy(TableCopy, Protocol):
         """
 
 
+@runtime_checkable
+class HistoryDestination(Protocol):
+    """A destination that shows the versions of a log's rows beside it: asked for where the schema has `history`.
+
+    The views are there, by the names that `change_log.views_of` gives, once a copy is published, and are made again in
+    the transaction that brings the log other columns, another key or another name. Those of a log that was put aside,
+    or of a table that has no `history` any more, are dropped. A name that is taken is a TableError, before a copy.
+    """
+
+    def read_current(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """As `read`, of the view that has the rows of now, in the columns of `change_log.rows_of(schema)`."""
+
+    def read_versions(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """As `read`, of the view that has every version, in the columns of `change_log.versions_of(schema)`."""
+
+
 def check_count(table: TableName, rows: int, expected: int | None) -> None:
     """Raises DestinationUnavailable if the destination found another number of rows than were copied to it."""
     if expected is not None and rows != expected:

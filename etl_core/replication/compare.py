@@ -67,6 +67,8 @@ class Comparison:
     """The destination has deleted rows, too, which were not compared."""
     is_of_log: bool = False
     """The destination has a log of changes; what was compared are the rows that it gives."""
+    is_of_view: bool = False
+    """The rows of that log are shown by a view, which was compared."""
     uncompared: int = 0
     """Of so many of these, values were not compared that earlier rows of the log have."""
 

@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from etl_core.destination.protocol import (
     AppendingCopy,
     Destination,
+    HistoryDestination,
     KeepingCopy,
     KeptRows,
     LoggedCopy,
@@ -237,6 +238,8 @@ class TableCopier:
         with self._destination.copy(shape.target) as staging:
             keeping = _as_keeping(staging, status.name) if shape.keeps_deleted else None
             appending = _as_appending(staging, status.name) if shape.keeps_log else None
+            if shape.target.history and not isinstance(self._destination, HistoryDestination):
+                raise _cannot(status.name, "history", "show the versions of its rows")
             staged = self._stage(status, table, shape, created.snapshot_name, created.consistent_point, staging)
             reach(COPY_STAGED, exporter)
             if appending is not None:

@@ -30,9 +30,8 @@ from etl_core.schema.change_log import (
     TRUNCATE,
     UNCHANGED,
     UPDATE,
-    is_old,
-    is_ours,
     old_name,
+    row_columns,
 )
 from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
@@ -65,11 +64,6 @@ def state_of(shape: Shape, read: Read) -> LogState:
     """Reads the log's narrow columns. `read` takes a schema with some of the columns of `shape.target`."""
     begun = _begin(shape.target, read)
     return _Keyed(shape, read, begun) if shape.row_key else _Keyless(shape, read, begun)
-
-
-def rows_schema(log: TableSchema) -> TableSchema:
-    """The log without our columns."""
-    return replace(log, columns=tuple(c for c in log.columns if not (is_ours(c) or is_old(c))))
 
 
 def _only(log: TableSchema, names: Sequence[str]) -> TableSchema:
@@ -144,7 +138,7 @@ class _Keyed:
     def __init__(self, shape: Shape, read: Read, begun: tuple[int, int]) -> None:
         self._table = shape.source.name
         self._key = shape.row_key
-        self._names = rows_schema(shape.target).column_names
+        self._names = tuple(column.name for column in row_columns(shape.target))
         self._patterns: dict[tuple[str, ...], int] = {(): _WHOLE}
         log, old = shape.target, [old_name(name) for name in self._key]
         pending, size, self._last = [], 0, _Events.together([self._none()])
@@ -228,7 +222,7 @@ class _Keyless:
 
     def __init__(self, shape: Shape, read: Read, begun: tuple[int, int]) -> None:
         log = shape.target
-        self._names = rows_schema(log).column_names
+        self._names = tuple(column.name for column in row_columns(log))
         self._begun = begun
         olds = [name for name in self._names if old_name(name) in log.column_names]
         # The old row is not there where the source sends none; then nothing is ever changed or deleted.

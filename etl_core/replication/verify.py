@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from etl_core.destination.protocol import Destination, read_whole
+from etl_core.destination.protocol import Destination, HistoryDestination, read_whole
 from etl_core.errors import SlotInUse, SourceUnavailable, Stopped, TableError, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
@@ -26,6 +26,7 @@ from etl_core.replication.log_state import state_of
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.stream import Ended, Streamed
+from etl_core.schema.change_log import row_columns
 from etl_core.schema.pg_types import format_type, forms
 from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
@@ -188,13 +189,40 @@ class Verifier:
 
         shape = self._shapes.of(replace(table.schema, name=called))
         source = self._scan_source(table, shape, snapshot, progress)
-        if shape.keeps_log:
+        if shape.target.history and isinstance(self._destination, HistoryDestination):
+            comparison = self._compare_current(name, shape, self._destination, source, progress, begin)
+        elif shape.keeps_log:
             comparison = self._compare_log(name, shape, source, progress, begin)
         else:
             destination = scan_of(lambda: self._read_living(shape, progress))
             comparison = compare(name, shape.target.key, source, destination, begin)
         self._observer.on_compared(name, comparison.source_rows, time.monotonic() - started)
-        return replace(comparison, is_of_living=shape.keeps_deleted, is_of_log=shape.keeps_log)
+        return replace(
+            comparison, is_of_living=shape.keeps_deleted, is_of_log=shape.keeps_log, is_of_view=shape.target.history
+        )
+
+    def _compare_current(
+        self,
+        name: TableName,
+        shape: Shape,
+        destination: HistoryDestination,
+        source: Scan,
+        progress: _Progress,
+        begin: Callable[[bool], None],
+    ) -> Comparison:
+        """With the rows that the view of now has, unchanged values included."""
+        names = [column.name for column in row_columns(shape.target)]
+
+        def chosen(sink: Sink) -> None:
+            source(lambda rows: sink(rows.select(names)))
+
+        def read() -> Iterator[pa.RecordBatch]:
+            for batch in self._stoppable(shape.target, destination.read_current):
+                progress.destination(batch.num_rows)
+                yield batch
+                del batch  # not kept while the next one is made
+
+        return compare(name, shape.row_key, chosen, scan_of(read), begin)
 
     def _compare_log(
         self, name: TableName, shape: Shape, source: Scan, progress: _Progress, begin: Callable[[bool], None]
@@ -223,7 +251,12 @@ class Verifier:
             del batch  # not kept while the next one is made
 
     def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
-        rows = self._destination.read(schema)
+        return self._stoppable(schema, self._destination.read)
+
+    def _stoppable(
+        self, schema: TableSchema, read: Callable[[TableSchema], Iterator[pa.RecordBatch]]
+    ) -> Iterator[pa.RecordBatch]:
+        rows = read(schema)
         try:
             for batch in rows:
                 if self._stop.is_set():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from etl_core.identifiers import TableName
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema
@@ -60,6 +61,34 @@ UNCHANGED = Column(
     comment="Columns that the update left unchanged and the source did not send (TOAST); NULL in this row.",
 )
 EACH_ROW = (OP, LSN, SEQ, COMMITTED_AT, UNCHANGED)
+VALID_FROM = Column(
+    "_etl_valid_from",
+    _type(pg_types.TIMESTAMPTZ),
+    attnum=-106,
+    comment="When the version began: the time of a commit, or of a copy's snapshot.",
+)
+VALID_TO = Column(
+    "_etl_valid_to",
+    _type(pg_types.TIMESTAMPTZ),
+    attnum=-107,
+    comment="When it ended; NULL while it is valid.",
+)
+"""Of a version, in the view of all of them, as LSN and SEQ are: where it began."""
+
+
+def history_view(table: TableName) -> TableName:
+    """What the view is called that has every version of each row of the table."""
+    return TableName(table.namespace, f"{table.name}_history")
+
+
+def current_view(table: TableName) -> TableName:
+    """What the view is called that has the rows of now."""
+    return TableName(table.namespace, f"{table.name}_current")
+
+
+def views_of(table: TableName) -> tuple[TableName, TableName]:
+    """The views beside a log whose schema has `history`."""
+    return history_view(table), current_view(table)
 
 
 def keeps_log(schema: TableSchema) -> bool:
@@ -78,6 +107,32 @@ def sent_columns(schema: TableSchema) -> tuple[Column, ...]:
         return schema.columns
     is_log = keeps_log(schema)
     return tuple(column for column in schema.columns if not (is_ours(column) or (is_log and is_old(column))))
+
+
+def row_columns(log: TableSchema) -> tuple[Column, ...]:
+    """The columns of a log that are the source's."""
+    return tuple(column for column in log.columns if not (is_ours(column) or is_old(column)))
+
+
+def rows_of(log: TableSchema) -> TableSchema:
+    """What the view of the rows of now has."""
+    return replace(log, columns=row_columns(log))
+
+
+def versions_of(log: TableSchema) -> TableSchema:
+    """What the view of all versions has."""
+    return replace(log, columns=(*row_columns(log), VALID_FROM, VALID_TO, LSN, SEQ))
+
+
+def told_by(log: TableSchema) -> frozenset[str]:
+    """The columns of a log that tell the source's rows apart: those that have an old value."""
+    names = set(log.column_names)
+    return frozenset(column.name for column in row_columns(log) if old_name(column.name) in names)
+
+
+def told_by_numbers(attnums: Mapping[str, int]) -> frozenset[int]:
+    """The same of a log as a destination keeps it, by attribute numbers."""
+    return frozenset(attnum for attnum in attnums.values() if attnum < _OLD_NUMBER)
 
 
 def is_ours(column: Column) -> bool:

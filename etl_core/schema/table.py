@@ -100,6 +100,8 @@ class TableSchema:
     comment: str | None = field(default=None, compare=False)
     described_at: Lsn | None = field(default=None, compare=False)
     """Where the commit record lies of the transaction whose Relation message said so; None if the catalog did."""
+    history: bool = False
+    """Of a log of changes at a destination: readers see the versions of its rows beside it."""
 
     def column(self, name: str) -> Column:
         """The column called `name`; KeyError if there is none."""

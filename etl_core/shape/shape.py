@@ -104,7 +104,7 @@ class Shape:
     @property
     def write_mode(self) -> WriteMode:
         if self.keeps_log:
-            return WriteMode.APPEND
+            return WriteMode.HISTORY if self.target.history else WriteMode.APPEND
         return WriteMode.SOFT_DELETE if self.keeps_deleted else WriteMode.MIRROR
 
     @property
@@ -281,9 +281,9 @@ def build_shape(rules: Rules, source: TableSchema, key: HashKey | None) -> Shape
         _check_keeps(rules, source, kept)
         kept.append(_Kept(DELETED_AT, DELETED_AT, is_ours=True))
         read.append(DELETED_AT)
-    elif rules.write_mode is WriteMode.APPEND:
+    elif rules.write_mode.is_log:
         _check_log(rules, source, kept)
-        return _as_log(source, read, asked, kept)
+        return _as_log(source, read, asked, kept, history=rules.write_mode is WriteMode.HISTORY)
     elif len(kept) == len(source.columns) and all(one.target is one.source for one in kept):
         return identity(source)
     names = {one.source.name: one.target.name for one in kept}
@@ -293,7 +293,9 @@ def build_shape(rules: Rules, source: TableSchema, key: HashKey | None) -> Shape
     return Shape(source, replace(source, columns=tuple(read)), replace(source, columns=tuple(asked)), target, kept)
 
 
-def _as_log(source: TableSchema, read: Sequence[Column], asked: Sequence[Column], kept: Sequence[_Kept]) -> Shape:
+def _as_log(
+    source: TableSchema, read: Sequence[Column], asked: Sequence[Column], kept: Sequence[_Kept], *, history: bool
+) -> Shape:
     """A table without a key, of the columns that are kept, their old values where they tell rows apart, and ours."""
     identity, by_name = identity_of(source), {column.name: column for column in read}
     columns = [replace(one, target=replace(one.target, nullable=True)) for one in kept]
@@ -314,6 +316,7 @@ def _as_log(source: TableSchema, read: Sequence[Column], asked: Sequence[Column]
             columns=tuple(one.target for one in columns),
             key=(),
             replica_identity=ReplicaIdentity.NOTHING,
+            history=history,
         ),
         columns,
     )
@@ -413,13 +416,19 @@ def _check_keeps(rules: Rules, source: TableSchema, kept: Sequence[_Kept]) -> No
 
 
 def _check_log(rules: Rules, source: TableSchema, kept: Sequence[_Kept]) -> None:
-    """Refuses columns that would be taken for the log's own."""
+    """Refuses columns that would be taken for the log's own, and what versions cannot be told of."""
+    if rules.write_mode is WriteMode.HISTORY and not source.key:
+        raise config_error(
+            rules.mode_field,
+            f"{source.name} has no key, and write_mode history tells the versions of a row by it",
+            hint=f"add a primary key, or write for this table: tables: {{{source.name}: {{write_mode: append}}}}",
+        )
     for column in source.column_names:
         if column.lower().startswith(PREFIX):
             raise config_error(
                 rules.mode_field,
-                f"{source.name} has a column {column}, and write_mode append adds columns whose names begin with"
-                f" {PREFIX}",
+                f"{source.name} has a column {column}, and write_mode {rules.write_mode} adds columns whose names begin"
+                f" with {PREFIX}",
                 hint="rename the column at the source, or write for this table:"
                 f" tables: {{{source.name}: {{write_mode: mirror}}}}",
             )
@@ -427,8 +436,8 @@ def _check_log(rules: Rules, source: TableSchema, kept: Sequence[_Kept]) -> None
         if one.target.name.lower().startswith(PREFIX):
             raise config_error(
                 rules.rename_fields.get(one.source.name, rules.mode_field),
-                f"column {one.source.name} of {source.name} would be called {one.target.name}, and write_mode append"
-                f" adds columns whose names begin with {PREFIX}",
+                f"column {one.source.name} of {source.name} would be called {one.target.name}, and write_mode"
+                f" {rules.write_mode} adds columns whose names begin with {PREFIX}",
                 hint="give it another name",
             )
 

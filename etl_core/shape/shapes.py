@@ -9,6 +9,7 @@ from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error, did_you_mean
 from etl_core.errors import COPIED_AGAIN, ConfigError, CopiedAgain, TableError, UnsupportedType
 from etl_core.identifiers import TableId, TableName
+from etl_core.schema.change_log import views_of
 from etl_core.schema.pg_types import format_type, forms
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.keyed_hash import HashKey
@@ -22,6 +23,7 @@ _FIX = "correct the settings of the table, then start again"
 _LOST = {
     WriteMode.SOFT_DELETE: ", which removes its deleted rows",
     WriteMode.APPEND: ", which removes the log of its changes",
+    WriteMode.HISTORY: ", which removes the log of its changes, and the views of its versions",
 }
 """What goes with a mode that a table had."""
 _BY_ITS_NEW_NAME = "write its new name into the settings instead of the old one, then start again"
@@ -132,7 +134,7 @@ class Shapes:
         if then is None:
             return "by which settings it was copied is not known"
         if then.write_mode is not mode:
-            lost = _LOST.get(then.write_mode, "")
+            lost = "" if then.write_mode.is_log and mode.is_log else _LOST.get(then.write_mode, "")
             return f"its write_mode was changed from {then.write_mode} to {mode}{lost}"
         now = self.rules(name)
         if (then.types, then.column_types) != (now.types, now.column_types):
@@ -276,9 +278,22 @@ class Shapes:
                 yield from _unknown_columns(entry, matched, self._value_range)
         for schema in schemas:
             try:
-                build_shape(self.rules(schema.name), schema, self._key)
+                shape = build_shape(self.rules(schema.name), schema, self._key)
             except ConfigError as error:
                 yield error
+                continue
+            yield from self._taken(shape.target, {*names, *known})
+
+    def _taken(self, target: TableSchema, tables: Collection[TableName]) -> Iterator[ConfigError]:
+        """Which view of the table's versions has the name of a table."""
+        for view in views_of(target.name) if target.history else ():
+            if view in tables:
+                yield config_error(
+                    self.rules(target.name).mode_field,
+                    f"{target.name} with write_mode history has a view called {view}, and a table is called so",
+                    hint="rename one of them at the source, or write for this table:"
+                    f" tables: {{{target.name}: {{write_mode: append}}}}",
+                )
 
 
 def _refuse_unknown(rules: Rules, schema: TableSchema) -> None:

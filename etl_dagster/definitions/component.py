@@ -201,8 +201,8 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     )
     write_mode: Annotated[str, checked(check_write_mode)] = Field(
         default="mirror",
-        description="mirror; soft_delete: deleted rows stay; append: a row for every change; per table in"
-        " table_settings.",
+        description="mirror; soft_delete: deleted rows stay; append: a row for every change; history:"
+        " that, and views of the versions of each row; per table in table_settings.",
     )
     schema_changes: Annotated[str, checked(check_policy("schema_changes"))] = Field(
         default="apply",

@@ -15,6 +15,7 @@ from etl_core.destination.protocol import Destination
 from etl_core.schema.table import TableSchema
 from etl_core.testing.destination_counting_suite import CountingSuite
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
+from etl_core.testing.destination_history_suite import HistorySuite
 from etl_core.testing.destination_log_suite import LogSuite, RotatedLogs
 from etl_core.testing.destination_multiset_suite import MultisetSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
@@ -32,7 +33,16 @@ class TestMemory(LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, Desti
         return lambda pipeline: MemoryDestination(database, pipeline)
 
 
-class TestDuckDB(RotatedLogs, LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
+class TestDuckDB(
+    RotatedLogs,
+    HistorySuite,
+    LogSuite,
+    MultisetSuite,
+    DeletedRowsSuite,
+    CountingSuite,
+    SharingSuite,
+    DestinationSuite,
+):
     @pytest.fixture
     def make_destination(self, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: DuckDBDestination(tmp_path / "public.duckdb", pipeline)

@@ -31,6 +31,8 @@ _FIXED_LENGTH = frozenset(
 
 def refuses(mode: WriteMode, configured: str) -> str | None:
     """Why tables cannot have the write mode with the method of the configuration; None if they can."""
+    if mode is WriteMode.HISTORY:
+        return "its views of versions are not made there; with append it has the log that they would show"
     if mode is WriteMode.SOFT_DELETE and configured == STREAMED:
         return f"destination.method is {STREAMED}, by which a deleted row loses its values; with load_merge it can"
     if mode is WriteMode.APPEND and configured == STREAMED:

@@ -32,7 +32,8 @@ from etl_core.destination.duckdb.statements import table_identifier, text
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.destination import SqlDestination
 from etl_core.errors import CopyNeeded, DestinationError, EtlError
-from etl_core.identifiers import TableId
+from etl_core.identifiers import TableId, TableName
+from etl_core.schema.change_log import current_view, history_view, rows_of, versions_of
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
 
@@ -110,9 +111,22 @@ class DuckDBDestination(SqlDestination[DuckDBSession]):
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """See Destination. The file stays open until the iterator is exhausted or closed."""
+        return self._read_whole(schema, None)
+
+    def read_current(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """See HistoryDestination. What does not fit into memory is sorted next to the file, in `<file>.tmp`."""
+        return self._read_whole(rows_of(schema), current_view)
+
+    def read_versions(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """See HistoryDestination."""
+        return self._read_whole(versions_of(schema), history_view)
+
+    def _read_whole(
+        self, schema: TableSchema, view: Callable[[TableName], TableName] | None
+    ) -> Iterator[pa.RecordBatch]:
         first: pa.RecordBatch | None = None
         while True:
-            rows = self._read(schema)
+            rows = self._read(schema, view)
             try:
                 first = next(rows, None)
                 break
@@ -123,13 +137,15 @@ class DuckDBDestination(SqlDestination[DuckDBSession]):
         del first  # a batch of large rows is large
         yield from rows
 
-    def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+    def _read(self, schema: TableSchema, view: Callable[[TableName], TableName] | None) -> Iterator[pa.RecordBatch]:
         target = arrow_schema(schema)
         with self._file.open() as connection:
             connection.execute("BEGIN TRANSACTION")  # the table stays where it is
             place = self._place(DuckDBSession(self._file, connection), schema)
+            place = place if view is None else view(place)
             table = table_identifier(database_of(connection), place)
-            self._file.limit_reading(connection, len(schema.columns))
+            if view is None:
+                self._file.limit_reading(connection, len(schema.columns))
             try:
                 rows = connection.sql(text(statements.select(DIALECT, table, schema.columns)))
                 for batch in rows.to_arrow_reader(_READ_LARGE if is_raised(self._file.path) else _READ_ROWS):

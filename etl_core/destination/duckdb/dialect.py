@@ -22,7 +22,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from etl_core.destination.duckdb.types import duckdb_type, is_cast, tagged_field, text_form, type_change
-from etl_core.destination.sql.dialect import Dialect, Query
+from etl_core.destination.sql.dialect import Dialect, Query, VersionsDialect
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.schema.table import Column
 
@@ -31,6 +31,46 @@ _EXACT = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(\d+,\d+\)|VARC
 _ALIKE = re.compile(r"\b(FLOAT|DOUBLE|INTERVAL|TIME WITH TIME ZONE)\b")
 """Types with values that DuckDB calls equal and prints differently, such as -0 and 0, or a month and 30 days."""
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+class DuckDBVersions(VersionsDialect):
+    """See VersionsDialect."""
+
+    def position(self, lsn: Query, seq: Query) -> Query:
+        return sql.SQL("CAST({} AS HUGEINT) * 4294967296 + {}").format(lsn, seq)
+
+    def lists(self, names: Query, name: str) -> Query:
+        return sql.SQL("coalesce(list_contains({}, {}), FALSE)").format(names, sql.Literal(name))
+
+    def pair(self, value: Query, moved: Query | None) -> Query:
+        place = sql.SQL("CAST(NULL AS HUGEINT)") if moved is None else moved
+        return sql.SQL("struct_pack(value := {}, moved := {})").format(value, place)
+
+    def value(self, pair: Query) -> Query:
+        return sql.SQL("struct_extract({}, 'value')").format(pair)
+
+    def moved(self, pair: Query) -> Query:
+        return sql.SQL("struct_extract({}, 'moved')").format(pair)
+
+    def last_known(self, pair: Query, window: Query) -> Query:
+        return sql.SQL("last_value({} IGNORE NULLS) OVER {}").format(pair, window)
+
+    def next_known(self, pair: Query, partition: Query, order: Query) -> Query:
+        return sql.SQL(
+            "first_value({} IGNORE NULLS) OVER"
+            " (PARTITION BY {} ORDER BY {} ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)"
+        ).format(pair, partition, order)
+
+    def renamed(self, names: Query, now: Mapping[str, str | None]) -> Query:
+        gone = [sql.Literal(name) for name, new in now.items() if new is None]
+        cases = [
+            sql.SQL("WHEN {} THEN {}").format(sql.Literal(name), sql.Literal(new))
+            for name, new in now.items()
+            if new is not None
+        ]
+        called = sql.SQL("CASE x {} ELSE x END").format(sql.SQL(" ").join(cases)) if cases else sql.SQL("x")
+        stays = sql.SQL("x NOT IN ({})").format(sql.SQL(", ").join(gone)) if gone else sql.SQL("TRUE")
+        return sql.SQL("nullif([{} FOR x IN {} IF {}], [])").format(called, names, stays)
 
 
 class DuckDBDialect(Dialect):
@@ -52,10 +92,16 @@ class DuckDBDialect(Dialect):
         """,
         # A column that came later: a file of before has none until then.
         "ALTER TABLE {streams} ADD COLUMN IF NOT EXISTS incarnation VARCHAR",
+        """
+        CREATE TABLE IF NOT EXISTS {logs} (
+            pipeline VARCHAR NOT NULL, table_id UINTEGER NOT NULL, since UBIGINT, namespace VARCHAR, name VARCHAR,
+            views VARCHAR)
+        """,
     )
     alters_changed_tables = False
     replaces_by_select = True
     row_id = "rowid"
+    versions = DuckDBVersions()
 
     def temporary(self, name: str) -> Query:
         return sql.Identifier("temp", "main", name)

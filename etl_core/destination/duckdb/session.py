@@ -14,6 +14,7 @@ from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.additions import DuckDBAdditions, made_anew, read_additions, rename
 from etl_core.destination.duckdb.compression import TextSizes, sizes_of, sizes_of_columns
 from etl_core.destination.duckdb.connection import DatabaseFile, database_of
+from etl_core.destination.duckdb.dialect import DIALECT
 from etl_core.destination.duckdb.failures import explain_table
 from etl_core.destination.duckdb.types import without_offsets
 from etl_core.destination.sql.additions import Additions, StoredColumn
@@ -71,6 +72,23 @@ class DuckDBSession(Session):
 
     def rename(self, before: TableName, name: TableName) -> int:
         return rename(self._connection, self._database, before, name)
+
+    def create_view(self, view: TableName, query: Query) -> None:
+        if not self._is_ambiguous(view):
+            super().create_view(view, query)
+            return
+        path = self.identifier(view.namespace).as_string(None)
+        self.execute(sql.SQL("SET search_path = {}").format(sql.Literal(path)))
+        super().create_view(view, query)
+        self.execute(sql.SQL("RESET search_path"))
+
+    def within_view(self, name: TableName) -> Query:
+        # A bare name is looked for in the view's own namespace, unless a temporary table of the reader is called so.
+        return sql.Identifier(name.name) if self._is_ambiguous(name) else super().within_view(name)
+
+    def _is_ambiguous(self, name: TableName) -> bool:
+        """Whether two parts of a name are not enough: DuckDB keeps no more in a view, as a file has many names."""
+        return DIALECT.fold(name.namespace) in {DIALECT.fold(self._database), "temp", "system"}
 
     @contextmanager
     def table_errors(self, name: TableName) -> Iterator[None]:

@@ -44,6 +44,18 @@ class StoredTable:
     attnums: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLog:
+    """A row of `_etl.logs`: see `histories`. `name` is the table that the views are beside, None if there are none."""
+
+    pipeline: str
+    table_id: TableId
+    since: Lsn | None
+    name: TableName | None = None
+    views: str | None = None
+    """Of what they were made; None if that is to be looked up."""
+
+
 class Bookkeeping:
     """What one pipeline reads and writes in `_etl`, within the session's transaction."""
 
@@ -55,6 +67,7 @@ class Bookkeeping:
             "namespace": session.identifier(NAMESPACE),
             "watermarks": session.identifier(NAMESPACE, "watermarks"),
             "streams": session.identifier(NAMESPACE, "streams"),
+            "logs": session.identifier(NAMESPACE, "logs"),
         }
 
     def create(self) -> None:
@@ -212,6 +225,35 @@ class Bookkeeping:
             name.name,
             _NO_TABLE,
         )
+
+    def logs(self) -> list[StoredLog]:
+        """Of every pipeline."""
+        query = self._query("SELECT pipeline, table_id, since, namespace, name, views FROM {logs}")
+        return [
+            StoredLog(
+                pipeline,
+                TableId(table_id),
+                None if since is None else Lsn(since),
+                None if name is None else TableName(namespace, name),
+                views,
+            )
+            for pipeline, table_id, since, namespace, name, views in self._session.fetch(query)
+        ]
+
+    def put_log(self, log: StoredLog) -> None:
+        self.forget_log(log)
+        self._run(
+            "INSERT INTO {logs} (pipeline, table_id, since, namespace, name, views) VALUES ({}, {}, {}, {}, {}, {})",
+            log.pipeline,
+            int(log.table_id),
+            None if log.since is None else int(log.since),
+            None if log.name is None else log.name.namespace,
+            None if log.name is None else log.name.name,
+            log.views,
+        )
+
+    def forget_log(self, log: StoredLog) -> None:
+        self._run("DELETE FROM {logs} WHERE pipeline = {} AND table_id = {}", log.pipeline, int(log.table_id))
 
     def put_attnums(self, table_id: TableId, attnums: Mapping[str, int]) -> None:
         self._run(

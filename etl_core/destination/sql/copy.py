@@ -14,9 +14,10 @@ from etl_core.destination.change_log import emptied, stamped
 from etl_core.destination.protocol import KeptRows, LoggedCopy, check_count, read_whole
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, check_can_be_kept
-from etl_core.destination.sql.bookkeeping import Bookkeeping
+from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.sql.deleted_rows import RowsToKeep
 from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.histories import Histories
 from etl_core.destination.sql.names import check_columns, check_name
 from etl_core.destination.sql.renames import Renames
 from etl_core.destination.sql.session import Database, Session
@@ -50,7 +51,7 @@ class StagedCopy(Generic[SessionT]):
         self._database = database
         self._pipeline = pipeline
         self._schema = schema
-        if is_known:
+        if is_known or schema.history:
             self._check_before()
         self._staging = Staging(directory, arrow_schema(schema))
 
@@ -91,6 +92,8 @@ class StagedCopy(Generic[SessionT]):
             book = Bookkeeping(self._dialect, session, self._pipeline)
             if not book.exists():
                 return
+            if self._schema.history:
+                Histories(self._dialect, session, book).check_views(self._schema, self._schema.name)
             before, name = book.tables().get(self._schema.table_id), self._schema.name
             if before is not None and before.name != name:
                 self._check_name(session, book, self._schema)
@@ -101,6 +104,7 @@ class StagedCopy(Generic[SessionT]):
                 self._additions(session, book, self._schema)
 
     def _check_name(self, session: SessionT, book: Bookkeeping, schema: TableSchema) -> Collection[str]:
+        Histories(self._dialect, session, book).check_table(schema)
         return check_name(self._dialect, schema, self._pipeline, book.all_tables(), session.relations(views=True))
 
     def _additions(self, session: SessionT, book: Bookkeeping, schema: TableSchema) -> Additions:
@@ -120,7 +124,8 @@ class StagedCopy(Generic[SessionT]):
         dialect = self._dialect
         book = Bookkeeping(dialect, session, self._pipeline)
         # First: the rows of before, which may be kept, are found under the name of now; those of another table stay.
-        schema = replace(self._schema, name=Renames(dialect, session, book).brought(self._schema, watermark))
+        histories = Histories(dialect, session, book)
+        schema = replace(self._schema, name=Renames(dialect, session, book, histories).brought(self._schema, watermark))
         additions = self._additions(session, book, schema)
         session.execute(statements.create_schema(session.identifier(schema.name.namespace)))
         kept = dialect.temporary("etl$kept")
@@ -128,7 +133,12 @@ class StagedCopy(Generic[SessionT]):
             there = session.identifier(schema.name.namespace, schema.name.name)
             names = [*schema.key, *(column.name for column in additions.columns)]
             session.execute(statements.keep(kept, there, [(name, name) for name in names]))
-        before = None if keep is None else self._rows_to_keep(session, book, schema, additions, keep, watermark)
+        stays = None if keep is None else self._before(session, book, schema, keep)
+        before, is_ordered = None, True
+        if stays is not None and keep is not None:
+            if isinstance(keep, LoggedCopy) and stays.lsn is None:
+                is_ordered = histories.is_ordered(stays.name, watermark)
+            before = RowsToKeep(dialect, session, stays, schema, keep, additions.columns, self._staging.read, watermark)
         arrow = dialect.arrow_schema(schema.columns)
         staged = self._staging.read(arrow)
         if isinstance(keep, LoggedCopy):
@@ -148,17 +158,14 @@ class StagedCopy(Generic[SessionT]):
         if additions.columns:
             session.execute(statements.drop(kept))
         book.put_table(schema, watermark)
+        histories.copied(schema, stays, watermark, is_ordered=is_ordered)
+        histories.bring(schema, schema.name)
         return loaded
 
-    def _rows_to_keep(
-        self,
-        session: SessionT,
-        book: Bookkeeping,
-        schema: TableSchema,
-        additions: Additions,
-        keep: KeptRows | LoggedCopy,
-        watermark: Lsn,
-    ) -> RowsToKeep | None:
+    def _before(
+        self, session: SessionT, book: Bookkeeping, schema: TableSchema, keep: KeptRows | LoggedCopy
+    ) -> StoredTable | None:
+        """The table whose rows stay; None where none do."""
         before, dialect = book.tables().get(schema.table_id), self._dialect
         if before is None or before.name != schema.name:
             return None
@@ -167,7 +174,7 @@ class StagedCopy(Generic[SessionT]):
         there = {(dialect.fold(namespace), dialect.fold(name)) for namespace, name in session.relations(views=False)}
         if (dialect.fold(schema.name.namespace), dialect.fold(schema.name.name)) not in there:
             return None
-        return RowsToKeep(dialect, session, before, schema, keep, additions.columns, self._staging.read, watermark)
+        return before
 
     def __enter__(self) -> Self:
         return self

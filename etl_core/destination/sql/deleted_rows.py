@@ -16,6 +16,7 @@ from etl_core.destination.sql.additions import StoredColumn
 from etl_core.destination.sql.bookkeeping import StoredTable
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
+from etl_core.destination.sql.versions import rename_unchanged
 from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
 from etl_core.schema.change_log import LSN, SEQ
@@ -91,6 +92,10 @@ class RowsToKeep:
         if isinstance(kept, LoggedCopy):
             values = _list(", ", _carried(dialect, schema, carried, present, added))
             session.execute(create + _before_copy(old, values, watermark, is_streamed=before.lsn is not None))
+            now = {there: name for name, there in origin.items()}
+            rename = rename_unchanged(dialect, self._aside, {**dict.fromkeys(before.attnums), **now})
+            if rename is not None:
+                session.execute(rename)
             return
         rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added)
         keys = [schema.column(name) for name in schema.key]

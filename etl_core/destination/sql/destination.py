@@ -20,6 +20,7 @@ from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.sql.copy import SessionT, StagedCopy
 from etl_core.destination.sql.deleted_rows import count_living
 from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.histories import Histories
 from etl_core.destination.sql.removals import refuses_removals
 from etl_core.destination.sql.renames import Renames
 from etl_core.destination.sql.session import Database, Session
@@ -139,7 +140,8 @@ class SqlDestination(ABC, Generic[SessionT]):
         parts: Iterable[TableChanges],
     ) -> int:
         writers: dict[TableId, TableWriter] = {}
-        renames = Renames(self._dialect, session, book)
+        histories = Histories(self._dialect, session, book)
+        renames = Renames(self._dialect, session, book, histories)
         changed = 0
         for part in parts:
             table_id = part.schema.table_id
@@ -154,6 +156,10 @@ class SqlDestination(ABC, Generic[SessionT]):
         for table_id, writer in writers.items():
             if writer.attnums != stored[table_id].attnums:
                 book.put_attnums(table_id, writer.attnums)
+            schema = writer.schema
+            if schema is not None and schema.history:
+                with session.table_errors(schema.name):
+                    histories.bring(schema, writer.name)
         return changed
 
     def _place(self, session: SessionT, schema: TableSchema) -> TableName:

@@ -23,6 +23,45 @@ NAMESPACE = "_etl"
 """The schema of our bookkeeping."""
 
 
+class VersionsDialect(ABC):
+    """What the views of a table's versions need besides (`versions`): windows, recursion, lists and pairs of values."""
+
+    @abstractmethod
+    def position(self, lsn: Query, seq: Query) -> Query:
+        """One number that sorts as both do, of 63 and 32 bits."""
+
+    @abstractmethod
+    def lists(self, names: Query, name: str) -> Query:
+        """Whether a list of texts has `name`; false for NULL."""
+
+    @abstractmethod
+    def pair(self, value: Query, moved: Query | None) -> Query:
+        """A value, which may be NULL, and a position or NULL: a value that is not NULL itself."""
+
+    @abstractmethod
+    def value(self, pair: Query) -> Query:
+        """The first of a pair."""
+
+    @abstractmethod
+    def moved(self, pair: Query) -> Query:
+        """The second of a pair."""
+
+    @abstractmethod
+    def last_known(self, pair: Query, window: Query) -> Query:
+        """The last pair of a window, up to its row, that is not NULL."""
+
+    @abstractmethod
+    def next_known(self, pair: Query, partition: Query, order: Query) -> Query:
+        """The first pair of its partition that is not NULL, from its row on."""
+
+    @abstractmethod
+    def renamed(self, names: Query, now: Mapping[str, str | None]) -> Query:
+        """A list of texts in which some are called otherwise now, and those that are None are left out.
+
+        NULL if nothing is left.
+        """
+
+
 class Dialect(ABC):
     """What a product brings to write and to read tables. Those with a default need it only where theirs is another."""
 
@@ -33,12 +72,13 @@ class Dialect(ABC):
     placeholder: ClassVar[Query]
     """What stands for a value that `Session.fetch` and `Session.execute` are given."""
     bookkeeping: ClassVar[tuple[LiteralString, ...]]
-    """The statements that create it if it is missing, on `{namespace}`, `{watermarks}` and `{streams}`.
+    """The statements that create it if it is missing, on `{namespace}`, `{watermarks}`, `{streams}` and `{logs}`.
 
     Columns: watermarks (pipeline, table_id, namespace, name, lsn, attnums, updated_at), of which lsn may be NULL, and
     streams (pipeline, lsn, updated_at, incarnation) in this order, incarnation may be NULL. An lsn has 64 bits without
     a sign. Where writers do not take turns, streams has the key (pipeline) and watermarks the key (namespace, name):
-    the first row of two at once is refused by them, every later one is fenced by its update.
+    the first row of two at once is refused by them, every later one is fenced by its update. With `versions` also logs
+    (pipeline, table_id, since, namespace, name, views): since is an lsn, and all but the first two may be NULL.
     """
     reserved: ClassVar[frozenset[str]] = frozenset({"information_schema", "pg_catalog"})
     """Folded namespaces in which no table may be made, besides `NAMESPACE`."""
@@ -49,6 +89,9 @@ class Dialect(ABC):
     row_id: ClassVar[str | None] = None
     """The column that the product gives every row, of another value in each; without it no row of a table without a
     key can be removed."""
+
+    versions: ClassVar[VersionsDialect | None] = None
+    """How the product spells the views of versions; without it its tables cannot have write_mode history."""
 
     @abstractmethod
     def temporary(self, name: str) -> Query:

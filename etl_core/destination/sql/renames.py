@@ -12,6 +12,7 @@ from etl_core.destination.aside import aside_name
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.histories import Histories
 from etl_core.destination.sql.names import check_name
 from etl_core.destination.sql.session import Session
 from etl_core.identifiers import TableId, TableName
@@ -22,10 +23,11 @@ from etl_core.schema.table import TableSchema
 class Renames:
     """Of one transaction."""
 
-    def __init__(self, dialect: Dialect, session: Session, book: Bookkeeping) -> None:
+    def __init__(self, dialect: Dialect, session: Session, book: Bookkeeping, histories: Histories) -> None:
         self._dialect = dialect
         self._session = session
         self._book = book
+        self._histories = histories
         self.moved: dict[TableId, TableName] = {}
         """Where tables are now that were renamed or put aside."""
         self.written_anew: set[TableId] = set()
@@ -42,6 +44,7 @@ class Renames:
         target = schema.name
         if own is not None and own.name == target:
             return target
+        self._histories.check_table(schema)
         there = self._session.relations(views=True)
         check_name(self._dialect, schema, self._book.pipeline, self._book.all_tables(), there)
         for other in tables:
@@ -64,12 +67,14 @@ class Renames:
 
     def _clear(self, name: TableName) -> None:
         """Drops a table of ours that nobody brings up to date any more."""
+        self._histories.leave(name)
         for namespace, relation in self._session.relations(views=False):
             if self._is_same(TableName(namespace, relation), name):
                 self._session.execute(statements.drop(self._session.identifier(namespace, relation)))
         self._book.free_name(name)
 
     def _move(self, stored: StoredTable, name: TableName, there: Sequence[tuple[str, str]]) -> None:
+        self._histories.leave(stored.name)
         if self._is_there(stored.name, there) and self._session.rename(stored.name, name):
             self.written_anew.add(stored.table_id)
         self._book.move_table(stored.table_id, name)

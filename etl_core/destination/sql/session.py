@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from psycopg import sql
+
 from etl_core.destination.sql.additions import Additions, StoredColumn
 from etl_core.destination.sql.dialect import Query
 from etl_core.identifiers import TableName
@@ -85,6 +87,16 @@ class Session(ABC):
     @abstractmethod
     def is_absent(self, error: Exception) -> bool:
         """Whether a statement failed because a relation or column that it names is not there."""
+
+    def create_view(self, view: TableName, query: Query) -> None:
+        """Makes the view, or replaces it. `query` names relations as `within_view` does."""
+        self.execute(
+            sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(self.identifier(view.namespace, view.name), query)
+        )
+
+    def within_view(self, name: TableName) -> Query:
+        """What a view in the same namespace calls a relation, also when it is read by somebody else."""
+        return self.identifier(name.namespace, name.name)
 
     def will_store(self, rows: pa.Table) -> None:  # noqa: B027 - most products need not know
         """Told before rows are stored, for a product that chooses how by their sizes."""

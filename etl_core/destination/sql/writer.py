@@ -22,8 +22,10 @@ from etl_core.destination.sql.names import check_columns
 from etl_core.destination.sql.plan import Plan
 from etl_core.destination.sql.removals import remove_rows
 from etl_core.destination.sql.session import Session
+from etl_core.destination.sql.versions import rename_unchanged
 from etl_core.errors import TableError
 from etl_core.identifiers import TableName
+from etl_core.schema.change_log import keeps_log
 from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
@@ -102,6 +104,7 @@ class TableWriter:
             check_columns(self._dialect, schema)
             check_clash(self._dialect, schema, [column.name for column in self._foreign], plan.new_names())
             self._alter(schema, plan)
+            self._rename_unchanged(schema, plan)
         self._attnums = {c.name: c.attnum or self._attnums.get(c.name, 0) for c in schema.columns}
         self._schema = schema
 
@@ -115,6 +118,11 @@ class TableWriter:
                 table=str(self._name),
                 hint=f"copy the table again, which makes the column anew: etl resync {self._name}",
             )
+
+    @property
+    def schema(self) -> TableSchema | None:
+        """By which the last part was written."""
+        return self._schema
 
     @property
     def attnums(self) -> Mapping[str, int]:
@@ -143,6 +151,13 @@ class TableWriter:
             query = statements.fill(dialect, table, filled)
             changed = session.execute_with(query, _held_by_old_rows(dialect, schema, filled))
             self._touched = self._touched or changed > 0
+
+    def _rename_unchanged(self, schema: TableSchema, plan: Plan) -> None:
+        """Older rows of a log name the columns that they leave unchanged."""
+        now = {**dict(plan.renamed), **dict.fromkeys(plan.dropped)}
+        query = rename_unchanged(self._dialect, self._table, now) if keeps_log(schema) else None
+        if query is not None:
+            self._touched = self._session.execute(query) > 0 or self._touched
 
     def _rebuild(self, additions: Additions, schema: TableSchema, plan: Plan) -> None:
         """The table anew with the columns of `schema` and what people added."""

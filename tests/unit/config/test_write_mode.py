@@ -70,9 +70,14 @@ def test_a_destination_that_cannot_is_refused_with_a_sentence() -> None:
     with pytest.raises(ConfigError, match=r"is append, which .* has one row for each key; with load_merge it can"):
         check_write_modes(streamed, [("write_mode", WriteMode.APPEND)])
     modes.append(("tables.log.write_mode", WriteMode.APPEND))
+    history = [("write_mode", WriteMode.HISTORY)]
     for method in ("auto", "load_merge"):
         check_write_modes(DestinationConfig("bigquery", {"project": "p", "method": method}), modes)
-    check_write_modes(DestinationConfig("duckdb", {"path": "x.duckdb"}), modes)
+        with pytest.raises(ConfigError, match="its views of versions are not made there; with append"):
+            check_write_modes(DestinationConfig("bigquery", {"project": "p", "method": method}), history)
+    check_write_modes(DestinationConfig("duckdb", {"path": "x.duckdb"}), [*modes, *history])
+    with pytest.raises(ConfigError, match="destination type memory cannot do: it has no views"):
+        check_write_modes(DestinationConfig("memory", {}), history)
     check_write_modes(streamed, modes[:1])
 
 
