@@ -14,9 +14,9 @@ from enum import StrEnum
 from etl_core.config_values import config_error, did_you_mean, wrong_kind
 
 NUMERIC, JSON, ARRAYS, UNKNOWN, OUT_OF_RANGE = "numeric", "json", "arrays", "unknown", "out_of_range"
-VARCHAR, DOUBLE, REFUSE = "varchar", "double", "refuse"
+AUTO, VARCHAR, DOUBLE, REFUSE = "auto", "varchar", "double", "refuse"
 
-_DIGITS = 38
+DECIMAL_DIGITS = 38
 """Of the widest DECIMAL that every destination has."""
 _DECIMAL = re.compile(r"decimal\s*\(\s*(\d{1,4})\s*(?:,\s*(\d{1,4})\s*)?\)", re.IGNORECASE)
 
@@ -47,7 +47,7 @@ class ValueRange:
 
 
 DEFAULTS: Mapping[str, str] = {
-    NUMERIC: VARCHAR,
+    NUMERIC: AUTO,
     JSON: "json",
     ARRAYS: "list",
     UNKNOWN: "bytes",
@@ -56,7 +56,7 @@ DEFAULTS: Mapping[str, str] = {
 """Every option, with the word it has where nothing is said."""
 
 _WORDS: Mapping[str, tuple[str, ...]] = {
-    NUMERIC: (VARCHAR, DOUBLE),
+    NUMERIC: (AUTO, VARCHAR, DOUBLE),
     JSON: ("json", VARCHAR),
     ARRAYS: ("list", "json"),
     UNKNOWN: ("bytes", VARCHAR, REFUSE),
@@ -94,10 +94,10 @@ def read_word(where: str, option: str, given: object) -> str:
         known = ", ".join((*words, "decimal(p,s)") if option == NUMERIC else words)
         raise config_error(where, f"is {word!r}", hint=did_you_mean(word, words) or f"use {known}")
     precision, scale = digits
-    if not (1 <= precision <= _DIGITS and scale <= precision):
+    if not (1 <= precision <= DECIMAL_DIGITS and scale <= precision):
         raise config_error(
             where,
             f"is {word!r}",
-            hint=f"write decimal(p,s) with p from 1 to {_DIGITS} digits in all, s of them after the point",
+            hint=f"write decimal(p,s) with p from 1 to {DECIMAL_DIGITS} digits in all, s of them after the point",
         )
     return f"decimal({precision},{scale})"

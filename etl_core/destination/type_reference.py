@@ -8,8 +8,10 @@ from etl_core.destination.declaration import DestinationType
 from etl_core.destination.registry import FoundType
 from etl_core.identifiers import TableId, TableName
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import builtin
+from etl_core.schema.pg_types import builtin, numeric_modifier
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+from etl_core.type_options import DECIMAL_DIGITS
+from etl_core.values.digits import LEAST_FRACTION
 from etl_core.values.families import FAMILIES, UNKNOWN
 from etl_core.values.family import TypeFamily
 
@@ -17,13 +19,16 @@ _OWN_OID = 70_000
 """Of a type that is not built in: any number from 16,384 on."""
 _KINDS = {TypeKind.ENUM: "enums", TypeKind.RANGE: "ranges", TypeKind.MULTIRANGE: "multiranges"}
 
+_COUNTED = numeric_modifier(DECIMAL_DIGITS, LEAST_FRACTION)
+"""What a copy makes of numerics by `types.numeric: auto` where no value has more digits after the point."""
+
 # Where a type's values are stored by what a column declares, or its database's locale: the columns to show.
 _DECLARED: Mapping[str, tuple[tuple[str, int], ...]] = {
     "numeric": (
         ("numeric(10,2)", ((10 << 16) | 2) + 4),
         ("numeric(38,20)", ((38 << 16) | 20) + 4),
-        ("numeric(50,2)", ((50 << 16) | 2) + 4),
-        ("numeric", -1),
+        ("numeric(50,2)", _COUNTED),
+        ("numeric", _COUNTED),
     ),
     "bit": (("bit(n)", 3),),
     "vector": (("vector(3)", 3), ("vector", -1)),
@@ -50,7 +55,8 @@ def types_page(types: Mapping[str, DestinationType]) -> str:
         "Written by `make docs` from `etl_core/values/families.py` and what the destinations say. Do not edit.",
         "",
         "A domain is stored as its base type is, an array as a list of what its elements are, in lists of lists and in",
-        "composites too. [Types](../types.md) tells what the values are.",
+        "composites too. `numeric` without a precision, or of more than 38 digits, is what `types.numeric: auto` makes",
+        "of it where no value has more than 9 digits after the point. [Types](../types.md) tells what the values are.",
         "",
         f"| PostgreSQL | {' | '.join(told)} |",
         f"| --- |{' --- |' * len(told)}",

@@ -354,8 +354,7 @@ class Applier:
             if known is not None and known != schema:
                 steps = alterations(known, schema)
                 check_carried(known, schema, steps)
-                if self._shapes:
-                    steps = alterations(self._shapes.of(known).target, shaped.schema)
+                steps = alterations(self._shapes.of(known).target, shaped.schema)
                 self._check_permitted(known, schema)
                 shaped = replace(shaped, alterations=steps)
             attempt.schemas[table_id] = schema
@@ -368,6 +367,7 @@ class Applier:
         """Of the tables in it. A table that was copied since it was described is what it was copied as.
 
         Its message is older than the copy, and a change of it would have brought another one before its next row.
+        Numerics have the digits that the destination's have.
         """
         copied: dict[TableId, TableSchema] = {}
         for table_id in piece.tables & watermarks.keys() & piece.schemas.keys():
@@ -375,6 +375,9 @@ class Applier:
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
             if known is None or known is schema:
                 continue
+            described, schema = schema, self._shapes.carried(schema, known)
+            if schema is not described:
+                copied[table_id] = schema
             if not _is_described_before(schema, watermarks[table_id]):
                 if known.key != schema.key:
                     # First: rows of before may have no such key.
@@ -392,7 +395,7 @@ class Applier:
     ) -> dict[TableId, Shape]:
         """Of the tables in the piece that the destination has otherwise than the source."""
         shapes: dict[TableId, Shape] = {}
-        for table_id in piece.tables & watermarks.keys() & schemas.keys() if self._shapes else ():
+        for table_id in piece.tables & watermarks.keys() & schemas.keys():
             schema = schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
             if known != schema and _is_described_before(schema, watermarks[table_id]):

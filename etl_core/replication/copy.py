@@ -65,12 +65,13 @@ from etl_core.source.absence import left_out
 from etl_core.source.catalog import PublishedTable, published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
+from etl_core.source.digits import count_digits
 from etl_core.source.fingerprint import look
 from etl_core.source.plan import read_plan
 from etl_core.source.publication import find_publication
 from etl_core.source.server import server_time
 from etl_core.source.slot import Blocker
-from etl_core.source.snapshot import import_snapshot
+from etl_core.source.snapshot import check_unchanged, import_snapshot, lock_table
 from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
@@ -234,7 +235,7 @@ class TableCopier:
         if created.snapshot_name is None:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
         remembered, taken_at = self._remember(status, created.snapshot_name, created.consistent_point)
-        table, shape = self._describe(status)
+        table, shape = self._count_digits(status, *self._describe(status), created.snapshot_name)
         with self._destination.copy(shape.target) as staging:
             keeping = _as_keeping(staging, status.name) if shape.keeps_deleted else None
             appending = _as_appending(staging, status.name) if shape.keeps_log else None
@@ -342,6 +343,23 @@ class TableCopier:
         if publication is not None:
             check_removals(self._destination, shape.target, publication)
         return table, shape
+
+    def _count_digits(
+        self, status: TableStatus, table: PublishedTable, shape: Shape, snapshot_name: str
+    ) -> tuple[PublishedTable, Shape]:
+        """With the digits that the numerics of the snapshot have. They are asked for before anything is staged."""
+        stored = self._store.schema(status.table_id)
+        before = None if stored is None else stored[1]
+        columns = self._shapes.columns_to_count(table.schema, before)
+        if not columns:
+            return table, shape
+        with self._source.connect(f"copy_{status.table_id}") as connection:
+            import_snapshot(connection, snapshot_name)
+            lock_table(connection, table, self._stop, wait=True)
+            check_unchanged(connection, table)
+            found = count_digits(connection, table, columns, self._stop)
+        schema = self._shapes.decided(table.schema, before, found)
+        return replace(table, schema=schema), self._shapes.of(schema)
 
     def _wait_for_slots(self) -> None:
         """Waits while the running stream has many tables to take in: every one of them holds a slot of the server."""

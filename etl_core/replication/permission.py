@@ -127,8 +127,8 @@ class Permission:
 
         A table that has another name is the same table, and waits for nothing.
         """
-        if self._shapes:
-            before, after = self._shapes.of(before).target, self._shapes.of(after).target
+        after = self._shapes.carried(after, before)
+        before, after = self._shapes.of(before).target, self._shapes.of(after).target
         steps = [step for step in alterations(before, after) if not isinstance(step, RenameTable)]
         if policy.schema_changes is SchemaChanges.ADD_ONLY and all(isinstance(step, AddColumn) for step in steps):
             return ()

@@ -96,8 +96,7 @@ class RenameWriter:
             return
         schema = replace(known, name=name)
         self._check_named(known.name, name)
-        if self._shapes:
-            self._shapes.check_carried(known, schema)
+        self._shapes.check_carried(known, schema)
         before, after = self._shapes.of(known).target, self._shapes.of(schema).target
         move = WatermarkMove(mark, max(mark, position))
         part = replace(_no_changes(after), alterations=alterations(before, after))

@@ -9,6 +9,7 @@ taken for dead by mistake can do no harm.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from etl_core.errors import StateConflict, Stopped, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.failpoints import RANGE_STAGED, reach
 from etl_core.replication.source import Source
+from etl_core.schema.table import TableSchema
+from etl_core.shape.digits import with_digits
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.catalog import PublishedTable, published_table
@@ -37,11 +40,20 @@ _LOOK_EVERY = 0.5
 
 
 def layout_of(table: PublishedTable, shapes: Shapes) -> str:
-    """Two processes that read the same of the table agree on this."""
+    """Two processes that read the same of the table agree on this. It ends with the digits that were counted."""
     described = (
         f"{schema_to_json(table.schema)}\n{table.is_partitioned}\n{table.row_filter}\n{shapes.stored(table.schema)}"
     )
-    return hashlib.sha256(described.encode()).hexdigest()
+    digits = [column.fraction_digits for column in table.schema.columns]
+    return f"{hashlib.sha256(described.encode()).hexdigest()} {json.dumps(digits)}"
+
+
+def _with_digits_of(schema: TableSchema, layout: str) -> TableSchema:
+    """The schema with the digits that the offering process counted, where it has as many columns there."""
+    digits = json.loads(layout.partition(" ")[2] or "[]")
+    if len(digits) != len(schema.columns):
+        return schema
+    return with_digits(schema, dict(zip(schema.column_names, digits, strict=True)))
 
 
 class SharedRanges:
@@ -153,6 +165,8 @@ def help_copy(
     """
     with source.connect("catalog") as connection:
         table = published_table(connection, offer.table_id, source.publication)
+    if table is not None and offer.layout is not None:
+        table = replace(table, schema=_with_digits_of(table.schema, offer.layout))
     if table is None or layout_of(table, shapes) != offer.layout or offer.snapshot_name is None:
         raise TransientError(f"{name} has changed since the copy to be helped with began, or that copy is over")
     shape = shapes.of(table.schema)

@@ -171,15 +171,15 @@ class Verifier:
                 older = f"the rows have column {column.name} ({format_type(column)}) in an older form"
                 return not_compared(status, lsn, f"{older}; copy the table again: etl resync {status.name}")
         left_out = self._rows_left_out(table, snapshot)
-        compared = read_whole(lambda: self._compare_rows(status.name, table, stored[1].name, snapshot))
+        compared = read_whole(lambda: self._compare_rows(status.name, table, stored[1], snapshot))
         if not left_out:
             return compared
         # What is replicated may be equal; what a person's SELECT at the source gives is not in the destination.
         problem = "; ".join(filter(None, [compared.problem, *left_out]))
         return replace(compared, is_equal=False, is_incomplete=compared.is_equal, problem=problem)
 
-    def _compare_rows(self, name: TableName, table: PublishedTable, called: TableName, snapshot: str) -> Comparison:
-        """`called` is the table's name in the destination, and for its settings there."""
+    def _compare_rows(self, name: TableName, table: PublishedTable, stored: TableSchema, snapshot: str) -> Comparison:
+        """`stored` is the table as the destination has it, with the name that its settings go by."""
         started = time.monotonic()
         progress = _Progress(functools.partial(self._observer.on_compare_progress, name))
 
@@ -187,7 +187,7 @@ class Verifier:
             progress.begin()
             self._observer.on_comparing(name, is_again=is_again)
 
-        shape = self._shapes.of(replace(table.schema, name=called))
+        shape = self._shapes.of(self._shapes.carried(replace(table.schema, name=stored.name), stored))
         source = self._scan_source(table, shape, snapshot, progress)
         if shape.target.history and isinstance(self._destination, HistoryDestination):
             comparison = self._compare_current(name, shape, self._destination, source, progress, begin)

@@ -80,6 +80,12 @@ class Column:
     """What becomes of values that the type's Arrow type cannot hold. The source's own columns refuse them."""
     value_range: ValueRange | None = None
     """The destination's, where `out_of_range` is about values beyond that too."""
+    fraction_digits: int | None = field(default=None, compare=False)
+    """By `types.numeric: auto`, how many digits after the point its numerics have at the destination: a DECIMAL(38,s).
+
+    None where they have what they declare, or are text. The source knows nothing of it: it is decided when the table is
+    copied, and stored with the table's schema.
+    """
 
 
 @dataclass(frozen=True, slots=True)

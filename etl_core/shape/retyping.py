@@ -1,9 +1,10 @@
 """What the options of types make of a column: another type at the destination, other values for those beyond it.
 
 `numeric` is about numerics that DECIMAL does not hold as they are declared: without a precision, or of more than 38
-digits. `json` is about json and jsonb. `arrays` is about arrays, but for those with money in them, whose text is by the
-lc_monetary of our sessions. `unknown` is about types that no family knows. All are also about such types in arrays,
-composites and under domains.
+digits. By `auto` they have the digits that a copy found (`Column.fraction_digits`), and are text where it counted none:
+in composites, in a table that an older version copied. `json` is about json and jsonb. `arrays` is about arrays, but
+for those with money in them, whose text is by the lc_monetary of our sessions. `unknown` is about types that no family
+knows. All are also about such types in arrays, composites and under domains.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import builtin, is_array_json, numeric_modifier, under_domains
+from etl_core.schema.pg_types import base_type, builtin, is_array_json, numeric_modifier, under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.type_options import (
     ARRAYS,
+    DECIMAL_DIGITS,
     DEFAULTS,
     DOUBLE,
     JSON,
@@ -44,6 +46,8 @@ def retyped(column: Column, words: Mapping[str, str], *, is_key: bool, value_ran
     destination's.
     """
     said = in_force(column, words, is_key=is_key, value_range=value_range)
+    if column.fraction_digits is not None and NUMERIC not in said:
+        said = {**said, NUMERIC: f"decimal({DECIMAL_DIGITS},{column.fraction_digits})"}
     if not said:
         return column
     new, modifier = _retyped(column.type, column.type_modifier, said)
@@ -64,7 +68,7 @@ def in_force(
     if not any(is_array_json(leaf) for leaf, _ in leaves):
         said.pop(ARRAYS, None)
     numeric = said.get(NUMERIC)
-    if not any(_is_wide_numeric(*leaf) for leaf in leaves):
+    if not (is_counted(column) if numeric == VARCHAR else any(_is_wide_numeric(*leaf) for leaf in leaves)):
         said.pop(NUMERIC, None)
     if not any(_is_json(leaf) for leaf, _ in leaves):
         said.pop(JSON, None)
@@ -73,9 +77,22 @@ def in_force(
     if not any(_is_unknown(part) for part, _ in parts):
         said.pop(UNKNOWN, None)
     oids = _WITH_RANGE if value_range is None else (*_WITH_RANGE, *_WITH_RANGE_THERE)
-    if is_key or not any(_has_range(*leaf, numeric, oids) for leaf in leaves):
+    is_text = numeric == VARCHAR or (numeric is None and column.fraction_digits is None)
+    if is_key or not any(_has_range(*leaf, is_text, oids) for leaf in leaves):
         said.pop(OUT_OF_RANGE, None)
     return said
+
+
+def is_counted(column: Column) -> bool:
+    """Whether the column has numerics, or arrays of them, whose digits a copy can count: those `numeric` is about."""
+    base, modifier = under_domains(column.type, column.type_modifier)
+    if base.kind is TypeKind.ARRAY and base.element is not None:
+        base, modifier = under_domains(base.element, modifier)
+    return _is_wide_numeric(base, modifier)
+
+
+def is_array(column: Column) -> bool:
+    return base_type(column.type).kind is TypeKind.ARRAY
 
 
 def applies(option: str, column: Column, value_range: ValueRange | None = None) -> bool:
@@ -118,10 +135,10 @@ def _is_wide_numeric(base: PgType, type_modifier: int) -> bool:
     return base.oid == pg_types.NUMERIC and not is_declared(type_modifier)
 
 
-def _has_range(base: PgType, type_modifier: int, numeric: str | None, oids: Collection[int]) -> bool:
-    """Whether there are values of the type that its Arrow type cannot hold."""
+def _has_range(base: PgType, type_modifier: int, is_text: bool, oids: Collection[int]) -> bool:
+    """Whether there are values of the type that its Arrow type cannot hold; `is_text` is about wide numerics."""
     if base.oid == pg_types.NUMERIC:
-        return numeric is not None or not _is_wide_numeric(base, type_modifier)
+        return not is_text or not _is_wide_numeric(base, type_modifier)
     return base.oid in oids
 
 
@@ -138,7 +155,7 @@ def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tu
         attributes = tuple(_attribute(attribute, said) for attribute in base.attributes)
         if attributes != base.attributes:
             return replace(base, attributes=attributes), modifier
-    elif _is_wide_numeric(base, modifier) and NUMERIC in said:
+    elif _is_wide_numeric(base, modifier) and said.get(NUMERIC, VARCHAR) != VARCHAR:
         digits = decimal_digits(said[NUMERIC])
         return (_known(pg_types.FLOAT8), -1) if digits is None else (base, numeric_modifier(*digits))
     elif (_is_json(base) and JSON in said) or (_is_unknown(base) and said.get(UNKNOWN) == VARCHAR):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from etl_core.config_tables import TableSettings
@@ -12,9 +12,21 @@ from etl_core.config_values import config_error
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
-from etl_core.shape.retyping import in_force
+from etl_core.shape.retyping import in_force, is_array, is_counted
 from etl_core.shape.transforms import transform_named
-from etl_core.type_options import ARRAYS, DOUBLE, NUMERIC, OUT_OF_RANGE, UNKNOWN, OutOfRange, ValueRange, read_types
+from etl_core.type_options import (
+    ARRAYS,
+    AUTO,
+    DEFAULTS,
+    DOUBLE,
+    NUMERIC,
+    OUT_OF_RANGE,
+    UNKNOWN,
+    VARCHAR,
+    OutOfRange,
+    ValueRange,
+    read_types,
+)
 from etl_core.write_mode import WriteMode
 
 EXCLUDE = "exclude"
@@ -80,6 +92,30 @@ class Rules:
             return {}
         is_key = column.name in schema.key
         return in_force(column, self.words(column.name), is_key=is_key, value_range=self.value_range)
+
+    def counts_digits(self, column: Column, schema: TableSchema) -> bool:
+        """Whether a copy of the table decides how many digits the column's numerics have at the destination."""
+        if self.treatment(column.name) is not None or not is_counted(column):
+            return False
+        words = {**DEFAULTS, **self.words(column.name)}
+        if words[NUMERIC] != AUTO or (is_array(column) and words[ARRAYS] != DEFAULTS[ARRAYS]):
+            return False
+        # A row that was deleted as 1.0 and one that came as 1.00 would have one key.
+        return column.name not in schema.key or self.write_mode is WriteMode.MIRROR
+
+    def with_text_as_of(self, now: Rules, schema: TableSchema) -> Rules:
+        """These rules, with `varchar` for numerics that are text though a copy was to count their digits.
+
+        An older version made them text: whoever says `varchar` now has what is there already.
+        """
+        found = {
+            column.name: {**self.column_types.get(column.name, {}), NUMERIC: VARCHAR}
+            for column in schema.columns
+            if column.fraction_digits is None
+            and self.words(column.name).get(NUMERIC, AUTO) == AUTO
+            and now.words(column.name).get(NUMERIC) == VARCHAR
+        }
+        return replace(self, column_types={**self.column_types, **found}) if found else self
 
     def restricted(self, schema: TableSchema) -> Rules:
         """What they come to for a table with these columns; equal rules of two such give the same rows."""

@@ -23,7 +23,7 @@ from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.retyping import retyped
 from etl_core.shape.rules import Rules
 from etl_core.shape.transforms import Function, Transform, as_text, transform_named
-from etl_core.type_options import DOUBLE, NUMERIC
+from etl_core.type_options import DOUBLE, NUMERIC, VARCHAR
 from etl_core.values import read_csv
 from etl_core.values.arrow import arrow_schema, arrow_type, key_schema
 from etl_core.values.text import Array, one_text, text_array
@@ -343,7 +343,7 @@ def _transformed(transform: Transform, argument: int | None, column: Column, nam
 def _check_typed_key(rules: Rules, source: TableSchema, column: Column) -> None:
     """Refuses types by which rows that the source has could not be told apart."""
     word = rules.words_in_force(column, source).get(NUMERIC)
-    if column.name not in source.key or word is None:
+    if column.name not in source.key or word in (None, VARCHAR):
         return
     what = f"column {column.name} is in the key of {source.name}"
     instead = f"tables: {{{source.name}: {{columns: {{numeric: {{{column.name}: varchar}}}}}}}}"

@@ -12,11 +12,13 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.schema.change_log import views_of
 from etl_core.schema.pg_types import format_type, forms
 from etl_core.schema.table import Column, TableSchema
+from etl_core.shape.digits import carry_digits, columns_to_count, decide_digits
 from etl_core.shape.keyed_hash import HashKey
-from etl_core.shape.retyping import applies
+from etl_core.shape.retyping import applies, is_counted
 from etl_core.shape.rules import Rules, check_settings, rules_for
 from etl_core.shape.shape import Shape, build_shape, identity
 from etl_core.type_options import REFUSE, UNKNOWN, ValueRange
+from etl_core.values.digits import Digits
 from etl_core.write_mode import WriteMode
 
 _FIX = "correct the settings of the table, then start again"
@@ -50,6 +52,7 @@ class Shapes:
         self._types = dict(types or {})
         self._value_range = value_range
         self._known: dict[TableId, Shape] = {}
+        self._carried: dict[TableId, tuple[TableSchema, TableSchema, TableSchema]] = {}
 
     @classmethod
     def checked(
@@ -90,7 +93,7 @@ class Shapes:
 
     def of(self, schema: TableSchema) -> Shape:
         """Raises TableError if the settings do not fit the table, or refuse a type that it has."""
-        if not self:
+        if not self and all(column.fraction_digits is None for column in schema.columns):
             return identity(schema)
         known = self._known.get(schema.table_id)
         if known is None or known.source is not schema:  # two that are equal may have other comments
@@ -103,6 +106,27 @@ class Shapes:
                 raise TableError(str(error), table=str(schema.name), hint=hint) from None
             self._known[schema.table_id] = known
         return known
+
+    def carried(self, schema: TableSchema, known: TableSchema) -> TableSchema:
+        """`schema`, as the source describes it, with the digits of numerics that the destination has of `known`."""
+        if not any(is_counted(column) for column in schema.columns):
+            return schema
+        before = self._carried.get(schema.table_id)
+        if before is not None and before[0] is schema and (known is before[1] or known is before[2]):
+            return before[2]
+        found = carry_digits(schema, known, self.rules(schema.name))
+        self._carried[schema.table_id] = (schema, known, found)
+        return found
+
+    def columns_to_count(self, schema: TableSchema, stored: TableSchema | None) -> Sequence[Column]:
+        """The columns of which a copy must count the digits, see `etl_core.shape.digits`."""
+        if not any(is_counted(column) for column in schema.columns):
+            return ()
+        return columns_to_count(schema, stored, self.rules(schema.name))
+
+    def decided(self, schema: TableSchema, stored: TableSchema | None, found: Mapping[str, Digits]) -> TableSchema:
+        """`schema` with the digits that a copy found. Raises TableError for a column that no DECIMAL holds."""
+        return decide_digits(schema, stored, self.rules(schema.name), found)
 
     def rules(self, name: TableName) -> Rules:
         key_check = None if self._key is None else self._key.check
@@ -124,8 +148,9 @@ class Shapes:
 
         `schema` is what the destination has of it, by the source's names.
         """
-        rules = None if stored is None else Rules.from_json(stored, self._value_range)
-        return rules is not None and rules.restricted(schema) == self.rules(schema.name).restricted(schema)
+        then = None if stored is None else Rules.from_json(stored, self._value_range)
+        rules = self.rules(schema.name)
+        return then is not None and then.with_text_as_of(rules, schema).restricted(schema) == rules.restricted(schema)
 
     def change_told(self, stored: str | None, name: TableName) -> str:
         """Why a table that was copied by the rules `stored` is not as it would be now, as the end of a sentence."""

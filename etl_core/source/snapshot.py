@@ -203,6 +203,16 @@ def copy_statement(table: PublishedTable, part: CtidRange, *, encoding: str = "U
     )
 
 
+def rows_from(table: PublishedTable) -> sql.Composed:
+    """FROM, and WHERE if there is a row filter, for all the rows that are published of the table."""
+    return sql.SQL("FROM {}{}{}").format(
+        sql.SQL("" if table.is_partitioned else "ONLY "),
+        _identifier(table.name),
+        # An expression that the server printed from its catalog.
+        sql.SQL("") if table.row_filter is None else sql.SQL(" WHERE ({})").format(sql.SQL(table.row_filter)),
+    )
+
+
 def column_list(schema: TableSchema) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, schema.column_names))
 

@@ -51,6 +51,8 @@ def schema_from_json(text: str) -> TableSchema:
 
 
 def _column_to_object(column: Column) -> dict[str, Any]:
+    # Left out where there is none: a schema without it is written as by the versions that did not know it.
+    digits = {} if column.fraction_digits is None else {"fraction_digits": column.fraction_digits}
     return {
         "name": column.name,
         "type": _type_to_object(column.type),
@@ -59,6 +61,7 @@ def _column_to_object(column: Column) -> dict[str, Any]:
         "attnum": column.attnum,
         "missing_value": column.missing_value,
         "comment": column.comment,
+        **digits,
     }
 
 
@@ -71,6 +74,7 @@ def _column_from_object(stored: dict[str, Any]) -> Column:
         attnum=stored["attnum"],
         missing_value=stored["missing_value"],
         comment=stored.get("comment"),
+        fraction_digits=stored.get("fraction_digits"),
     )
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.pg_types import numeric_precision
 from etl_core.schema.table import Column
-from etl_core.type_options import OutOfRange
+from etl_core.type_options import DECIMAL_DIGITS, OutOfRange
 from etl_core.values.refusal import OPTION, out_of_range, unreadable
 from etl_core.values.text import (
     Array,
@@ -27,7 +28,6 @@ from etl_core.values.text import (
     validity,
 )
 
-_MAX_DECIMAL128 = 38
 _NUMBER = r"^-?\d+(\.\d+)?$"
 _LONGEST_WORD = len("-Infinity")
 _LARGEST_DOUBLE = np.finfo(np.float64).max
@@ -41,7 +41,7 @@ def numeric_type(type_modifier: int) -> pa.DataType:
     precision, scale = declared
     # A negative scale rounds before the point; one above the precision leaves digits after the point empty.
     precision, scale = max(precision, scale) - min(scale, 0), max(scale, 0)
-    return pa.decimal128(precision, scale) if precision <= _MAX_DECIMAL128 else pa.string()
+    return pa.decimal128(precision, scale) if precision <= DECIMAL_DIGITS else pa.string()
 
 
 def is_declared(type_modifier: int) -> bool:
@@ -52,7 +52,8 @@ def is_declared(type_modifier: int) -> bool:
 def load_numeric(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:
     """decimal128 of the same value, never rounded, or the text itself.
 
-    Raises ValueOutOfRange for NaN and infinity that are refused, and for a value with more digits than `arrow` has.
+    Raises ValueOutOfRange for NaN and infinity that are refused, and for a value with more digits than `arrow` has:
+    CopiedAgain if another decimal128 may hold it and the column's digits are those that a copy found.
     """
     strings = as_string(text)
     if not isinstance(arrow, pa.Decimal128Type):
@@ -78,6 +79,8 @@ def load_numeric(text: Array, arrow: pa.DataType, column: Column, table: TableNa
     except pa.ArrowInvalid:
         if not _are_numbers(numbers):
             raise unreadable(column, table) from None
+        if column.fraction_digits is not None:
+            raise _more_digits(numbers, arrow, column, table) from None
         raise out_of_range(
             f"a number with more digits than DECIMAL({arrow.precision},{arrow.scale}) has, which the settings of its "
             "types say",
@@ -93,6 +96,27 @@ def load_numeric(text: Array, arrow: pa.DataType, column: Column, table: TableNa
     place = np.where(positive | negative, len(values) + positive, np.arange(len(values)))
     clamped: Array = pa.concat_arrays([values, *either]).take(fixed_width(pa.int64(), place.astype(np.int64), None))
     return clamped
+
+
+def _more_digits(numbers: Array, arrow: pa.Decimal128Type, column: Column, table: TableName) -> TableError:
+    wholes, fractions = _digits(_without_last_zeros(numbers))
+    whole, fraction, most = (int(digits.max(initial=0)) for digits in (wholes, fractions, wholes + fractions))
+    if most > DECIMAL_DIGITS:
+        return out_of_range(
+            f"a number of {most} digits, and a DECIMAL has {DECIMAL_DIGITS}",
+            column,
+            table,
+            f"set types.numeric: varchar for column {column.name}, which loses nothing, or double, which rounds",
+        )
+    held = arrow.precision - arrow.scale
+    where, came, has = ("after", fraction, arrow.scale) if fraction > arrow.scale else ("before", whole, held)
+    digits = "1 digit" if came == 1 else f"{came} digits"
+    return CopiedAgain(
+        f"table {table}: column {column.name}: {digits} {where} the point came, and "
+        f"DECIMAL({arrow.precision},{arrow.scale}) holds {has}",
+        table=str(table),
+        hint=COPIED_AGAIN,
+    )
 
 
 def load_float8(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:
@@ -128,8 +152,8 @@ def _wide_enough(numbers: Array, arrow: pa.Decimal128Type, column: Column) -> st
     """What to set so that these and all that `arrow` holds are held, empty where 38 digits do not suffice."""
     whole, fraction = (int(digits.max(initial=0)) for digits in _digits(_without_last_zeros(numbers)))
     scale = max(fraction, arrow.scale)
-    for precision in (max(whole, arrow.precision - arrow.scale) + scale, _MAX_DECIMAL128):
-        if whole + scale <= precision <= _MAX_DECIMAL128:
+    for precision in (max(whole, arrow.precision - arrow.scale) + scale, DECIMAL_DIGITS):
+        if whole + scale <= precision <= DECIMAL_DIGITS:
             return f"set types.numeric: decimal({precision},{scale}) for column {column.name}, or more; or "
     return ""
 
@@ -161,12 +185,12 @@ def _without_last_zeros(strings: Array) -> Array:
 def _is_safe(strings: Array, scale: int) -> bool:
     """Whether 38 digits are enough for each value, as it is written and with `scale` digits after the point."""
     lengths = _lengths(strings)
-    if lengths.max(initial=0) + scale <= _MAX_DECIMAL128:
+    if lengths.max(initial=0) + scale <= DECIMAL_DIGITS:
         return True
     if not lengths[_given(strings)].all():
         return False
     whole, fraction = _digits(strings)
-    return int(max((whole + fraction).max(initial=0), whole.max(initial=0) + scale)) <= _MAX_DECIMAL128
+    return int(max((whole + fraction).max(initial=0), whole.max(initial=0) + scale)) <= DECIMAL_DIGITS
 
 
 def _digits(strings: Array) -> tuple[Positions, Positions]:

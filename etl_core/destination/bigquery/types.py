@@ -12,7 +12,7 @@ https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types
 | float4, float8 | FLOAT64; float4 is widened, which is exact both ways; NaN and infinities are values of it | |
 | numeric(p,s) of up to 29 digits before the point and 9 after it | NUMERIC | |
 | any other numeric(p,s) of up to 38 digits | BIGNUMERIC | |
-| numeric without a precision, or beyond 38 digits | STRING: the text, with NaN, Infinity and trailing zeros | |
+| numeric that is text (`types.numeric`) | STRING: the text, with NaN, Infinity and trailing zeros | |
 | text, varchar, bpchar, "char", name, enums, uuid | STRING | |
 | json, jsonb | STRING (below) | |
 | money | NUMERIC | |

@@ -26,7 +26,7 @@ from etl_core.destination.sql.dialect import Dialect, Query, VersionsDialect
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.schema.table import Column
 
-_EXACT = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(\d+,\d+\)|VARCHAR|FLOAT|DOUBLE")
+_EXACT = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(\d+,\d+\)(\[\])?|VARCHAR|FLOAT|DOUBLE")
 """Types between which DuckDB's cast gives the same value, if it can be cast back to what it was."""
 _ALIKE = re.compile(r"\b(FLOAT|DOUBLE|INTERVAL|TIME WITH TIME ZONE)\b")
 """Types with values that DuckDB calls equal and prints differently, such as -0 and 0, or a month and 30 days."""

@@ -1,7 +1,7 @@
 """How a PostgreSQL column is stored in DuckDB, and how its Arrow values get in and out unchanged.
 
 The DuckDB type follows from the Arrow type, but for text: uuid is UUID, json and jsonb are JSON, bit(n) is BIT and
-timetz TIME WITH TIME ZONE; an enum and a numeric without precision stay VARCHAR, and so does every text in a STRUCT. So
+timetz TIME WITH TIME ZONE; an enum and a numeric that is text stay VARCHAR, and so does every text in a STRUCT. So
 do bit varying and bit without a length: DuckDB's BIT cannot be empty. JSON is handed over under Arrow's extension name,
 so that DuckDB stores the text as it is: its cast from VARCHAR parses every value and refuses some that PostgreSQL
 accepts (a lone surrogate). DuckDB before 2.0 holds a timetz with an offset of seconds but no minutes, and prints it

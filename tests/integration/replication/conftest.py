@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +381,11 @@ def _plain(value: object) -> str:
     if isinstance(value, str) and value[:1] in ("{", "["):
         with contextlib.suppress(ValueError):
             return repr(json.loads(value))
+    if isinstance(value, Decimal):  # numerics of one column have as many zeros as others in it have digits
+        digits = format(value, "f")
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]"
     if isinstance(value, datetime) and value.tzinfo is not None:
         return repr(value.astimezone(UTC))
     return repr(value)

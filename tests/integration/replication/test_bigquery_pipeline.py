@@ -114,6 +114,7 @@ def test_shaped_columns_into_bigquery(lab: Lab, bigquery_options: dict[str, str]
 RANGES = {
     "price": ("numeric", ["1.10", "-12345678901234.5000", "Infinity", "NaN"]),
     "weight": ("numeric", ["0.1", "NaN", "-Infinity"]),
+    "counted": ("numeric", ["Infinity", "-0.123456789", "12345678901234567890123456789.10", "NaN"]),
     "small": ("numeric(5,2)", ["NaN", "1.5"]),
     "day": ("date", ["infinity", "0044-03-15 BC", "2024-02-29"]),
     "moment": ("timestamptz", ["-infinity", "294276-12-31 00:00+00", "10000-01-01 00:00+00", "2024-02-29 12:00+00"]),
@@ -123,6 +124,7 @@ RANGES = {
 CLAMPED: dict[str, list[str | None]] = {
     "price": ["1.1000", "-12345678901234.5000", "9999999999999999.9999", None],
     "weight": ["0.1", "nan", "-inf"],
+    "counted": ["9" * 29 + "." + "9" * 9, "-0.123456789", "12345678901234567890123456789.100000000", None],
     "small": [None, "1.50"],
     "day": ["9999-12-31", "0001-01-01", "2024-02-29"],
     "moment": [
@@ -152,7 +154,7 @@ def test_types_as_the_settings_say_into_bigquery(lab: Lab, bigquery_options: dic
     lab.config = replace(lab.config, destination=DestinationConfig("bigquery", bigquery_options))
     settings = {
         "clamped": {"types": {"out_of_range": "clamp"}},
-        "*.*": {"types": {"numeric": "decimal(20,4)"}, "columns": {"numeric": {"weight": "double"}}},
+        "*.*": {"types": {"numeric": "decimal(20,4)"}, "columns": {"numeric": {"weight": "double", "counted": "auto"}}},
     }
     pipeline = lab.synced(tables=read_tables("tables", settings), types={"out_of_range": "null"})
     fill(100)

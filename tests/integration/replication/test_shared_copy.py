@@ -36,14 +36,14 @@ ROWS = 3_000
 
 @pytest.fixture
 def events(lab: Lab) -> Lab:
-    """A published table of six partitions, each a range of its own."""
-    lab.execute("CREATE TABLE events (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+    """A published table of six partitions, each a range of its own, with a numeric whose digits the copy counts."""
+    lab.execute("CREATE TABLE events (id int PRIMARY KEY, v text, n numeric) PARTITION BY RANGE (id)")
     step = ROWS // PARTS
     for part in range(PARTS):
         lab.execute(
             f"CREATE TABLE events_{part} PARTITION OF events FOR VALUES FROM ({part * step}) TO ({part * step + step})"
         )
-    lab.execute(f"INSERT INTO events SELECT g, 'value ' || g FROM generate_series(0, {ROWS - 1}) g")
+    lab.execute(f"INSERT INTO events SELECT g, 'value ' || g, g * 1e-12 FROM generate_series(0, {ROWS - 1}) g")
     lab.publish()
     return lab
 

@@ -14,14 +14,17 @@ from etl_core.config import PipelineConfig
 from etl_core.config_file import load_config
 from etl_core.config_tables import read_tables
 from etl_core.destination.duckdb.types import duckdb_type
-from etl_core.errors import ConfigError, CopiedAgain, UnsupportedType
+from etl_core.errors import ConfigError, CopiedAgain, TableError, UnsupportedType
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin, format_type, numeric_modifier
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+from etl_core.shape.digits import with_digits
 from etl_core.shape.rules import Rules
 from etl_core.shape.shapes import Shapes
+from etl_core.state.schema_json import schema_from_json, schema_to_json
 from etl_core.testing.destination_tables import INT4, INT8, TEXT, array_of, table
 from etl_core.type_options import OutOfRange, read_types
+from etl_core.values.digits import Digits
 from etl_core.write_mode import WriteMode
 
 PAGE = Path(__file__).parents[3] / "docs" / "types.md"
@@ -135,6 +138,8 @@ def test_a_column_comes_before_its_table_and_that_before_the_pipeline() -> None:
     assert {column.out_of_range for column in shapes({"out_of_range": "null"}).of(key).target.columns} == {
         OutOfRange.REFUSE
     }
+    counted = shapes({"out_of_range": "null"}).of(with_digits(ORDERS, {"price": 9})).target
+    assert shown(counted)["price"] == "numeric(38,9) null"
     assert shapes({}).of(ORDERS).is_identity
 
 
@@ -168,7 +173,11 @@ def test_a_table_is_copied_again_where_the_options_come_to_something_else() -> N
     assert not is_same({"numeric": "decimal(20,3)", "json": "varchar", "out_of_range": "null"})
     few = replace(ORDERS, columns=(ORDERS.columns[0], ORDERS.columns[5]))
     assert is_same({"numeric": "double", "out_of_range": "clamp"}, schema=few), "it has no such columns"
-    assert shapes({}).is_as_copied(shapes({"numeric": "varchar", "out_of_range": "refuse"}).stored(ORDERS), ORDERS)
+    assert shapes({}).is_as_copied(shapes({"numeric": "auto", "out_of_range": "refuse"}).stored(ORDERS), ORDERS)
+    as_text, as_decimal = {"numeric": "varchar"}, with_digits(ORDERS, {"price": 9})
+    assert not shapes({}).is_as_copied(shapes(as_text).stored(ORDERS), ORDERS)
+    assert not shapes(as_text).is_as_copied(shapes({}).stored(as_decimal), as_decimal)
+    assert shapes(as_text).is_as_copied(shapes({}).stored(ORDERS), ORDERS), "an older version made it text"
     assert shapes({}).change_told(stored, ORDERS.name) == "the settings of its types were changed"
     assert Rules.from_json(stored.replace("decimal(20,3)", "decimal(99,3)")) is None
 
@@ -241,3 +250,58 @@ def test_arrays_and_unknown_types_wherever_they_are() -> None:
     assert stored(refused, exclude=["thing", "things"]).keys() == as_lists.keys() - {"thing", "things"}
     with pytest.raises(UnsupportedType, match=r"column things of table public\.t has type public\.thing\[\]"):
         stored(refused, unknown={"thing": "bytes"})
+
+
+def test_the_digits_that_a_copy_decides_and_the_stream_carries() -> None:
+    """By the widest values, never fewer than the destination has, for columns that may be DECIMALs."""
+    prisma = PgType(1, "prisma", "public", TypeKind.DOMAIN, NUMERIC, numeric_modifier(65, 30))
+    cost = PgType(2, "cost", "public", TypeKind.COMPOSITE, attributes=(Column("a", NUMERIC),))
+    kinds = {"a": NUMERIC, "b": prisma, "c": array_of(1231, NUMERIC), "d": cost, "e": known(pg_types.INT8)}
+    source = table(
+        "t", *(Column(name, kind, attnum=at) for at, (name, kind) in enumerate(kinds.items(), 1)), key=("a",)
+    )
+    found = shapes({})
+
+    def counted(of: Shapes, before: TableSchema | None = None) -> str:
+        return "".join(column.name for column in of.columns_to_count(source, before))
+
+    assert counted(found) == "abc"
+    assert counted(shapes({"arrays": "json"})) == "ab"
+    assert counted(shapes({"numeric": "decimal(20,2)"}, {"t": {"columns": {"numeric": {"b": "auto"}}}})) == "b"
+    keeping = shapes({}, write_mode=WriteMode.SOFT_DELETE)
+    assert counted(keeping) == "bc", "1.0 and 1.00 are two keys of the past"
+    assert counted(keeping, with_digits(source, {"b": 12})) == "b", "deleted rows have text in c"
+
+    def decided(before: int, whole: int, fraction: int, of: Shapes = found) -> int | None:
+        digits = {"b": Digits(whole, fraction)}
+        return of.decided(source, with_digits(source, {"b": before}), digits).column("b").fraction_digits
+
+    assert [decided(0, *each) for each in ((0, 0), (29, 2), (30, 2), (38, 0), (18, 20), (0, 38))] == [
+        9,
+        9,
+        8,
+        0,
+        20,
+        38,
+    ]
+    assert [decided(12, *each) for each in ((0, 0), (28, 2), (28, 10))] == [12, 10, 10]
+    with pytest.raises(
+        TableError, match=r"column b of table public\.t holds numbers of up to 20 digits before the poi"
+    ):
+        decided(0, 20, 19)
+    with pytest.raises(TableError, match="up to 27 digits before the point and 12 after it"):
+        decided(12, 27, 0, keeping)
+
+    stored = with_digits(source, {"a": 9, "b": 12})
+    assert found.carried(source, stored) is found.carried(source, found.carried(source, stored)) == stored
+    added = [Column("f", NUMERIC, missing_value="1.5"), Column("g", NUMERIC, missing_value="-0.00000000000100")]
+    added += [Column("h", array_of(1231, NUMERIC), missing_value="{NULL,123456789012345678901234567890.5}")]
+    was = replace(stored, columns=(*stored.columns, Column("i", NUMERIC, numeric_modifier(38, 2), attnum=9)))
+    now = replace(source, columns=(*source.columns, *added, Column("i", NUMERIC, attnum=9)))
+    digits = {column.name: column.fraction_digits for column in found.carried(now, was).columns}
+    assert digits == {"a": 9, "b": 12, "c": None, "d": None, "e": None, "f": 9, "g": 12, "h": 8, "i": 2}
+    assert schema_from_json(schema_to_json(stored)).column("b").fraction_digits == 12
+    assert "fraction_digits" not in schema_to_json(source)
+    shape = found.of(stored)
+    assert duckdb_type(shape.target.column("b")) == "DECIMAL(38,12)"
+    assert duckdb_type(shape.target.column("c")) == "VARCHAR[]"

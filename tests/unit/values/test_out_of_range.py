@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from decimal import Context, Decimal
 from typing import Any
@@ -12,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl_core.destination.bigquery.ranges import RANGE
-from etl_core.errors import ValueOutOfRange
+from etl_core.errors import CopiedAgain, ValueOutOfRange
 from etl_core.identifiers import TableName
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin, numeric_modifier
 from etl_core.schema.table import Column
 from etl_core.type_options import OutOfRange
 from etl_core.values import load
+from etl_core.values.digits import digits_in
 from etl_core.values.ranges import DAY
 
 EXACT = Context(prec=500)
@@ -57,6 +59,25 @@ def test_a_number_is_exactly_itself_or_refused(texts: list[str | None], precisio
             loaded(texts, pg_types.NUMERIC, modifier)
     else:
         assert loaded(texts, pg_types.NUMERIC, modifier).to_pylist() == values
+
+
+@given(st.lists(st.none() | numbers(), max_size=3), st.integers(0, 38))
+def test_digits_beyond_those_that_were_counted_are_told(texts: list[str | None], scale: int) -> None:
+    """Where another DECIMAL may hold them, the table is copied again."""
+    pg_type = builtin(pg_types.NUMERIC)
+    assert pg_type is not None
+    column = Column("c", pg_type, numeric_modifier(38, scale), fraction_digits=scale)
+    each = [digits_in(text) for text in texts if text is not None]
+    most = max((one.whole + one.fraction for one in each), default=0)
+    whole, fraction = (max((getattr(one, part) for one in each), default=0) for part in ("whole", "fraction"))
+    if whole <= 38 - scale and fraction <= scale:
+        loaded = load(pa.array(texts, pa.string()), column, TableName("public", "t")).to_pylist()
+        assert loaded == [None if text is None else EXACT.create_decimal(text) for text in texts]
+        return
+    with pytest.raises(ValueOutOfRange if most > 38 else CopiedAgain) as caught:
+        load(pa.array(texts, pa.string()), column, TableName("public", "t"))
+    came = f"{fraction} digits? after" if fraction > scale else f"{whole} digits? before"
+    assert re.search(f"a number of {most} digits" if most > 38 else came, str(caught.value))
 
 
 def fits(value: Decimal, precision: int, scale: int) -> bool:
