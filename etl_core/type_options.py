@@ -13,8 +13,8 @@ from enum import StrEnum
 
 from etl_core.config_values import config_error, did_you_mean, wrong_kind
 
-NUMERIC, JSON, ARRAYS, UNKNOWN, OUT_OF_RANGE = "numeric", "json", "arrays", "unknown", "out_of_range"
-VARCHAR, DOUBLE, REFUSE = "varchar", "double", "refuse"
+NUMERIC, JSON, ARRAYS, RANGE, UNKNOWN, OUT_OF_RANGE = "numeric", "json", "arrays", "range", "unknown", "out_of_range"
+VARCHAR, DOUBLE, REFUSE, STRUCT = "varchar", "double", "refuse", "struct"
 
 _DIGITS = 38
 """Of the widest DECIMAL that every destination has."""
@@ -50,6 +50,7 @@ DEFAULTS: Mapping[str, str] = {
     NUMERIC: VARCHAR,
     JSON: "json",
     ARRAYS: "list",
+    RANGE: VARCHAR,
     UNKNOWN: "bytes",
     OUT_OF_RANGE: OutOfRange.REFUSE.value,
 }
@@ -59,6 +60,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     NUMERIC: (VARCHAR, DOUBLE),
     JSON: ("json", VARCHAR),
     ARRAYS: ("list", "json"),
+    RANGE: (VARCHAR, STRUCT),
     UNKNOWN: ("bytes", VARCHAR, REFUSE),
     OUT_OF_RANGE: tuple(choice.value for choice in OutOfRange),
 }

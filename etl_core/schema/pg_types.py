@@ -172,11 +172,29 @@ _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
 )
 
 
+# The subtype of each range, the range of each multirange (pg_range.dat).
+_PARTS = {
+    3904: INT4,
+    3906: NUMERIC,
+    3908: TIMESTAMP,
+    3910: TIMESTAMPTZ,
+    3912: DATE,
+    3926: INT8,
+    4451: 3904,
+    4532: 3906,
+    4533: 3908,
+    4534: 3910,
+    4535: 3912,
+    4536: 3926,
+}
+
+
 def _index() -> dict[int, PgType]:
     index: dict[int, PgType] = {}
     for oid, name, array_oid, kind in _TYPES:
         delimiter = ";" if oid == BOX else ","
-        index[oid] = PgType(oid, name, kind=kind, delimiter=delimiter)
+        part = index[_PARTS[oid]] if oid in _PARTS else None
+        index[oid] = PgType(oid, name, kind=kind, element=part, delimiter=delimiter)
         if array_oid:
             array = PgType(array_oid, f"_{name}", kind=TypeKind.ARRAY, element=index[oid], delimiter=delimiter)
             index[array_oid] = array

@@ -2,8 +2,8 @@
 
 `numeric` is about numerics that DECIMAL does not hold as they are declared: without a precision, or of more than 38
 digits. `json` is about json and jsonb. `arrays` is about arrays, but for those with money in them, whose text is by the
-lc_monetary of our sessions. `unknown` is about types that no family knows. All are also about such types in arrays,
-composites and under domains.
+lc_monetary of our sessions. `range` is about ranges and multiranges. `unknown` is about types that no family knows. All
+are also about such types in arrays, composites and under domains, and in the bounds of ranges that are structs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from etl_core.type_options import (
     JSON,
     NUMERIC,
     OUT_OF_RANGE,
+    RANGE,
     REFUSE,
+    STRUCT,
     UNKNOWN,
     VARCHAR,
     OutOfRange,
@@ -35,6 +37,7 @@ from etl_core.values.registry import family_of
 _WITH_RANGE = (pg_types.TIMESTAMP, pg_types.TIMESTAMPTZ, pg_types.INTERVAL)
 _WITH_RANGE_THERE = (pg_types.DATE, pg_types.TIME)
 """Types that hold less in some destinations alone."""
+_RANGES = (TypeKind.RANGE, TypeKind.MULTIRANGE)
 
 
 def retyped(column: Column, words: Mapping[str, str], *, is_key: bool, value_range: ValueRange | None = None) -> Column:
@@ -68,8 +71,12 @@ def in_force(
         said.pop(NUMERIC, None)
     if not any(_is_json(leaf) for leaf, _ in leaves):
         said.pop(JSON, None)
-    # An array that is JSON has such elements all the same, and may be refused for them.
-    parts = _leaves(column.type, column.type_modifier, {}) if said.get(UNKNOWN) == REFUSE else leaves
+    if not any(leaf.kind in _RANGES for leaf, _ in leaves):
+        said.pop(RANGE, None)
+    parts = leaves
+    if said.get(UNKNOWN) == REFUSE and ARRAYS in said:
+        # An array that is JSON has such elements all the same, and may be refused for them.
+        parts = list(_leaves(column.type, column.type_modifier, {**said, ARRAYS: DEFAULTS[ARRAYS]}))
     if not any(_is_unknown(part) for part, _ in parts):
         said.pop(UNKNOWN, None)
     oids = _WITH_RANGE if value_range is None else (*_WITH_RANGE, *_WITH_RANGE_THERE)
@@ -80,8 +87,18 @@ def in_force(
 
 def applies(option: str, column: Column, value_range: ValueRange | None = None) -> bool:
     """Whether some word of `option` makes a difference to a column of this type, which may be no key's."""
-    words = {NUMERIC: DOUBLE, JSON: VARCHAR, ARRAYS: "json", UNKNOWN: VARCHAR, OUT_OF_RANGE: OutOfRange.NULL.value}
-    given = words if option == OUT_OF_RANGE else {option: words[option]}
+    words = {
+        NUMERIC: DOUBLE,
+        JSON: VARCHAR,
+        ARRAYS: "json",
+        RANGE: STRUCT,
+        UNKNOWN: VARCHAR,
+        OUT_OF_RANGE: OutOfRange.NULL.value,
+    }
+    # Whatever else may be said for it: of a range's bounds an option is about where the range is a struct.
+    given = {RANGE: STRUCT, option: words[option]}
+    if option == OUT_OF_RANGE:
+        given[NUMERIC] = DOUBLE
     return option in in_force(column, given, is_key=False, value_range=value_range)
 
 
@@ -96,12 +113,14 @@ def _leaves(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> Ite
             yield from _leaves(attribute.type, attribute.type_modifier, said)
     else:
         yield base, type_modifier
+        if base.kind in _RANGES and RANGE in said and base.element is not None:
+            yield from _leaves(base.element, -1, said)
 
 
 def _as_json(array: PgType, said: Mapping[str, str]) -> PgType | None:
     """The type of the array as JSON, None where it is a list."""
     assert array.element is not None  # noqa: S101 - it is an array
-    if ARRAYS not in said or any(leaf.oid == pg_types.MONEY for leaf, _ in _leaves(array.element, -1, {})):
+    if said.get(ARRAYS) != JSON or any(leaf.oid == pg_types.MONEY for leaf, _ in _leaves(array.element, -1, {})):
         return None
     return replace(_known(pg_types.JSON), element=array.element, delimiter=array.delimiter)
 
@@ -138,6 +157,11 @@ def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tu
         attributes = tuple(_attribute(attribute, said) for attribute in base.attributes)
         if attributes != base.attributes:
             return replace(base, attributes=attributes), modifier
+    elif base.kind in _RANGES and RANGE in said and base.element is not None:
+        element, new = _retyped(base.element, -1, said)
+        if base.kind is TypeKind.MULTIRANGE:
+            return replace(base, element=element), -1
+        return replace(base, attributes=_range_attributes(element, new)), -1
     elif _is_wide_numeric(base, modifier) and NUMERIC in said:
         digits = decimal_digits(said[NUMERIC])
         return (_known(pg_types.FLOAT8), -1) if digits is None else (base, numeric_modifier(*digits))
@@ -149,6 +173,15 @@ def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tu
 def _attribute(attribute: Column, said: Mapping[str, str]) -> Column:
     new, modifier = _retyped(attribute.type, attribute.type_modifier, said)
     return replace(attribute, type=new, type_modifier=modifier)
+
+
+def _range_attributes(bound: PgType, type_modifier: int) -> tuple[Column, ...]:
+    """Of a range as a struct, by the names of the functions that tell the same of it in PostgreSQL.
+
+    https://www.postgresql.org/docs/current/functions-range.html
+    """
+    bounds = (Column(name, bound, type_modifier) for name in ("lower", "upper"))
+    return *bounds, *(Column(name, _known(pg_types.BOOL)) for name in ("lower_inc", "upper_inc", "isempty"))
 
 
 def _known(oid: int) -> PgType:

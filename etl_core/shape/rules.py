@@ -14,7 +14,17 @@ from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.retyping import in_force
 from etl_core.shape.transforms import transform_named
-from etl_core.type_options import ARRAYS, DOUBLE, NUMERIC, OUT_OF_RANGE, UNKNOWN, OutOfRange, ValueRange, read_types
+from etl_core.type_options import (
+    ARRAYS,
+    DOUBLE,
+    NUMERIC,
+    OUT_OF_RANGE,
+    RANGE,
+    UNKNOWN,
+    OutOfRange,
+    ValueRange,
+    read_types,
+)
 from etl_core.write_mode import WriteMode
 
 EXCLUDE = "exclude"
@@ -102,7 +112,7 @@ class Rules:
         treatment = self.treatment(column)
         if treatment != then.treatment(name):
             return False
-        if any(words.get(option) != words_then.get(option) for option in (ARRAYS, UNKNOWN)):
+        if any(words.get(option) != words_then.get(option) for option in (ARRAYS, RANGE, UNKNOWN)):
             return False
         # Where values were refused or NULL, those that are there are the source's.
         if words_then.get(OUT_OF_RANGE) == OutOfRange.CLAMP != words.get(OUT_OF_RANGE):

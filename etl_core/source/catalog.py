@@ -109,12 +109,16 @@ WITH RECURSIVE needed(oid) AS (
     CROSS JOIN LATERAL (
         SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END WHERE t.typtype = 'd' OR t.typelem <> 0
         UNION ALL
+        SELECT CASE t.typtype WHEN 'r' THEN r.rngsubtype ELSE r.rngtypid END
+        FROM pg_catalog.pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL
         SELECT a.atttypid FROM pg_catalog.pg_attribute a
         WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
     ) part(oid)
 )
 SELECT t.oid::bigint, t.typname::text, n.nspname::text, t.typtype::text, t.typdelim::text,
-       CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN e.oid IS NOT NULL THEN e.oid END::bigint,
+       CASE t.typtype WHEN 'd' THEN t.typbasetype WHEN 'r' THEN r.rngsubtype WHEN 'm' THEN r.rngtypid
+            ELSE e.oid END::bigint,
        e.oid IS NOT NULL, t.typtypmod,
        CASE WHEN t.typtype = 'c' THEN (
            SELECT pg_catalog.json_agg(
@@ -126,6 +130,7 @@ FROM needed
 JOIN pg_catalog.pg_type t USING (oid)
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
+LEFT JOIN pg_catalog.pg_range r ON t.oid IN (r.rngtypid, r.rngmultitypid)
 """
 
 

@@ -14,7 +14,9 @@ from pyarrow import MonthDayNano
 from etl_core.destination.protocol import Destination
 from etl_core.errors import ValueOutOfRange
 from etl_core.schema import pg_types
+from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+from etl_core.shape.retyping import retyped
 from etl_core.testing.destination_tables import (
     INT4,
     INT8,
@@ -32,7 +34,7 @@ from etl_core.testing.destination_tables import (
     rows,
     table,
 )
-from etl_core.type_options import OutOfRange
+from etl_core.type_options import RANGE, STRUCT, OutOfRange
 
 _UUID = PgType(pg_types.UUID, "uuid")
 _JSON = PgType(pg_types.JSON, "json")
@@ -63,6 +65,20 @@ _PAIR = PgType(
 )
 _NEST = PgType(70_009, "nest", "public", TypeKind.COMPOSITE, attributes=(Column("kind", TEXT), Column("pair", _PAIR)))
 _INFINITE = 2**63 - 1
+
+
+def _as_structs(name: str, oid: int) -> Column:
+    """A column of a built-in range or multirange."""
+    pg_type = builtin(oid)
+    assert pg_type is not None
+    return retyped(Column(name, pg_type), {RANGE: STRUCT}, is_key=False)
+
+
+def _range(lower: Any, upper: Any, brackets: str = "[)") -> dict[str, Any]:
+    """`brackets` are none where it is empty."""
+    flags = {"lower_inc": "[" in brackets, "upper_inc": "]" in brackets, "isempty": not brackets}
+    return {"lower": lower, "upper": upper, **flags}
+
 
 _A = "00000000-0000-0000-0000-00000000000a"
 _B = "ffffffff-ffff-ffff-ffff-fffffffffffe"
@@ -149,6 +165,11 @@ CASES: tuple[Case, ...] = (
             {"kind": "n", "pair": {"a": None, "B c": None, "order": None}},
         ],
     ),
+    (
+        _as_structs("int4range", 3904),
+        [_range(1, 5), _range(None, 5, "()"), _range(None, None, "()"), _range(None, None, "")],
+    ),
+    (_as_structs("numranges", 4532), [[_range("1.50", "1.50", "[]"), _range("2", None, "()")], []]),
     (Column("bits", array_of(1561, _BIT), 3), [["101", None], []]),
     (Column("points", array_of(1017, _POINT)), [[{"x": 1.5, "y": 2.5}, None], []]),
     (Column("hstores", array_of(70_006, _HSTORE)), [[[("a", None)], None, []], []]),
@@ -159,7 +180,21 @@ CASES: tuple[Case, ...] = (
 
 
 _NESTED = frozenset(
-    {"point", "path", "polygon", "hstore", "hstores", "vector", "vectors", "pair", "pairs", "nest", "texts"}
+    {
+        "int4range",
+        "numranges",
+        "point",
+        "path",
+        "polygon",
+        "hstore",
+        "hstores",
+        "vector",
+        "vectors",
+        "pair",
+        "pairs",
+        "nest",
+        "texts",
+    }
 )
 
 

@@ -14,7 +14,7 @@ from etl_core.config import PipelineConfig
 from etl_core.config_file import load_config
 from etl_core.config_tables import read_tables
 from etl_core.destination.duckdb.types import duckdb_type
-from etl_core.errors import ConfigError, CopiedAgain, UnsupportedType
+from etl_core.errors import ConfigError, CopiedAgain, TableError, UnsupportedType
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin, format_type, numeric_modifier
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
@@ -241,3 +241,48 @@ def test_arrays_and_unknown_types_wherever_they_are() -> None:
     assert stored(refused, exclude=["thing", "things"]).keys() == as_lists.keys() - {"thing", "things"}
     with pytest.raises(UnsupportedType, match=r"column things of table public\.t has type public\.thing\[\]"):
         stored(refused, unknown={"thing": "bytes"})
+
+
+def test_ranges_wherever_they_are() -> None:
+    numrange, int4range = known(3906), known(3904)
+    pair = PgType(70_002, "pair", "public", TypeKind.COMPOSITE, attributes=(Column("r", numrange),))
+    own = PgType(70_005, "own", "public", TypeKind.RANGE)  # as an older version stored it
+    kinds = {"r": numrange, "m": known(4451), "a": array_of(70_004, int4range), "p": pair, "own": own}
+    schema = table("t", Column("id", INT8), *(Column(name, kind) for name, kind in kinds.items()))
+
+    def stored(types: Mapping[str, str]) -> dict[str, str]:
+        return {column.name: duckdb_type(column) for column in shapes(types).of(schema).target.columns[1:]}
+
+    def struct(bound: str) -> str:
+        flags = ", ".join(f'"{name}" BOOLEAN' for name in ("lower_inc", "upper_inc", "isempty"))
+        return f'STRUCT("lower" {bound}, "upper" {bound}, {flags})'
+
+    texts = {"r": "VARCHAR", "m": "VARCHAR", "a": "VARCHAR[]", "p": 'STRUCT("r" VARCHAR)', "own": "VARCHAR"}
+    assert stored({}) == stored({"numeric": "double"}) == texts
+    structs = {"r": struct("VARCHAR"), "m": struct("INTEGER") + "[]", "a": struct("INTEGER") + "[]"}
+    assert stored({"range": "struct"}) == {**texts, **structs, "p": f'STRUCT("r" {struct("VARCHAR")})'}
+    assert stored({"range": "struct", "numeric": "double"})["r"] == struct("DOUBLE")
+    assert stored({"range": "struct", "arrays": "json"})["a"] == "JSON"
+    # What is said of a range's bounds is said of it, and a range that is not known yet is copied again.
+    of_all = shapes({"range": "struct", "numeric": "double", "out_of_range": "null"})
+    rules = of_all.rules(schema.name)
+    assert {name: rules.words_in_force(schema.column(name), schema).keys() for name in ("r", "m", "own")} == {
+        "r": {"range", "numeric", "out_of_range"},
+        "m": {"range"},
+        "own": {"range"},
+    }
+    said = {"range": {"id": "struct"}, "numeric": {"r": "double", "m": "double"}, "out_of_range": {"r": "null"}}
+    found = [str(error) for error in shapes({}, {"t": {"columns": said}}).check([schema])]
+    assert found == [
+        "tables.t.columns.range.id: column id has type int8, of which range says nothing",
+        "tables.t.columns.numeric.m: column m has type int4multirange, of which numeric says nothing",
+    ]
+    key = replace(schema, key=("r",))
+    with pytest.raises(TableError, match=r"is double: column r is in the key of public\.t"):
+        shapes({"range": "struct", "numeric": "double"}).of(key)
+
+
+def test_an_array_has_values_out_of_range() -> None:
+    prices = table("t", Column("id", INT8), Column("prices", array_of(1231, NUMERIC), numeric_modifier(5, 2)))
+    said = {"public.t": {"columns": {"out_of_range": {"prices": "null"}}}}
+    assert list(shapes({}, said).check([prices])) == []

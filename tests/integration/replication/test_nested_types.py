@@ -1,0 +1,147 @@
+"""Ranges as structs: by copy, by the stream, completed by unchanged values, as keys and defaults.
+
+The oracle is PostgreSQL: its functions of ranges say what each field is to be.
+"""
+# ruff: noqa: S608 the tests write their own SQL
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from etl_core.config_tables import read_tables
+from etl_core.state.table_state import TableState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.integration.replication.conftest import Lab
+
+MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::int8"
+# Declared type: DuckDB's type of a bound; the bound as PostgreSQL and as DuckDB tell it; values.
+RANGES: dict[str, tuple[str, str, str, list[str]]] = {
+    "int4range": ("INTEGER", "{}", "{}", ["[1,5)", "(,5]", "(,)", "empty", "[1,1]"]),
+    "int8range": ("BIGINT", "{}", "{}", ["[-9223372036854775808,9223372036854775807)"]),
+    "numrange": ("DECIMAL(20,4)", "{}::numeric(20,4)", "{}", ["[1.10,2)", "(-0.0001,3.00]", "[7,)"]),
+    "daterange": ("DATE", "{}::text", "{}::VARCHAR", ["[2024-01-01,infinity]", "(,2024-02-29)", "(-infinity,)"]),
+    "tsrange": ("TIMESTAMP", "{}::text", "{}::VARCHAR", ["[2024-01-01 10:00,2024-01-01 12:30)", "[,infinity]"]),
+    "tstzrange": (
+        "TIMESTAMP WITH TIME ZONE",
+        MICROSECONDS,
+        "epoch_us({})",
+        ["[2024-01-01 10:00+02,2024-01-01 12:30:00.5-03]", "(1969-12-31 23:59+00,)"],
+    ),
+    "textrange": ("VARCHAR", "{}", "{}", ['["a,""b""\\\\c",)', '["",z)', "[é,ü]", '(,"(\'")']),
+    "prices": ("DECIMAL(20,4)", "{}::numeric(20,4)", "{}", ["[1.10,2]"]),
+    "pairs": ("STRUCT(n INTEGER, t VARCHAR)", "(({})).t", "{}.t", ['["(1,""x, y"")","(2,)")', "empty"]),
+}
+FIELDS = ("lower", "upper", "lower_inc", "upper_inc", "isempty")
+CREATE = """
+CREATE DOMAIN price AS numeric;
+CREATE TYPE pair AS (n int, t text);
+CREATE TYPE textrange AS RANGE (subtype = text);
+CREATE TYPE prices AS RANGE (subtype = price, subtype_opclass = numeric_ops);
+CREATE TYPE pairs AS RANGE (subtype = pair);
+CREATE TYPE booking AS (room text, during tstzrange, free nummultirange)
+"""
+
+
+def stored(lab: Lab, table: str) -> dict[str, str]:
+    return {row[0]: row[1].replace('"', "") for row in lab.rows(f"DESCRIBE public.{table}")}
+
+
+def struct_of(bound: str) -> str:
+    return f"STRUCT(lower {bound}, upper {bound}, lower_inc BOOLEAN, upper_inc BOOLEAN, isempty BOOLEAN)"
+
+
+def settings(types: Mapping[str, str], tables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"types": types, "tables": read_tables("tables", tables or {})}
+
+
+def test_ranges_are_structs_if_asked(lab: Lab) -> None:
+    lab.execute(CREATE)
+    names = {declared: f"c{number}" for number, declared in enumerate(RANGES)}
+    columns = ", ".join(f"{name} {declared}" for declared, name in names.items())
+    lab.execute(
+        f"CREATE TABLE t (id int PRIMARY KEY, n int, {columns}, many nummultirange, list int4range[], booking booking,"
+        " big textrange); ALTER TABLE t ALTER big SET STORAGE EXTERNAL"
+    )
+    lab.execute("CREATE TABLE k (during int4range, label numrange, v int, PRIMARY KEY (during, label))")
+    lab.execute("CREATE TABLE texts (id int PRIMARY KEY, r int4range); INSERT INTO texts VALUES (1, '[1,3)')")
+
+    def insert(first: int) -> None:
+        most = max(len(values) for *_, values in RANGES.values())
+        for at in range(most):
+            given = [values[at] if at < len(values) else None for *_, values in RANGES.values()]
+            marks = ", ".join(["%s"] * len(given))
+            lab.execute(
+                f"INSERT INTO t VALUES (%s, 0, {marks}, '{{[1.50,2),[3,3],(9,)}}',"
+                " ARRAY['[1,5)'::int4range, NULL, 'empty'],"
+                " ROW('a, b', '[2024-01-01 00:00Z,2024-01-02 00:00Z)', '{}'),"
+                " textrange(repeat('a', 9000), repeat('b', 9000)))",
+                [first + at, *given],
+            )
+        lab.execute("INSERT INTO t (id, booking) VALUES (%s, ROW(NULL, NULL, NULL))", [first + most])
+
+    insert(0)
+    lab.execute("INSERT INTO k VALUES ('[1,5)', '[1.0,2)', 1), ('empty', '(,)', 2), ('(,3)', '[1,2)', 3)")
+    lab.publish()
+    asked = settings(
+        {"range": "struct", "numeric": "decimal(20,4)"},
+        {"texts": {"types": {"range": "varchar"}}, "k": {"columns": {"numeric": {"label": "varchar"}}}},
+    )
+    pipeline = lab.synced(**asked)
+    insert(100)
+    lab.execute("UPDATE t SET n = 7 WHERE id % 2 = 0; UPDATE t SET id = 1000 WHERE id = 1; DELETE FROM t WHERE id = 2")
+    lab.execute("UPDATE k SET v = v * 10; DELETE FROM k WHERE v = 30; UPDATE k SET during = '[7,9]' WHERE v = 20")
+    lab.execute("UPDATE texts SET r = 'empty'")
+    lab.execute("ALTER TABLE t ADD late int4range DEFAULT '[1,5]', ADD lates int4multirange DEFAULT '{[1,2),[7,9)}'")
+    lab.execute("INSERT INTO t (id, late) VALUES (2000, 'empty')")
+    lab.caught_up(pipeline)
+
+    assert pipeline.observer.errors == {}
+    assert all(comparison.is_equal for comparison in pipeline.verify())
+    described = stored(lab, "t")
+    for declared, (kind, of_source, of_destination, values) in RANGES.items():
+        name = names[declared]
+        assert described[name] == struct_of(kind), declared
+        theirs = [
+            of_source.format(f"{field}({name})") if field in FIELDS[:2] else f"{field}({name})" for field in FIELDS
+        ]
+        ours = [
+            of_destination.format(f"{name}.{field}") if field in FIELDS[:2] else f"{name}.{field}" for field in FIELDS
+        ]
+        expected = lab.execute(f"SELECT id, {', '.join(theirs)} FROM t ORDER BY id")
+        assert lab.rows(f"SELECT id, {', '.join(ours)} FROM public.t ORDER BY id") == expected, declared
+        assert sum(row[-1] is not None for row in expected) >= 2 * len(values) - 1, declared
+    assert described["many"] == struct_of("DECIMAL(20,4)") + "[]"
+    assert described["list"] == struct_of("INTEGER") + "[]"
+    assert described["booking"] == (
+        f"STRUCT(room VARCHAR, during {struct_of('TIMESTAMP WITH TIME ZONE')}, free {struct_of('DECIMAL(20,4)')}[])"
+    )
+    expected = lab.execute(
+        "SELECT id, ARRAY(SELECT lower(one)::numeric(20,4) FROM unnest(many) one),"
+        " ARRAY(SELECT upper_inc(one) FROM unnest(many) one), lower(list[1]), list[2] IS NULL, isempty(list[3]),"
+        " (booking).room, lower((booking).during) = '2024-01-01 00:00Z', isempty((booking).free), length(lower(big)),"
+        " lower(late), upper(late), isempty(late), ARRAY(SELECT upper(one) FROM unnest(lates) one) FROM t ORDER BY id"
+    )
+    found = lab.rows(
+        "SELECT id, coalesce([one.lower for one in many], []), coalesce([one.upper_inc for one in many], []),"
+        " list[1].lower, list[2] IS NULL, list[3].isempty, booking.room,"
+        " booking.during.lower = '2024-01-01 00:00Z'::TIMESTAMPTZ, len(booking.free) = 0, length(big.lower),"
+        " late.lower, late.upper, late.isempty, coalesce([one.upper for one in lates], []) FROM public.t ORDER BY id"
+    )
+    assert found == expected
+    assert stored(lab, "texts")["r"] == "VARCHAR"
+    assert lab.rows("SELECT r FROM public.texts") == [("empty",)]
+    keys = lab.rows("SELECT during.lower, during.upper, label.lower, label.upper, v FROM public.k ORDER BY v")
+    assert keys == [(1, 5, "1.0", "2", 10), (7, 10, None, None, 20)]
+
+    # A restart goes on; as text it is another copy, of the tables that have ranges.
+    assert {status.state for status in lab.pipeline(**asked).store.tables()} == {TableState.READY}
+    changed = lab.pipeline(**settings({}, {"k": {"types": {"range": "struct"}}}))
+    states = {status.name.name: status.state for status in changed.store.tables()}
+    assert states == {"t": TableState.INIT, "k": TableState.READY, "texts": TableState.READY}
+    changed.sync()
+    lab.caught_up(changed)
+    assert stored(lab, "t")["list"] == "VARCHAR[]"
+    assert all(comparison.is_equal for comparison in changed.verify())
