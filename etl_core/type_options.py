@@ -21,6 +21,11 @@ _DIGITS = 38
 _DECIMAL = re.compile(r"decimal\s*\(\s*(\d{1,4})\s*(?:,\s*(\d{1,4})\s*)?\)", re.IGNORECASE)
 
 
+_LIST = re.compile(r"list\s*\(\s*(\d{1,4})\s*\)", re.IGNORECASE)
+_DIMENSIONS = 6
+"""Of PostgreSQL's arrays at most (MAXDIM)."""
+
+
 class OutOfRange(StrEnum):
     """What becomes of a value that its type at the destination cannot hold: NaN, infinity, a year too far away.
 
@@ -72,6 +77,12 @@ def decimal_digits(word: str) -> tuple[int, int] | None:
     return None if match is None else (int(match[1]), int(match[2] or 0))
 
 
+def list_dimensions(word: str) -> int | None:
+    """n of `list(n)`, 1 for `list`, None for another word of `arrays`."""
+    match = _LIST.fullmatch(word)
+    return int(match[1]) if match else 1 if word == DEFAULTS[ARRAYS] else None
+
+
 def read_types(where: str, given: object) -> Mapping[str, str]:
     """The words by option, each spelled in one way. Raises ConfigError with the dotted field."""
     if not isinstance(given, Mapping):
@@ -91,6 +102,8 @@ def read_word(where: str, option: str, given: object) -> str:
         raise wrong_kind(where, "text", word)
     if word in words:
         return word
+    if option == ARRAYS:
+        return _list_word(where, word)
     digits = decimal_digits(word) if option == NUMERIC else None
     if digits is None:
         known = ", ".join((*words, "decimal(p,s)") if option == NUMERIC else words)
@@ -103,3 +116,11 @@ def read_word(where: str, option: str, given: object) -> str:
             hint=f"write decimal(p,s) with p from 1 to {_DIGITS} digits in all, s of them after the point",
         )
     return f"decimal({precision},{scale})"
+
+
+def _list_word(where: str, word: str) -> str:
+    count = list_dimensions(word)
+    if count is None or not 1 <= count <= _DIMENSIONS:
+        hint = f"use list, json, or list(n) for arrays that all have n dimensions, {_DIMENSIONS} at most"
+        raise config_error(where, f"is {word!r}", hint=hint)
+    return DEFAULTS[ARRAYS] if count == 1 else f"list({count})"

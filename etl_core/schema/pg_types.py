@@ -227,6 +227,14 @@ def is_array_json(pg_type: PgType) -> bool:
     return pg_type.oid == JSON and pg_type.element is not None
 
 
+def dimensions(array: PgType) -> int:
+    """How many dimensions its values have at the destination: arrays of PostgreSQL have no arrays as elements."""
+    found, element = 1, array.element
+    while element is not None and element.kind is TypeKind.ARRAY:
+        found, element = found + 1, element.element
+    return found
+
+
 def base_type(pg_type: PgType) -> PgType:
     """The type under a domain (of a domain …), or the type itself."""
     return under_domains(pg_type, -1)[0]

@@ -1,9 +1,10 @@
 """What the options of types make of a column: another type at the destination, other values for those beyond it.
 
 `numeric` is about numerics that DECIMAL does not hold as they are declared: without a precision, or of more than 38
-digits. `json` is about json and jsonb. `arrays` is about arrays, but for those with money in them, whose text is by the
-lc_monetary of our sessions. `range` is about ranges and multiranges. `unknown` is about types that no family knows. All
-are also about such types in arrays, composites and under domains, and in the bounds of ranges that are structs.
+digits. `json` is about json and jsonb. `arrays` is about arrays; those with money in them, whose text is by the
+lc_monetary of our sessions, are never JSON. `range` is about ranges and multiranges. `unknown` is about types that no
+family knows. All are also about such types in arrays, composites and under domains, and in the bounds of ranges as
+structs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from etl_core.type_options import (
     OutOfRange,
     ValueRange,
     decimal_digits,
+    list_dimensions,
 )
 from etl_core.values.families import UNKNOWN as UNKNOWN_FAMILY
 from etl_core.values.numeric import is_declared
@@ -64,7 +66,7 @@ def in_force(
     """Those of `words` that make a difference to the column; equal ones give equal values."""
     said = {option: word for option, word in words.items() if word != DEFAULTS[option]}
     leaves = list(_leaves(column.type, column.type_modifier, said))
-    if not any(is_array_json(leaf) for leaf, _ in leaves):
+    if not any(is_array_json(leaf) or leaf.kind is TypeKind.ARRAY for leaf, _ in leaves):
         said.pop(ARRAYS, None)
     numeric = said.get(NUMERIC)
     if not any(_is_wide_numeric(*leaf) for leaf in leaves):
@@ -85,29 +87,37 @@ def in_force(
     return said
 
 
-def applies(option: str, column: Column, value_range: ValueRange | None = None) -> bool:
-    """Whether some word of `option` makes a difference to a column of this type, which may be no key's."""
+def applies(option: str, word: str, column: Column, value_range: ValueRange | None = None) -> bool:
+    """Whether `option` is about columns of this type, which may be no key's; `word` is what is said."""
     words = {
         NUMERIC: DOUBLE,
         JSON: VARCHAR,
-        ARRAYS: "json",
+        ARRAYS: "list(2)",
         RANGE: STRUCT,
         UNKNOWN: VARCHAR,
         OUT_OF_RANGE: OutOfRange.NULL.value,
     }
     # Whatever else may be said for it: of a range's bounds an option is about where the range is a struct.
-    given = {RANGE: STRUCT, option: words[option]}
+    given = {RANGE: STRUCT, option: words[option] if word == DEFAULTS[option] else word}
     if option == OUT_OF_RANGE:
         given[NUMERIC] = DOUBLE
     return option in in_force(column, given, is_key=False, value_range=value_range)
 
 
 def _leaves(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> Iterator[tuple[PgType, int]]:
-    """The types of the values in a value, with their modifiers: of the elements and the attributes."""
+    """The types of the values in a value, with their modifiers: of the elements and the attributes.
+
+    And the arrays, ranges and multiranges themselves of which the options make something else.
+    """
     base, type_modifier = under_domains(pg_type, type_modifier)
     if base.kind is TypeKind.ARRAY and base.element is not None:
         whole = _as_json(base, said)
-        yield from _leaves(base.element, type_modifier, said) if whole is None else [(whole, -1)]
+        if whole is not None:
+            yield whole, -1
+            return
+        if _count(said) > 1:
+            yield base, type_modifier
+        yield from _leaves(base.element, type_modifier, _of_elements(said))
     elif base.kind is TypeKind.COMPOSITE:
         for attribute in base.attributes:
             yield from _leaves(attribute.type, attribute.type_modifier, said)
@@ -125,12 +135,22 @@ def _as_json(array: PgType, said: Mapping[str, str]) -> PgType | None:
     return replace(_known(pg_types.JSON), element=array.element, delimiter=array.delimiter)
 
 
+def _count(said: Mapping[str, str]) -> int:
+    """How many dimensions an array has as lists."""
+    return list_dimensions(said.get(ARRAYS, DEFAULTS[ARRAYS])) or 1
+
+
+def _of_elements(said: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said of an array's elements: the dimensions are those of the array, not of one in it."""
+    return {option: word for option, word in said.items() if option != ARRAYS} if _count(said) > 1 else said
+
+
 def _is_json(base: PgType) -> bool:
     return base.oid in (pg_types.JSON, pg_types.JSONB) and not is_array_json(base)
 
 
 def _is_unknown(base: PgType) -> bool:
-    return family_of(base).name == UNKNOWN_FAMILY.name
+    return base.kind is not TypeKind.ARRAY and family_of(base).name == UNKNOWN_FAMILY.name
 
 
 def _is_wide_numeric(base: PgType, type_modifier: int) -> bool:
@@ -150,7 +170,9 @@ def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tu
         whole = _as_json(base, said)
         if whole is not None:
             return whole, -1
-        element, new = _retyped(base.element, modifier, said)
+        element, new = _retyped(base.element, modifier, _of_elements(said))
+        for _ in range(_count(said) - 1):
+            element = replace(base, element=element)
         if (element, new) != (base.element, modifier):
             return replace(base, element=element), new
     elif base.kind is TypeKind.COMPOSITE:

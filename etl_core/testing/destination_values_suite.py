@@ -170,6 +170,7 @@ CASES: tuple[Case, ...] = (
         [_range(1, 5), _range(None, 5, "()"), _range(None, None, "()"), _range(None, None, "")],
     ),
     (_as_structs("numranges", 4532), [[_range("1.50", "1.50", "[]"), _range("2", None, "()")], []]),
+    (Column("grid", array_of(1007, array_of(1007, INT4))), [[[1, None], [3, 4]], []]),
     (Column("bits", array_of(1561, _BIT), 3), [["101", None], []]),
     (Column("points", array_of(1017, _POINT)), [[{"x": 1.5, "y": 2.5}, None], []]),
     (Column("hstores", array_of(70_006, _HSTORE)), [[[("a", None)], None, []], []]),
@@ -181,6 +182,7 @@ CASES: tuple[Case, ...] = (
 
 _NESTED = frozenset(
     {
+        "grid",
         "int4range",
         "numranges",
         "point",

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.identifiers import TableName
-from etl_core.schema.pg_types import base_type, is_array_json, under_domains
+from etl_core.schema.pg_types import base_type, dimensions, is_array_json, under_domains
 from etl_core.schema.table import Column, TypeKind
 from etl_core.type_options import OutOfRange
 from etl_core.values.array_json import load_array_json
-from etl_core.values.arrays import split_arrays
+from etl_core.values.arrays import split_arrays, split_outermost
 from etl_core.values.composites import split_composites
 from etl_core.values.range_types import split_multiranges, split_ranges
 from etl_core.values.ranges import within
@@ -31,8 +31,8 @@ def load(text: Array, column: Column, table: TableName) -> Array:
     `text` is a string or binary array, NULL for SQL NULL; the result has as many values and
     `arrow_type(column)`, and may share memory with `text`. What becomes of a value beyond the range of that type (NaN
     in a decimal, a year past 294246, an infinite interval) is what `column.out_of_range` says. Raises ValueOutOfRange,
-    naming table and column, for one that is refused, for an array of two dimensions, for more digits than a decimal
-    has, for text that is no value of the type, and for text that is not UTF-8.
+    naming table and column, for one that is refused, for an array of other dimensions than its list has, for more
+    digits than a decimal has, for text that is no value of the type, and for text that is not UTF-8.
     """
     family, arrow = resolve(column.type, column.type_modifier)
     if family is None:
@@ -59,7 +59,11 @@ def _load_array(text: Array, arrow: pa.DataType, column: Column, table: TableNam
     base, type_modifier = under_domains(column.type, column.type_modifier)
     element = base.element
     assert element is not None  # noqa: S101 - it is an array
-    offsets, elements, valid = split_arrays(text, column, table, base.delimiter)
+    count = dimensions(base)
+    if count == 1:
+        offsets, elements, valid = split_arrays(text, column, table, base.delimiter)
+    else:
+        offsets, elements, valid = split_outermost(text, count, column, table, base.delimiter)
     values = load(elements, replace(column, type=element, type_modifier=type_modifier), table)
     return _as_lists(arrow, offsets, values, valid)
 

@@ -51,6 +51,7 @@ _STORED = {
     "nest": 'STRUCT(kind VARCHAR, pair STRUCT(a INTEGER, "B c" DECIMAL(10,2), "order" VARCHAR[]))',
     "int4range": "STRUCT(lower INTEGER, upper INTEGER, lower_inc BOOLEAN, upper_inc BOOLEAN, isempty BOOLEAN)",
     "numranges": "STRUCT(lower VARCHAR, upper VARCHAR, lower_inc BOOLEAN, upper_inc BOOLEAN, isempty BOOLEAN)[]",
+    "grid": "INTEGER[][]",
     "bits": "BIT[]",
     "points": "STRUCT(x DOUBLE, y DOUBLE)[]",
     "hstores": "MAP(VARCHAR, VARCHAR)[]",

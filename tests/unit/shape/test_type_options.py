@@ -92,6 +92,8 @@ def test_the_page_is_true(tmp_path: Path) -> None:
         ("types: {numeric: 'decimal(39,2)'}\n", ":4: types.numeric: is 'decimal(39,2)'"),
         ("types: {numeric: 'decimal(3,4)'}\n", ":4: types.numeric: is 'decimal(3,4)'"),
         ("types: {numeric: null}\n", ":4: types.numeric: has no value"),
+        ("types: {arrays: list(7)}\n", ":4: types.arrays: is 'list(7)'"),
+        ("types: {arrays: nested}\n", ":4: types.arrays: is 'nested'"),
         ("types: {out_of_range: [null]}\n", ":4: types.out_of_range: must be text, not a list"),
         ("tables:\n  t: {types: {json: text}}\n", ":5: tables.t.types.json: is 'text'"),
         (
@@ -218,6 +220,10 @@ def test_arrays_and_unknown_types_wherever_they_are() -> None:
         "pair": pair,
     }
     schema = table("t", Column("id", INT8), *(Column(name, kind) for name, kind in kinds.items()))
+    said = {"t": {"columns": {"arrays": {"prices": "list(2)", "ints": "json", "pair": "list"}}}}
+    assert list(shapes({}, said).check([schema])) == []
+    said["t"]["columns"]["arrays"] = {"prices": "json"}
+    assert "of which arrays says nothing" in str(next(iter(shapes({}, said).check([schema]))))
 
     def stored(types: Mapping[str, str], **columns: Any) -> dict[str, str]:
         settings = {"public.t": {"columns": columns}} if columns else {}
@@ -237,6 +243,15 @@ def test_arrays_and_unknown_types_wherever_they_are() -> None:
     as_json = {"ints": "JSON", "things": "JSON", "pairs": "JSON", "pair": 'STRUCT("a" VARCHAR)'}
     assert stored({"arrays": "json"}) == {**as_lists, **as_json}
     assert stored({}, arrays={"pairs": "json"}) == {**as_lists, "pairs": "JSON"}
+    grids = {
+        "ints": "INTEGER[][]",
+        "prices": "DECIMAL(19,2)[][]",
+        "things": "BLOB[][]",
+        "pair": 'STRUCT("a" VARCHAR[][])',
+    }
+    assert stored({"arrays": "list(2)"}) == {**as_lists, **grids, "pairs": 'STRUCT("a" VARCHAR[])[][]'}
+    assert stored({"arrays": "List( 1 )"}) == as_lists
+    assert stored({}, arrays={"ints": "list(3)"})["ints"] == "INTEGER[][][]"
     refused = {"arrays": "json", "unknown": "refuse"}
     assert stored(refused, exclude=["thing", "things"]).keys() == as_lists.keys() - {"thing", "things"}
     with pytest.raises(UnsupportedType, match=r"column things of table public\.t has type public\.thing\[\]"):

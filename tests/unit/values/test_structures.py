@@ -175,6 +175,43 @@ def test_any_multirange(lists: list[list[tuple[str | None, str | None, str]] | N
     assert loaded(array_of(multirange), [print_array(texts)]) == [expected]
 
 
+def arrays_of(shape: Sequence[int]) -> st.SearchStrategy[Any]:
+    """Of texts, nested as often as the shape says."""
+    inner = arrays_of(shape[1:]) if len(shape) > 1 else st.none() | NASTY
+    return st.lists(inner, min_size=shape[0], max_size=shape[0])
+
+
+def print_nested(value: Any) -> str:
+    return "{" + ",".join(map(print_nested, value)) + "}" if isinstance(value, list) else print_array([value])[1:-1]
+
+
+@given(st.integers(2, 4), st.data())
+def test_any_array_of_several_dimensions(count: int, data: st.DataObject) -> None:
+    shapes = st.lists(st.integers(1, 3), min_size=count, max_size=count)
+    arrays: list[Any] = data.draw(st.lists(st.none() | st.just([]) | shapes.flatmap(arrays_of), max_size=4))
+    listed = retyped(Column("c", known(1009)), {"arrays": f"list({count})"}, is_key=False).type
+    texts = [None if one is None else print_nested(one) for one in arrays]
+    assert loaded(listed, texts) == arrays
+    around = retyped(Column("c", composite(known(1009))), {"arrays": f"list({count})"}, is_key=False).type
+    assert loaded(around, [print_composite([text]) for text in texts]) == [{"a0": one} for one in arrays]
+
+
+def test_an_array_of_other_dimensions_is_refused() -> None:
+    listed = retyped(Column("c", known(1007)), {"arrays": "list(2)"}, is_key=False).type
+    assert loaded(listed, ["{{1,NULL},{3,4}}", "{}", None]) == [[[1, None], [3, 4]], [], None]
+    for text in ("{1,2}", "{NULL}", "{{{1}}}", "{{{{1}}}}"):
+        with pytest.raises(
+            ValueOutOfRange, match=r"another number of dimensions than 2, as types\.arrays: list"
+        ) as told:
+            loaded(listed, ["{{1}}", text, "{{2}}"])
+        assert str(told.value.hint).startswith("set types.arrays: json for column c")
+    with pytest.raises(ValueOutOfRange, match="explicit bounds"):
+        loaded(listed, ["[1:1][0:1]={{1,2}}"])
+    boxes = retyped(Column("c", known(1020)), {"arrays": "list(2)"}, is_key=False).type
+    box = {"x1": 3.0, "y1": 4.0, "x2": 1.0, "y2": 2.0}
+    assert loaded(boxes, ["{{(3,4),(1,2);NULL};{NULL;(3,4),(1,2)}}"]) == [[[box, None], [None, box]]]
+
+
 def test_a_range_of_which_a_bound_is_out_of_range_is_null() -> None:
     """With its bound as NULL it would be another range, without an end."""
     column = as_structs(known(3906), numeric="decimal(6,2)", out_of_range="null")
@@ -212,6 +249,7 @@ def test_an_attribute_that_came_or_went_is_known_to_a_new_copy_alone() -> None:
 
 
 INT_RANGE, INT_RANGES = as_structs(known(3904)).type, as_structs(known(4451)).type
+GRID = retyped(Column("c", known(1007)), {"arrays": "list(2)"}, is_key=False).type
 POINTS = [(1.0, 2.5), (float("inf"), -0.0), (1e300, 5e-324)]
 
 
@@ -284,6 +322,10 @@ def test_any_geometry(values: list[bytes | None]) -> None:
         *((HSTORE, text) for text in ('"a"', '"a"=>"b"=>"c"', '"a"=>', '"a"=>b', 'x"a"=>"b"', '"a"=>"b",', "a", '"')),
         *((HSTORE, text) for text in ('"a"=>"b", ', '"a", "b"', '"a"=>NULL, ', '"a"=>nULL', '"a"=>"b" "c"=>"d"')),
         *((composite(TEXT, TEXT), text) for text in ("1,2", "(1,2", '("1,2)', "", "x(1,2)")),
+        *(
+            (GRID, text)
+            for text in ("{{1}", "{{1}}}", "{{1}{2}}", "{{1},2}", "{{1},}", "{{1};{2}}", "{{1,{2}}}", "{{", "")
+        ),
         *((INT_RANGE, text) for text in ("[1,2", "1,2)", "[1)", "[1,2,3)", "", "emptx", "empty1", '["1,2)', "[x,2)")),
         *((INT_RANGES, text) for text in ("{[1,2)", "[1,2)}", "{[1,2)[3,4)}", "{[1,2),}", "{x}", "", "{{[1,2)}}")),
         *((INT_RANGES, text) for text in ("{,[1,2)}", "{[1,2);[3,4)}", "{[1,2)}}", "}[1,2){", "{empty}", "{)1,2[}")),

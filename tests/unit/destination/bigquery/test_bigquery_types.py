@@ -67,6 +67,7 @@ _STORED = {
     "pair": _PAIR,
     "int4range": f"STRUCT<`lower` INT64, `upper` INT64, {_FLAGS}>",
     "numranges": f"STRUCT<elements ARRAY<STRUCT<element STRUCT<`lower` STRING, `upper` STRING, {_FLAGS}>>>>",
+    "grid": "STRUCT<elements ARRAY<STRUCT<element STRUCT<elements ARRAY<STRUCT<element INT64>>>>>>",
     "bits": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",
     "points": "STRUCT<elements ARRAY<STRUCT<element STRUCT<`x` FLOAT64, `y` FLOAT64>>>>",
     "hstores": f"STRUCT<elements ARRAY<STRUCT<element {_MAP}>>>",
