@@ -13,7 +13,8 @@ from enum import StrEnum
 
 from etl_core.config_values import config_error, did_you_mean, wrong_kind
 
-NUMERIC, JSON, ARRAYS, RANGE, UNKNOWN, OUT_OF_RANGE = "numeric", "json", "arrays", "range", "unknown", "out_of_range"
+NUMERIC, JSON, ARRAYS, ENUM, RANGE = "numeric", "json", "arrays", "enum", "range"
+UNKNOWN, OUT_OF_RANGE = "unknown", "out_of_range"
 VARCHAR, DOUBLE, REFUSE, STRUCT = "varchar", "double", "refuse", "struct"
 
 _DIGITS = 38
@@ -55,6 +56,7 @@ DEFAULTS: Mapping[str, str] = {
     NUMERIC: VARCHAR,
     JSON: "json",
     ARRAYS: "list",
+    ENUM: VARCHAR,
     RANGE: VARCHAR,
     UNKNOWN: "bytes",
     OUT_OF_RANGE: OutOfRange.REFUSE.value,
@@ -65,6 +67,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     NUMERIC: (VARCHAR, DOUBLE),
     JSON: ("json", VARCHAR),
     ARRAYS: ("list", "json"),
+    ENUM: (VARCHAR, ENUM),
     RANGE: (VARCHAR, STRUCT),
     UNKNOWN: ("bytes", VARCHAR, REFUSE),
     OUT_OF_RANGE: tuple(choice.value for choice in OutOfRange),

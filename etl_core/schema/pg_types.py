@@ -227,6 +227,11 @@ def is_array_json(pg_type: PgType) -> bool:
     return pg_type.oid == JSON and pg_type.element is not None
 
 
+def is_enum(pg_type: PgType) -> bool:
+    """Whether it is an enum at the destination too, not its labels as text."""
+    return pg_type.kind is TypeKind.ENUM and pg_type.form >= 0
+
+
 def dimensions(array: PgType) -> int:
     """How many dimensions its values have at the destination: arrays of PostgreSQL have no arrays as elements."""
     found, element = 1, array.element

@@ -2,7 +2,8 @@
 
 `numeric` is about numerics that DECIMAL does not hold as they are declared: without a precision, or of more than 38
 digits. `json` is about json and jsonb. `arrays` is about arrays; those with money in them, whose text is by the
-lc_monetary of our sessions, are never JSON. `range` is about ranges and multiranges. `unknown` is about types that no
+lc_monetary of our sessions, are never JSON. `enum` is about enums and arrays of them, not
+about those in composites and ranges. `range` is about ranges and multiranges. `unknown` is about types that no
 family knows. All are also about such types in arrays, composites and under domains, and in the bounds of ranges as
 structs.
 """
@@ -13,12 +14,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import builtin, is_array_json, numeric_modifier, under_domains
+from etl_core.schema.pg_types import base_type, builtin, is_array_json, numeric_modifier, under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.type_options import (
     ARRAYS,
     DEFAULTS,
     DOUBLE,
+    ENUM,
     JSON,
     NUMERIC,
     OUT_OF_RANGE,
@@ -73,6 +75,8 @@ def in_force(
         said.pop(NUMERIC, None)
     if not any(_is_json(leaf) for leaf, _ in leaves):
         said.pop(JSON, None)
+    if not _is_of_enums(column.type, said):
+        said.pop(ENUM, None)
     if not any(leaf.kind in _RANGES for leaf, _ in leaves):
         said.pop(RANGE, None)
     parts = leaves
@@ -93,6 +97,7 @@ def applies(option: str, word: str, column: Column, value_range: ValueRange | No
         NUMERIC: DOUBLE,
         JSON: VARCHAR,
         ARRAYS: "list(2)",
+        ENUM: ENUM,
         RANGE: STRUCT,
         UNKNOWN: VARCHAR,
         OUT_OF_RANGE: OutOfRange.NULL.value,
@@ -145,8 +150,21 @@ def _of_elements(said: Mapping[str, str]) -> Mapping[str, str]:
     return {option: word for option, word in said.items() if option != ARRAYS} if _count(said) > 1 else said
 
 
+def _of_fields(said: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said of the fields of a struct: an enum in one is text, whatever the destination."""
+    return {option: word for option, word in said.items() if option != ENUM}
+
+
 def _is_json(base: PgType) -> bool:
     return base.oid in (pg_types.JSON, pg_types.JSONB) and not is_array_json(base)
+
+
+def _is_of_enums(pg_type: PgType, said: Mapping[str, str]) -> bool:
+    """Whether it is an enum, or a list of them."""
+    base = base_type(pg_type)
+    while base.kind is TypeKind.ARRAY and base.element is not None and _as_json(base, said) is None:
+        base = base_type(base.element)
+    return base.kind is TypeKind.ENUM
 
 
 def _is_unknown(base: PgType) -> bool:
@@ -176,17 +194,19 @@ def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tu
         if (element, new) != (base.element, modifier):
             return replace(base, element=element), new
     elif base.kind is TypeKind.COMPOSITE:
-        attributes = tuple(_attribute(attribute, said) for attribute in base.attributes)
+        attributes = tuple(_attribute(attribute, _of_fields(said)) for attribute in base.attributes)
         if attributes != base.attributes:
             return replace(base, attributes=attributes), modifier
     elif base.kind in _RANGES and RANGE in said and base.element is not None:
-        element, new = _retyped(base.element, -1, said)
+        element, new = _retyped(base.element, -1, _of_fields(said))
         if base.kind is TypeKind.MULTIRANGE:
             return replace(base, element=element), -1
         return replace(base, attributes=_range_attributes(element, new)), -1
     elif _is_wide_numeric(base, modifier) and NUMERIC in said:
         digits = decimal_digits(said[NUMERIC])
         return (_known(pg_types.FLOAT8), -1) if digits is None else (base, numeric_modifier(*digits))
+    elif base.kind is TypeKind.ENUM and ENUM in said and base.labels:
+        return replace(base, form=0), -1
     elif (_is_json(base) and JSON in said) or (_is_unknown(base) and said.get(UNKNOWN) == VARCHAR):
         return _known(pg_types.TEXT), -1
     return pg_type, type_modifier

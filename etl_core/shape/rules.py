@@ -17,6 +17,7 @@ from etl_core.shape.transforms import transform_named
 from etl_core.type_options import (
     ARRAYS,
     DOUBLE,
+    ENUM,
     NUMERIC,
     OUT_OF_RANGE,
     RANGE,
@@ -112,7 +113,7 @@ class Rules:
         treatment = self.treatment(column)
         if treatment != then.treatment(name):
             return False
-        if any(words.get(option) != words_then.get(option) for option in (ARRAYS, RANGE, UNKNOWN)):
+        if any(words.get(option) != words_then.get(option) for option in (ARRAYS, ENUM, RANGE, UNKNOWN)):
             return False
         # Where values were refused or NULL, those that are there are the source's.
         if words_then.get(OUT_OF_RANGE) == OutOfRange.CLAMP != words.get(OUT_OF_RANGE):

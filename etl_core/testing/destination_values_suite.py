@@ -44,6 +44,7 @@ _SMALL = numeric_modifier(5, 2)
 _TIMESTAMPTZ = PgType(pg_types.TIMESTAMPTZ, "timestamptz")
 _DATE = PgType(pg_types.DATE, "date")
 _MOOD = PgType(70_000, "mood", "public", TypeKind.ENUM)
+_FEELING = PgType(70_011, "feeling", "public", TypeKind.ENUM, form=0, labels=("sad", 'it\'s "ok"', "", "a[]"))
 _DOMAIN = PgType(70_001, "id", "public", TypeKind.DOMAIN, _UUID)
 _UNKNOWN = PgType(70_002, "thing", "public")
 _MONEY = PgType(pg_types.MONEY, "money", form=2)
@@ -157,6 +158,8 @@ CASES: tuple[Case, ...] = (
     (Column("jsons", array_of(3807, _JSONB)), [['{"a":  1}', None], []]),
     (Column("dates", array_of(1182, _DATE)), []),
     (Column("moods", array_of(70_002, _MOOD)), [["sad", None]]),
+    (Column("feeling", _FEELING), ['it\'s "ok"', "", "a[]"]),
+    (Column("feelings", array_of(70_012, _FEELING)), [["sad", None, "a[]"], []]),
     (
         Column("nest", _NEST),
         [

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.identifiers import TableName
-from etl_core.schema.pg_types import base_type, dimensions, is_array_json, under_domains
+from etl_core.schema.pg_types import base_type, dimensions, is_array_json, is_enum, under_domains
 from etl_core.schema.table import Column, TypeKind
 from etl_core.type_options import OutOfRange
 from etl_core.values.array_json import load_array_json
 from etl_core.values.arrays import split_arrays, split_outermost
 from etl_core.values.composites import split_composites
+from etl_core.values.enums import check_labels
 from etl_core.values.range_types import split_multiranges, split_ranges
 from etl_core.values.ranges import within
 from etl_core.values.refusal import not_utf8
@@ -42,6 +43,8 @@ def load(text: Array, column: Column, table: TableName) -> Array:
         values = load_array_json(text, base, column, table)
     else:
         values = family.load(text, arrow, column, table)
+        if is_enum(base):
+            check_labels(values, base, column, table)
     if pa.types.is_string(arrow) and not is_utf8(values):
         raise not_utf8(column, table)
     if column.value_range is not None and column.out_of_range is not OutOfRange.REFUSE:

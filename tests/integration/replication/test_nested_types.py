@@ -1,4 +1,4 @@
-"""Ranges as structs, arrays as lists of lists: by copy, by the stream, with unchanged values, as keys and defaults.
+"""Ranges as structs, lists of lists, enums: by copy, by the stream, with unchanged values, as keys and defaults.
 
 The oracle is PostgreSQL: its functions of ranges say what each field is to be, and its arrays what each list is.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from etl_core.config_tables import read_tables
+from etl_core.errors import CopiedAgain
 from etl_core.state.table_state import TableState
 
 if TYPE_CHECKING:
@@ -215,3 +216,59 @@ def test_arrays_are_lists_of_lists_if_asked(lab: Lab) -> None:
     assert lab.rows("SELECT a::VARCHAR FROM public.streamed ORDER BY id") == [("[[1]]",), ("[1,2]",)]
     assert lab.rows("SELECT a::VARCHAR FROM public.copied") == [("[1]",)]
     assert all(comparison.is_equal for comparison in changed.verify())
+
+
+def test_enums_are_enums_if_asked(lab: Lab) -> None:
+    """A label that was added is added in place; one that was renamed is a new copy by itself."""
+    lab.execute("""CREATE TYPE mood AS ENUM ('sad', 'it''s "ok"', 'happy'); CREATE DOMAIN state AS mood""")
+    lab.execute("CREATE TYPE pair AS (m mood); CREATE TYPE empty AS ENUM ()")
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, m mood, ms mood[], s state, p pair, e empty, big text)")
+    lab.execute("ALTER TABLE t ALTER big SET STORAGE EXTERNAL; CREATE TABLE k (m mood PRIMARY KEY, v int)")
+    lab.execute("CREATE TABLE other (id int PRIMARY KEY, m mood); INSERT INTO other VALUES (1, 'sad')")
+    row = """'it''s "ok"', ARRAY['sad', NULL]::mood[], 'happy', ROW('sad'), NULL, repeat('x', 9000)"""
+    lab.execute(f"INSERT INTO t VALUES (1, {row}), (2, {row}); INSERT INTO k VALUES ('sad', 1), ('happy', 2)")
+    lab.publish()
+    asked = settings({"enum": "enum"}, {"other": {"columns": {"enum": {"m": "varchar"}}}})
+    pipeline = lab.synced(**asked)
+    lab.execute(f"INSERT INTO t VALUES (3, {row}), (4, NULL, '{{}}', NULL, NULL, NULL, NULL)")
+    lab.execute("UPDATE t SET m = 'sad' WHERE id = 1; DELETE FROM t WHERE id = 2; UPDATE k SET v = 10 WHERE m = 'sad'")
+    lab.execute("DELETE FROM k WHERE m = 'happy'; ALTER TABLE t ADD late mood DEFAULT 'happy'")
+    lab.execute("INSERT INTO t (id, late) VALUES (5, 'sad')")
+    lab.caught_up(pipeline)
+
+    def assert_equal(labels: str) -> None:
+        assert all(comparison.is_equal for comparison in pipeline.verify())
+        columns = "id, m{0}, ms{0}[], s{0}, (p).m{0}, length(big), late{0}"
+        theirs = lab.execute(f"SELECT {columns.format('::text')} FROM t ORDER BY t.m, id")
+        ours = columns.format("::VARCHAR").replace("(p).m", "p.m")
+        assert lab.rows(f"SELECT {ours} FROM public.t ORDER BY t.m NULLS LAST, id") == theirs
+        described = stored(lab, "t")
+        assert {name: described[name] for name in ("m", "ms", "s", "late", "p", "e")} == {
+            **dict.fromkeys(("m", "s", "late"), f"ENUM({labels})"),
+            "ms": f"ENUM({labels})[]",
+            "p": "STRUCT(m VARCHAR)",
+            "e": "VARCHAR",
+        }
+        assert stored(lab, "k")["m"] == f"ENUM({labels})"
+        assert stored(lab, "other")["m"] == "VARCHAR"
+
+    assert pipeline.observer.errors == {}
+    assert_equal("'sad', 'it''s ok', 'happy'")
+    assert lab.rows("SELECT m::VARCHAR, v FROM public.k") == [("sad", 10)]
+
+    lab.execute("ALTER TYPE mood ADD VALUE 'fine' BEFORE 'happy'")
+    lab.execute("INSERT INTO t (id, m, ms) VALUES (6, 'fine', '{fine}'); UPDATE t SET m = 'fine' WHERE id = 3")
+    lab.execute("INSERT INTO k VALUES ('fine', 3)")
+    lab.caught_up(pipeline)
+    assert pipeline.observer.errors == {}, "in place"
+    assert_equal("'sad', 'it''s ok', 'fine', 'happy'")
+
+    lab.execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'; INSERT INTO t (id, m) VALUES (7, 'blue')")
+    lab.execute("INSERT INTO k VALUES ('happy', 4); INSERT INTO other VALUES (2, 'blue')")
+    lab.caught_up(pipeline)
+    states = {status.name.name: status.state for status in pipeline.store.tables()}
+    assert (states["t"], states["k"]) == (TableState.INIT, TableState.INIT)
+    assert all(isinstance(error, CopiedAgain) for error in pipeline.observer.errors.values())
+    pipeline.sync()
+    lab.caught_up(pipeline)
+    assert_equal("'blue', 'it''s ok', 'fine', 'happy'")

@@ -52,6 +52,8 @@ _STORED = {
     "int4range": "STRUCT(lower INTEGER, upper INTEGER, lower_inc BOOLEAN, upper_inc BOOLEAN, isempty BOOLEAN)",
     "numranges": "STRUCT(lower VARCHAR, upper VARCHAR, lower_inc BOOLEAN, upper_inc BOOLEAN, isempty BOOLEAN)[]",
     "grid": "INTEGER[][]",
+    "feeling": "ENUM('sad', 'it''s \"ok\"', '', 'a[]')",
+    "feelings": "ENUM('sad', 'it''s \"ok\"', '', 'a[]')[]",
     "bits": "BIT[]",
     "points": "STRUCT(x DOUBLE, y DOUBLE)[]",
     "hstores": "MAP(VARCHAR, VARCHAR)[]",

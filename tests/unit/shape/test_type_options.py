@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from etl_core.config import PipelineConfig
+from etl_core.config import DestinationConfig, PipelineConfig
 from etl_core.config_file import load_config
 from etl_core.config_tables import read_tables
-from etl_core.destination.duckdb.types import duckdb_type
+from etl_core.destination.duckdb.types import duckdb_type, type_change
+from etl_core.destination.registry import check_enums
+from etl_core.destination.sql.type_change import TypeChange
 from etl_core.errors import ConfigError, CopiedAgain, TableError, UnsupportedType
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin, format_type, numeric_modifier
@@ -301,3 +303,52 @@ def test_an_array_has_values_out_of_range() -> None:
     prices = table("t", Column("id", INT8), Column("prices", array_of(1231, NUMERIC), numeric_modifier(5, 2)))
     said = {"public.t": {"columns": {"out_of_range": {"prices": "null"}}}}
     assert list(shapes({}, said).check([prices])) == []
+
+
+def test_enums_where_the_destination_has_them(tmp_path: Path) -> None:
+    mood = PgType(70_000, "mood", "public", TypeKind.ENUM, labels=("sad", "it's"))
+    pair = PgType(70_002, "pair", "public", TypeKind.COMPOSITE, attributes=(Column("m", mood),))
+    own = PgType(70_003, "own", "public", TypeKind.RANGE, mood)
+    domain = PgType(70_004, "state", "public", TypeKind.DOMAIN, mood)
+    old = replace(mood, labels=())  # of an older version, or without any
+    kinds = {"m": mood, "ms": array_of(70_001, domain), "p": pair, "r": own, "old": old}
+    schema = table("t", Column("id", INT8), *(Column(name, kind) for name, kind in kinds.items()))
+
+    def stored(types: Mapping[str, str]) -> dict[str, str]:
+        return {column.name: duckdb_type(column) for column in shapes(types).of(schema).target.columns[1:]}
+
+    texts = {"m": "VARCHAR", "ms": "VARCHAR[]", "p": 'STRUCT("m" VARCHAR)', "r": "VARCHAR", "old": "VARCHAR"}
+    enum = "ENUM('sad', 'it''s')"
+    assert stored({}) == texts
+    assert stored({"enum": "enum"}) == {**texts, "m": enum, "ms": f"{enum}[]"}
+    assert stored({"enum": "enum", "arrays": "json"}) == {**texts, "m": enum, "ms": "JSON"}
+    rules = shapes({"enum": "enum"}).rules(schema.name)
+    in_force = {one.name for one in schema.columns if "enum" in rules.words_in_force(one, schema)}
+    assert in_force == {"m", "ms", "old"}
+    with pytest.raises(TableError, match=r"types\.enum: is enum: column m of public\.t may keep labels"):
+        shapes({"enum": "enum"}, write_mode=WriteMode.SOFT_DELETE).of(schema)
+
+    config = load(tmp_path, "tables:\n  t: {columns: {enum: {m: enum, n: varchar}}}\n")
+    assert config.enum_fields == ["tables.t.columns.enum.m"]
+    check_enums(config.destination, config.enum_fields)
+    with pytest.raises(ConfigError) as told:
+        check_enums(DestinationConfig("bigquery", {"project": "p"}), config.enum_fields)
+    assert str(told.value) == ("tables.t.columns.enum.m: is enum, which destination type bigquery does not have")
+    assert load(tmp_path, "types: {enum: enum}\n").enum_fields == ["types.enum"]
+    check_enums(DestinationConfig("bigquery", {"project": "p"}), load(tmp_path, "types: {enum: varchar}\n").enum_fields)
+
+
+def test_an_enum_grows_in_place_and_nothing_else_of_it() -> None:
+    def column(*labels: str, is_list: bool = False) -> Column:
+        enum = PgType(70_000, "mood", "public", TypeKind.ENUM, form=0, labels=labels)
+        return Column("m", array_of(70_001, enum) if is_list else enum)
+
+    before = duckdb_type(column("a", "it's", "c', 'd"))
+    assert type_change(before, column("a", "it's", "c', 'd")) is TypeChange.NONE
+    assert type_change(before, column("z", "it's", "c', 'd", "a")) is TypeChange.GROWS
+    assert type_change(before, column("a", "it's", "c", "d")) is TypeChange.COMPARABLE
+    assert type_change(before, column("a", "it's")) is TypeChange.COMPARABLE
+    assert type_change(f"{before}[]", column("a", "it's", "c', 'd", "z")) is TypeChange.OTHER
+    assert type_change(f"{before}[]", column("a", "it's", "c', 'd", "z", is_list=True)) is TypeChange.GROWS
+    assert type_change("VARCHAR", column("a")) is TypeChange.COMPARABLE
+    assert type_change("ENUM('a\"')", column("a")) is not TypeChange.NONE

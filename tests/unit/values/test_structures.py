@@ -250,6 +250,26 @@ def test_an_attribute_that_came_or_went_is_known_to_a_new_copy_alone() -> None:
 
 INT_RANGE, INT_RANGES = as_structs(known(3904)).type, as_structs(known(4451)).type
 GRID = retyped(Column("c", known(1007)), {"arrays": "list(2)"}, is_key=False).type
+
+
+def test_a_label_that_is_not_known_is_known_to_a_new_copy_alone() -> None:
+    mood = PgType(70_000, "mood", "public", TypeKind.ENUM, labels=("sad", ""))
+    enum = as_enum(mood).type
+    assert loaded(mood, ["sad", None, "new"]) == ["sad", None, "new"]
+    assert loaded(enum, ["sad", None, ""]) == ["sad", None, ""]
+    assert loaded(enum, [None]) == [None]
+    with pytest.raises(
+        CopiedAgain, match=r"the labels of public\.mood, the type of column c of public\.t, were changed"
+    ):
+        loaded(enum, ["sad", "new"])
+    with pytest.raises(CopiedAgain, match=r"the labels of public\.mood"):
+        loaded(as_enum(array_of(mood)).type, ["{sad,NULL}", "{new}"])
+
+
+def as_enum(pg_type: PgType) -> Column:
+    return retyped(Column("c", pg_type), {"enum": "enum"}, is_key=False)
+
+
 POINTS = [(1.0, 2.5), (float("inf"), -0.0), (1e300, 5e-324)]
 
 

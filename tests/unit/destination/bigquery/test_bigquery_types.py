@@ -68,6 +68,8 @@ _STORED = {
     "int4range": f"STRUCT<`lower` INT64, `upper` INT64, {_FLAGS}>",
     "numranges": f"STRUCT<elements ARRAY<STRUCT<element STRUCT<`lower` STRING, `upper` STRING, {_FLAGS}>>>>",
     "grid": "STRUCT<elements ARRAY<STRUCT<element STRUCT<elements ARRAY<STRUCT<element INT64>>>>>>",
+    "feeling": "STRING",
+    "feelings": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",
     "bits": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",
     "points": "STRUCT<elements ARRAY<STRUCT<element STRUCT<`x` FLOAT64, `y` FLOAT64>>>>",
     "hstores": f"STRUCT<elements ARRAY<STRUCT<element {_MAP}>>>",
