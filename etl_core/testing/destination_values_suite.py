@@ -314,6 +314,12 @@ class ValueSuite(ValueCases):
             ),
             (Column("when", _TIMESTAMPTZ, missing_value="infinity"), _INFINITE, 0),
             (Column("ints", array_of(1007, INT4), missing_value="{1,NULL}"), [1, None], [2]),
+            (
+                replace(_as_structs("int4ranges", 4451), missing_value="{[1,5),[7,)}"),
+                [_range(1, 5), _range(7, None)],
+                [],
+            ),
+            (Column("feeling", _FEELING, missing_value="sad"), "sad", ""),
         ],
         ids=lambda value: value.name if isinstance(value, Column) else "",
     )
