@@ -28,7 +28,7 @@ from etl_core.config_values import parse_size as parse_size
 from etl_core.identifiers import TableName, check_pipeline_name
 from etl_core.policies import PolicySettings, TablePolicy
 from etl_core.table_pattern import TablePattern, TableSelection
-from etl_core.type_options import read_types
+from etl_core.type_options import ENUM, read_types
 from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
@@ -320,6 +320,15 @@ class PipelineConfig:
         """Each that some table may have, with the dotted field that says so."""
         settings = [(f"{one.where}.write_mode", one.write_mode) for one in self.tables if one.write_mode is not None]
         return [("write_mode", self.write_mode), *settings]
+
+    @property
+    def enum_fields(self) -> list[str]:
+        """The dotted fields by which enums of some table are enums at the destination, too."""
+        said = [("types", self.types)]
+        for one in self.tables:
+            said += [(f"{one.where}.types", one.types)]
+            said += [(f"{one.where}.columns.{ENUM}", one.columns.types.get(ENUM, {}))]
+        return [f"{where}.{key}" for where, words in said for key, word in words.items() if word == ENUM]
 
     def write_mode_of(self, table: TableName) -> WriteMode:
         """As the settings say it; the last entry that matches the table and has one decides."""

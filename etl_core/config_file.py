@@ -56,6 +56,9 @@ _NESTED = ("tables.", "types.")
 _WORD_NULL = ".out_of_range"
 """In a field with this, `null` is a word."""
 
+_REMOVED = {"unknown_types_to_bytes": "it was removed: true is types: {unknown: bytes}, false types: {unknown: refuse}"}
+"""What to write for fields that there were."""
+
 
 def load_config(path: Path | str) -> PipelineConfig:
     """Reads and checks the file at `path`. Raises ConfigError, with `field` and `line` where there are."""
@@ -288,7 +291,9 @@ class _Section:
             raise config_error(
                 self.where(key),
                 "is unknown",
-                hint=did_you_mean(key, self._known) or f"known here: {', '.join(self._known)}",
+                hint=_REMOVED.get(self.where(key))
+                or did_you_mean(key, self._known)
+                or f"known here: {', '.join(self._known)}",
             )
 
 

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Self
 
 from etl_core.config import PipelineConfig
 from etl_core.destination.protocol import Destination, WaitingDestination
-from etl_core.destination.registry import build_destination, check_destination, check_write_modes, value_range
+from etl_core.destination.registry import (
+    build_destination,
+    check_destination,
+    check_enums,
+    check_write_modes,
+    value_range,
+)
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_core.policies import RECOPY
@@ -55,6 +61,7 @@ class PipelineControl:
         if destination is None:
             check_destination(config.destination)
             check_write_modes(config.destination, config.write_modes)
+            check_enums(config.destination, config.enum_fields)
         self.config = config
         self.observer = observer or Observer()
         self.stop = stop or threading.Event()

@@ -13,12 +13,18 @@ from enum import StrEnum
 
 from etl_core.config_values import config_error, did_you_mean, wrong_kind
 
-NUMERIC, JSON, ARRAYS, UNKNOWN, OUT_OF_RANGE = "numeric", "json", "arrays", "unknown", "out_of_range"
-AUTO, VARCHAR, DOUBLE, REFUSE = "auto", "varchar", "double", "refuse"
+NUMERIC, JSON, ARRAYS, ENUM, RANGE = "numeric", "json", "arrays", "enum", "range"
+UNKNOWN, OUT_OF_RANGE = "unknown", "out_of_range"
+AUTO, VARCHAR, DOUBLE, REFUSE, STRUCT = "auto", "varchar", "double", "refuse", "struct"
 
 DECIMAL_DIGITS = 38
 """Of the widest DECIMAL that every destination has."""
 _DECIMAL = re.compile(r"decimal\s*\(\s*(\d{1,4})\s*(?:,\s*(\d{1,4})\s*)?\)", re.IGNORECASE)
+
+
+_LIST = re.compile(r"list\s*\(\s*(\d{1,4})\s*\)", re.IGNORECASE)
+_DIMENSIONS = 6
+"""Of PostgreSQL's arrays at most (MAXDIM)."""
 
 
 class OutOfRange(StrEnum):
@@ -50,6 +56,8 @@ DEFAULTS: Mapping[str, str] = {
     NUMERIC: AUTO,
     JSON: "json",
     ARRAYS: "list",
+    ENUM: VARCHAR,
+    RANGE: VARCHAR,
     UNKNOWN: "bytes",
     OUT_OF_RANGE: OutOfRange.REFUSE.value,
 }
@@ -59,6 +67,8 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     NUMERIC: (AUTO, VARCHAR, DOUBLE),
     JSON: ("json", VARCHAR),
     ARRAYS: ("list", "json"),
+    ENUM: (VARCHAR, ENUM),
+    RANGE: (VARCHAR, STRUCT),
     UNKNOWN: ("bytes", VARCHAR, REFUSE),
     OUT_OF_RANGE: tuple(choice.value for choice in OutOfRange),
 }
@@ -68,6 +78,12 @@ def decimal_digits(word: str) -> tuple[int, int] | None:
     """Precision and scale of `decimal(p,s)`, None for another word of `numeric`."""
     match = _DECIMAL.fullmatch(word)
     return None if match is None else (int(match[1]), int(match[2] or 0))
+
+
+def list_dimensions(word: str) -> int | None:
+    """n of `list(n)`, 1 for `list`, None for another word of `arrays`."""
+    match = _LIST.fullmatch(word)
+    return int(match[1]) if match else 1 if word == DEFAULTS[ARRAYS] else None
 
 
 def read_types(where: str, given: object) -> Mapping[str, str]:
@@ -89,6 +105,8 @@ def read_word(where: str, option: str, given: object) -> str:
         raise wrong_kind(where, "text", word)
     if word in words:
         return word
+    if option == ARRAYS:
+        return _list_word(where, word)
     digits = decimal_digits(word) if option == NUMERIC else None
     if digits is None:
         known = ", ".join((*words, "decimal(p,s)") if option == NUMERIC else words)
@@ -101,3 +119,11 @@ def read_word(where: str, option: str, given: object) -> str:
             hint=f"write decimal(p,s) with p from 1 to {DECIMAL_DIGITS} digits in all, s of them after the point",
         )
     return f"decimal({precision},{scale})"
+
+
+def _list_word(where: str, word: str) -> str:
+    count = list_dimensions(word)
+    if count is None or not 1 <= count <= _DIMENSIONS:
+        hint = f"use list, json, or list(n) for arrays that all have n dimensions, {_DIMENSIONS} at most"
+        raise config_error(where, f"is {word!r}", hint=hint)
+    return DEFAULTS[ARRAYS] if count == 1 else f"list({count})"

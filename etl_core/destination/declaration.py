@@ -34,6 +34,8 @@ class DestinationType:
 
     `value_range` is what the destination holds of dates, times and intervals, if that is less than Arrow does. Values
     beyond it come to the destination where `out_of_range` of a column is `refuse`, and it refuses them.
+
+    `has_enums` tells whether a column may be an enum (`etl_core.schema.pg_types.is_enum`), stored with its labels.
     """
 
     build: Callable[[Options, str], Destination]
@@ -42,3 +44,4 @@ class DestinationType:
     reader_names: Callable[[Options], ReaderNames] | None = None
     refuses: Callable[[WriteMode, Options], str | None] | None = None
     value_range: ValueRange | None = None
+    has_enums: bool = False

@@ -188,6 +188,15 @@ def check_write_modes(config: DestinationConfig, modes: Iterable[tuple[str, Writ
             )
 
 
+def check_enums(config: DestinationConfig, fields: Iterable[str]) -> None:
+    """Raises ConfigError for a destination without enums, naming the first of `fields`, which say there are some."""
+    for where in fields:
+        if not find_type(config.type).type.has_enums:
+            raise config_error(
+                where, f"is enum, which destination type {config.type} does not have", hint="use varchar"
+            )
+
+
 def value_range(config: DestinationConfig) -> ValueRange | None:
     """What the destination holds of dates, times and intervals, None where that is no less than Arrow does."""
     return find_type(config.type).type.value_range

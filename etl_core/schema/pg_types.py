@@ -172,11 +172,29 @@ _TYPES: tuple[tuple[int, str, int, TypeKind], ...] = (
 )
 
 
+# The subtype of each range, the range of each multirange (pg_range.dat).
+_PARTS = {
+    3904: INT4,
+    3906: NUMERIC,
+    3908: TIMESTAMP,
+    3910: TIMESTAMPTZ,
+    3912: DATE,
+    3926: INT8,
+    4451: 3904,
+    4532: 3906,
+    4533: 3908,
+    4534: 3910,
+    4535: 3912,
+    4536: 3926,
+}
+
+
 def _index() -> dict[int, PgType]:
     index: dict[int, PgType] = {}
     for oid, name, array_oid, kind in _TYPES:
         delimiter = ";" if oid == BOX else ","
-        index[oid] = PgType(oid, name, kind=kind, delimiter=delimiter)
+        part = index[_PARTS[oid]] if oid in _PARTS else None
+        index[oid] = PgType(oid, name, kind=kind, element=part, delimiter=delimiter)
         if array_oid:
             array = PgType(array_oid, f"_{name}", kind=TypeKind.ARRAY, element=index[oid], delimiter=delimiter)
             index[array_oid] = array
@@ -207,6 +225,19 @@ def forms(pg_type: PgType) -> tuple[int, ...]:
 def is_array_json(pg_type: PgType) -> bool:
     """Whether it is an array that is JSON at the destination: json with the array's element."""
     return pg_type.oid == JSON and pg_type.element is not None
+
+
+def is_enum(pg_type: PgType) -> bool:
+    """Whether it is an enum at the destination too, not its labels as text."""
+    return pg_type.kind is TypeKind.ENUM and pg_type.form >= 0
+
+
+def dimensions(array: PgType) -> int:
+    """How many dimensions its values have at the destination: arrays of PostgreSQL have no arrays as elements."""
+    found, element = 1, array.element
+    while element is not None and element.kind is TypeKind.ARRAY:
+        found, element = found + 1, element.element
+    return found
 
 
 def base_type(pg_type: PgType) -> PgType:

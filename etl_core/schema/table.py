@@ -34,16 +34,18 @@ class TypeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PgType:
-    """A row of `pg_type`. `element` is an array's element type or a domain's base type, else None; a json that has one
-    is an array at the source (`pg_types.is_array_json`).
+    """A row of `pg_type`. `element` is an array's element type, a domain's base type, a range's subtype or a
+    multirange's range, else None; a json that has one is an array at the source (`pg_types.is_array_json`).
 
-    `attributes` are a composite's, as columns; none if they are not known. `delimiter` is what stands between elements
+    `attributes` are a composite's, as columns; none if they are not known. A range has some where it is a struct at the
+    destination (`etl_core.shape.retyping`). `delimiter` is what stands between elements
     of an array, be it this type or one of this type (`typdelim`).
 
     `type_modifier` is what a domain says of its base type (`typtypmod`): -1 for none, and for every other type.
-    `form` is what the catalog adds for the types of `pg_types.has_form`: the decimals of money, which its database's
-    locale says, and 0 for PostGIS's types. -1 for every other type; and for one of these, if nobody asked the catalog
-    or an older version did: its values are stored as bytes of text then.
+    `labels` are an enum's, in its order; none if they are not known. `form` is what the catalog adds for the types of
+    `pg_types.has_form`: the decimals of money, which its database's locale says, and 0 for PostGIS's types; and 0 for
+    an enum that is one at the destination, too. -1 for every other type; and for one of these, if nobody asked the
+    catalog or an older version did: its values are stored as bytes of text then.
     """
 
     oid: int
@@ -55,6 +57,7 @@ class PgType:
     attributes: tuple[Column, ...] = ()
     delimiter: str = ","
     form: int = -1
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

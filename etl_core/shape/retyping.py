@@ -2,9 +2,11 @@
 
 `numeric` is about numerics that DECIMAL does not hold as they are declared: without a precision, or of more than 38
 digits. By `auto` they have the digits that a copy found (`Column.fraction_digits`), and are text where it counted none:
-in composites, in a table that an older version copied. `json` is about json and jsonb. `arrays` is about arrays, but
-for those with money in them, whose text is by the lc_monetary of our sessions. `unknown` is about types that no family
-knows. All are also about such types in arrays, composites and under domains.
+in composites, in the bounds of ranges, in a table that an older version copied. `json` is about json and jsonb.
+`arrays` is about arrays; those with money in them, whose text is by the lc_monetary of our sessions, are never JSON.
+`enum` is about enums and arrays of them, not about those in composites and ranges. `range` is about ranges and
+multiranges. `unknown` is about types that no family knows. All are also about such types in arrays, composites and
+under domains, and in the bounds of ranges as structs.
 """
 
 from __future__ import annotations
@@ -20,15 +22,19 @@ from etl_core.type_options import (
     DECIMAL_DIGITS,
     DEFAULTS,
     DOUBLE,
+    ENUM,
     JSON,
     NUMERIC,
     OUT_OF_RANGE,
+    RANGE,
     REFUSE,
+    STRUCT,
     UNKNOWN,
     VARCHAR,
     OutOfRange,
     ValueRange,
     decimal_digits,
+    list_dimensions,
 )
 from etl_core.values.families import UNKNOWN as UNKNOWN_FAMILY
 from etl_core.values.numeric import is_declared
@@ -37,6 +43,7 @@ from etl_core.values.registry import family_of
 _WITH_RANGE = (pg_types.TIMESTAMP, pg_types.TIMESTAMPTZ, pg_types.INTERVAL)
 _WITH_RANGE_THERE = (pg_types.DATE, pg_types.TIME)
 """Types that hold less in some destinations alone."""
+_RANGES = (TypeKind.RANGE, TypeKind.MULTIRANGE)
 
 
 def retyped(column: Column, words: Mapping[str, str], *, is_key: bool, value_range: ValueRange | None = None) -> Column:
@@ -65,15 +72,21 @@ def in_force(
     """Those of `words` that make a difference to the column; equal ones give equal values."""
     said = {option: word for option, word in words.items() if word != DEFAULTS[option]}
     leaves = list(_leaves(column.type, column.type_modifier, said))
-    if not any(is_array_json(leaf) for leaf, _ in leaves):
+    if not any(is_array_json(leaf) or leaf.kind is TypeKind.ARRAY for leaf, _ in leaves):
         said.pop(ARRAYS, None)
     numeric = said.get(NUMERIC)
     if not (is_counted(column) if numeric == VARCHAR else any(_is_wide_numeric(*leaf) for leaf in leaves)):
         said.pop(NUMERIC, None)
     if not any(_is_json(leaf) for leaf, _ in leaves):
         said.pop(JSON, None)
-    # An array that is JSON has such elements all the same, and may be refused for them.
-    parts = _leaves(column.type, column.type_modifier, {}) if said.get(UNKNOWN) == REFUSE else leaves
+    if not _is_of_enums(column.type, said):
+        said.pop(ENUM, None)
+    if not any(leaf.kind in _RANGES for leaf, _ in leaves):
+        said.pop(RANGE, None)
+    parts = leaves
+    if said.get(UNKNOWN) == REFUSE and ARRAYS in said:
+        # An array that is JSON has such elements all the same, and may be refused for them.
+        parts = list(_leaves(column.type, column.type_modifier, {**said, ARRAYS: DEFAULTS[ARRAYS]}))
     if not any(_is_unknown(part) for part, _ in parts):
         said.pop(UNKNOWN, None)
     oids = _WITH_RANGE if value_range is None else (*_WITH_RANGE, *_WITH_RANGE_THERE)
@@ -95,40 +108,84 @@ def is_array(column: Column) -> bool:
     return base_type(column.type).kind is TypeKind.ARRAY
 
 
-def applies(option: str, column: Column, value_range: ValueRange | None = None) -> bool:
-    """Whether some word of `option` makes a difference to a column of this type, which may be no key's."""
-    words = {NUMERIC: DOUBLE, JSON: VARCHAR, ARRAYS: "json", UNKNOWN: VARCHAR, OUT_OF_RANGE: OutOfRange.NULL.value}
-    given = words if option == OUT_OF_RANGE else {option: words[option]}
+def applies(option: str, word: str, column: Column, value_range: ValueRange | None = None) -> bool:
+    """Whether `option` is about columns of this type, which may be no key's; `word` is what is said."""
+    words = {
+        NUMERIC: DOUBLE,
+        JSON: VARCHAR,
+        ARRAYS: "list(2)",
+        ENUM: ENUM,
+        RANGE: STRUCT,
+        UNKNOWN: VARCHAR,
+        OUT_OF_RANGE: OutOfRange.NULL.value,
+    }
+    # Whatever else may be said for it: of a range's bounds an option is about where the range is a struct.
+    given = {RANGE: STRUCT, option: words[option] if word in (DEFAULTS[option], VARCHAR) else word}
+    if option == OUT_OF_RANGE:
+        given[NUMERIC] = DOUBLE
     return option in in_force(column, given, is_key=False, value_range=value_range)
 
 
 def _leaves(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> Iterator[tuple[PgType, int]]:
-    """The types of the values in a value, with their modifiers: of the elements and the attributes."""
+    """The types of the values in a value, with their modifiers: of the elements and the attributes.
+
+    And the arrays, ranges and multiranges themselves of which the options make something else.
+    """
     base, type_modifier = under_domains(pg_type, type_modifier)
     if base.kind is TypeKind.ARRAY and base.element is not None:
         whole = _as_json(base, said)
-        yield from _leaves(base.element, type_modifier, said) if whole is None else [(whole, -1)]
+        if whole is not None:
+            yield whole, -1
+            return
+        if _count(said) > 1:
+            yield base, type_modifier
+        yield from _leaves(base.element, type_modifier, _of_elements(said))
     elif base.kind is TypeKind.COMPOSITE:
         for attribute in base.attributes:
             yield from _leaves(attribute.type, attribute.type_modifier, said)
     else:
         yield base, type_modifier
+        if base.kind in _RANGES and RANGE in said and base.element is not None:
+            yield from _leaves(base.element, -1, said)
 
 
 def _as_json(array: PgType, said: Mapping[str, str]) -> PgType | None:
     """The type of the array as JSON, None where it is a list."""
     assert array.element is not None  # noqa: S101 - it is an array
-    if ARRAYS not in said or any(leaf.oid == pg_types.MONEY for leaf, _ in _leaves(array.element, -1, {})):
+    if said.get(ARRAYS) != JSON or any(leaf.oid == pg_types.MONEY for leaf, _ in _leaves(array.element, -1, {})):
         return None
     return replace(_known(pg_types.JSON), element=array.element, delimiter=array.delimiter)
+
+
+def _count(said: Mapping[str, str]) -> int:
+    """How many dimensions an array has as lists."""
+    return list_dimensions(said.get(ARRAYS, DEFAULTS[ARRAYS])) or 1
+
+
+def _of_elements(said: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said of an array's elements: the dimensions are those of the array, not of one in it."""
+    return {option: word for option, word in said.items() if option != ARRAYS} if _count(said) > 1 else said
+
+
+def _of_fields(said: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said of the fields of a struct: an enum in one is text, whatever the destination."""
+    return {option: word for option, word in said.items() if option != ENUM}
 
 
 def _is_json(base: PgType) -> bool:
     return base.oid in (pg_types.JSON, pg_types.JSONB) and not is_array_json(base)
 
 
+def _is_of_enums(pg_type: PgType, said: Mapping[str, str]) -> bool:
+    """Whether it is an enum, or a list of them."""
+    base = base_type(pg_type)
+    while base.kind is TypeKind.ARRAY and base.element is not None and _as_json(base, said) is None:
+        base = base_type(base.element)
+    return base.kind is TypeKind.ENUM
+
+
 def _is_unknown(base: PgType) -> bool:
-    return family_of(base).name == UNKNOWN_FAMILY.name
+    return base.kind is not TypeKind.ARRAY and family_of(base).name == UNKNOWN_FAMILY.name
 
 
 def _is_wide_numeric(base: PgType, type_modifier: int) -> bool:
@@ -148,16 +205,25 @@ def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tu
         whole = _as_json(base, said)
         if whole is not None:
             return whole, -1
-        element, new = _retyped(base.element, modifier, said)
+        element, new = _retyped(base.element, modifier, _of_elements(said))
+        for _ in range(_count(said) - 1):
+            element = replace(base, element=element)
         if (element, new) != (base.element, modifier):
             return replace(base, element=element), new
     elif base.kind is TypeKind.COMPOSITE:
-        attributes = tuple(_attribute(attribute, said) for attribute in base.attributes)
+        attributes = tuple(_attribute(attribute, _of_fields(said)) for attribute in base.attributes)
         if attributes != base.attributes:
             return replace(base, attributes=attributes), modifier
+    elif base.kind in _RANGES and RANGE in said and base.element is not None:
+        element, new = _retyped(base.element, -1, _of_fields(said))
+        if base.kind is TypeKind.MULTIRANGE:
+            return replace(base, element=element), -1
+        return replace(base, attributes=_range_attributes(element, new)), -1
     elif _is_wide_numeric(base, modifier) and said.get(NUMERIC, VARCHAR) != VARCHAR:
         digits = decimal_digits(said[NUMERIC])
         return (_known(pg_types.FLOAT8), -1) if digits is None else (base, numeric_modifier(*digits))
+    elif base.kind is TypeKind.ENUM and ENUM in said and base.labels:
+        return replace(base, form=0), -1
     elif (_is_json(base) and JSON in said) or (_is_unknown(base) and said.get(UNKNOWN) == VARCHAR):
         return _known(pg_types.TEXT), -1
     return pg_type, type_modifier
@@ -166,6 +232,15 @@ def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tu
 def _attribute(attribute: Column, said: Mapping[str, str]) -> Column:
     new, modifier = _retyped(attribute.type, attribute.type_modifier, said)
     return replace(attribute, type=new, type_modifier=modifier)
+
+
+def _range_attributes(bound: PgType, type_modifier: int) -> tuple[Column, ...]:
+    """Of a range as a struct, by the names of the functions that tell the same of it in PostgreSQL.
+
+    https://www.postgresql.org/docs/current/functions-range.html
+    """
+    bounds = (Column(name, bound, type_modifier) for name in ("lower", "upper"))
+    return *bounds, *(Column(name, _known(pg_types.BOOL)) for name in ("lower_inc", "upper_inc", "isempty"))
 
 
 def _known(oid: int) -> PgType:

@@ -19,8 +19,10 @@ from etl_core.type_options import (
     AUTO,
     DEFAULTS,
     DOUBLE,
+    ENUM,
     NUMERIC,
     OUT_OF_RANGE,
+    RANGE,
     UNKNOWN,
     VARCHAR,
     OutOfRange,
@@ -138,7 +140,7 @@ class Rules:
         treatment = self.treatment(column)
         if treatment != then.treatment(name):
             return False
-        if any(words.get(option) != words_then.get(option) for option in (ARRAYS, UNKNOWN)):
+        if any(words.get(option) != words_then.get(option) for option in (ARRAYS, ENUM, RANGE, UNKNOWN)):
             return False
         # Where values were refused or NULL, those that are there are the source's.
         if words_then.get(OUT_OF_RANGE) == OutOfRange.CLAMP != words.get(OUT_OF_RANGE):

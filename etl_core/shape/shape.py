@@ -23,7 +23,7 @@ from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.retyping import retyped
 from etl_core.shape.rules import Rules
 from etl_core.shape.transforms import Function, Transform, as_text, transform_named
-from etl_core.type_options import DOUBLE, NUMERIC, VARCHAR
+from etl_core.type_options import DOUBLE, ENUM, NUMERIC, VARCHAR
 from etl_core.values import read_csv
 from etl_core.values.arrow import arrow_schema, arrow_type, key_schema
 from etl_core.values.text import Array, one_text, text_array
@@ -266,6 +266,7 @@ def build_shape(rules: Rules, source: TableSchema, key: HashKey | None) -> Shape
             typed = retyped(column, rules.words(column.name), is_key=is_key, value_range=rules.value_range)
             if typed is not column:
                 _check_typed_key(rules, source, column)
+                _check_enum(rules, source, column)
             kept.append(_Kept(column, typed if name == column.name else replace(typed, name=name)))
             read.append(typed)
             asked.append(column)
@@ -356,6 +357,17 @@ def _check_typed_key(rules: Rules, source: TableSchema, column: Column) -> None:
     else:
         return
     raise config_error(rules.type_field(NUMERIC, column.name), f"is {word}: {what}, and {problem}", hint=hint)
+
+
+def _check_enum(rules: Rules, source: TableSchema, column: Column) -> None:
+    """Refuses an enum in a table that keeps rows of before, with labels that may have another name since."""
+    if rules.write_mode is not WriteMode.MIRROR and ENUM in rules.words_in_force(column, source):
+        raise config_error(
+            rules.type_field(ENUM, column.name),
+            f"is enum: column {column.name} of {source.name} may keep labels that the enum no longer has, as its"
+            f" write_mode is {rules.write_mode}",
+            hint=f"use varchar: tables: {{{source.name}: {{columns: {{enum: {{{column.name}: varchar}}}}}}}}",
+        )
 
 
 def _no_key(_: Array) -> Array:

@@ -366,7 +366,8 @@ def _unknown_columns(
             )
     for where, column, option in entry.columns.typed():
         found = [schema.column(column) for schema in matched if column in schema.column_names]
-        if found and not any(applies(option, one, value_range) for one in found):
+        word = entry.columns.types[option][column]
+        if found and not any(applies(option, word, one, value_range) for one in found):
             yield config_error(
                 f"{entry.where}.columns.{where}",
                 f"column {column} has type {format_type(found[0])}, of which {option} says nothing",

@@ -109,23 +109,31 @@ WITH RECURSIVE needed(oid) AS (
     CROSS JOIN LATERAL (
         SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END WHERE t.typtype = 'd' OR t.typelem <> 0
         UNION ALL
+        SELECT CASE t.typtype WHEN 'r' THEN r.rngsubtype ELSE r.rngtypid END
+        FROM pg_catalog.pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL
         SELECT a.atttypid FROM pg_catalog.pg_attribute a
         WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
     ) part(oid)
 )
 SELECT t.oid::bigint, t.typname::text, n.nspname::text, t.typtype::text, t.typdelim::text,
-       CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN e.oid IS NOT NULL THEN e.oid END::bigint,
+       CASE t.typtype WHEN 'd' THEN t.typbasetype WHEN 'r' THEN r.rngsubtype WHEN 'm' THEN r.rngtypid
+            ELSE e.oid END::bigint,
        e.oid IS NOT NULL, t.typtypmod,
        CASE WHEN t.typtype = 'c' THEN (
            SELECT pg_catalog.json_agg(
                       pg_catalog.json_build_array(a.attname, a.atttypid::bigint, a.atttypmod, a.attnum)
                       ORDER BY a.attnum)
            FROM pg_catalog.pg_attribute a
-           WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END
+           WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END,
+       CASE WHEN t.typtype = 'e' THEN (
+           SELECT pg_catalog.json_agg(l.enumlabel ORDER BY l.enumsortorder)
+           FROM pg_catalog.pg_enum l WHERE l.enumtypid = t.oid) END
 FROM needed
 JOIN pg_catalog.pg_type t USING (oid)
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
+LEFT JOIN pg_catalog.pg_range r ON t.oid IN (r.rngtypid, r.rngmultitypid)
 """
 
 
@@ -247,7 +255,7 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
 
     def build(oid: int) -> PgType:
         if oid not in types:
-            _, name, namespace, kind, delimiter, element, is_array, type_modifier, attributes = rows[oid]
+            _, name, namespace, kind, delimiter, element, is_array, type_modifier, attributes, labels = rows[oid]
             described = PgType(
                 oid=oid,
                 name=name,
@@ -260,6 +268,7 @@ def _read_types(conn: Connection, oids: Iterable[int]) -> dict[int, PgType]:
                     for attribute, type_oid, modifier, attnum in attributes or ()
                 ),
                 delimiter=delimiter,
+                labels=tuple(labels or ()),
             )
             if pg_types.has_form(described):
                 described = replace(described, form=decimals if oid == pg_types.MONEY else 0)

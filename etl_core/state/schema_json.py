@@ -89,6 +89,7 @@ def _type_to_object(type_: PgType) -> dict[str, Any]:
         "attributes": [_column_to_object(attribute) for attribute in type_.attributes],
         "delimiter": type_.delimiter,
         "form": type_.form,
+        "labels": type_.labels,
     }
 
 
@@ -105,4 +106,5 @@ def _type_from_object(stored: dict[str, Any]) -> PgType:
         attributes=tuple(_column_from_object(attribute) for attribute in stored.get("attributes", ())),
         delimiter=stored.get("delimiter", "," if part is None else part.delimiter),
         form=stored.get("form", -1),
+        labels=tuple(stored.get("labels", ())),
     )

@@ -14,7 +14,9 @@ from pyarrow import MonthDayNano
 from etl_core.destination.protocol import Destination
 from etl_core.errors import ValueOutOfRange
 from etl_core.schema import pg_types
+from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
+from etl_core.shape.retyping import retyped
 from etl_core.testing.destination_tables import (
     INT4,
     INT8,
@@ -32,7 +34,7 @@ from etl_core.testing.destination_tables import (
     rows,
     table,
 )
-from etl_core.type_options import OutOfRange
+from etl_core.type_options import RANGE, STRUCT, OutOfRange
 
 _UUID = PgType(pg_types.UUID, "uuid")
 _JSON = PgType(pg_types.JSON, "json")
@@ -42,6 +44,7 @@ _SMALL = numeric_modifier(5, 2)
 _TIMESTAMPTZ = PgType(pg_types.TIMESTAMPTZ, "timestamptz")
 _DATE = PgType(pg_types.DATE, "date")
 _MOOD = PgType(70_000, "mood", "public", TypeKind.ENUM)
+_FEELING = PgType(70_011, "feeling", "public", TypeKind.ENUM, form=0, labels=("sad", 'it\'s "ok"', "", "a[]"))
 _DOMAIN = PgType(70_001, "id", "public", TypeKind.DOMAIN, _UUID)
 _UNKNOWN = PgType(70_002, "thing", "public")
 _MONEY = PgType(pg_types.MONEY, "money", form=2)
@@ -63,6 +66,20 @@ _PAIR = PgType(
 )
 _NEST = PgType(70_009, "nest", "public", TypeKind.COMPOSITE, attributes=(Column("kind", TEXT), Column("pair", _PAIR)))
 _INFINITE = 2**63 - 1
+
+
+def _as_structs(name: str, oid: int) -> Column:
+    """A column of a built-in range or multirange."""
+    pg_type = builtin(oid)
+    assert pg_type is not None
+    return retyped(Column(name, pg_type), {RANGE: STRUCT}, is_key=False)
+
+
+def _range(lower: Any, upper: Any, brackets: str = "[)") -> dict[str, Any]:
+    """`brackets` are none where it is empty."""
+    flags = {"lower_inc": "[" in brackets, "upper_inc": "]" in brackets, "isempty": not brackets}
+    return {"lower": lower, "upper": upper, **flags}
+
 
 _A = "00000000-0000-0000-0000-00000000000a"
 _B = "ffffffff-ffff-ffff-ffff-fffffffffffe"
@@ -141,6 +158,8 @@ CASES: tuple[Case, ...] = (
     (Column("jsons", array_of(3807, _JSONB)), [['{"a":  1}', None], []]),
     (Column("dates", array_of(1182, _DATE)), []),
     (Column("moods", array_of(70_002, _MOOD)), [["sad", None]]),
+    (Column("feeling", _FEELING), ['it\'s "ok"', "", "a[]"]),
+    (Column("feelings", array_of(70_012, _FEELING)), [["sad", None, "a[]"], []]),
     (
         Column("nest", _NEST),
         [
@@ -149,6 +168,12 @@ CASES: tuple[Case, ...] = (
             {"kind": "n", "pair": {"a": None, "B c": None, "order": None}},
         ],
     ),
+    (
+        _as_structs("int4range", 3904),
+        [_range(1, 5), _range(None, 5, "()"), _range(None, None, "()"), _range(None, None, "")],
+    ),
+    (_as_structs("numranges", 4532), [[_range("1.50", "1.50", "[]"), _range("2", None, "()")], []]),
+    (Column("grid", array_of(1007, array_of(1007, INT4))), [[[1, None], [3, 4]], []]),
     (Column("bits", array_of(1561, _BIT), 3), [["101", None], []]),
     (Column("points", array_of(1017, _POINT)), [[{"x": 1.5, "y": 2.5}, None], []]),
     (Column("hstores", array_of(70_006, _HSTORE)), [[[("a", None)], None, []], []]),
@@ -159,7 +184,22 @@ CASES: tuple[Case, ...] = (
 
 
 _NESTED = frozenset(
-    {"point", "path", "polygon", "hstore", "hstores", "vector", "vectors", "pair", "pairs", "nest", "texts"}
+    {
+        "grid",
+        "int4range",
+        "numranges",
+        "point",
+        "path",
+        "polygon",
+        "hstore",
+        "hstores",
+        "vector",
+        "vectors",
+        "pair",
+        "pairs",
+        "nest",
+        "texts",
+    }
 )
 
 
@@ -274,6 +314,12 @@ class ValueSuite(ValueCases):
             ),
             (Column("when", _TIMESTAMPTZ, missing_value="infinity"), _INFINITE, 0),
             (Column("ints", array_of(1007, INT4), missing_value="{1,NULL}"), [1, None], [2]),
+            (
+                replace(_as_structs("int4ranges", 4451), missing_value="{[1,5),[7,)}"),
+                [_range(1, 5), _range(7, None)],
+                [],
+            ),
+            (Column("feeling", _FEELING, missing_value="sad"), "sad", ""),
         ],
         ids=lambda value: value.name if isinstance(value, Column) else "",
     )

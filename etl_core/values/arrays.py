@@ -1,4 +1,4 @@
-"""One-dimensional array literals, split into their elements in one pass over the column's bytes.
+"""Array literals, split into their elements in one pass over the column's bytes for each dimension.
 
 `{1,2,NULL}`, `{"a \\"quoted\\" word","NULL",""}`: an element is quoted if it is empty, reads NULL or holds a
 character that means something here. https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
@@ -14,6 +14,7 @@ import pyarrow as pa
 from etl_core.errors import ValueOutOfRange
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
+from etl_core.values.enclosed import split_enclosed
 from etl_core.values.refusal import out_of_range, unreadable
 from etl_core.values.text import (
     Array,
@@ -104,6 +105,40 @@ def split_arrays(
     return offsets, elements, part.valid
 
 
+def split_outermost(
+    text: Array, count: int, column: Column, table: TableName, delimiter: str
+) -> tuple[Positions, Array, Mask | None]:
+    """As `split_arrays`, of arrays of `count` dimensions, two or more; their elements are arrays of one fewer.
+
+    Raises ValueOutOfRange for an array of another number of dimensions, but for one without elements.
+    """
+    part = text_bytes(text)
+    if len(part.starts) == 0:
+        return np.zeros(len(part) + 1, np.int64), pa.nulls(0, pa.string()), part.valid
+    _check_ends(part, column, table)
+    _check_dimensions(part, count, column, table)
+    places, meaning = meant_bytes(part.data, delimiter)
+    opened, closed = meaning == _OPEN, meaning == CLOSE
+    depth = np.cumsum(opened.astype(np.int64) - closed)
+    opens, closes = places[opened & (depth == 2)], places[closed & (depth == 1)]
+    offsets, arrays = split_enclosed(part, opens, closes, delimiter, column, table)
+    return offsets, arrays, part.valid
+
+
+def _check_dimensions(part: TextBytes, count: int, column: Column, table: TableName) -> None:
+    """An array's text begins with as many braces as it has dimensions: a brace in an element is in quotes."""
+    has_elements = part.ends - part.starts > len("{}")
+    starts, ends = part.starts[has_elements], part.ends[has_elements]
+    first = part.data[np.minimum(starts[:, np.newaxis] + np.arange(count + 1), ends[:, np.newaxis] - 1)]
+    if not ((first == ord("{")) == (np.arange(count + 1) < count)).all():
+        raise out_of_range(
+            f"an array of another number of dimensions than {count}, as types.arrays: list({count}) says",
+            column,
+            table,
+            f"set types.arrays: json for column {column.name}, which takes arrays of any dimensions",
+        )
+
+
 def _check_ends(part: TextBytes, column: Column, table: TableName) -> None:
     if (part.ends - part.starts < len("{}")).any():
         raise unreadable(column, table)
@@ -124,7 +159,7 @@ def _too_many_dimensions(column: Column, table: TableName) -> ValueOutOfRange:
         "an array of more than one dimension, which a list cannot hold",
         column,
         table,
-        f"set types.arrays: json for column {column.name}, or store arrays of one dimension",
+        f"set types.arrays: json for column {column.name}, or list(n) if all its arrays have n dimensions",
     )
 
 

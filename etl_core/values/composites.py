@@ -18,6 +18,7 @@ from etl_core.values.text import (
     Array,
     Bytes,
     Mask,
+    TextBytes,
     first_of_pairs,
     fixed_width,
     offsets_from_lengths,
@@ -35,17 +36,31 @@ def split_composites(text: Array, count: int, column: Column, table: TableName) 
     starts, ends = part.starts, part.ends
     if (ends - starts < len("()")).any():
         raise unreadable(column, table)
-    is_quote = part.data == ord('"')
-    inside = np.bitwise_xor.accumulate(is_quote)
-    if not ((part.data[starts] == ord("(")) & (part.data[ends - 1] == ord(")")) & ~inside[ends - 1]).all():
+    if not ((part.data[starts] == ord("(")) & (part.data[ends - 1] == ord(")"))).all():
         raise unreadable(column, table)
-    commas = np.flatnonzero((part.data == ord(",")) & ~inside)
-    if (np.diff(np.searchsorted(commas, np.append(starts, part.offsets[-1]))) != count - 1).any():
+    texts = split_quoted(part, count, column, table)
+    if texts is None:
         raise CopiedAgain(
             f"the attributes of {format_type(column)}, the type of column {column.name} of {table}, were changed",
             table=str(table),
             hint=COPIED_AGAIN,
         )
+    return texts, part.valid
+
+
+def split_quoted(part: TextBytes, count: int, column: Column, table: TableName) -> list[Array] | None:
+    """A string array for each of `count` texts between a value's first byte and its last, NULL for nothing at all.
+
+    None where a value has more of them or fewer. Raises ValueOutOfRange where a quote is not closed.
+    """
+    starts, ends = part.starts, part.ends
+    is_quote = part.data == ord('"')
+    inside = np.bitwise_xor.accumulate(is_quote)
+    if inside[ends - 1].any():
+        raise unreadable(column, table)
+    commas = np.flatnonzero((part.data == ord(",")) & ~inside)
+    if (np.diff(np.searchsorted(commas, np.append(starts, part.offsets[-1]))) != count - 1).any():
+        return None
     bounds = np.empty((len(starts), count + 1), np.int64)
     bounds[:, 0], bounds[:, -1] = starts, ends - 1
     bounds[:, 1:-1] = commas.reshape(len(starts), count - 1)
@@ -58,7 +73,7 @@ def split_composites(text: Array, count: int, column: Column, table: TableName) 
         pa.string(), part.data[kept], offsets_from_lengths(before[begins + lengths] - before[begins]), given
     )
     rows = part.spread(np.arange(len(starts)))
-    return [texts.take(fixed_width(pa.int64(), rows * count + at, part.valid)) for at in range(count)], part.valid
+    return [texts.take(fixed_width(pa.int64(), rows * count + at, part.valid)) for at in range(count)]
 
 
 def _kept(data: Bytes, is_quote: Mask, inside: Mask) -> Mask:

@@ -7,7 +7,8 @@
 - Infinity of date, timestamp and timestamptz is ± the largest integer of the Arrow type (see `values.datetimes`).
 - money is the decimal128 that its 64 bits hold, with the decimals that its database's locale gives it.
 - geometry and geography are the bytes of EWKB, with the SRID, which plain WKB has no place for.
-- A range is text: none of the warehouses' own types tells which bounds belong to it, or knows an empty one.
+- A range is text, or a struct where the settings say so (`etl_core.shape.retyping`): none of the warehouses' own types
+  tells which bounds belong to it, or knows an empty one.
 """
 
 from __future__ import annotations

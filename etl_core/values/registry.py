@@ -36,12 +36,15 @@ def family_of(pg_type: PgType) -> TypeFamily:
 
 @lru_cache(maxsize=4096)
 def resolve(pg_type: PgType, type_modifier: int) -> tuple[TypeFamily | None, pa.DataType]:
-    """The family of a type and the Arrow type of its values; None and a list for an array, a struct for a composite."""
+    """The family of a type and the Arrow type of its values; None and a list for an array, a struct for a composite.
+
+    The same for a multirange and a range that the settings make a list and a struct.
+    """
     base, type_modifier = under_domains(pg_type, type_modifier)
-    if is_struct(base):
+    if is_struct(base) or (base.kind is TypeKind.RANGE and base.attributes):
         fields = [pa.field(one.name, resolve(one.type, one.type_modifier)[1]) for one in base.attributes]
         return None, pa.struct(fields)
-    if base.kind is TypeKind.ARRAY and base.element is not None:
+    if is_list(base):
         return None, pa.list_(resolve(base.element, type_modifier)[1])
     family = family_of(base)
     arrow = family.arrow_type(base.form if has_form(base) else type_modifier)
@@ -57,6 +60,13 @@ def is_struct(base: PgType) -> bool:
     """Whether it is a composite whose attributes are known. No warehouse tells names apart by their case alone."""
     names = {attribute.name.lower() for attribute in base.attributes}
     return base.kind is TypeKind.COMPOSITE and bool(names) and len(names) == len(base.attributes)
+
+
+def is_list(base: PgType) -> bool:
+    """Whether it is an array whose elements are known, or a multirange whose ranges are structs."""
+    if base.element is None:
+        return False
+    return base.kind is TypeKind.ARRAY or (base.kind is TypeKind.MULTIRANGE and bool(base.element.attributes))
 
 
 def known_families() -> tuple[TypeFamily, ...]:

@@ -263,10 +263,13 @@ def test_what_the_server_prints_is_what_it_means(connection: psycopg.Connection[
 
 def test_built_in_types_are_the_server_s(connection: psycopg.Connection[Any]) -> None:
     rows = connection.execute(
-        "SELECT oid, typname, typtype, typelem, typcategory FROM pg_type WHERE oid < 10000 AND typtype <> 'c'"
+        "SELECT t.oid, typname, typtype, typelem, typcategory,"
+        " CASE typtype WHEN 'r' THEN rngsubtype ELSE rngtypid END"
+        " FROM pg_type t LEFT JOIN pg_range ON t.oid IN (rngtypid, rngmultitypid)"
+        " WHERE t.oid < 10000 AND typtype <> 'c'"
     ).fetchall()
     seen = 0
-    for oid, name, kind, element, category in rows:
+    for oid, name, kind, element, category, range_of in rows:
         known = builtin(oid)
         if known is None:
             continue
@@ -277,6 +280,7 @@ def test_built_in_types_are_the_server_s(connection: psycopg.Connection[Any]) ->
             assert known.element == builtin(element)
         else:
             assert known.kind == kind
+            assert (known.element and known.element.oid) == range_of
     assert seen > 100
 
 

@@ -32,4 +32,5 @@ DUCKDB = DestinationType(
     ),
     reader_names=reader_names,
     refuses=lambda mode, options: None,  # noqa: ARG005
+    has_enums=True,
 )

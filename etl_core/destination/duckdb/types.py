@@ -1,7 +1,8 @@
 """How a PostgreSQL column is stored in DuckDB, and how its Arrow values get in and out unchanged.
 
 The DuckDB type follows from the Arrow type, but for text: uuid is UUID, json and jsonb are JSON, bit(n) is BIT and
-timetz TIME WITH TIME ZONE; an enum and a numeric that is text stay VARCHAR, and so does every text in a STRUCT. So
+timetz TIME WITH TIME ZONE; a numeric that is text stays VARCHAR, as does an enum, unless the settings say otherwise,
+and every text in a STRUCT. So
 do bit varying and bit without a length: DuckDB's BIT cannot be empty. JSON is handed over under Arrow's extension name,
 so that DuckDB stores the text as it is: its cast from VARCHAR parses every value and refuses some that PostgreSQL
 accepts (a lone surrogate). DuckDB before 2.0 holds a timetz with an offset of seconds but no minutes, and prints it
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from etl_core.destination.sql.type_change import TypeChange
-from etl_core.schema.pg_types import under_domains
+from etl_core.schema.pg_types import is_enum, under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.values.arrow import arrow_field, arrow_type
 from etl_core.values.registry import family_of
@@ -45,6 +46,8 @@ _OF_FAMILIES = {"uuid": "UUID", "json": "JSON", "bit": "BIT", "timetz": "TIME WI
 _CAST = frozenset(_OF_FAMILIES.values()) - {"JSON"}
 
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+_ENUM = "ENUM("
+_LABEL = re.compile(r"'((?:[^']|'')*)'")
 _OPAQUE = ("BLOB", "STRUCT", "MAP")
 
 _JSON_FIELD: dict[bytes | str, bytes | str] = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
@@ -59,6 +62,8 @@ def _duckdb_type(arrow: pa.DataType, pg_type: PgType, type_modifier: int) -> str
     base, type_modifier = under_domains(pg_type, type_modifier)
     if isinstance(arrow, pa.ListType) and base.kind is TypeKind.ARRAY and base.element is not None:
         return _duckdb_type(arrow.value_type, base.element, type_modifier) + "[]"
+    if is_enum(base):
+        return f"ENUM({', '.join(map(_literal, base.labels))})"
     family = family_of(base).name
     if family == "bit" and type_modifier < 1:
         return _of_arrow(arrow)  # of any length, none too
@@ -84,9 +89,17 @@ def _quoted(name: str) -> str:
     return f'"{doubled}"'
 
 
+def _literal(label: str) -> str:
+    doubled = label.replace("'", "''")
+    return f"'{doubled}'"
+
+
 def is_stored_as(column: Column, described: str) -> bool:
     """Whether DESCRIBE says that a column has its type. It quotes the fields of a STRUCT only where it must."""
-    return described.replace('"', "") == duckdb_type(column).replace('"', "")
+    wanted = duckdb_type(column)
+    return described == wanted or (
+        not wanted.startswith(_ENUM) and described.replace('"', "") == wanted.replace('"', "")
+    )
 
 
 def type_change(described: str, column: Column) -> TypeChange:
@@ -97,20 +110,24 @@ def type_change(described: str, column: Column) -> TypeChange:
     before, after = _DECIMAL.fullmatch(described), _DECIMAL.fullmatch(wanted)
     if before and after and before[2] == after[2] and int(before[1]) <= int(after[1]):
         return TypeChange.GROWS
+    if _is_wider_enum(described, wanted):
+        return TypeChange.GROWS
     is_opaque = any(kind.endswith("]") or kind.startswith(_OPAQUE) for kind in (described, wanted))
     return TypeChange.OTHER if is_opaque else TypeChange.COMPARABLE
 
 
 def is_cast(column: Column) -> bool:
     """Whether the column's Arrow values, which are text, are cast to what is stored."""
-    return _element(duckdb_type(column)) in _CAST
+    element = _element(duckdb_type(column))
+    return element in _CAST or element.startswith(_ENUM)
 
 
 def text_form(column: Column) -> str | None:
     """The type to cast to so that a stored column comes out as its Arrow text, None for one that needs no cast."""
     stored = duckdb_type(column)
     element = _element(stored)
-    return "VARCHAR" + stored[len(element) :] if element in _OF_FAMILIES.values() else None
+    is_text = element in _OF_FAMILIES.values() or element.startswith(_ENUM)
+    return "VARCHAR" + stored[len(element) :] if is_text else None
 
 
 def _element(stored: str) -> str:
@@ -118,6 +135,15 @@ def _element(stored: str) -> str:
     while stored.endswith("[]"):
         stored = stored.removesuffix("[]")
     return stored
+
+
+def _is_wider_enum(before: str, after: str) -> bool:
+    """Of two types, whether both are enums, or lists of them, and the second has all labels of the first."""
+    enums = _element(before), _element(after)
+    if before[len(enums[0]) :] != after[len(enums[1]) :] or not all(enum.startswith(_ENUM) for enum in enums):
+        return False
+    old, new = (set(_LABEL.findall(enum)) for enum in enums)
+    return old <= new
 
 
 def without_offsets(rows: pa.Table) -> pa.Table:

@@ -10,7 +10,8 @@ from psycopg import sql
 
 from etl_core.errors import SourceUnavailable
 from etl_core.identifiers import TableId, TableName
-from etl_core.schema.pg_types import format_type
+from etl_core.schema import pg_types
+from etl_core.schema.pg_types import builtin, format_type
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TypeKind
 from etl_core.source.catalog import (
     PublishedTable,
@@ -80,7 +81,9 @@ def test_types_of_ones_own(database: Database, conn: Connection) -> None:
         "CREATE DOMAIN own.moods AS own.mood[]",
         "CREATE DOMAIN own.more AS own.moods",
         "CREATE TYPE own.pair AS (x int, y int)",
-        "CREATE TABLE t (d own.more, c own.pair, r int4range, m int4multirange, v int2vector, p point, n name)",
+        "CREATE TYPE own.moodrange AS RANGE (subtype = own.mood, multirange_type_name = own.manymoods)",
+        "CREATE TABLE t (d own.more, c own.pair, r int4range, m int4multirange, rr own.moodrange, mm own.manymoods,"
+        " v int2vector, p point, n name)",
     )
     by_name = {column.name: column.type for column in one(conn).schema.columns}
     more = by_name["d"]
@@ -97,8 +100,10 @@ def test_types_of_ones_own(database: Database, conn: Connection) -> None:
     kinds = {name: (found.kind, found.element) for name, found in by_name.items() if name != "d"}
     assert kinds == {
         "c": (TypeKind.COMPOSITE, None),
-        "r": (TypeKind.RANGE, None),
-        "m": (TypeKind.MULTIRANGE, None),
+        "r": (TypeKind.RANGE, builtin(pg_types.INT4)),
+        "m": (TypeKind.MULTIRANGE, by_name["r"]),
+        "rr": (TypeKind.RANGE, mood),
+        "mm": (TypeKind.MULTIRANGE, by_name["rr"]),
         # Not true arrays: they print without braces, or with another delimiter.
         "v": (TypeKind.BASE, None),
         "p": (TypeKind.BASE, None),

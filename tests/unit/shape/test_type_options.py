@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from etl_core.config import PipelineConfig
+from etl_core.config import DestinationConfig, PipelineConfig
 from etl_core.config_file import load_config
 from etl_core.config_tables import read_tables
-from etl_core.destination.duckdb.types import duckdb_type
+from etl_core.destination.duckdb.types import duckdb_type, type_change
+from etl_core.destination.registry import check_enums
+from etl_core.destination.sql.type_change import TypeChange
 from etl_core.errors import ConfigError, CopiedAgain, TableError, UnsupportedType
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin, format_type, numeric_modifier
@@ -95,6 +97,8 @@ def test_the_page_is_true(tmp_path: Path) -> None:
         ("types: {numeric: 'decimal(39,2)'}\n", ":4: types.numeric: is 'decimal(39,2)'"),
         ("types: {numeric: 'decimal(3,4)'}\n", ":4: types.numeric: is 'decimal(3,4)'"),
         ("types: {numeric: null}\n", ":4: types.numeric: has no value"),
+        ("types: {arrays: list(7)}\n", ":4: types.arrays: is 'list(7)'"),
+        ("types: {arrays: nested}\n", ":4: types.arrays: is 'nested'"),
         ("types: {out_of_range: [null]}\n", ":4: types.out_of_range: must be text, not a list"),
         ("tables:\n  t: {types: {json: text}}\n", ":5: tables.t.types.json: is 'text'"),
         (
@@ -227,6 +231,10 @@ def test_arrays_and_unknown_types_wherever_they_are() -> None:
         "pair": pair,
     }
     schema = table("t", Column("id", INT8), *(Column(name, kind) for name, kind in kinds.items()))
+    said = {"t": {"columns": {"arrays": {"prices": "list(2)", "ints": "json", "pair": "list"}}}}
+    assert list(shapes({}, said).check([schema])) == []
+    said["t"]["columns"]["arrays"] = {"prices": "json"}
+    assert "of which arrays says nothing" in str(next(iter(shapes({}, said).check([schema]))))
 
     def stored(types: Mapping[str, str], **columns: Any) -> dict[str, str]:
         settings = {"public.t": {"columns": columns}} if columns else {}
@@ -246,6 +254,15 @@ def test_arrays_and_unknown_types_wherever_they_are() -> None:
     as_json = {"ints": "JSON", "things": "JSON", "pairs": "JSON", "pair": 'STRUCT("a" VARCHAR)'}
     assert stored({"arrays": "json"}) == {**as_lists, **as_json}
     assert stored({}, arrays={"pairs": "json"}) == {**as_lists, "pairs": "JSON"}
+    grids = {
+        "ints": "INTEGER[][]",
+        "prices": "DECIMAL(19,2)[][]",
+        "things": "BLOB[][]",
+        "pair": 'STRUCT("a" VARCHAR[][])',
+    }
+    assert stored({"arrays": "list(2)"}) == {**as_lists, **grids, "pairs": 'STRUCT("a" VARCHAR[])[][]'}
+    assert stored({"arrays": "List( 1 )"}) == as_lists
+    assert stored({}, arrays={"ints": "list(3)"})["ints"] == "INTEGER[][][]"
     refused = {"arrays": "json", "unknown": "refuse"}
     assert stored(refused, exclude=["thing", "things"]).keys() == as_lists.keys() - {"thing", "things"}
     with pytest.raises(UnsupportedType, match=r"column things of table public\.t has type public\.thing\[\]"):
@@ -305,3 +322,97 @@ def test_the_digits_that_a_copy_decides_and_the_stream_carries() -> None:
     shape = found.of(stored)
     assert duckdb_type(shape.target.column("b")) == "DECIMAL(38,12)"
     assert duckdb_type(shape.target.column("c")) == "VARCHAR[]"
+
+
+def test_ranges_wherever_they_are() -> None:
+    numrange, int4range = known(3906), known(3904)
+    pair = PgType(70_002, "pair", "public", TypeKind.COMPOSITE, attributes=(Column("r", numrange),))
+    own = PgType(70_005, "own", "public", TypeKind.RANGE)  # as an older version stored it
+    kinds = {"r": numrange, "m": known(4451), "a": array_of(70_004, int4range), "p": pair, "own": own}
+    schema = table("t", Column("id", INT8), *(Column(name, kind) for name, kind in kinds.items()))
+
+    def stored(types: Mapping[str, str]) -> dict[str, str]:
+        return {column.name: duckdb_type(column) for column in shapes(types).of(schema).target.columns[1:]}
+
+    def struct(bound: str) -> str:
+        flags = ", ".join(f'"{name}" BOOLEAN' for name in ("lower_inc", "upper_inc", "isempty"))
+        return f'STRUCT("lower" {bound}, "upper" {bound}, {flags})'
+
+    texts = {"r": "VARCHAR", "m": "VARCHAR", "a": "VARCHAR[]", "p": 'STRUCT("r" VARCHAR)', "own": "VARCHAR"}
+    assert stored({}) == stored({"numeric": "double"}) == texts
+    structs = {"r": struct("VARCHAR"), "m": struct("INTEGER") + "[]", "a": struct("INTEGER") + "[]"}
+    assert stored({"range": "struct"}) == {**texts, **structs, "p": f'STRUCT("r" {struct("VARCHAR")})'}
+    assert stored({"range": "struct", "numeric": "double"})["r"] == struct("DOUBLE")
+    assert stored({"range": "struct", "arrays": "json"})["a"] == "JSON"
+    # What is said of a range's bounds is said of it, and a range that is not known yet is copied again.
+    of_all = shapes({"range": "struct", "numeric": "double", "out_of_range": "null"})
+    rules = of_all.rules(schema.name)
+    assert {name: rules.words_in_force(schema.column(name), schema).keys() for name in ("r", "m", "own")} == {
+        "r": {"range", "numeric", "out_of_range"},
+        "m": {"range"},
+        "own": {"range"},
+    }
+    said = {"range": {"id": "struct"}, "numeric": {"r": "double", "m": "double"}, "out_of_range": {"r": "null"}}
+    found = [str(error) for error in shapes({}, {"t": {"columns": said}}).check([schema])]
+    assert found == [
+        "tables.t.columns.range.id: column id has type int8, of which range says nothing",
+        "tables.t.columns.numeric.m: column m has type int4multirange, of which numeric says nothing",
+    ]
+    key = replace(schema, key=("r",))
+    with pytest.raises(TableError, match=r"is double: column r is in the key of public\.t"):
+        shapes({"range": "struct", "numeric": "double"}).of(key)
+
+
+def test_an_array_has_values_out_of_range() -> None:
+    prices = table("t", Column("id", INT8), Column("prices", array_of(1231, NUMERIC), numeric_modifier(5, 2)))
+    said = {"public.t": {"columns": {"out_of_range": {"prices": "null"}}}}
+    assert list(shapes({}, said).check([prices])) == []
+
+
+def test_enums_where_the_destination_has_them(tmp_path: Path) -> None:
+    mood = PgType(70_000, "mood", "public", TypeKind.ENUM, labels=("sad", "it's"))
+    pair = PgType(70_002, "pair", "public", TypeKind.COMPOSITE, attributes=(Column("m", mood),))
+    own = PgType(70_003, "own", "public", TypeKind.RANGE, mood)
+    domain = PgType(70_004, "state", "public", TypeKind.DOMAIN, mood)
+    old = replace(mood, labels=())  # of an older version, or without any
+    kinds = {"m": mood, "ms": array_of(70_001, domain), "p": pair, "r": own, "old": old}
+    schema = table("t", Column("id", INT8), *(Column(name, kind) for name, kind in kinds.items()))
+
+    def stored(types: Mapping[str, str]) -> dict[str, str]:
+        return {column.name: duckdb_type(column) for column in shapes(types).of(schema).target.columns[1:]}
+
+    texts = {"m": "VARCHAR", "ms": "VARCHAR[]", "p": 'STRUCT("m" VARCHAR)', "r": "VARCHAR", "old": "VARCHAR"}
+    enum = "ENUM('sad', 'it''s')"
+    assert stored({}) == texts
+    assert stored({"enum": "enum"}) == {**texts, "m": enum, "ms": f"{enum}[]"}
+    assert stored({"enum": "enum", "arrays": "json"}) == {**texts, "m": enum, "ms": "JSON"}
+    rules = shapes({"enum": "enum"}).rules(schema.name)
+    in_force = {one.name for one in schema.columns if "enum" in rules.words_in_force(one, schema)}
+    assert in_force == {"m", "ms", "old"}
+    with pytest.raises(TableError, match=r"types\.enum: is enum: column m of public\.t may keep labels"):
+        shapes({"enum": "enum"}, write_mode=WriteMode.SOFT_DELETE).of(schema)
+
+    config = load(tmp_path, "tables:\n  t: {columns: {enum: {m: enum, n: varchar}}}\n")
+    assert config.enum_fields == ["tables.t.columns.enum.m"]
+    check_enums(config.destination, config.enum_fields)
+    with pytest.raises(ConfigError) as told:
+        check_enums(DestinationConfig("bigquery", {"project": "p"}), config.enum_fields)
+    assert str(told.value) == ("tables.t.columns.enum.m: is enum, which destination type bigquery does not have")
+    assert load(tmp_path, "types: {enum: enum}\n").enum_fields == ["types.enum"]
+    check_enums(DestinationConfig("bigquery", {"project": "p"}), load(tmp_path, "types: {enum: varchar}\n").enum_fields)
+
+
+def test_an_enum_grows_in_place_and_nothing_else_of_it() -> None:
+    def column(*labels: str, is_list: bool = False) -> Column:
+        enum = PgType(70_000, "mood", "public", TypeKind.ENUM, form=0, labels=labels)
+        return Column("m", array_of(70_001, enum) if is_list else enum)
+
+    before = duckdb_type(column("a", "it's", "c', 'd"))
+    assert type_change(before, column("a", "it's", "c', 'd")) is TypeChange.NONE
+    assert type_change(before, column("z", "it's", "c', 'd", "a")) is TypeChange.GROWS
+    assert type_change(before, column("a", "it's", "c", "d")) is TypeChange.COMPARABLE
+    assert type_change(before, column("a", "it's")) is TypeChange.COMPARABLE
+    assert type_change(f"{before}[]", column("a", "it's", "c', 'd", "z")) is TypeChange.OTHER
+    assert type_change(f"{before}[]", column("a", "it's", "c', 'd", "z", is_list=True)) is TypeChange.GROWS
+    assert type_change("VARCHAR", column("a")) is TypeChange.COMPARABLE
+    assert type_change("ENUM('a\"')", column("a")) is not TypeChange.NONE

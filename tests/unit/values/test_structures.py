@@ -18,6 +18,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, TypeKind
+from etl_core.shape.retyping import retyped
 from etl_core.values import load
 from etl_core.values.arrow import arrow_type, is_supported
 
@@ -86,6 +87,34 @@ def print_array(values: Sequence[str | None]) -> str:
     return "{" + ",".join(quoted) + "}"
 
 
+def print_bound(text: str | None) -> str:
+    """range_bound_escape: https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/rangetypes.c"""
+    if text is None:
+        return ""
+    if text and not re.search(r'["\\(),\[\]\s]', text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '""') + '"'
+
+
+def print_range(bounds: tuple[str | None, str | None, str]) -> str:
+    lower, upper, brackets = bounds
+    return f"{brackets[0]}{print_bound(lower)},{print_bound(upper)}{brackets[1]}"
+
+
+def range_struct(bounds: tuple[str | None, str | None, str]) -> dict[str, Any]:
+    lower, upper, brackets = bounds
+    inc = {"lower_inc": brackets[0] == "[", "upper_inc": brackets[1] == "]", "isempty": False}
+    return {"lower": lower, "upper": upper, **inc}
+
+
+EMPTY_RANGE = {"lower": None, "upper": None, "lower_inc": False, "upper_inc": False, "isempty": True}
+
+
+def as_structs(pg_type: PgType, **words: str) -> Column:
+    """A column of the type, with its ranges as structs."""
+    return retyped(Column("c", pg_type), {"range": "struct", **words}, is_key=False)
+
+
 MAPS = st.dictionaries(NASTY, st.none() | NASTY, max_size=4)
 
 
@@ -119,6 +148,83 @@ def test_any_composite(count: int, data: st.DataObject) -> None:
     assert loaded(array_of(outer), nested) == [[{"a0": "k", "a1": one} for one in expected]]
 
 
+RANGES = st.tuples(st.none() | NASTY, st.none() | NASTY, st.sampled_from(["[]", "[)", "(]", "()"]))
+
+
+@given(st.lists(st.none() | st.just("empty") | RANGES, max_size=6))
+def test_any_range(ranges: list[Any]) -> None:
+    """As a struct, in an array and in a composite, too."""
+    text_range = PgType(70_010, "textrange", "public", TypeKind.RANGE, TEXT)
+    texts = [one if one is None or one == "empty" else print_range(one) for one in ranges]
+    expected = [None if one is None else EMPTY_RANGE if one == "empty" else range_struct(one) for one in ranges]
+    assert loaded(as_structs(text_range).type, texts) == expected
+    assert loaded(as_structs(array_of(text_range)).type, [print_array(texts)]) == [expected]
+    pair = as_structs(composite(TEXT, text_range)).type
+    assert loaded(pair, [print_composite(["k", text]) for text in texts]) == [
+        {"a0": "k", "a1": one} for one in expected
+    ]
+
+
+@given(st.lists(st.none() | st.lists(RANGES, max_size=3), max_size=5))
+def test_any_multirange(lists: list[list[tuple[str | None, str | None, str]] | None]) -> None:
+    text_range = PgType(70_010, "textrange", "public", TypeKind.RANGE, TEXT)
+    multirange = as_structs(PgType(70_011, "textmultirange", "public", TypeKind.MULTIRANGE, text_range)).type
+    texts = [None if one is None else "{" + ",".join(map(print_range, one)) + "}" for one in lists]
+    expected = [None if one is None else [range_struct(each) for each in one] for one in lists]
+    assert loaded(multirange, texts) == expected
+    assert loaded(array_of(multirange), [print_array(texts)]) == [expected]
+
+
+def arrays_of(shape: Sequence[int]) -> st.SearchStrategy[Any]:
+    """Of texts, nested as often as the shape says."""
+    inner = arrays_of(shape[1:]) if len(shape) > 1 else st.none() | NASTY
+    return st.lists(inner, min_size=shape[0], max_size=shape[0])
+
+
+def print_nested(value: Any) -> str:
+    return "{" + ",".join(map(print_nested, value)) + "}" if isinstance(value, list) else print_array([value])[1:-1]
+
+
+@given(st.integers(2, 4), st.data())
+def test_any_array_of_several_dimensions(count: int, data: st.DataObject) -> None:
+    shapes = st.lists(st.integers(1, 3), min_size=count, max_size=count)
+    arrays: list[Any] = data.draw(st.lists(st.none() | st.just([]) | shapes.flatmap(arrays_of), max_size=4))
+    listed = retyped(Column("c", known(1009)), {"arrays": f"list({count})"}, is_key=False).type
+    texts = [None if one is None else print_nested(one) for one in arrays]
+    assert loaded(listed, texts) == arrays
+    around = retyped(Column("c", composite(known(1009))), {"arrays": f"list({count})"}, is_key=False).type
+    assert loaded(around, [print_composite([text]) for text in texts]) == [{"a0": one} for one in arrays]
+
+
+def test_an_array_of_other_dimensions_is_refused() -> None:
+    listed = retyped(Column("c", known(1007)), {"arrays": "list(2)"}, is_key=False).type
+    assert loaded(listed, ["{{1,NULL},{3,4}}", "{}", None]) == [[[1, None], [3, 4]], [], None]
+    for text in ("{1,2}", "{NULL}", "{{{1}}}", "{{{{1}}}}"):
+        with pytest.raises(
+            ValueOutOfRange, match=r"another number of dimensions than 2, as types\.arrays: list"
+        ) as told:
+            loaded(listed, ["{{1}}", text, "{{2}}"])
+        assert str(told.value.hint).startswith("set types.arrays: json for column c")
+    with pytest.raises(ValueOutOfRange, match="explicit bounds"):
+        loaded(listed, ["[1:1][0:1]={{1,2}}"])
+    boxes = retyped(Column("c", known(1020)), {"arrays": "list(2)"}, is_key=False).type
+    box = {"x1": 3.0, "y1": 4.0, "x2": 1.0, "y2": 2.0}
+    assert loaded(boxes, ["{{(3,4),(1,2);NULL};{NULL;(3,4),(1,2)}}"]) == [[[box, None], [None, box]]]
+
+
+def test_a_range_of_which_a_bound_is_out_of_range_is_null() -> None:
+    """With its bound as NULL it would be another range, without an end."""
+    column = as_structs(known(3906), numeric="decimal(6,2)", out_of_range="null")
+    texts = ["[1.50,Infinity)", "[1.5,2]", "(NaN,)", "(,)", "empty", None]
+    values = load(pa.array(texts, pa.string()), column, TABLE).to_pylist()
+    half = {"lower": Decimal("1.50"), "upper": Decimal("2.00"), "lower_inc": True, "upper_inc": True, "isempty": False}
+    whole = {"lower": None, "upper": None, "lower_inc": False, "upper_inc": False, "isempty": False}
+    assert values == [None, half, None, whole, EMPTY_RANGE, None]
+    refused = as_structs(known(4532), numeric="decimal(6,2)")
+    with pytest.raises(ValueOutOfRange, match=r"column c\.upper of table public\.t holds NaN or infinity"):
+        load(pa.array(["{[1,2),[3,Infinity)}"]), refused, TABLE)
+
+
 def test_an_attribute_has_its_own_type() -> None:
     pg_type = composite(known(pg_types.INT4), known(1007), known(pg_types.INTERVAL), PgType(70_004, "thing", "public"))
     build: Any = pa.MonthDayNano
@@ -140,6 +246,28 @@ def test_an_attribute_that_came_or_went_is_known_to_a_new_copy_alone() -> None:
     for text in ("(1)", "(1,2,3)"):
         with pytest.raises(CopiedAgain, match=r"the attributes of public\.pair, the type of column c of public\.t"):
             loaded(composite(TEXT, TEXT), ["(1,2)", text])
+
+
+INT_RANGE, INT_RANGES = as_structs(known(3904)).type, as_structs(known(4451)).type
+GRID = retyped(Column("c", known(1007)), {"arrays": "list(2)"}, is_key=False).type
+
+
+def test_a_label_that_is_not_known_is_known_to_a_new_copy_alone() -> None:
+    mood = PgType(70_000, "mood", "public", TypeKind.ENUM, labels=("sad", ""))
+    enum = as_enum(mood).type
+    assert loaded(mood, ["sad", None, "new"]) == ["sad", None, "new"]
+    assert loaded(enum, ["sad", None, ""]) == ["sad", None, ""]
+    assert loaded(enum, [None]) == [None]
+    with pytest.raises(
+        CopiedAgain, match=r"the labels of public\.mood, the type of column c of public\.t, were changed"
+    ):
+        loaded(enum, ["sad", "new"])
+    with pytest.raises(CopiedAgain, match=r"the labels of public\.mood"):
+        loaded(as_enum(array_of(mood)).type, ["{sad,NULL}", "{new}"])
+
+
+def as_enum(pg_type: PgType) -> Column:
+    return retyped(Column("c", pg_type), {"enum": "enum"}, is_key=False)
 
 
 POINTS = [(1.0, 2.5), (float("inf"), -0.0), (1e300, 5e-324)]
@@ -214,6 +342,13 @@ def test_any_geometry(values: list[bytes | None]) -> None:
         *((HSTORE, text) for text in ('"a"', '"a"=>"b"=>"c"', '"a"=>', '"a"=>b', 'x"a"=>"b"', '"a"=>"b",', "a", '"')),
         *((HSTORE, text) for text in ('"a"=>"b", ', '"a", "b"', '"a"=>NULL, ', '"a"=>nULL', '"a"=>"b" "c"=>"d"')),
         *((composite(TEXT, TEXT), text) for text in ("1,2", "(1,2", '("1,2)', "", "x(1,2)")),
+        *(
+            (GRID, text)
+            for text in ("{{1}", "{{1}}}", "{{1}{2}}", "{{1},2}", "{{1},}", "{{1};{2}}", "{{1,{2}}}", "{{", "")
+        ),
+        *((INT_RANGE, text) for text in ("[1,2", "1,2)", "[1)", "[1,2,3)", "", "emptx", "empty1", '["1,2)', "[x,2)")),
+        *((INT_RANGES, text) for text in ("{[1,2)", "[1,2)}", "{[1,2)[3,4)}", "{[1,2),}", "{x}", "", "{{[1,2)}}")),
+        *((INT_RANGES, text) for text in ("{,[1,2)}", "{[1,2);[3,4)}", "{[1,2)}}", "}[1,2){", "{empty}", "{)1,2[}")),
         *((known(pg_types.POINT), text) for text in ("1,2", "(1,2", "(1,,2)", "(1)", "((1,2)", "(1,x)", "", "(,)")),
         *((known(pg_types.BOX), text) for text in ("(1,2)", "(1,2)(3,4)", "(1,2),(3,4),(5,6)", "(1,2),3(,4)")),
         *((known(pg_types.POLYGON), text) for text in ("()", "((1,2)", "((1,2),)", "((1,2)x,(3,4))", "[(1,2)]", "")),

@@ -27,6 +27,7 @@ from etl_core.values.arrow import arrow_schema, arrow_type
 
 _MAP = "STRUCT<elements ARRAY<STRUCT<element STRUCT<`key` STRING, `value` STRING>>>>"
 _PAIR = "STRUCT<`a` INT64, `c_B_c_db8e58f1` NUMERIC, `order` STRUCT<elements ARRAY<STRUCT<element STRING>>>>"  # 'B c'
+_FLAGS = "`lower_inc` BOOL, `upper_inc` BOOL, `isempty` BOOL"
 _STORED = {
     "bool": "BOOL",
     "int2": "INT64",
@@ -64,6 +65,11 @@ _STORED = {
     "vector": "STRUCT<elements ARRAY<STRUCT<element FLOAT64>>>",
     "any_vector": "STRUCT<elements ARRAY<STRUCT<element FLOAT64>>>",
     "pair": _PAIR,
+    "int4range": f"STRUCT<`lower` INT64, `upper` INT64, {_FLAGS}>",
+    "numranges": f"STRUCT<elements ARRAY<STRUCT<element STRUCT<`lower` STRING, `upper` STRING, {_FLAGS}>>>>",
+    "grid": "STRUCT<elements ARRAY<STRUCT<element STRUCT<elements ARRAY<STRUCT<element INT64>>>>>>",
+    "feeling": "STRING",
+    "feelings": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",
     "bits": "STRUCT<elements ARRAY<STRUCT<element STRING>>>",
     "points": "STRUCT<elements ARRAY<STRUCT<element STRUCT<`x` FLOAT64, `y` FLOAT64>>>>",
     "hstores": f"STRUCT<elements ARRAY<STRUCT<element {_MAP}>>>",
