@@ -39,7 +39,8 @@ from etl_core.replication.rename_writer import RenameWriter
 from etl_core.replication.retry import Backoff
 from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
-from etl_core.schema.alterations import alterations, cannot_be_told, check_carried, is_sent_alike
+from etl_core.schema.alterations import Alteration, alterations, cannot_be_told, check_carried, is_sent_alike
+from etl_core.schema.ignored import as_kept
 from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
@@ -82,8 +83,8 @@ class Applier:
     """Decodes and writes the batches of one stream; one thread at a time.
 
     `write_lock` is shared by all appliers of a destination. `fence` is the main stream's, whose position goes with the
-    batch; a catch-up has none, and moves only its table's watermark. `check_permitted` raises DecisionNeeded for a
-    change of a table's schema that waits for a person.
+    batch; a catch-up has none, and moves only its table's watermark. `followed` gives a table's schema as it is applied
+    (`Permission.followed`), and `check_permitted` raises DecisionNeeded for a change of it that waits for a person.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Applier:
         fence: StreamFence | None,
         renames: RenameWriter | None = None,
         shapes: Shapes | None = None,
+        followed: Callable[[TableSchema, TableSchema], TableSchema] = lambda _before, after: after,
         check_permitted: Callable[[TableSchema, TableSchema], None] = lambda _before, _after: None,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
@@ -115,6 +117,7 @@ class Applier:
         self._fence = fence
         self._renames = renames
         self._shapes = shapes or Shapes()
+        self._followed = followed
         self._check_permitted = check_permitted
         self._backoff = backoff or Backoff()
         self._server_now = server_now
@@ -352,8 +355,7 @@ class Applier:
             if shaped.removals is not None:
                 refuse_removals(self._destination, shaped.schema)
             if known is not None and known != schema:
-                steps = alterations(known, schema)
-                check_carried(known, schema, steps)
+                steps = _check_carried(known, schema)
                 if self._shapes:
                     steps = alterations(self._shapes.of(known).target, shaped.schema)
                 self._check_permitted(known, schema)
@@ -365,9 +367,10 @@ class Applier:
     def _schemas_of(
         self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt
     ) -> Mapping[TableId, TableSchema]:
-        """Of the tables in it. A table that was copied since it was described is what it was copied as.
+        """Of the tables in it, with the columns that the destination keeps.
 
-        Its message is older than the copy, and a change of it would have brought another one before its next row.
+        A table that was copied since it was described is what it was copied as: its message is older than the copy, and
+        a change of it would have brought another one before its next row.
         """
         copied: dict[TableId, TableSchema] = {}
         for table_id in piece.tables & watermarks.keys() & piece.schemas.keys():
@@ -376,9 +379,12 @@ class Applier:
             if known is None or known is schema:
                 continue
             if not _is_described_before(schema, watermarks[table_id]):
+                followed = self._followed(known, schema) if known != schema else schema
+                if followed is not schema:
+                    copied[table_id] = followed
                 if known.key != schema.key:
                     # First: rows of before may have no such key.
-                    check_carried(known, schema, alterations(known, schema))
+                    _check_carried(known, followed)
             elif known != schema:
                 copied[table_id] = known if is_sent_alike(known, schema) else cannot_be_told(schema)
         return {**piece.schemas, **copied} if copied else piece.schemas
@@ -398,7 +404,7 @@ class Applier:
             if known != schema and _is_described_before(schema, watermarks[table_id]):
                 continue  # of rows that the destination has; what they were called then is no matter
             if known is not None and known != schema:
-                check_carried(known, schema, alterations(known, schema))  # first: the settings go by names
+                _check_carried(known, schema)  # first: the settings go by names
                 self._shapes.check_carried(known, schema)
             shape = self._shapes.of(schema)
             if not shape.is_identity:
@@ -459,6 +465,14 @@ class Applier:
     def note_lag(self, flushed: Lsn, since: datetime) -> None:
         """See `StoredProgress.note_lag`."""
         self._progress.note_lag(flushed, since)
+
+
+def _check_carried(known: TableSchema, schema: TableSchema) -> tuple[Alteration, ...]:
+    """The steps between what the destination keeps of both. Raises CopiedAgain if they cannot be carried forward."""
+    before, after = as_kept(known), as_kept(schema)
+    steps = alterations(before, after)
+    check_carried(before, after, steps)
+    return steps
 
 
 def _is_described_before(schema: TableSchema, watermark: Lsn) -> bool:

@@ -321,6 +321,7 @@ class TableCopier:
                 raise left_out(status.name, table.name)
             note_renamed(self._store, self._selection, status, table.name)
             self._permission.check_copy(connection, status, table.schema)
+            table = replace(table, schema=self._permission.kept(table.schema))
             lost = [one for plan in read_plan(connection, [table.name]) for one in plan.lost_partitions]
             publication = find_publication(connection, self._source.publication)
         if lost:

@@ -20,6 +20,7 @@ from etl_core.errors import StateConflict, Stopped, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.failpoints import RANGE_STAGED, reach
 from etl_core.replication.source import Source
+from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.catalog import PublishedTable, published_table
@@ -142,17 +143,22 @@ def help_copy(
     name: TableName,
     offer: CopyOffer,
     shapes: Shapes,
+    kept: Callable[[TableSchema], TableSchema],
     connections: int,
     on_progress: OnProgress,
     stop: threading.Event,
 ) -> CopyResult:
     """Copies ranges of an offered copy until none is free. Returns what was copied here.
 
+    `kept` gives the table as it is copied (`Permission.kept`).
+
     Raises TransientError if that copy is over or the table has changed since it began, and what `copy_table` raises.
     What was not finished goes back to the process that offers it.
     """
     with source.connect("catalog") as connection:
         table = published_table(connection, offer.table_id, source.publication)
+    if table is not None:
+        table = replace(table, schema=kept(table.schema))
     if table is None or layout_of(table, shapes) != offer.layout or offer.snapshot_name is None:
         raise TransientError(f"{name} has changed since the copy to be helped with began, or that copy is over")
     shape = shapes.of(table.schema)

@@ -291,6 +291,7 @@ class Streaming:
             fence=fence,
             renames=renames,
             shapes=self._shapes,
+            followed=self._permission.followed,
             check_permitted=self._permission.check_applied,
             resumes=resumes,
             server_now=server_now,

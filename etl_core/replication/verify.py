@@ -170,15 +170,18 @@ class Verifier:
                 older = f"the rows have column {column.name} ({format_type(column)}) in an older form"
                 return not_compared(status, lsn, f"{older}; copy the table again: etl resync {status.name}")
         left_out = self._rows_left_out(table, snapshot)
-        compared = read_whole(lambda: self._compare_rows(status.name, table, stored[1].name, snapshot))
+        compared = read_whole(lambda: self._compare_rows(status.name, table, stored[1], snapshot))
         if not left_out:
             return compared
         # What is replicated may be equal; what a person's SELECT at the source gives is not in the destination.
         problem = "; ".join(filter(None, [compared.problem, *left_out]))
         return replace(compared, is_equal=False, is_incomplete=compared.is_equal, problem=problem)
 
-    def _compare_rows(self, name: TableName, table: PublishedTable, called: TableName, snapshot: str) -> Comparison:
-        """`called` is the table's name in the destination, and for its settings there."""
+    def _compare_rows(self, name: TableName, table: PublishedTable, stored: TableSchema, snapshot: str) -> Comparison:
+        """`stored` has the table's name in the destination, and for its settings, and the columns that are kept there.
+
+        A column that was dropped at the source, which was ignored, is left out on both sides.
+        """
         started = time.monotonic()
         progress = _Progress(functools.partial(self._observer.on_compare_progress, name))
 
@@ -186,7 +189,7 @@ class Verifier:
             progress.begin()
             self._observer.on_comparing(name, is_again=is_again)
 
-        shape = self._shapes.of(replace(table.schema, name=called))
+        shape = self._shapes.of(replace(table.schema, name=stored.name, kept=stored.kept))
         source = self._scan_source(table, shape, snapshot, progress)
         if shape.keeps_log:
             comparison = self._compare_log(name, shape, source, progress, begin)
@@ -217,7 +220,7 @@ class Verifier:
 
     def _read_living(self, shape: Shape, progress: _Progress) -> Iterator[pa.RecordBatch]:
         """Of a table that keeps its deleted rows those that live."""
-        for batch in self._read(shape.target):
+        for batch in self._read(shape.compared):
             progress.destination(batch.num_rows)
             yield shape.living(batch)
             del batch  # not kept while the next one is made
@@ -257,7 +260,7 @@ class Verifier:
                 progress.source,
                 self._stop,
                 block_bytes=_BLOCK_BYTES // self._connections,
-                load=shape.load,
+                load=lambda block: shape.load(block).select(list(shape.compared.column_names)),
             )
 
         return scan

@@ -295,10 +295,18 @@ def _read_stream(pipeline: "Pipeline", max_lag: float) -> StreamReading:
 
 
 def _examine_states(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    from etl_core.replication.ignored_changes import ignored_of
+
     statuses, store, name = _statuses(pipeline), pipeline.store, pipeline.config.pipeline
     found = [(table, statuses.get(table)) for table in tables]
     return {
-        table: judge_table_state(table, status, store.history(status.table_id) if status else (), name)
+        table: judge_table_state(
+            table,
+            status,
+            store.history(status.table_id) if status else (),
+            name,
+            ignored_of(store, status.table_id) if status else (),
+        )
         for table, status in found
     }
 

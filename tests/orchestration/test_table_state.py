@@ -3,12 +3,13 @@
 import dagster as dg
 import pytest
 
-from etl_core.state.store import TableUpdate
+from etl_core.identifiers import TableId
+from etl_core.state.store import TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.reports.checks import build_replication_checks
-from etl_dagster.reports.table_states import TABLE_STATE
+from etl_dagster.reports.table_states import TABLE_STATE, judge_table_state
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync.assets import build_initial_sync_assets
 from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS
@@ -32,6 +33,12 @@ def told(runs: Runs) -> dict[str, list[dg.AssetCheckEvaluation]]:
         records = runs.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
         found[table.name] = [record.evaluation for record in reversed(records) if record.evaluation is not None]
     return found
+
+
+def test_a_table_some_of_whose_changes_are_ignored_says_which() -> None:
+    status = TableStatus(TableId(1), ORDERS, TableState.READY, 1)
+    verdict = judge_table_state(ORDERS, status, [], "shop", ["column note (added)"])
+    assert (verdict.passed, verdict.description) == (True, f"{ORDERS} streams; ignored: column note (added)")
 
 
 def fail(runs: Runs) -> None:
