@@ -17,6 +17,9 @@ from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove
 from etl_core.decode.decoder import decode_frames
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
+    COPIED_AGAIN,
+    CopiedAgain,
+    CopyNeeded,
     DestinationError,
     DestinationUnavailable,
     DestinationUnusable,
@@ -347,7 +350,13 @@ class Applier:
         schemas = self._schemas_of(piece, watermarks, attempt)
         shapes = self._shapes_of(schemas, piece, watermarks, attempt)
         read = {table_id: shape.read for table_id, shape in shapes.items()}
-        for changes in decode_frames(piece.load(), {**schemas, **read} if read else schemas, watermarks):
+
+        def refused(table_id: TableId, error: TableError) -> None:
+            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
+            raise _copied_again(known, schemas[table_id], error) or error
+
+        described = {**schemas, **read} if read else schemas
+        for changes in decode_frames(piece.load(), described, watermarks, refused):
             table_id = changes.schema.table_id
             schema = schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
@@ -473,6 +482,22 @@ def _check_carried(known: TableSchema, schema: TableSchema) -> tuple[Alteration,
     steps = alterations(before, after)
     check_carried(before, after, steps)
     return steps
+
+
+def _copied_again(known: TableSchema | None, schema: TableSchema, error: TableError) -> CopiedAgain | None:
+    """For changes that were refused, if a new copy makes them needless, and so will be the only one.
+
+    Old rows of a table without a key were sent whole until its replica identity became another one, and whether these
+    were can no longer be told. From then on the source refuses updates and deletes, or sends them without such rows.
+    """
+    was_whole = known is not None and known.is_multiset
+    if not (isinstance(error, CopyNeeded) and was_whole) or schema.is_multiset or schema.key:
+        return None
+    return CopiedAgain(
+        f"table {schema.name}: its replica identity is FULL no more, and changes of before were not yet applied",
+        table=str(schema.name),
+        hint=COPIED_AGAIN,
+    )
 
 
 def _is_described_before(schema: TableSchema, watermark: Lsn) -> bool:
