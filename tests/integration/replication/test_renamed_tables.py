@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -19,6 +20,8 @@ from etl_core.errors import CopiedAgain, EtlError, StateConflict, TableAbsent, T
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints
 from etl_core.replication.copy import Copied
+from etl_core.replication.followed import names_followed
+from etl_core.source.doctor import examine
 from etl_core.state.table_state import TableState
 from etl_core.table_pattern import read_selection
 from tests.integration.replication.conftest import PATIENCE, poll
@@ -176,6 +179,15 @@ def test_a_configured_table_is_followed_and_so_is_another_one_under_its_name(lab
     with lab.unprepared() as deciding:
         assert deciding.find(TableName("public", "new")) != deciding.find(TableName("public", "old"))
     lab.execute("ALTER TABLE t_1 RENAME TO u_1; ALTER TABLE other RENAME TO o; INSERT INTO u_1 VALUES (2, 'u')")
+    selection = lab.config.source.selection
+    findings = examine(
+        lab.database.dsn,
+        pipeline=lab.config.pipeline,
+        publication="lab_pub",
+        selection=selection,
+        names_now=partial(names_followed, pipeline.store, selection),
+    )
+    assert not [finding.message for finding in findings if "has no table" in finding.message]
     pipeline = lab.pipeline()
     until_equal(lab, pipeline)
     assert called() == {"new", "old", "o", "u_1"}
