@@ -32,6 +32,8 @@ class Permission:
     def __init__(self, config: PipelineConfig, store: StateStore, shapes: Shapes) -> None:
         self._policy_of = config.policy_of
         self._says_policy = config.says_policy
+        said = (config.policy.schema_changes, *(one.policy.schema_changes for one in config.tables))
+        self._ignores = SchemaChanges.IGNORE in said
         self._store = store
         self._shapes = shapes
 
@@ -117,6 +119,8 @@ class Permission:
         As it is at the source, if a person approved that, or asked for a copy and there is a change that cannot be
         ignored.
         """
+        if not self._ignores:
+            return now
         status, stored = self._store.table(now.table_id), self._store.schema(now.table_id)
         if status is None or stored is None:
             return now

@@ -342,6 +342,7 @@ def _measure_wal_rate(connection: "Connection", pipeline: "Pipeline") -> float:
 
 
 def _examine_schemas(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    from etl_core.policies import SchemaChanges
     from etl_core.source.catalog import published_tables
 
     verdicts = _judge_states(pipeline, tables)
@@ -351,7 +352,8 @@ def _examine_schemas(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[
     for table in (table for table in tables if table not in verdicts):
         table_id = statuses[table].table_id
         stored = pipeline.store.schema(table_id)
-        verdicts[table] = judge_schema(table, stored[1] if stored else None, published.get(table_id))
+        ignores = pipeline.config.policy_of(table).schema_changes is SchemaChanges.IGNORE
+        verdicts[table] = judge_schema(table, stored[1] if stored else None, published.get(table_id), ignores=ignores)
     return verdicts
 
 

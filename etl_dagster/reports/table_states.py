@@ -47,7 +47,8 @@ def judge_table_state(
     from etl_core.cli.texts import STATE_WORDS, told_ignored
 
     if status is None:
-        return Verdict(False, f"{table} is not replicated: it is not published, or was never materialised", _WARN)
+        what = "it is not published, was never materialised, or has another name at the source now"
+        return Verdict(False, f"{table} is not replicated: {what} (then change it in the code location, too)", _WARN)
     state = status.state.name
     told: dict[str, float | int | str] = {"etl/state": state}
     if state == "READY" and ignored:
