@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -22,15 +23,17 @@ from etl_core.destination.registry import (
     value_range,
 )
 from etl_core.errors import ConfigError
-from etl_core.identifiers import TableName
+from etl_core.identifiers import TableId, TableName
 from etl_core.policies import RECOPY
 from etl_core.replication.copy_estimate import CopyEstimate, read_copy_estimates
 from etl_core.replication.hold import StreamHold
+from etl_core.replication.ignored_changes import ignored_changes
 from etl_core.replication.naming import tables_named
 from etl_core.replication.observer import Observer
 from etl_core.replication.source import Source
 from etl_core.replication.status import PipelineStatus, read_status, stream_error
 from etl_core.replication.teardown import Teardown, TeardownPlan
+from etl_core.schema.change_id import take_over_id
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import StateStore, StreamError, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
@@ -91,7 +94,8 @@ class PipelineControl:
 
         config = self.config
         limits = value_range(config.destination)
-        return Shapes.checked(config.tables, config.hash_key, config.write_mode, config.types, limits)
+        changes = config.policy.schema_changes
+        return Shapes.checked(config.tables, config.hash_key, config.write_mode, config.types, limits, changes)
 
     def __enter__(self) -> Self:
         return self
@@ -146,17 +150,26 @@ class PipelineControl:
         """The tables that wait for a person: to be copied again, or for a change of their schema to be approved."""
         return [status for status in self.store.tables() if status.waits_for is not None]
 
+    def ignored(self) -> dict[TableId, tuple[str, ...]]:
+        """The changes of columns that are ignored, of each table with some, as `column note (added)`."""
+        return ignored_changes(self.config, self.store)
+
     def approve(self, status: TableStatus) -> None:
         """Lets a table of `waiting` do what it waits for: exactly what its `error` says, and nothing that came since.
 
         Where its changes are kept it goes on from there, else it is copied again. Raises StateConflict if it was moved
-        on meanwhile, ConfigError if it waits for nothing.
+        on meanwhile, ConfigError if it waits for nothing. A table of `ignored` is copied again as it is at the source.
         """
         if status.waits_for is None:
-            raise ConfigError(
-                f"{status.name} does not wait for approval, so nothing was changed",
-                hint="etl approve without a table lists those that wait",
-            )
+            stored = self.store.schema(status.table_id)
+            if stored is None or stored[1].kept is None:
+                raise ConfigError(
+                    f"{status.name} does not wait for approval, so nothing was changed",
+                    hint="etl approve without a table lists those that wait",
+                )
+            change = take_over_id(stored[1], stored[1])
+            self._transition(status, TableState.INIT, TableUpdate(is_requested=True, approved=change))
+            return
         if status.change is None:
             approved = f"{status.approved or ''} {RECOPY}".lstrip()
             update = TableUpdate(error=status.error, attempts=status.attempts, approved=approved)
@@ -185,7 +198,8 @@ class PipelineControl:
 
     def status(self) -> PipelineStatus:
         """What is known, without changing anything; a source or destination out of reach is told, not raised."""
-        return read_status(self.source, self.store, self.destination, self._stream_hold)
+        known = read_status(self.source, self.store, self.destination, self._stream_hold)
+        return replace(known, ignored=self.ignored())
 
     def stream_error(self) -> StreamError | None:
         """What ended the main stream and needs a person, None if it has gone on since."""

@@ -181,6 +181,7 @@ class Pipeline(PipelineControl):
             name,
             offer,
             self.shapes,
+            self._permission.kept,
             self.config.copy.connections_per_table,
             lambda rows, size, total: self.observer.on_copy_progress(name, rows, size, total),
             self.stop,

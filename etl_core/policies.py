@@ -1,6 +1,7 @@
 """What the engine may do to a table by itself: follow a change of its schema, copy it again.
 
-Policies do not say what a table is, so that changing one copies nothing.
+Policies do not say what a table is, so that changing one copies nothing; but for what was ignored, which is taken over
+by a new copy once it is not to be ignored any more.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ RECOPY = "recopy"
 class SchemaChanges(StrEnum):
     """Which changes of a table's columns and key are applied: APPLY all, ADD_ONLY added columns, APPROVE none.
 
-    From the least to the most that waits for a person.
+    The others wait for a person. With IGNORE none is applied and the table goes on with the columns that it has; what
+    cannot be ignored waits. From the one that lets the most through to the one that lets the least.
     """
 
     APPLY = "apply"
     ADD_ONLY = "add_only"
+    IGNORE = "ignore"
     APPROVE = "approve"
 
 

@@ -286,7 +286,8 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     )
     schema_changes: str = Field(
         default="apply",
-        description="apply, add_only or approve: which changes of columns are applied; per table in table_settings.",
+        description="apply, add_only, approve or ignore: which changes of columns are applied; per table in"
+        " table_settings.",
     )
     recopy: str = Field(default="auto", description="auto, or ask: a table that needs a new copy waits for a person.")
     recopy_max_bytes: str | None = Field(
@@ -373,12 +374,14 @@ class PostgresReplicationResource(dg.ConfigurableResource):
     def shapes(self) -> "Shapes":
         """What the tables are at the destination, for whoever moves no rows: no secret is asked for."""
         from etl_core.config_tables import read_tables, read_write_mode
+        from etl_core.policies import TablePolicy, read_policy
         from etl_core.shape.shapes import Shapes
         from etl_core.type_options import read_types
 
         settings = read_tables("table_settings", self.table_settings)
         mode, types = read_write_mode("write_mode", self.write_mode), read_types("types", self.types)
-        return Shapes(settings, write_mode=mode, types=types)
+        changes = read_policy("", self.policies()).over(TablePolicy()).schema_changes
+        return Shapes(settings, write_mode=mode, types=types, schema_changes=changes)
 
     def source_address(self) -> Address:
         """Where the source is, as far as the configuration says it without a variable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
-from etl_core.cli.texts import BY_WHOM, put, waiting_since
+from etl_core.cli.texts import BY_WHOM, approved, put, told_ignored, waiting_since
 from etl_core.control import PipelineControl
 
 
@@ -13,10 +13,11 @@ def approve(pipeline: PipelineControl, arguments: Arguments) -> int:
     if not arguments.tables:
         _list(pipeline)
         return DONE
-    waiting = [pipeline.find(name) for name in arguments.tables]  # all of them exist, or none is touched
-    for status in waiting:
+    chosen = [pipeline.find(name) for name in arguments.tables]  # all of them exist, or none is touched
+    ignored = pipeline.ignored()
+    for status in chosen:
         pipeline.approve(status)
-        put(f"{status.name} is approved: {status.error}")
+        put(f"{status.name} is approved: {approved(status, ignored.get(status.table_id, ()))}")
         what = "goes on with the changes that were kept" if status.sync_slot else "will be copied again"
         put(f"    it {what} {BY_WHOM}")
     return DONE
@@ -29,5 +30,9 @@ def _list(pipeline: PipelineControl) -> None:
         put(f"    {status.error}")
         if status.hint:
             put(f"    → {status.hint}")
+    names = {status.table_id: status.name for status in pipeline.store.tables()}
+    for table_id, changes in pipeline.ignored().items():
+        put(f"{names[table_id]}  {told_ignored(changes)}")
+        put(f"    → to copy it again as it is at the source: etl approve {names[table_id]}")
     if not waiting:
         put("no table waits for approval")

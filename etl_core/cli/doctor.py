@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from etl_core.cli.texts import plural, put
 from etl_core.control import PipelineControl
 from etl_core.destination.doctor import examine_destination
 from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
 from etl_core.replication.catalog_findings import examine_known
+from etl_core.replication.followed import names_followed
 from etl_core.replication.other_slots import examine_other_slots
+from etl_core.source.connection import Connection
 from etl_core.source.doctor import Finding, Severity, examine
 from etl_core.state.doctor import examine_state
 
@@ -34,6 +38,7 @@ def doctor(pipeline: PipelineControl, arguments: Arguments) -> int:
         publication=source.publication,
         selection=source.selection,
         allow_append_only=pipeline.config.allow_append_only,
+        names_now=partial(_names_now, pipeline),
     )
     findings += _stream_findings(pipeline)
     findings += examine_destination(pipeline.destination, pipeline.config.destination.type)
@@ -45,10 +50,23 @@ def doctor(pipeline: PipelineControl, arguments: Arguments) -> int:
     return FAILED if any(finding.severity is Severity.UNSAFE for finding in findings) else DONE
 
 
-def _stream_findings(pipeline: PipelineControl) -> list[Finding]:
-    """What ended the stream of a pipeline that has run before, as its state store says; the doctor makes no store."""
+def _has_store(pipeline: PipelineControl) -> bool:
+    """The doctor makes no store."""
     url = make_url(pipeline.config.state.url)
-    if url.drivername == "sqlite" and not Path(url.database or "").exists():
+    return url.drivername != "sqlite" or Path(url.database or "").exists()
+
+
+def _names_now(pipeline: PipelineControl, connection: Connection, tables: Sequence[TableName]) -> Sequence[TableName]:
+    """The configured tables by their names of now, of a pipeline that has run before."""
+    if _has_store(pipeline):
+        with contextlib.suppress(EtlError):
+            return names_followed(pipeline.store, pipeline.config.source.selection, connection, tables)
+    return tables
+
+
+def _stream_findings(pipeline: PipelineControl) -> list[Finding]:
+    """What ended the stream of a pipeline that has run before, as its state store says."""
+    if not _has_store(pipeline):
         return []
     with contextlib.suppress(EtlError):
         error = pipeline.stream_error()

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
 from etl_core.cli.status_json import lag_seconds, status_object
-from etl_core.cli.texts import NOTHING, STATE_WORDS, columns, duration, number, put, size, waiting_since
+from etl_core.cli.texts import (
+    NOTHING,
+    STATE_WORDS,
+    columns,
+    duration,
+    number,
+    put,
+    size,
+    told_ignored,
+    waiting_since,
+)
 from etl_core.control import PipelineControl
 from etl_core.identifiers import TableId, TableName
-from etl_core.lsn import Lsn
 from etl_core.replication.status import PipelineStatus
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import TableStatus
@@ -68,7 +77,7 @@ def status_lines(
     lines += [f"source       {sentence}" for sentence in known.unsafe[:_SHOWN]]
     if len(known.unsafe) > _SHOWN:
         lines.append(f"source       and {len(known.unsafe) - _SHOWN} more: etl doctor")
-    return [*lines, "", *_tables(known.tables, known.watermarks, _ahead(known), write_mode)]
+    return [*lines, "", *_tables(known, write_mode)]
 
 
 def _stream(known: PipelineStatus, now: datetime) -> str:
@@ -111,12 +120,8 @@ def _ahead(known: PipelineStatus) -> set[TableId]:
     return {table for table, mark in known.watermarks.items() if table in ready and mark > known.progress.flushed_lsn}
 
 
-def _tables(
-    tables: Sequence[TableStatus],
-    watermarks: dict[TableId, Lsn],
-    ahead: set[TableId],
-    write_mode: Callable[[TableName], WriteMode],
-) -> list[str]:
+def _tables(known: PipelineStatus, write_mode: Callable[[TableName], WriteMode]) -> list[str]:
+    tables, watermarks, ahead = known.tables, known.watermarks, _ahead(known)
     rows = [("TABLE", "STATE", "WATERMARK", "ROWS COPIED")]
     for table in tables:
         watermark = watermarks.get(table.table_id)
@@ -138,6 +143,8 @@ def _tables(
         if table.table_id in ahead:
             mark = watermarks[table.table_id]
             shown.append(f"    just copied: it is ahead of the other tables until the stream has passed {mark}")
+        if known.ignored.get(table.table_id):
+            shown.append(f"    {told_ignored(known.ignored[table.table_id])}")
         if table.waits_for is not None:
             shown.append(f"    {waiting_since(table)}")
         if table.error:

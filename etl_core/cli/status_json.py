@@ -8,7 +8,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from etl_core.config import PipelineConfig
-from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.status import PipelineStatus
 from etl_core.source.slot import SlotStatus
@@ -33,7 +32,7 @@ def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) 
         "destination": {"type": config.destination.type, "error": known.destination_error},
         "stream": _stream(known, now),
         "slot": None if known.slot is None else _slot(known.slot),
-        "tables": [_table(table, known.watermarks, config.write_mode_of(table.name)) for table in known.tables],
+        "tables": [_table(table, known, config.write_mode_of(table.name)) for table in known.tables],
     }
 
 
@@ -94,14 +93,15 @@ def _slot(slot: SlotStatus) -> dict[str, object]:
     }
 
 
-def _table(table: TableStatus, watermarks: dict[TableId, Lsn], write_mode: WriteMode) -> dict[str, object]:
+def _table(table: TableStatus, known: PipelineStatus, write_mode: WriteMode) -> dict[str, object]:
     return {
         "name": str(table.name),
         "state": table.state.name.lower(),
         "write_mode": write_mode,
-        "watermark_lsn": _lsn(watermarks.get(table.table_id)),
+        "watermark_lsn": _lsn(known.watermarks.get(table.table_id)),
         "snapshot_lsn": _lsn(table.snapshot_lsn),
         "rows_copied": table.rows_copied,
+        "ignored": list(known.ignored.get(table.table_id, ())),
         "waits_for": table.waits_for,
         "waits_since": None if table.waits_for is None else _time(table.updated_at),
         "error": table.error,

@@ -29,6 +29,18 @@ def waiting_since(table: TableStatus) -> str:
     return f"waits {what}" + (f" since {table.updated_at.astimezone():%Y-%m-%d %H:%M:%S}" if table.updated_at else "")
 
 
+def told_ignored(changes: Sequence[str]) -> str:
+    """`ignored: column note (added)`."""
+    return f"ignored: {', '.join(changes)}"
+
+
+def approved(table: TableStatus, ignored: Sequence[str]) -> str:
+    """What a person has let happen to a table that waited, or some of whose changes were `ignored`."""
+    if table.waits_for is None:
+        return f"what was ignored is taken over: {', '.join(ignored)}"
+    return str(table.error)
+
+
 def put(line: str = "") -> None:
     """A line of a command's result."""
     print(line, file=sys.stdout)  # noqa: T201 what the command line is for

@@ -62,6 +62,12 @@ class ActiveTables:
         with self._lock:
             return table_id in self._watermarks
 
+    def shares_name(self, schema: TableSchema) -> bool:
+        """Whether another active table is known by the name of this one, which was its own until then."""
+        with self._lock:
+            others = (other for table_id, other in self._schemas.items() if table_id != schema.table_id)
+            return any(other.name == schema.name for other in others)
+
     def named(self, name: str) -> TableId | None:
         """The active table whose name prints as `name`."""
         with self._lock:

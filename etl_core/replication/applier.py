@@ -17,6 +17,9 @@ from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove
 from etl_core.decode.decoder import decode_frames
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
+    COPIED_AGAIN,
+    CopiedAgain,
+    CopyNeeded,
     DestinationError,
     DestinationUnavailable,
     DestinationUnusable,
@@ -40,6 +43,7 @@ from etl_core.replication.retry import Backoff
 from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
 from etl_core.schema.alterations import alterations, cannot_be_told, check_carried, is_sent_alike
+from etl_core.schema.ignored import as_kept
 from etl_core.schema.table import TableSchema
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
@@ -82,8 +86,8 @@ class Applier:
     """Decodes and writes the batches of one stream; one thread at a time.
 
     `write_lock` is shared by all appliers of a destination. `fence` is the main stream's, whose position goes with the
-    batch; a catch-up has none, and moves only its table's watermark. `check_permitted` raises DecisionNeeded for a
-    change of a table's schema that waits for a person.
+    batch; a catch-up has none, and moves only its table's watermark. `followed` gives a table's schema as it is applied
+    (`Permission.followed`), and `check_permitted` raises DecisionNeeded for a change of it that waits for a person.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Applier:
         fence: StreamFence | None,
         renames: RenameWriter | None = None,
         shapes: Shapes | None = None,
+        followed: Callable[[TableSchema, TableSchema], TableSchema] = lambda _before, after: after,
         check_permitted: Callable[[TableSchema, TableSchema], None] = lambda _before, _after: None,
         resumes: ReplicationProgress | None = None,
         backoff: Backoff | None = None,
@@ -115,6 +120,7 @@ class Applier:
         self._fence = fence
         self._renames = renames
         self._shapes = shapes or Shapes()
+        self._followed = followed
         self._check_permitted = check_permitted
         self._backoff = backoff or Backoff()
         self._server_now = server_now
@@ -344,7 +350,13 @@ class Applier:
         schemas = self._schemas_of(piece, watermarks, attempt)
         shapes = self._shapes_of(schemas, piece, watermarks, attempt)
         read = {table_id: shape.read for table_id, shape in shapes.items()}
-        for changes in decode_frames(piece.load(), {**schemas, **read} if read else schemas, watermarks):
+
+        def refused(table_id: TableId, error: TableError) -> None:
+            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
+            raise _copied_again(known, schemas[table_id], error) or error
+
+        described = {**schemas, **read} if read else schemas
+        for changes in decode_frames(piece.load(), described, watermarks, refused):
             table_id = changes.schema.table_id
             schema = schemas[table_id]
             known = attempt.schemas.get(table_id) or self._active.schema(table_id)
@@ -352,8 +364,7 @@ class Applier:
             if shaped.removals is not None:
                 refuse_removals(self._destination, shaped.schema)
             if known is not None and known != schema:
-                steps = alterations(known, schema)
-                check_carried(known, schema, steps)
+                _check_carried(known, schema)
                 steps = alterations(self._shapes.of(known).target, shaped.schema)
                 self._check_permitted(known, schema)
                 shaped = replace(shaped, alterations=steps)
@@ -364,10 +375,11 @@ class Applier:
     def _schemas_of(
         self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt
     ) -> Mapping[TableId, TableSchema]:
-        """Of the tables in it. A table that was copied since it was described is what it was copied as.
+        """Of the tables in it, with the columns that the destination keeps.
 
-        Its message is older than the copy, and a change of it would have brought another one before its next row.
-        Numerics have the digits that the destination's have.
+        A table that was copied since it was described is what it was copied as: its message is older than the copy, and
+        a change of it would have brought another one before its next row. Numerics have the digits that the
+        destination's have.
         """
         copied: dict[TableId, TableSchema] = {}
         for table_id in piece.tables & watermarks.keys() & piece.schemas.keys():
@@ -379,9 +391,12 @@ class Applier:
             if schema is not described:
                 copied[table_id] = schema
             if not _is_described_before(schema, watermarks[table_id]):
+                followed = self._followed(known, schema) if known != schema else schema
+                if followed is not schema:
+                    copied[table_id] = followed
                 if known.key != schema.key:
                     # First: rows of before may have no such key.
-                    check_carried(known, schema, alterations(known, schema))
+                    _check_carried(known, followed)
             elif known != schema:
                 copied[table_id] = known if is_sent_alike(known, schema) else cannot_be_told(schema)
         return {**piece.schemas, **copied} if copied else piece.schemas
@@ -401,7 +416,7 @@ class Applier:
             if known != schema and _is_described_before(schema, watermarks[table_id]):
                 continue  # of rows that the destination has; what they were called then is no matter
             if known is not None and known != schema:
-                check_carried(known, schema, alterations(known, schema))  # first: the settings go by names
+                _check_carried(known, schema)  # first: the settings go by names
                 self._shapes.check_carried(known, schema)
             shape = self._shapes.of(schema)
             if not shape.is_identity:
@@ -462,6 +477,28 @@ class Applier:
     def note_lag(self, flushed: Lsn, since: datetime) -> None:
         """See `StoredProgress.note_lag`."""
         self._progress.note_lag(flushed, since)
+
+
+def _check_carried(known: TableSchema, schema: TableSchema) -> None:
+    """Raises CopiedAgain if the steps between what the destination keeps of both cannot be carried forward."""
+    before, after = as_kept(known), as_kept(schema)
+    check_carried(before, after, alterations(before, after))
+
+
+def _copied_again(known: TableSchema | None, schema: TableSchema, error: TableError) -> CopiedAgain | None:
+    """For changes that were refused, if a new copy makes them needless, and so will be the only one.
+
+    Old rows of a table without a key were sent whole until its replica identity became another one, and whether these
+    were can no longer be told. From then on the source refuses updates and deletes, or sends them without such rows.
+    """
+    was_whole = known is not None and known.is_multiset
+    if not (isinstance(error, CopyNeeded) and was_whole) or schema.is_multiset or schema.key:
+        return None
+    return CopiedAgain(
+        f"table {schema.name}: its replica identity is FULL no more, and changes of before were not yet applied",
+        table=str(schema.name),
+        hint=COPIED_AGAIN,
+    )
 
 
 def _is_described_before(schema: TableSchema, watermark: Lsn) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from etl_core.config import PipelineConfig
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableId
+from etl_core.replication.ignored_changes import ignored_changes
 from etl_core.replication.source import Source
 from etl_core.schema.fingerprint import what_changed
 from etl_core.source.catalog import published_tables
@@ -36,6 +37,15 @@ def examine_known(config: PipelineConfig, source: Source, store: StateStore) -> 
         with contextlib.closing(source.connect("doctor")) as connection:
             found = look(connection, source.publication, statuses)
             findings = list(_examine(connection, source.publication, store, statuses, found))
+            findings += [
+                Finding(
+                    Severity.NOTE,
+                    "catalog",
+                    f"{statuses[table_id].name} keeps its columns; ignored: {', '.join(changes)}",
+                )
+                for table_id, changes in ignored_changes(config, store).items()
+                if table_id in statuses
+            ]
             return findings[:_SHOWN] + list(_unknown(connection, config, source.publication, statuses, found))
     return []
 

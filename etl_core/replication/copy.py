@@ -55,10 +55,11 @@ from etl_core.replication.followed import note_renamed
 from etl_core.replication.observer import Observer
 from etl_core.replication.permission import Permission
 from etl_core.replication.removals import check_removals
+from etl_core.replication.repeated_copies import AT_ONCE, copies_for
 from etl_core.replication.shaping import Shaping
 from etl_core.replication.shared_copy import SharedRanges, layout_of, live_helpers
 from etl_core.replication.source import Source
-from etl_core.replication.table_errors import failed_update
+from etl_core.replication.table_errors import failed_update, retry_time
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.absence import left_out
@@ -142,6 +143,9 @@ class TableCopier:
         if self._stop.is_set() or self._drain.is_set():
             return TransientError(f"{status.name} was not copied: stopped before its turn")
         started = time.monotonic()
+        repeated = self._wait_if_repeated(status)
+        if repeated is not None:
+            return repeated
         slot = self._source.new_sync_slot(status.table_id)
         try:
             return self._copy(status, slot)
@@ -167,6 +171,25 @@ class TableCopier:
             )
             self._fail(status, slot, unexpected, time.monotonic() - started)
             return unexpected
+
+    def _wait_if_repeated(self, status: TableStatus) -> EtlError | None:
+        """Has a table that was just set back wait if new copies for that reason did not help; the error it has then."""
+        if status.is_requested or status.attempts or status.error is None:
+            return None
+        count = copies_for(status.error, self._store.history(status.table_id))
+        if count <= AT_ONCE:
+            return None
+        error = TableError(
+            f"{status.error}; {count - 1} copies for this reason did not help, so the next one waits",
+            table=str(status.name),
+            hint=f"it is copied by itself, ever less often; to have it copied now: etl resync {status.name}",
+        )
+        retry_at = retry_time(RETRY_AFTER, count - AT_ONCE)
+        update = TableUpdate(error=str(error), hint=error.hint, attempts=count - 1, retry_at=retry_at)
+        with contextlib.suppress(StateConflict):
+            self._move(status, TableState.ERRORED, update)
+            self._observer.on_table_error(status.name, error)
+        return error
 
     def _copy(self, status: TableStatus, slot: str) -> Copied:
         """Copies one table that is in INIT, under a new slot of that name. On return it is in FINISHED_COPY.
@@ -325,6 +348,7 @@ class TableCopier:
                 raise left_out(status.name, table.name)
             note_renamed(self._store, self._selection, status, table.name)
             self._permission.check_copy(connection, status, table.schema)
+            table = replace(table, schema=self._permission.kept(table.schema))
             lost = [one for plan in read_plan(connection, [table.name]) for one in plan.lost_partitions]
             publication = find_publication(connection, self._source.publication)
         if lost:

@@ -60,6 +60,13 @@ def with_followed(conn: Connection, wanted: Sequence[TableName], followed: Seque
     return tuple(dict.fromkeys([*(name for name in wanted if name not in gone), *(one.called for one in followed)]))
 
 
+def names_followed(
+    store: StateStore, selection: TableSelection | None, conn: Connection, wanted: Sequence[TableName]
+) -> Sequence[TableName]:
+    """The tables `wanted` by their names of now, of a pipeline whose store knows which of them were renamed."""
+    return with_followed(conn, wanted, find_followed(conn, store, selection, store.tables()))
+
+
 def note_renamed(store: StateStore, selection: TableSelection | None, before: TableStatus, name: TableName) -> None:
     """Called before the store has the table under the new name. Stores by which one it is selected."""
     if selection is None or before.name == name:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from etl_core.batch import StreamPosition, WriteBatch
@@ -74,11 +74,14 @@ class Handover:
         claim: str | None,
         write_lock: threading.Lock,
         check_copied: Callable[[TableSchema], None] = lambda _: None,
+        name_taken: Callable[[], None] = lambda: None,
     ) -> None:
         """`begin_catch_up` gives None if the slot has passed what the destination has. `claim` is the stream's.
 
         `hold` gives the hold in force, of a session that lives; see `hold.py`. `check_copied` raises CopiedAgain for a
-        table that was copied by other settings: another process may have others.
+        table that was copied by other settings: another process may have others. `name_taken` is called when a table
+        is taken in that was copied, or renamed while it caught up, under a name that another one may have had: the
+        destination has put that one aside.
         """
         self._stopped = stopped
         self._fence = fence
@@ -94,17 +97,15 @@ class Handover:
         self._find_hold = hold
         self._stop = stop
         self._check_copied = check_copied
+        self._name_taken = name_taken
         self._hold: Lsn | None = None
         self._start = ZERO
         self._passed: dict[TableId, Lsn] = {}
-        self.aside: Set[TableId] = frozenset()
-        """What the destination had under no name of its own when the stream began."""
 
     def start(self, position: Lsn) -> None:
         """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
         self._start = position
         positions = self._destination.positions()
-        self.aside = positions.aside
         if self._fence.is_older(positions.stream):
             self._refuse_older(positions.stream)
         else:
@@ -253,8 +254,15 @@ class Handover:
             status, TableState.READY, TableUpdate(snapshot_lsn=watermark, rows_copied=status.rows_copied)
         )
         self._activate(ready, watermark, schema)
+        if self._may_have_taken_a_name(schema):
+            self._name_taken()
         reach(READY_STORED)
         self._slots.drop(status)
+
+    def _may_have_taken_a_name(self, schema: TableSchema) -> bool:
+        """Whether another table was, or may have been, put aside for this one since the stream began."""
+        versions = self._store.schema_versions(schema.table_id)
+        return self._active.shares_name(schema) or any(one.schema.name != schema.name for one in versions)
 
     def _hand_over(self, position: Lsn, busy_wait: Callable[[], bool]) -> None:
         by_id = {status.table_id: status for status in self._store.tables()}

@@ -138,7 +138,8 @@ class _Keyed:
     def __init__(self, shape: Shape, read: Read, begun: tuple[int, int]) -> None:
         self._table = shape.source.name
         self._key = shape.row_key
-        self._names = tuple(column.name for column in row_columns(shape.target))
+        self._names = tuple(column.name for column in row_columns(shape.compared))
+        self._gone = frozenset(shape.target.column_names) - frozenset(shape.compared.column_names)
         self._patterns: dict[tuple[str, ...], int] = {(): _WHOLE}
         log, old = shape.target, [old_name(name) for name in self._key]
         pending, size, self._last = [], 0, _Events.together([self._none()])
@@ -204,6 +205,7 @@ class _Keyed:
         for names, number in self._patterns.items():
             hidden = pattern == number
             if number != _WHOLE and hidden.any():
+                names = tuple(name for name in names if name not in self._gone)
                 if not set(names) <= columns.keys():
                     gone = ", ".join(sorted(set(names) - columns.keys()))
                     raise TableError(
@@ -222,7 +224,7 @@ class _Keyless:
 
     def __init__(self, shape: Shape, read: Read, begun: tuple[int, int]) -> None:
         log = shape.target
-        self._names = tuple(column.name for column in row_columns(log))
+        self._names = tuple(column.name for column in row_columns(shape.compared))
         self._begun = begun
         olds = [name for name in self._names if old_name(name) in log.column_names]
         # The old row is not there where the source sends none; then nothing is ever changed or deleted.

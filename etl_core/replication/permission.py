@@ -7,16 +7,17 @@ A person's own request (`etl resync`, changed settings, the first copy of a tabl
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from etl_core.config import PipelineConfig
-from etl_core.errors import DecisionNeeded, SourceLocked, TableError
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, DecisionNeeded, SourceLocked, TableError
 from etl_core.identifiers import TableName
 from etl_core.policies import RECOPY, Recopy, SchemaChanges, TablePolicy
 from etl_core.schema.alterations import AddColumn, Alteration, RenameTable, alterations
-from etl_core.schema.pg_types import modifiers
-from etl_core.schema.table import Column, TableSchema
+from etl_core.schema.change_id import change_id, is_among, made_anew_id, take_over_id
+from etl_core.schema.ignored import ignoring, is_told, not_ignorable
+from etl_core.schema.table import TableSchema
 from etl_core.shape.shapes import Shapes
 from etl_core.source.connection import Connection
 from etl_core.source.sizes import table_sizes
@@ -31,6 +32,8 @@ class Permission:
     def __init__(self, config: PipelineConfig, store: StateStore, shapes: Shapes) -> None:
         self._policy_of = config.policy_of
         self._says_policy = config.says_policy
+        said = (config.policy.schema_changes, *(one.policy.schema_changes for one in config.tables))
+        self._ignores = SchemaChanges.IGNORE in said
         self._store = store
         self._shapes = shapes
 
@@ -72,16 +75,59 @@ class Permission:
         """
         self.check_named(before.name, after.name)
         policy = self._policy_of(after.name).stricter(self._policy_of(before.name))
-        if policy.schema_changes is SchemaChanges.APPLY:
+        if policy.schema_changes in (SchemaChanges.APPLY, SchemaChanges.IGNORE):  # for the latter see `followed`
             return
         steps = self._refused(policy, before, after)
         if not steps:
             return
         change = change_id(before, steps)
         status = self._store.table(after.table_id)
-        if status is not None and _is_among(change, status.approved):
+        if status is not None and is_among(change, status.approved):
             return
         raise _change_waits(after.name, _told(steps), policy, change, "apply it")
+
+    def followed(self, before: TableSchema, after: TableSchema) -> TableSchema:
+        """A streamed table of `after` as it is applied: where changes are ignored, with the columns that are kept.
+
+        Raises DecisionNeeded for a change that cannot be ignored, CopiedAgain if a person approved that the table has
+        what was ignored.
+        """
+        unchanged = after if before.kept is None else replace(after, kept=before.kept)
+        if unchanged == before:
+            return before
+        policy = self._policy_of(after.name).stricter(self._policy_of(before.name))
+        if policy.schema_changes is not SchemaChanges.IGNORE or not is_told(after):
+            return unchanged
+        change = take_over_id(before, after)
+        status = self._store.table(after.table_id)
+        if status is not None and is_among(change, status.approved):
+            if before.kept is None:
+                return after
+            raise CopiedAgain(
+                f"table {after.name}: the changes of its columns that were ignored are taken over",
+                table=str(after.name),
+                hint=COPIED_AGAIN,
+            )
+        steps = not_ignorable(before, after)
+        if steps:
+            raise _change_waits(after.name, _told(steps), policy, change, "have its columns as they are at the source")
+        return ignoring(before, after)
+
+    def kept(self, now: TableSchema) -> TableSchema:
+        """The table as it is to be copied: where changes are ignored, with the columns that the destination keeps.
+
+        As it is at the source, if a person approved that, or asked for a copy and there is a change that cannot be
+        ignored.
+        """
+        if not self._ignores:
+            return now
+        status, stored = self._store.table(now.table_id), self._store.schema(now.table_id)
+        if status is None or stored is None:
+            return now
+        policy, before = self._policy(status, now.name), stored[1]
+        if policy.schema_changes is not SchemaChanges.IGNORE or not_ignorable(before, now):
+            return now
+        return now if is_among(take_over_id(before, now), status.approved) else ignoring(before, now)
 
     def check_copy(self, connection: Connection, status: TableStatus, now: TableSchema) -> None:
         """Raises DecisionNeeded unless the table may be copied again. `now` is what the copy would take.
@@ -96,7 +142,7 @@ class Permission:
             self.check_named(stored[1].name, now.name)
         if policy.schema_changes is not SchemaChanges.APPLY and self._is_approved(policy, status, now):
             return
-        if _is_among(RECOPY, status.approved):
+        if is_among(RECOPY, status.approved):
             return
         if policy.recopy is Recopy.AUTO and policy.recopy_max_bytes is None:
             return
@@ -112,13 +158,17 @@ class Permission:
         """Whether a person approved the change that the copy would bring; raises DecisionNeeded if one is to."""
         stored = self._store.schema(status.table_id)
         if stored is None:
-            told, change = _MADE_ANEW, _digest([_MADE_ANEW, *map(_column, now.columns), repr(now.key)])
+            told, change = _MADE_ANEW, made_anew_id(_MADE_ANEW, now)
+        elif policy.schema_changes is SchemaChanges.IGNORE:
+            told, change = _told(not_ignorable(stored[1], now)), take_over_id(stored[1], now)
+            if not told:
+                return is_among(change, status.approved)
         else:
             steps = self._refused(policy, stored[1], now)
             if not steps:
                 return False
             told, change = _told(steps), change_id(stored[1], steps)
-        if _is_among(change, status.approved):
+        if is_among(change, status.approved):
             return True
         raise _change_waits(now.name, told, policy, change, "copy the table again with it")
 
@@ -135,35 +185,14 @@ class Permission:
         return steps
 
 
-def change_id(before: TableSchema, steps: Sequence[Alteration]) -> str:
-    """What tells these steps from `before` from all others: what a person approves, and nothing else."""
-    columns = {column for step in steps for column in _columns(step)}
-    return _digest([*map(_column, before.columns), "", *map(str, steps), "", *sorted(map(_column, columns))])
-
-
-def _is_among(change: str, approved: str | None) -> bool:
-    return change in (approved or "").split()
-
-
-def _columns(step: Alteration) -> tuple[Column, ...]:
-    found = (getattr(step, "before", None), getattr(step, "column", None))
-    return tuple(column for column in found if isinstance(column, Column))
-
-
-def _column(column: Column) -> str:
-    return repr((column.name, column.attnum, column.type.oid, modifiers(column)))
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
 def _told(steps: Sequence[Alteration]) -> str:
     return "; ".join(map(str, steps))
 
 
 def _change_waits(name: TableName, told: str, policy: TablePolicy, change: str, effect: str) -> DecisionNeeded:
     ways = f"to {effect}: etl approve {name}"
+    if policy.schema_changes is SchemaChanges.IGNORE:
+        told += ", which cannot be ignored"
     if policy.schema_changes is SchemaChanges.ADD_ONLY:
         ways += "; or set schema_changes: apply and start again"
     return DecisionNeeded(

@@ -171,6 +171,7 @@ class Preparation:
             found = [find_table_id(connection, name) for name in wanted or ()]
             described = [table_schema(connection, table_id) for table_id in found if table_id is not None]
             schemas = [schema for schema in described if schema is not None]
+        schemas = [self._permission.kept(schema) for schema in schemas]
         self._shaping.check_settings(schemas, {*(wanted or ()), *(status.name for status in self._store.tables())})
 
     def _selected(self, connection: Connection) -> tuple[TableName, ...] | None:

@@ -23,7 +23,7 @@ from etl_core.values.arrow import arrow_schema, key_schema
 
 
 class RenameWriter:
-    """Of one stream. `write` and `look_aside` are called by the writing thread, `is_due` by any."""
+    """Of one stream. `write` is called by the writing thread, `look_aside` and `is_due` by any."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class RenameWriter:
             self.look_aside()
 
     def look_aside(self) -> None:
-        """After a rename: asks the destination which tables it has put aside for another one."""
+        """After a name was taken: asks the destination which tables it has put aside for another one."""
         try:
             aside = self._destination.positions().aside
         except TransientError as error:

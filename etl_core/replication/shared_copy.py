@@ -21,8 +21,7 @@ from etl_core.errors import StateConflict, Stopped, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication.failpoints import RANGE_STAGED, reach
 from etl_core.replication.source import Source
-from etl_core.schema.table import TableSchema
-from etl_core.shape.digits import with_digits
+from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.catalog import PublishedTable, published_table
@@ -44,16 +43,25 @@ def layout_of(table: PublishedTable, shapes: Shapes) -> str:
     described = (
         f"{schema_to_json(table.schema)}\n{table.is_partitioned}\n{table.row_filter}\n{shapes.stored(table.schema)}"
     )
-    digits = [column.fraction_digits for column in table.schema.columns]
+    digits = [column.fraction_digits for column in _all_columns(table.schema)]
     return f"{hashlib.sha256(described.encode()).hexdigest()} {json.dumps(digits)}"
 
 
-def _with_digits_of(schema: TableSchema, layout: str) -> TableSchema:
+def _with_digits_of(schema: TableSchema, layout: str | None) -> TableSchema:
     """The schema with the digits that the offering process counted, where it has as many columns there."""
-    digits = json.loads(layout.partition(" ")[2] or "[]")
-    if len(digits) != len(schema.columns):
+    digits = json.loads((layout or "").partition(" ")[2] or "[]")
+    if len(digits) != len(_all_columns(schema)):
         return schema
-    return with_digits(schema, dict(zip(schema.column_names, digits, strict=True)))
+    counted = [
+        replace(column, fraction_digits=count) for column, count in zip(_all_columns(schema), digits, strict=True)
+    ]
+    columns, kept = counted[: len(schema.columns)], counted[len(schema.columns) :]
+    return replace(schema, columns=tuple(columns), kept=None if schema.kept is None else tuple(kept))
+
+
+def _all_columns(schema: TableSchema) -> Sequence[Column]:
+    """Those of the source, then those that the destination keeps."""
+    return (*schema.columns, *(schema.kept or ()))
 
 
 class SharedRanges:
@@ -154,19 +162,22 @@ def help_copy(
     name: TableName,
     offer: CopyOffer,
     shapes: Shapes,
+    kept: Callable[[TableSchema], TableSchema],
     connections: int,
     on_progress: OnProgress,
     stop: threading.Event,
 ) -> CopyResult:
     """Copies ranges of an offered copy until none is free. Returns what was copied here.
 
+    `kept` gives the table as it is copied (`Permission.kept`).
+
     Raises TransientError if that copy is over or the table has changed since it began, and what `copy_table` raises.
     What was not finished goes back to the process that offers it.
     """
     with source.connect("catalog") as connection:
         table = published_table(connection, offer.table_id, source.publication)
-    if table is not None and offer.layout is not None:
-        table = replace(table, schema=_with_digits_of(table.schema, offer.layout))
+    if table is not None:
+        table = replace(table, schema=_with_digits_of(kept(table.schema), offer.layout))
     if table is None or layout_of(table, shapes) != offer.layout or offer.snapshot_name is None:
         raise TransientError(f"{name} has changed since the copy to be helped with began, or that copy is over")
     shape = shapes.of(table.schema)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from etl_core.destination.protocol import Destination, Positions, WaitingDestination
 from etl_core.errors import EtlError
@@ -46,6 +46,8 @@ class PipelineStatus:
     """How this process reached the source just now, by the configuration that the stream has too."""
     unsafe: Sequence[str] = ()
     """Where the source refuses UPDATE and DELETE because of the publication, a sentence each."""
+    ignored: Mapping[TableId, Sequence[str]] = field(default_factory=dict)
+    """The changes of columns that are ignored, of each table with some, as `column note (added)`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,9 @@ class Streaming:
             self._source.wal_kept_by,
             self._config.batch.kept_wal,
         )
+        reactions = Reactions(lambda table_id, error: handover.table_failed(table_id, error), lambda: handover.reload())
+        renames = Renames(active.schema)
+        rename_writer = self._rename_writer(renames, active, reactions)
         handover = Handover(
             self._store,
             self._destination,
@@ -140,21 +143,20 @@ class Streaming:
             claim=progress.claim,
             write_lock=self._write_lock,
             check_copied=self._shaping.check_copied,
+            name_taken=rename_writer.look_aside,
         )
         try:
             handover.start(start)
-            renames = Renames(active.schema)
-            renames.put_aside(handover.aside)
+            renames.put_aside(self._destination.positions().aside)
             for table_id, remembered in self._store.fingerprints().items():
                 # Of an earlier look, which a stream that ends soon may have passed, as it has not the one of now.
                 renames.noted({table_id: remembered.fingerprint.name}, remembered.lsn)
             renames.noted(found.names, found.lsn)
-            reactions = Reactions(handover.table_failed, handover.reload)
             applier = self._applier(
                 active,
                 reactions,
                 fence=fence,
-                renames=self._rename_writer(renames, active, reactions),
+                renames=rename_writer,
                 resumes=progress,
                 server_now=stream.server_now,
             )
@@ -291,6 +293,7 @@ class Streaming:
             fence=fence,
             renames=renames,
             shapes=self._shapes,
+            followed=self._permission.followed,
             check_permitted=self._permission.check_applied,
             resumes=resumes,
             server_now=server_now,

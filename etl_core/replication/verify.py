@@ -179,7 +179,10 @@ class Verifier:
         return replace(compared, is_equal=False, is_incomplete=compared.is_equal, problem=problem)
 
     def _compare_rows(self, name: TableName, table: PublishedTable, stored: TableSchema, snapshot: str) -> Comparison:
-        """`stored` is the table as the destination has it, with the name that its settings go by."""
+        """`stored` has the table's name in the destination, and for its settings, and the columns that are kept there.
+
+        A column that was dropped at the source, which was ignored, is left out on both sides.
+        """
         started = time.monotonic()
         progress = _Progress(functools.partial(self._observer.on_compare_progress, name))
 
@@ -187,7 +190,8 @@ class Verifier:
             progress.begin()
             self._observer.on_comparing(name, is_again=is_again)
 
-        shape = self._shapes.of(self._shapes.carried(replace(table.schema, name=stored.name), stored))
+        described = replace(table.schema, name=stored.name, kept=stored.kept)
+        shape = self._shapes.of(self._shapes.carried(described, stored))
         source = self._scan_source(table, shape, snapshot, progress)
         if shape.target.history and isinstance(self._destination, HistoryDestination):
             comparison = self._compare_current(name, shape, self._destination, source, progress, begin)
@@ -211,13 +215,13 @@ class Verifier:
         begin: Callable[[bool], None],
     ) -> Comparison:
         """With the rows that the view of now has, unchanged values included."""
-        names = [column.name for column in row_columns(shape.target)]
+        names = [column.name for column in row_columns(shape.compared)]
 
         def chosen(sink: Sink) -> None:
             source(lambda rows: sink(rows.select(names)))
 
         def read() -> Iterator[pa.RecordBatch]:
-            for batch in self._stoppable(shape.target, destination.read_current):
+            for batch in self._stoppable(shape.compared, destination.read_current):
                 progress.destination(batch.num_rows)
                 yield batch
                 del batch  # not kept while the next one is made
@@ -245,7 +249,7 @@ class Verifier:
 
     def _read_living(self, shape: Shape, progress: _Progress) -> Iterator[pa.RecordBatch]:
         """Of a table that keeps its deleted rows those that live."""
-        for batch in self._read(shape.target):
+        for batch in self._read(shape.compared):
             progress.destination(batch.num_rows)
             yield shape.living(batch)
             del batch  # not kept while the next one is made
@@ -290,7 +294,7 @@ class Verifier:
                 progress.source,
                 self._stop,
                 block_bytes=_BLOCK_BYTES // self._connections,
-                load=shape.load,
+                load=lambda block: shape.load(block).select(list(shape.compared.column_names)),
             )
 
         return scan

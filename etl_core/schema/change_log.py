@@ -163,6 +163,13 @@ def old_value(column: Column) -> Column:
     )
 
 
+def number_at_source(column: Column) -> int | None:
+    """The attribute number of the source's column that the values are of; None where they are ours."""
+    if column.attnum <= _OLD_NUMBER:
+        return _OLD_NUMBER - column.attnum
+    return None if is_ours(column) else column.attnum
+
+
 def identity_of(source: TableSchema) -> tuple[str, ...]:
     """By which columns the source tells the row that an update or a delete is about.
 

@@ -97,8 +97,10 @@ class TableSchema:
 
     `columns` are in the order pgoutput sends them. `key` names the columns that identify a row for
     update and delete (the primary key, or the REPLICA IDENTITY index), in column order; empty if there is none: then
-    the table is a multiset, or can only be appended to. `comment` is as a column's. `replica_identity` FULL of a
-    partitioned table counts as NOTHING unless all its partitions have it: then old rows need not be whole.
+    the table is a multiset, or can only be appended to. `kept` are the columns as the destination keeps them where
+    changes of them are ignored (`schema/ignored.py`), None where it has `columns`. `comment` is as a column's.
+    `replica_identity` FULL of a partitioned table counts as NOTHING unless all its partitions have it: then old rows
+    need not be whole.
     """
 
     table_id: TableId
@@ -106,6 +108,7 @@ class TableSchema:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     replica_identity: ReplicaIdentity = ReplicaIdentity.DEFAULT
+    kept: tuple[Column, ...] | None = None
     comment: str | None = field(default=None, compare=False)
     described_at: Lsn | None = field(default=None, compare=False)
     """Where the commit record lies of the transaction whose Relation message said so; None if the catalog did."""

@@ -11,6 +11,7 @@ from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
+from etl_core.policies import SchemaChanges
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.retyping import in_force, is_array, is_counted
 from etl_core.shape.transforms import transform_named
@@ -62,6 +63,8 @@ class Rules:
     """By option and column, None for the table."""
     value_range: ValueRange | None = field(default=None, compare=False)
     """The destination's."""
+    ignores: bool = False
+    """Whether changes of the table's columns are ignored."""
 
     def leaves_out(self, column: str) -> bool:
         is_excluded = self.actions.get(column, ("", None))[0] == EXCLUDE
@@ -165,6 +168,8 @@ class Rules:
             stored["write_mode"] = self.write_mode
         if self.types or self.column_types:
             stored |= {"types": self.types, "column_types": self.column_types}
+        if self.ignores:
+            stored["ignores"] = True
         return json.dumps(stored, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -185,6 +190,7 @@ class Rules:
                 read_types("types", stored.get("types", {})),
                 {name: read_types(name, words) for name, words in stored.get("column_types", {}).items()},
                 value_range=value_range,
+                ignores=bool(stored.get("ignores")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
             return None
@@ -197,11 +203,12 @@ def rules_for(
     write_mode: WriteMode = WriteMode.MIRROR,
     types: Mapping[str, str] | None = None,
     value_range: ValueRange | None = None,
+    schema_changes: SchemaChanges = SchemaChanges.APPLY,
 ) -> Rules:
     """Of two entries that say the same of a column or of the table, the later one decides.
 
-    `write_mode` and `types` are the pipeline's, for a table whose entries have none; `value_range` is the
-    destination's.
+    `write_mode`, `types` and `schema_changes` are the pipeline's, for a table whose entries have none; `value_range` is
+    the destination's.
     """
     types = dict(types or {})
     column_types: dict[str, dict[str, str]] = {}
@@ -217,6 +224,7 @@ def rules_for(
             continue
         if entry.write_mode is not None:
             write_mode, mode_field = entry.write_mode, f"{entry.where}.write_mode"
+        schema_changes = entry.policy.schema_changes or schema_changes
         types |= entry.types
         type_fields |= {(option, None): f"{entry.where}.types.{option}" for option in entry.types}
         columns = entry.columns
@@ -247,6 +255,7 @@ def rules_for(
         mode_field,
         type_fields,
         value_range,
+        schema_changes is SchemaChanges.IGNORE,
     )
 
 

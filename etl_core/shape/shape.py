@@ -16,7 +16,16 @@ from etl_core.batch import PartialRows, TableChanges
 from etl_core.config_values import config_error
 from etl_core.decode.log import list_of
 from etl_core.errors import ConfigError, EtlError, TableError, where
-from etl_core.schema.change_log import EACH_ROW, PREFIX, UNCHANGED, identity_of, keeps_log, old_value
+from etl_core.schema.change_log import (
+    EACH_ROW,
+    PREFIX,
+    UNCHANGED,
+    identity_of,
+    keeps_log,
+    number_at_source,
+    old_name,
+    old_value,
+)
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
 from etl_core.shape.keyed_hash import HashKey
@@ -45,6 +54,8 @@ class _Kept:
     is_null: bool = False
     is_ours: bool = False
     """A column that the source does not have. A copy's rows have NULL in it."""
+    is_gone: bool = False
+    """A column that was dropped at the source, which was ignored: NULL from then on."""
 
     def of(self, rows: pa.Table | pa.RecordBatch) -> _AnyColumn:
         """Its values at the destination."""
@@ -88,11 +99,16 @@ class Shape:
         return self.target is self.source
 
     @property
+    def columns(self) -> Sequence[_Kept]:
+        """What becomes of which column; also of the identity, which needs none."""
+        return [_Kept(column, column) for column in self.source.columns] if self.is_identity else self._columns
+
+    @property
     def origins(self) -> Mapping[str, str]:
-        """The source's name of each column at the destination."""
+        """The source's name of each column at the destination, but for those that were dropped there."""
         if self.is_identity:
             return {name: name for name in self.source.column_names}
-        return {kept.target.name: kept.source.name for kept in self._columns if not kept.is_ours}
+        return {kept.target.name: kept.source.name for kept in self._columns if not (kept.is_ours or kept.is_gone)}
 
     @property
     def old_origins(self) -> Mapping[str, str]:
@@ -131,6 +147,13 @@ class Shape:
         return rows if deleted.null_count == rows.num_rows else rows.filter(pc.is_null(deleted))
 
     @cached_property
+    def compared(self) -> TableSchema:
+        """`target` without columns that were dropped at the source: older rows have values there."""
+        gone = {kept.target.name for kept in self._columns if kept.is_gone}
+        columns = tuple(column for column in self.target.columns if column.name not in gone)
+        return replace(self.target, columns=columns) if gone else self.target
+
+    @cached_property
     def stored(self) -> TableSchema:
         """`source` as the state store is to keep it: a hidden column's default may be what its rows hold."""
         if self.is_identity:
@@ -158,7 +181,9 @@ class Shape:
 
     @cached_property
     def _keys(self) -> tuple[Sequence[_Kept], pa.Schema]:
-        return [kept for kept in self._columns if kept.source.name in self.source.key], key_schema(self.target)
+        key = self.source.key
+        columns = [kept for kept in self._columns if kept.source.name in key and not kept.is_gone]
+        return columns, key_schema(self.target)
 
     def load(self, block: bytes | bytearray | memoryview | pa.Buffer) -> pa.RecordBatch:
         """Rows as COPY sent them, of the columns `asked`, in the Arrow schema of `target`."""
@@ -229,8 +254,12 @@ class Shape:
         return rows.set_column(at, rows.schema.field(at), list_of(named, lengths))
 
     def _partial(self, partial: PartialRows) -> PartialRows:
+        # Rows that are marked as deleted, and not otherwise written, keep what they had in dropped columns, too.
+        marked = self.keeps_deleted and len(partial.unchanged) == len(self.source.columns) - len(self.source.key)
         unchanged = tuple(
-            kept.target.name for kept in self._columns if kept.source.name in partial.unchanged and not kept.is_null
+            kept.target.name
+            for kept in self._columns
+            if (kept.is_gone and marked) or (kept.source.name in partial.unchanged and not kept.is_null)
         )
         known = [kept for kept in self._columns if kept.target.name not in unchanged]
         rows = pa.Table.from_arrays(
@@ -326,6 +355,43 @@ def _as_log(
 def identity(source: TableSchema) -> Shape:
     """The table as it is."""
     return Shape(source, source, source, source, ())
+
+
+def of_kept(shape: Shape, source: TableSchema) -> Shape:
+    """The shape of a `source` some of whose changes are ignored, from that of `as_kept(source)`.
+
+    The destination sees the same of both. Columns that are not kept are read as those that are left out, and those that
+    were dropped are NULL.
+    """
+    now = {column.attnum: column for column in source.columns}
+    read = {column.attnum: column for column in shape.read.columns}
+    ours = shape.read.columns[len(shape.source.columns) :]
+    columns = [replace(read.get(one.attnum) or as_text(one), name=one.name) for one in source.columns]
+    columns += [called for called in (_as_called(column, now) for column in ours) if called is not None]
+    asked = tuple(now[one.attnum] for one in shape.asked.columns if one.attnum in now)
+    kept = []
+    for one in shape.columns:
+        called = _as_called(one.source, now)
+        gone = replace(one, is_null=True, is_gone=True)
+        kept.append(gone if called is None else replace(one, source=called))
+    return Shape(
+        source,
+        replace(source, columns=tuple(columns), kept=None),
+        replace(source, columns=asked, kept=None),
+        shape.target,
+        kept,
+    )
+
+
+def _as_called(column: Column, now: Mapping[int, Column]) -> Column | None:
+    """By the name that the source's column has `now`, by number; None if it is gone. Ours keep their names."""
+    number = number_at_source(column)
+    if number is None:
+        return column
+    found = now.get(number)
+    if found is None:
+        return None
+    return replace(column, name=found.name if number == column.attnum else old_name(found.name))
 
 
 def _transformed(transform: Transform, argument: int | None, column: Column, name: str, key: HashKey | None) -> _Kept:

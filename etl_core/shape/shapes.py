@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from etl_core.config_tables import TableSettings
 from etl_core.config_values import config_error, did_you_mean
 from etl_core.errors import COPIED_AGAIN, ConfigError, CopiedAgain, TableError, UnsupportedType
 from etl_core.identifiers import TableId, TableName
+from etl_core.policies import SchemaChanges
 from etl_core.schema.change_log import views_of
+from etl_core.schema.ignored import as_kept
 from etl_core.schema.pg_types import format_type, forms
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.digits import carry_digits, columns_to_count, decide_digits
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.retyping import applies, is_counted
 from etl_core.shape.rules import Rules, check_settings, rules_for
-from etl_core.shape.shape import Shape, build_shape, identity
+from etl_core.shape.shape import Shape, build_shape, identity, of_kept
 from etl_core.type_options import REFUSE, UNKNOWN, ValueRange
 from etl_core.values.digits import Digits
 from etl_core.write_mode import WriteMode
@@ -41,8 +44,11 @@ class Shapes:
         write_mode: WriteMode = WriteMode.MIRROR,
         types: Mapping[str, str] | None = None,
         value_range: ValueRange | None = None,
+        schema_changes: SchemaChanges = SchemaChanges.APPLY,
     ) -> None:
-        """`write_mode` and `types` are those of tables whose settings have none, `value_range` the destination's.
+        """`write_mode`, `types` and `schema_changes` are those of tables whose settings have none.
+
+        `value_range` is the destination's.
 
         Without a hash key, shapes say what tables are, but cannot hash.
         """
@@ -51,6 +57,11 @@ class Shapes:
         self._write_mode = write_mode
         self._types = dict(types or {})
         self._value_range = value_range
+        self._schema_changes = schema_changes
+        self._ignores = SchemaChanges.IGNORE in (
+            schema_changes,
+            *(entry.policy.schema_changes for entry in self._settings),
+        )
         self._known: dict[TableId, Shape] = {}
         self._carried: dict[TableId, tuple[TableSchema, TableSchema, TableSchema]] = {}
 
@@ -62,14 +73,16 @@ class Shapes:
         write_mode: WriteMode = WriteMode.MIRROR,
         types: Mapping[str, str] | None = None,
         value_range: ValueRange | None = None,
+        schema_changes: SchemaChanges = SchemaChanges.APPLY,
     ) -> Shapes:
         """Raises ConfigError for what is wrong with the settings, whatever the tables are."""
         check_settings(settings, hash_key)
-        return cls(settings, hash_key, write_mode, types, value_range)
+        return cls(settings, hash_key, write_mode, types, value_range, schema_changes)
 
     def __bool__(self) -> bool:
         """Whether any table may have another shape than the source's."""
-        return bool(self._settings) or bool(self._types) or self._write_mode is not WriteMode.MIRROR
+        is_mirror = self._write_mode is WriteMode.MIRROR
+        return bool(self._settings) or bool(self._types) or not is_mirror or self._ignores
 
     @property
     def hides(self) -> bool:
@@ -92,18 +105,22 @@ class Shapes:
         return hashlib.sha256(shown.encode()).hexdigest()
 
     def of(self, schema: TableSchema) -> Shape:
-        """Raises TableError if the settings do not fit the table, or refuse a type that it has."""
-        if not self and all(column.fraction_digits is None for column in schema.columns):
+        """Raises TableError if the settings do not fit the table, or refuse a type that it has.
+
+        They are about the columns that the destination keeps, by their names there where changes are ignored.
+        """
+        if not self and schema.kept is None and all(column.fraction_digits is None for column in schema.columns):
             return identity(schema)
         known = self._known.get(schema.table_id)
         if known is None or known.source is not schema:  # two that are equal may have other comments
-            rules = self.rules(schema.name)
-            _refuse_unknown(rules, schema)
+            rules, kept = self.rules(schema.name), as_kept(schema)
+            _refuse_unknown(rules, kept)
             try:
-                known = build_shape(rules, schema, self._key)
+                known = build_shape(rules, kept, self._key)
             except ConfigError as error:
                 hint = f"{error.hint}; {_FIX}" if error.hint else _FIX
                 raise TableError(str(error), table=str(schema.name), hint=hint) from None
+            known = known if kept is schema else of_kept(known, schema)
             self._known[schema.table_id] = known
         return known
 
@@ -119,18 +136,37 @@ class Shapes:
         return found
 
     def columns_to_count(self, schema: TableSchema, stored: TableSchema | None) -> Sequence[Column]:
-        """The columns of which a copy must count the digits, see `etl_core.shape.digits`."""
+        """The source's columns of which a copy must count the digits, see `etl_core.shape.digits`."""
         if not any(is_counted(column) for column in schema.columns):
             return ()
-        return columns_to_count(schema, stored, self.rules(schema.name))
+        before = None if stored is None else as_kept(stored)
+        counted = {column.attnum for column in columns_to_count(as_kept(schema), before, self.rules(schema.name))}
+        return [column for column in schema.columns if column.attnum in counted]
 
     def decided(self, schema: TableSchema, stored: TableSchema | None, found: Mapping[str, Digits]) -> TableSchema:
         """`schema` with the digits that a copy found. Raises TableError for a column that no DECIMAL holds."""
-        return decide_digits(schema, stored, self.rules(schema.name), found)
+        before = None if stored is None else as_kept(stored)
+        if schema.kept is None:
+            return decide_digits(schema, before, self.rules(schema.name), found)
+        called = {column.attnum: column.name for column in schema.kept}
+        by_kept = {called[schema.column(name).attnum]: digits for name, digits in found.items()}
+        decided = decide_digits(as_kept(schema), before, self.rules(schema.name), by_kept)
+        columns = (decided.column(column.name) if column.name in by_kept else column for column in schema.kept)
+        digits = [column.fraction_digits for column in columns]
+        kept = (replace(column, fraction_digits=each) for column, each in zip(schema.kept, digits, strict=True))
+        return replace(schema, kept=tuple(kept))
 
     def rules(self, name: TableName) -> Rules:
         key_check = None if self._key is None else self._key.check
-        return rules_for(self._settings, name, key_check, self._write_mode, self._types, self._value_range)
+        return rules_for(
+            self._settings,
+            name,
+            key_check,
+            self._write_mode,
+            self._types,
+            self._value_range,
+            self._schema_changes,
+        )
 
     def write_mode(self, name: TableName) -> WriteMode:
         return self.rules(name).write_mode
@@ -148,9 +184,11 @@ class Shapes:
 
         `schema` is what the destination has of it, by the source's names.
         """
-        then = None if stored is None else Rules.from_json(stored, self._value_range)
-        rules = self.rules(schema.name)
-        return then is not None and then.with_text_as_of(rules, schema).restricted(schema) == rules.restricted(schema)
+        now, then = self.rules(schema.name), None if stored is None else Rules.from_json(stored, self._value_range)
+        if then is None or (schema.kept is not None and not now.ignores):
+            return False
+        kept = as_kept(schema)
+        return then.with_text_as_of(now, kept).restricted(kept) == now.restricted(kept)
 
     def change_told(self, stored: str | None, name: TableName) -> str:
         """Why a table that was copied by the rules `stored` is not as it would be now, as the end of a sentence."""
@@ -162,6 +200,8 @@ class Shapes:
             lost = "" if then.write_mode.is_log and mode.is_log else _LOST.get(then.write_mode, "")
             return f"its write_mode was changed from {then.write_mode} to {mode}{lost}"
         now = self.rules(name)
+        if then.ignores and not now.ignores:
+            return "changes of its columns that were ignored are followed now"
         if (then.types, then.column_types) != (now.types, now.column_types):
             return "the settings of its types were changed"
         return "the settings of its columns were changed"
@@ -173,6 +213,8 @@ class Shapes:
         not have been.
         """
         then = None if stored is None else Rules.from_json(stored, self._value_range)
+        before = None if before is None else as_kept(before)
+        now = as_kept(now)
         rules, shape = self.rules(now.name), self.of(now)
         origins = {**shape.origins, **shape.old_origins}
         if then is None or before is None:
@@ -200,6 +242,7 @@ class Shapes:
         What they hide would be shown then, or what they keep be removed, and nobody has said so.
         """
         self._check_mode_named(before, now)
+        before, now = as_kept(before), as_kept(now)
         for column, name in self._treated_otherwise(before, now):
             if self.rules(before.name).is_about(column.name):
                 raise _still_by_its_old_name(before, now, column.name, name)
@@ -214,6 +257,7 @@ class Shapes:
         if then is None:
             self.check_named(before, now)
             return
+        before, now = as_kept(before), as_kept(now)
         if then.write_mode is not WriteMode.MIRROR:
             self._check_mode_named(before, now)
         old, new = self.rules(before.name), self.rules(now.name)
@@ -238,6 +282,7 @@ class Shapes:
     def check_carried(self, before: TableSchema, now: TableSchema) -> None:
         """As `check_named`; raises CopiedAgain if the settings are about a column only since it has another name."""
         self.check_named(before, now)
+        before, now = as_kept(before), as_kept(now)
         if self.write_mode(now.name) is not WriteMode.MIRROR:
             self._check_told_apart(before, now)
         if self.write_mode(before.name) is not self.write_mode(now.name):
@@ -290,7 +335,7 @@ class Shapes:
 
         `known` are names of tables beyond `tables` that the entries may be about, whose columns are not known.
         """
-        schemas = list(tables)
+        schemas = [as_kept(schema) for schema in tables]
         names = {schema.name: schema for schema in schemas}
         for entry in self._settings:
             matched = [schema for schema in schemas if entry.matches(schema.name)]

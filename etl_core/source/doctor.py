@@ -16,7 +16,7 @@ from psycopg import sql
 from etl_core.errors import ConfigError, EtlError
 from etl_core.identifiers import main_slot_name
 from etl_core.source.connection import Connection, connect
-from etl_core.source.doctor_tables import examine_tables
+from etl_core.source.doctor_tables import NamesNow, as_selected, examine_tables
 from etl_core.source.finding import Finding, Severity
 from etl_core.source.server import ServerInfo, server_info
 from etl_core.source.slot import SlotStatus, drop_statement, find_writers, slot_status
@@ -73,10 +73,12 @@ def examine(
     publication: str,
     selection: TableSelection | None = None,
     allow_append_only: bool = False,
+    names_now: NamesNow = as_selected,
 ) -> list[Finding]:
     """All findings, server first, then publication and tables; a source that cannot be reached is one `unsafe` finding.
 
     Replication would be unsafe if any finding is. `selection` None stands for whatever the publication publishes.
+    `names_now` gives the tables selected by their names of now: some may be followed under another one.
     """
     try:
         conn = connect(conninfo, pipeline=pipeline, role="doctor")
@@ -94,7 +96,9 @@ def examine(
             findings += _check_pooler(conn)
             findings += _check_slot(server)
             findings += _check_transactions(conn)
-            findings += examine_tables(conn, server.info, publication, selection, allow_append_only=allow_append_only)
+            findings += examine_tables(
+                conn, server.info, publication, selection, allow_append_only=allow_append_only, names_now=names_now
+            )
         except EtlError as error:
             findings.append(Finding(Severity.UNSAFE, "connection", _sentence(error)))
         return findings

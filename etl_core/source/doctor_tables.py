@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -64,6 +65,14 @@ class _Facts:
         return self.kind in ("r", "p")
 
 
+NamesNow: TypeAlias = Callable[[Connection, Sequence[TableName]], Sequence[TableName]]
+
+
+def as_selected(_: Connection, tables: Sequence[TableName]) -> Sequence[TableName]:
+    """For a pipeline of which nothing is known: no table is followed under another name."""
+    return tables
+
+
 def examine_tables(
     conn: Connection,
     info: ServerInfo,
@@ -71,9 +80,12 @@ def examine_tables(
     selection: TableSelection | None,
     *,
     allow_append_only: bool = False,
+    names_now: NamesNow = as_selected,
 ) -> Iterator[Finding]:
     """Findings about the publication called `name` and about the tables selected, by default those it publishes."""
     tables = selected_tables(conn, name, selection)
+    if tables is not None:
+        tables = tuple(names_now(conn, tables))
     publication = find_publication(conn, name)
     published = published_tables(conn, name) if publication else []
     wanted = list(tables) if tables is not None else [table.name for table in published]

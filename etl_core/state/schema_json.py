@@ -25,6 +25,8 @@ def schema_to_json(schema: TableSchema) -> str:
             "key": schema.key,
             "replica_identity": schema.replica_identity,
             "comment": schema.comment,
+            # Older versions do not know it, and have no table that needs it.
+            **({} if schema.kept is None else {"kept": [_column_to_object(column) for column in schema.kept]}),
         },
         separators=(",", ":"),
     )
@@ -40,6 +42,7 @@ def schema_from_json(text: str) -> TableSchema:
             columns=tuple(_column_from_object(column) for column in stored["columns"]),
             key=tuple(stored["key"]),
             replica_identity=ReplicaIdentity(stored["replica_identity"]),
+            kept=tuple(_column_from_object(column) for column in stored["kept"]) if "kept" in stored else None,
             comment=stored.get("comment"),
         )
     except (KeyError, TypeError, ValueError):

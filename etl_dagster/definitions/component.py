@@ -206,7 +206,8 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
     )
     schema_changes: Annotated[str, checked(check_policy("schema_changes"))] = Field(
         default="apply",
-        description="apply, add_only or approve: which changes of columns are applied; per table in table_settings.",
+        description="apply, add_only, approve or ignore: which changes of columns are applied; per table in"
+        " table_settings.",
     )
     recopy: Annotated[str, checked(check_policy("recopy"))] = Field(
         default="auto", description="auto, or ask: a table that needs a new copy waits for a person."

@@ -295,10 +295,18 @@ def _read_stream(pipeline: "Pipeline", max_lag: float) -> StreamReading:
 
 
 def _examine_states(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    from etl_core.replication.ignored_changes import ignored_of
+
     statuses, store, name = _statuses(pipeline), pipeline.store, pipeline.config.pipeline
     found = [(table, statuses.get(table)) for table in tables]
     return {
-        table: judge_table_state(table, status, store.history(status.table_id) if status else (), name)
+        table: judge_table_state(
+            table,
+            status,
+            store.history(status.table_id) if status else (),
+            name,
+            ignored_of(store, status.table_id) if status else (),
+        )
         for table, status in found
     }
 
@@ -334,6 +342,7 @@ def _measure_wal_rate(connection: "Connection", pipeline: "Pipeline") -> float:
 
 
 def _examine_schemas(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[TableName, Verdict]:
+    from etl_core.policies import SchemaChanges
     from etl_core.source.catalog import published_tables
 
     verdicts = _judge_states(pipeline, tables)
@@ -343,7 +352,8 @@ def _examine_schemas(pipeline: "Pipeline", tables: Sequence[TableName]) -> dict[
     for table in (table for table in tables if table not in verdicts):
         table_id = statuses[table].table_id
         stored = pipeline.store.schema(table_id)
-        verdicts[table] = judge_schema(table, stored[1] if stored else None, published.get(table_id))
+        ignores = pipeline.config.policy_of(table).schema_changes is SchemaChanges.IGNORE
+        verdicts[table] = judge_schema(table, stored[1] if stored else None, published.get(table_id), ignores=ignores)
     return verdicts
 
 

@@ -30,19 +30,30 @@ _COPIES = frozenset({"INIT", "DATA_SYNC", "FINISHED_COPY", "SYNC_DONE"})
 """Told as one state: each of them is soon followed by the next."""
 _COPIED = frozenset({"FINISHED_COPY", "SYNC_DONE"})
 
-_Told: TypeAlias = tuple[str, str | None, datetime | None]
+_Told: TypeAlias = tuple[str, str | None, datetime | None, tuple[str, ...]]
 
 
 def judge_table_state(
-    table: TableName, status: "TableStatus | None", history: "Sequence[Transition]", pipeline: str
+    table: TableName,
+    status: "TableStatus | None",
+    history: "Sequence[Transition]",
+    pipeline: str,
+    ignored: Sequence[str] = (),
 ) -> Verdict:
-    """The verdict on a table by its status in the state store, and its history, the newest move first."""
-    from etl_core.cli.texts import STATE_WORDS
+    """The verdict on a table by its status in the state store, and its history, the newest move first.
+
+    `ignored` are the changes of its columns that are not followed.
+    """
+    from etl_core.cli.texts import STATE_WORDS, told_ignored
 
     if status is None:
-        return Verdict(False, f"{table} is not replicated: it is not published, or was never materialised", _WARN)
+        what = "it is not published, was never materialised, or has another name at the source now"
+        return Verdict(False, f"{table} is not replicated: {what} (then change it in the code location, too)", _WARN)
     state = status.state.name
     told: dict[str, float | int | str] = {"etl/state": state}
+    if state == "READY" and ignored:
+        sentence = told_ignored(ignored)
+        return Verdict(True, f"{table} streams; {sentence}", numbers=told | {"etl/ignored": ", ".join(ignored)})
     if state == "READY":
         return Verdict(True, f"{table} streams", numbers=told)
     since = _not_streaming_since(history)
@@ -99,11 +110,17 @@ class TableStates:
     """
 
     def __init__(
-        self, keys: Mapping[TableName, dg.AssetKey], pipeline: str, last_told: Callable[[dg.AssetKey], str | None]
+        self,
+        keys: Mapping[TableName, dg.AssetKey],
+        pipeline: str,
+        last_told: Callable[[dg.AssetKey], str | None],
+        ignores: Callable[[TableName], bool] = lambda _: False,
     ) -> None:
+        """`ignores`: whether changes of a table's columns are ignored, so that it is looked which."""
         self._keys = keys
         self._pipeline = pipeline
         self._last_told = last_told
+        self._ignores = ignores
         self._told: dict[TableName, _Told] = {}
         self._evaluated: set[dg.AssetKey] = set()
         self._reported: set[dg.AssetKey] = set()
@@ -125,34 +142,42 @@ class TableStates:
     def _due(self, store: "StateStore", at_once: bool) -> Iterator[dg.AssetCheckEvaluation]:
         if not at_once and time.monotonic() < self._next:
             return
+        from etl_core.replication.ignored_changes import ignored_of
+
         self._next = time.monotonic() + _LOOK_EVERY
         statuses = {status.name: status for status in store.tables()}
         for table, key in self._keys.items():
             status = statuses.get(table)
-            now = _told(status)
+            ignored = () if status is None or not self._ignores(table) else ignored_of(store, status.table_id)
+            now = _told(status, ignored)
             is_due = key in self._reported and key not in self._evaluated
             if now == self._told.get(table) and not is_due:
                 continue
-            result = self._evaluation(table, key, status, store)
+            result = self._evaluation(table, key, status, store, ignored)
             is_known = table not in self._told and result.description == self._last_told(key)
             self._told[table] = now
             if is_due or not is_known:
                 yield result
 
     def _evaluation(
-        self, table: TableName, key: dg.AssetKey, status: "TableStatus | None", store: "StateStore"
+        self,
+        table: TableName,
+        key: dg.AssetKey,
+        status: "TableStatus | None",
+        store: "StateStore",
+        ignored: Sequence[str],
     ) -> dg.AssetCheckEvaluation:
         history = [] if status is None else store.history(status.table_id)
-        verdict = judge_table_state(table, status, history, self._pipeline)
+        verdict = judge_table_state(table, status, history, self._pipeline, ignored)
         return verdict.evaluation(key, TABLE_STATE)
 
 
-def _told(status: "TableStatus | None") -> _Told:
+def _told(status: "TableStatus | None", ignored: tuple[str, ...]) -> _Told:
     """What a new result is worth: not each step of a copy."""
     if status is None:
-        return "", None, None
+        return "", None, None, ()
     state = status.state.name
-    return ("COPIED" if state in _COPIES else state), status.error, status.retry_at
+    return ("COPIED" if state in _COPIES else state), status.error, status.retry_at, ignored
 
 
 def last_told(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:

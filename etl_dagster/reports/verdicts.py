@@ -188,14 +188,27 @@ def _slot_numbers(slot: "SlotStatus", reading: SlotReading) -> dict[str, float |
     return numbers
 
 
-def judge_schema(table: TableName, stored: "TableSchema | None", source: "TableSchema | None") -> Verdict:
-    """The columns that are published now against those the destination was last brought to."""
+def judge_schema(
+    table: TableName, stored: "TableSchema | None", source: "TableSchema | None", *, ignores: bool = False
+) -> Verdict:
+    """The columns that are published now against those the destination was last brought to.
+
+    `ignores`: changes of the table's columns are ignored, where they can be.
+    """
     if source is None:
         return Verdict(False, f"{table} is no longer published, so that its changes do not arrive; publish it again")
     if stored is None:
         return Verdict(False, f"{table} has no stored schema; materialise it again")
+    from etl_core.cli.texts import told_ignored
     from etl_core.schema.alterations import alterations
+    from etl_core.schema.ignored import ignored, ignoring, not_ignorable
 
+    if ignores and not not_ignorable(stored, source):
+        changes = ignored(ignoring(stored, source))
+        if changes:
+            return Verdict(
+                True, f"{table} keeps its columns; {told_ignored(changes)}", numbers={"etl/ignored": ", ".join(changes)}
+            )
     steps = [str(step) for step in alterations(stored, source)]
     differences = [*steps, *_changed_nullability(stored, source)]
     numbers = {"etl/columns": len(source.columns), "etl/column_differences": len(differences)}

@@ -120,7 +120,7 @@ class _Actions:
             self._log.info(f"{status.name} {self._copied_when()}")
 
     def _approve(self, control: "PipelineControl", action: Approve) -> None:
-        from etl_core.cli.texts import waiting_since
+        from etl_core.cli.texts import approved, waiting_since
 
         if not action.tables:
             for status in control.waiting():
@@ -129,10 +129,12 @@ class _Actions:
                 "no table is named, so nothing is approved; the log lists those that wait",
                 hint="list the tables to approve: tables: [public.orders]",
             )
+        ignored = control.ignored()
         for status in _chosen(control, action.tables):
             control.approve(status)
             what = "goes on with the changes that were kept" if status.sync_slot else self._copied_when()
-            self._log.info(f"{status.name} is approved: {status.error}; it {what}")
+            told = approved(status, ignored.get(status.table_id, ()))
+            self._log.info(f"{status.name} is approved: {told}; it {what}")
 
     def _pause(self, control: "PipelineControl", action: Pause) -> None:
         if not action.tables:

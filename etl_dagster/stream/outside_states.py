@@ -78,6 +78,9 @@ def _event(
     told = last_told(instance, key)
     if told is None and state not in _NEWS:
         return None
+    from etl_core.replication.ignored_changes import ignored_of
+
     history = [] if status is None else store.history(status.table_id)
-    event = judge_table_state(table, status, history, pipeline).evaluation(key, TABLE_STATE)
+    ignored = () if status is None else ignored_of(store, status.table_id)
+    event = judge_table_state(table, status, history, pipeline, ignored).evaluation(key, TABLE_STATE)
     return None if event.description == told else event

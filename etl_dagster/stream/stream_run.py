@@ -80,7 +80,10 @@ class StreamRun:
             every=report_every,
             heartbeat_every=heartbeat_every,
         )
-        self._states = TableStates(keys, replication.name, partial(last_told, context.instance))
+        shapes = replication.shapes()
+        self._states = TableStates(
+            keys, replication.name, partial(last_told, context.instance), lambda table: shapes.rules(table).ignores
+        )
         self._store: StateStore | None = None
         self._stop = threading.Event()
         self._turn_began_at: Lsn | None = None

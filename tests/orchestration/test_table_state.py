@@ -1,14 +1,20 @@
 """The check `table_state`: what a stream run tells of its tables, and of which it no longer says that they live."""
 
+from dataclasses import replace
+
 import dagster as dg
 import pytest
 
-from etl_core.state.store import TableUpdate
+from etl_core.identifiers import TableId
+from etl_core.schema.ignored import ignoring
+from etl_core.schema.table import Column, PgType, TableSchema
+from etl_core.state.store import TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.reports.checks import build_replication_checks
-from etl_dagster.reports.table_states import TABLE_STATE
+from etl_dagster.reports.table_states import TABLE_STATE, judge_table_state
+from etl_dagster.reports.verdicts import judge_schema
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync.assets import build_initial_sync_assets
 from tests.orchestration.syncing import CUSTOMERS, NOTES, ORDERS
@@ -32,6 +38,22 @@ def told(runs: Runs) -> dict[str, list[dg.AssetCheckEvaluation]]:
         records = runs.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
         found[table.name] = [record.evaluation for record in reversed(records) if record.evaluation is not None]
     return found
+
+
+def test_a_table_some_of_whose_changes_are_ignored_says_which() -> None:
+    status = TableStatus(TableId(1), ORDERS, TableState.READY, 1)
+    verdict = judge_table_state(ORDERS, status, [], "shop", ["column note (added)"])
+    assert (verdict.passed, verdict.description) == (True, f"{ORDERS} streams; ignored: column note (added)")
+    key, note = Column("id", PgType(23, "int4"), attnum=1), Column("note", PgType(25, "text"), attnum=2)
+    before = TableSchema(TableId(1), ORDERS, (key,), ("id",))
+    now = replace(before, columns=(key, note))
+    for stored in (before, ignoring(before, now)):
+        verdict = judge_schema(ORDERS, stored, now, ignores=True)
+        assert (verdict.passed, verdict.description) == (
+            True,
+            f"{ORDERS} keeps its columns; ignored: column note (added)",
+        )
+    assert not judge_schema(ORDERS, before, replace(now, key=("note",)), ignores=True).passed
 
 
 def fail(runs: Runs) -> None:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -14,12 +16,15 @@ import pytest
 
 from etl_core.config_tables import read_tables
 from etl_core.destination.aside import is_aside
-from etl_core.errors import CopiedAgain, EtlError, TableAbsent, TransientError
+from etl_core.errors import CopiedAgain, EtlError, StateConflict, TableAbsent, TransientError
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints
+from etl_core.replication.copy import Copied
+from etl_core.replication.followed import names_followed
+from etl_core.source.doctor import examine
 from etl_core.state.table_state import TableState
 from etl_core.table_pattern import read_selection
-from tests.integration.replication.conftest import PATIENCE
+from tests.integration.replication.conftest import PATIENCE, poll
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Lab, Watched
@@ -84,8 +89,7 @@ def names_differ(lab: Lab, pipeline: Watched) -> bool:
     kept = {table_id: schema[1].name for table_id, schema in stored.items() if schema is not None}
     if any(source.get(table_id, name) != name for table_id, name in kept.items()):
         return True
-    with duckdb.connect(lab.path) as destination:
-        rows = destination.execute("SELECT schema_name, table_name FROM duckdb_tables()").fetchall()
+    rows = lab.rows("SELECT schema_name, table_name FROM duckdb_tables()")
     return any(is_aside(TableName(*row)) for row in rows)
 
 
@@ -175,6 +179,15 @@ def test_a_configured_table_is_followed_and_so_is_another_one_under_its_name(lab
     with lab.unprepared() as deciding:
         assert deciding.find(TableName("public", "new")) != deciding.find(TableName("public", "old"))
     lab.execute("ALTER TABLE t_1 RENAME TO u_1; ALTER TABLE other RENAME TO o; INSERT INTO u_1 VALUES (2, 'u')")
+    selection = lab.config.source.selection
+    findings = examine(
+        lab.database.dsn,
+        pipeline=lab.config.pipeline,
+        publication="lab_pub",
+        selection=selection,
+        names_now=partial(names_followed, pipeline.store, selection),
+    )
+    assert not [finding.message for finding in findings if "has no table" in finding.message]
     pipeline = lab.pipeline()
     until_equal(lab, pipeline)
     assert called() == {"new", "old", "o", "u_1"}
@@ -325,3 +338,34 @@ def test_any_names_end_equal(lab: Lab, seed: int) -> None:
     assert [
         error for error in errors.values() if not isinstance(error, CopiedAgain | TableAbsent | TransientError)
     ] == []
+
+
+def test_a_quiet_table_whose_name_a_copy_took_and_gave_back(lab: Lab) -> None:
+    """It was put aside for the copy of another table, and nothing but the destination says so afterwards."""
+    for table in ("t", "u", "other"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, a text); INSERT INTO {table} VALUES (1, '{table}')")
+    lab.publish()
+    pipeline = lab.synced()
+    status = pipeline.find(TableName("public", "u"))
+    with lab.running(pipeline, pipeline.stream), lab.unprepared() as copying:
+
+        def is_copied() -> bool:
+            with contextlib.suppress(StateConflict):  # the stream takes in what was copied before
+                copying.copy_later(copying.store.table(status.table_id) or status)
+                return isinstance(copying.copy(copying.store.table(status.table_id) or status), Copied)
+            return False
+
+        lab.execute("INSERT INTO other VALUES (2, 'x')")
+        pipeline.observer.until_flushed(pipeline.current_lsn())  # it has begun
+        for _ in range(2):
+            lab.execute(SWAP.format(t="t", u="u"))
+            poll(is_copied, "a copy of u")
+        poll(lambda: all(one.state is TableState.READY for one in pipeline.store.tables()), "that u is taken in")
+
+        def is_called_as_ever() -> bool:
+            pipeline.watch.wake()
+            return not names_differ(lab, pipeline)
+
+        poll(is_called_as_ever, "that no table waits under a name of ours")
+    assert lab.rows("SELECT a FROM public.t UNION ALL SELECT a FROM public.u") == [("t",), ("u",)]
+    lab.assert_equal(pipeline)

@@ -7,7 +7,7 @@ import pytest
 from etl_core.batch import ChangeCounts
 from etl_core.cli.doctor import finding_lines
 from etl_core.cli.replicate import failure_lines
-from etl_core.cli.texts import columns, counts, duration, plural, rate, size
+from etl_core.cli.texts import columns, counts, duration, plural, rate, size, told_ignored
 from etl_core.cli.verify import comparison_lines
 from etl_core.errors import StateConflict, TableError
 from etl_core.identifiers import TableId, TableName
@@ -50,6 +50,7 @@ def test_small_words() -> None:
     assert plural(1, "row") == "1 row"
     assert plural(1000, "batch", "batches") == "1,000 batches"
     assert rate(10, 0) == "0 rows/s"
+    assert told_ignored(["column a (added)", "column b (dropped)"]) == "ignored: column a (added), column b (dropped)"
     assert columns([("a", "bb", ""), ("ccc", "d", "e")]) == ["a    bb", "ccc  d   e"]
 
 

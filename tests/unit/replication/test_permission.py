@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from etl_core.identifiers import TableId, TableName
-from etl_core.replication.permission import change_id
 from etl_core.schema.alterations import alterations
+from etl_core.schema.change_id import change_id
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType, TableSchema
 

@@ -40,6 +40,7 @@ schemas = st.builds(
     st.lists(columns, max_size=5).map(tuple),
     st.lists(texts, max_size=3).map(tuple),
     st.sampled_from(ReplicaIdentity),
+    st.none() | st.lists(columns, max_size=5).map(tuple),
 )
 
 SCHEMA = TableSchema(TableId(1), TableName("public", "t"), (Column("id", PgType(23, "int4")),), ("id",))
