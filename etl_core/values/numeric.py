@@ -110,9 +110,8 @@ def _more_digits(numbers: Array, arrow: pa.Decimal128Type, column: Column, table
         )
     held = arrow.precision - arrow.scale
     where, came, has = ("after", fraction, arrow.scale) if fraction > arrow.scale else ("before", whole, held)
-    digits = "1 digit" if came == 1 else f"{came} digits"
     return CopiedAgain(
-        f"table {table}: column {column.name}: {digits} {where} the point came, and "
+        f"table {table}: column {column.name}: {came} digits {where} the point came, and "
         f"DECIMAL({arrow.precision},{arrow.scale}) holds {has}",
         table=str(table),
         hint=COPIED_AGAIN,
