@@ -1,6 +1,6 @@
 """What a package hands over so that `type: …` in a configuration finds its destination.
 
-The four destinations of this package are declared by the same value. `docs/destinations/writing_one.md` shows a whole
+The five destinations of this package are declared by the same value. `docs/destinations/writing_one.md` shows a whole
 package, whose entry point in the group `etl.destinations` is all that makes it known.
 """
 
@@ -39,6 +39,6 @@ class DestinationType:
     build: Callable[[Options, str], Destination]
     options: tuple[Option, ...] | None = None
     check: Callable[[Options], object] | None = None
-    reader_names: Callable[[Options], ReaderNames] | None = None
+    reader_names: Callable[[Options], ReaderNames | None] | None = None
     refuses: Callable[[WriteMode, Options], str | None] | None = None
     value_range: ValueRange | None = None

@@ -73,6 +73,7 @@ def test_a_destination_that_cannot_is_refused_with_a_sentence() -> None:
     for method in ("auto", "load_merge"):
         check_write_modes(DestinationConfig("bigquery", {"project": "p", "method": method}), modes)
     check_write_modes(DestinationConfig("duckdb", {"path": "x.duckdb"}), modes)
+    check_write_modes(DestinationConfig("postgres", {"dsn": "postgresql://h/d"}), modes)
     check_write_modes(streamed, modes[:1])
 
 
