@@ -20,6 +20,7 @@ from etl_core.destination.registry import (
     check_destination,
     check_enums,
     check_write_modes,
+    default_types,
     value_range,
 )
 from etl_core.errors import ConfigError
@@ -95,7 +96,8 @@ class PipelineControl:
         config = self.config
         limits = value_range(config.destination)
         changes = config.policy.schema_changes
-        return Shapes.checked(config.tables, config.hash_key, config.write_mode, config.types, limits, changes)
+        types = {**default_types(config.destination), **config.types}
+        return Shapes.checked(config.tables, config.hash_key, config.write_mode, types, limits, changes)
 
     def __enter__(self) -> Self:
         return self

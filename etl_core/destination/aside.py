@@ -10,11 +10,16 @@ from __future__ import annotations
 from etl_core.identifiers import TableId, TableName
 
 _PREFIX = "etl$aside$"
+_LONGEST = 63
+"""PostgreSQL cuts longer names."""
 
 
 def aside_name(pipeline: str, table_id: TableId, namespace: str) -> TableName:
     """Where the table waits: in the namespace it was in, as some products cannot move a table to another one."""
-    return TableName(namespace, f"{_PREFIX}{pipeline}${table_id}")
+    name = f"{_PREFIX}{pipeline}${table_id}"
+    if len(name) > _LONGEST:  # the longest name of a pipeline with the largest of ids
+        name = f"{_PREFIX}{pipeline}{table_id}"
+    return TableName(namespace, name)
 
 
 def is_aside(name: TableName) -> bool:

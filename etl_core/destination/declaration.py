@@ -1,13 +1,13 @@
 """What a package hands over so that `type: …` in a configuration finds its destination.
 
-The four destinations of this package are declared by the same value. `docs/destinations/writing_one.md` shows a whole
+The five destinations of this package are declared by the same value. `docs/destinations/writing_one.md` shows a whole
 package, whose entry point in the group `etl.destinations` is all that makes it known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from etl_core.destination.options import Option, Options
 from etl_core.destination.protocol import Destination
@@ -36,12 +36,15 @@ class DestinationType:
     beyond it come to the destination where `out_of_range` of a column is `refuse`, and it refuses them.
 
     `has_enums` tells whether a column may be an enum (`etl_core.schema.pg_types.is_enum`), stored with its labels.
+
+    `types` are the words of the options of types that are in force where the settings have none.
     """
 
     build: Callable[[Options, str], Destination]
     options: tuple[Option, ...] | None = None
     check: Callable[[Options], object] | None = None
-    reader_names: Callable[[Options], ReaderNames] | None = None
+    reader_names: Callable[[Options], ReaderNames | None] | None = None
     refuses: Callable[[WriteMode, Options], str | None] | None = None
     value_range: ValueRange | None = None
     has_enums: bool = False
+    types: Mapping[str, str] = field(default_factory=dict)

@@ -247,6 +247,14 @@ class RemovingDestination(Protocol):
 
 
 @runtime_checkable
+class PostgresPlace(Protocol):
+    """A destination that is a PostgreSQL database, which may be the source itself."""
+
+    def running_database(self) -> str:
+        """See `etl_core.source.server.running_database`. Raises as `positions`."""
+
+
+@runtime_checkable
 class StagingDestination(Protocol):
     """A destination whose copies leave something behind when their process is killed: asked for at teardown."""
 

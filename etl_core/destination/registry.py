@@ -41,6 +41,7 @@ _BUILT_IN = {  # what a type needs beyond this package is installed by the extra
     "duckdb": "etl_core.destination.duckdb.declaration:DUCKDB",
     "memory": "etl_core.destination.memory:MEMORY",
     "null": "etl_core.destination.null:NULL",
+    "postgres": "etl_core.destination.postgres.declaration:POSTGRES",
 }
 _METHODS = tuple(name for name in vars(Destination) if not name.startswith("_"))
 _REFERENCE = re.compile(r"(?P<module>[^\W\d]\w*(\.\w+)*):(?P<path>\w+(\.\w+)*)")
@@ -193,8 +194,13 @@ def check_enums(config: DestinationConfig, fields: Iterable[str]) -> None:
     for where in fields:
         if not find_type(config.type).type.has_enums:
             raise config_error(
-                where, f"is enum, which destination type {config.type} does not have", hint="use varchar"
+                where, f"is enum, which destination type {config.type} does not have", hint="leave it out"
             )
+
+
+def default_types(config: DestinationConfig) -> Mapping[str, str]:
+    """The words of the options of types that the destination has where the settings have none."""
+    return find_type(config.type).type.types
 
 
 def value_range(config: DestinationConfig) -> ValueRange | None:
@@ -222,7 +228,7 @@ def reader_names(config: DestinationConfig) -> ReaderNames:
         raise ConfigError(
             f"destination type {config.type} keeps no tables that can be queried",
             field=_FIELD,
-            hint="use a type that does, such as bigquery or duckdb",
+            hint="use a type that does, such as bigquery, duckdb or postgres",
         )
     return names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.registry import FoundType
@@ -10,10 +11,11 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin, numeric_modifier
 from etl_core.schema.table import Column, PgType, TableSchema, TypeKind
-from etl_core.type_options import DECIMAL_DIGITS
+from etl_core.type_options import DECIMAL_DIGITS, NUMERIC
 from etl_core.values.digits import LEAST_FRACTION
 from etl_core.values.families import FAMILIES, UNKNOWN
 from etl_core.values.family import TypeFamily
+from etl_core.values.numeric import is_declared
 
 _OWN_OID = 70_000
 """Of a type that is not built in: any number from 16,384 on."""
@@ -25,10 +27,10 @@ _COUNTED = numeric_modifier(DECIMAL_DIGITS, LEAST_FRACTION)
 # Where a type's values are stored by what a column declares, or its database's locale: the columns to show.
 _DECLARED: Mapping[str, tuple[tuple[str, int], ...]] = {
     "numeric": (
-        ("numeric(10,2)", ((10 << 16) | 2) + 4),
-        ("numeric(38,20)", ((38 << 16) | 20) + 4),
-        ("numeric(50,2)", _COUNTED),
-        ("numeric", _COUNTED),
+        ("numeric(10,2)", numeric_modifier(10, 2)),
+        ("numeric(38,20)", numeric_modifier(38, 20)),
+        ("numeric(50,2)", numeric_modifier(50, 2)),
+        ("numeric", -1),
     ),
     "bit": (("bit(n)", 3),),
     "vector": (("vector(3)", 3), ("vector", -1)),
@@ -98,8 +100,11 @@ class _Spelling:
         found = FoundType(name, "the reference", declared)
         options = {option.name: option.example for option in declared.options or () if option.required}
         self._names = found.reader_names(found.read_options(options))
+        self._counts = NUMERIC not in declared.types
 
     def __call__(self, column: Column) -> str:
+        if column.type.oid == pg_types.NUMERIC and self._counts and not is_declared(column.type_modifier):
+            column = replace(column, type_modifier=_COUNTED)
         schema = TableSchema(TableId(1), TableName("public", "t"), (column,), ())
         (told,) = [] if self._names is None else self._names.columns(schema)
         return f"`{told.type.translate(_QUOTES)}`"

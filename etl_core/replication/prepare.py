@@ -29,6 +29,7 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.followed import find_followed, note_renamed, with_followed
 from etl_core.replication.identity import check_source
+from etl_core.replication.loops import check_no_loop
 from etl_core.replication.observer import Observer, tell_shortened
 from etl_core.replication.other_slots import describe_other_slot, find_other_slots
 from etl_core.replication.permission import Permission
@@ -98,6 +99,7 @@ class Preparation:
             # The publication's tables are opened to be listed: one that somebody alters must not hold up all others.
             limit_lock_waits(connection, _LOCK_SECONDS)
             server_info(connection)  # refuses what cannot be replicated
+            check_no_loop(self._destination, connection)
             self._wanted = self._selected(connection)
             if self._wanted is not None:
                 self._tell_plan(connection, self._wanted)

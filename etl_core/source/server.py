@@ -189,3 +189,16 @@ def _rows(conn: Connection, query: LiteralString, parameters: tuple[object, ...]
         return conn.execute(query, parameters).fetchall()
     except psycopg.Error as error:
         raise translate(error) from None
+
+
+def running_database(connection: Connection) -> str:
+    """Equal for two connections to one database of one running server, whatever address they came by."""
+    query = (
+        "SELECT pg_catalog.pg_postmaster_start_time()::text, oid::text FROM pg_catalog.pg_database"
+        " WHERE datname = pg_catalog.current_database()"
+    )
+    try:
+        rows = connection.execute(query).fetchall()
+    except psycopg.Error as error:
+        raise translate(error) from None
+    return " ".join(rows[0])

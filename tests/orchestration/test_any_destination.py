@@ -155,6 +155,18 @@ def test_queries_and_assets_call_a_table_the_same_without_reading_a_variable(mod
     unknown.check()
 
 
+def test_postgresql_whose_address_a_variable_holds_has_tables_of_no_known_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = TableName("public", "orders")
+    resource = AnyDestinationResource(destination_type="postgres", settings_env={"dsn": "WAREHOUSE_DSN"})
+    resource.check()
+    assert (resource.table_name(table), resource.uri(table)) == (None, "postgres://public/orders")
+    monkeypatch.setenv("WAREHOUSE_DSN", f"postgresql://etl:{SECRET}@host/ware")
+    assert resource.options() == {"dsn": f"postgresql://etl:{SECRET}@host/ware"}
+    assert reader_names(resource.config()).database == "ware"
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -127,9 +127,11 @@ class Bookkeeping:
         try:
             is_as_expected = self._move_stream(batch.stream) and self._move_watermarks(batch.watermarks)
         except Exception as error:
-            if not self._session.is_absent(error):
-                raise
-            _refuse(batch, None, {})
+            if self._session.is_taken(error):
+                self._session.rollback()
+                _refuse(batch, self._stream(), self.tables())
+            elif self._session.is_absent(error):
+                _refuse(batch, None, {})
             raise
         if not is_as_expected:
             self._session.rollback()
@@ -180,6 +182,20 @@ class Bookkeeping:
                 expected.incarnation,
             )
         return moved == 1
+
+    def hold(self, schema: TableSchema) -> None:
+        """Has every writer of the table wait until this transaction ends, also of the one that has its name.
+
+        One without a row has no watermark, so no writer passes the fence for it.
+        """
+        self._run(
+            "UPDATE {watermarks} SET updated_at = CURRENT_TIMESTAMP"
+            " WHERE (pipeline = {} AND table_id = {}) OR (namespace = {} AND name = {})",
+            self.pipeline,
+            int(schema.table_id),
+            schema.name.namespace,
+            schema.name.name,
+        )
 
     def put_table(self, schema: TableSchema, lsn: Lsn) -> None:
         """Sets the table's row, replacing one of the same id or the same name.

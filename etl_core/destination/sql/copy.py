@@ -123,6 +123,7 @@ class StagedCopy(Generic[SessionT]):
     def _load(self, session: SessionT, watermark: Lsn, keep: KeptRows | LoggedCopy | None) -> int:
         dialect = self._dialect
         book = Bookkeeping(dialect, session, self._pipeline)
+        book.hold(self._schema)
         # First: the rows of before, which may be kept, are found under the name of now; those of another table stay.
         histories = Histories(dialect, session, book)
         schema = replace(self._schema, name=Renames(dialect, session, book, histories).brought(self._schema, watermark))
@@ -139,20 +140,22 @@ class StagedCopy(Generic[SessionT]):
             if isinstance(keep, LoggedCopy) and stays.lsn is None:
                 is_ordered = histories.is_ordered(stays.name, watermark)
             before = RowsToKeep(dialect, session, stays, schema, keep, additions.columns, self._staging.read, watermark)
-        arrow = dialect.arrow_schema(schema.columns)
+        arrow = arrow_schema(schema)
         staged = self._staging.read(arrow)
         if isinstance(keep, LoggedCopy):
             staged = (stamped(batch, watermark, keep.taken_at) for batch in staged)
-        rows = pa.RecordBatchReader.from_batches(arrow, staged)
+        handed_over = (dialect.arrow_batch(batch, schema.columns, schema.name) for batch in staged)
+        rows = pa.RecordBatchReader.from_batches(dialect.arrow_schema(schema.columns), handed_over)
         with session.made_anew(schema, additions) as table:
-            query = statements.insert(dialect, table, schema.columns)
             if additions.columns:
                 key = [schema.column(name) for name in schema.key]
                 query = statements.insert_carrying(dialect, table, schema.columns, key, additions.columns, kept)
-            loaded = session.execute_with(query, rows)
+                loaded = session.execute_with(query, rows)
+            else:
+                loaded = session.insert(dialect, table, schema.columns, rows)
             if isinstance(keep, LoggedCopy) and not loaded:
-                empty = pa.Table.from_batches([emptied(arrow, watermark, keep.taken_at)])
-                session.execute_with(statements.insert(dialect, table, schema.columns), empty)
+                empty = dialect.arrow_batch(emptied(arrow, watermark, keep.taken_at), schema.columns, schema.name)
+                session.insert(dialect, table, schema.columns, pa.Table.from_batches([empty]))
             if before is not None:
                 before.insert_into(table)
         if additions.columns:

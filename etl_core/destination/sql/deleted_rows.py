@@ -22,6 +22,7 @@ from etl_core.schema.alterations import origins
 from etl_core.schema.change_log import LSN, SEQ
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, TableSchema
+from etl_core.values.arrow import arrow_schema
 
 _DELETED_AT = sql.Identifier(DELETED_AT.name)
 _WAS_DELETED = sql.Identifier("etl$was_deleted")
@@ -48,7 +49,7 @@ def marks_only(changes: TableChanges) -> bool:
 
 def mark_keys(dialect: Dialect, table: Query, key: Sequence[Column]) -> Query:
     """Marks the rows whose keys are in the Arrow rows, as these say, which costs less than to write them again."""
-    same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name)) for c in key]
+    same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name), c) for c in key]
     return sql.SQL("UPDATE {} AS t SET {} = k.{} FROM (SELECT {} FROM {} AS p) AS k WHERE {}").format(
         table,
         _DELETED_AT,
@@ -99,12 +100,10 @@ class RowsToKeep:
             return
         rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added)
         keys = [schema.column(name) for name in schema.key]
-        arrow = dialect.arrow_schema(schema.columns)
-        at = [arrow.get_field_index(column.name) for column in keys]
-        only = pa.schema([arrow.field(number) for number in at])
-        batches = (pa.RecordBatch.from_arrays([batch.column(n) for n in at], schema=only) for batch in copied(arrow))
+        only = (batch.select([column.name for column in keys]) for batch in copied(arrow_schema(schema)))
+        handed_over = (dialect.arrow_batch(batch, keys, schema.name) for batch in only)
         query = create + _without(dialect, rows, self._names, keys)
-        session.execute_with(query, pa.RecordBatchReader.from_batches(only, batches))
+        session.execute_with(query, pa.RecordBatchReader.from_batches(dialect.arrow_schema(keys), handed_over))
 
     def insert_into(self, table: Query) -> None:
         self._session.execute(statements.insert_all(table, self._names, self._aside))
@@ -171,7 +170,7 @@ def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence
     the columns of `rows` to keep.
     """
     key = [sql.Identifier("o", column.name) for column in keys]
-    same = [dialect.same(sql.Identifier("o", c.name), sql.Identifier("k", c.name)) for c in keys]
+    same = [dialect.same(sql.Identifier("o", c.name), sql.Identifier("k", c.name), c) for c in keys]
     is_known = [sql.SQL("{} IS NOT NULL").format(name) for name in key]
     number = sql.Identifier("etl$number")
     return sql.SQL(

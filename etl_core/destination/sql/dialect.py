@@ -7,17 +7,19 @@ a statement does is the same for all and stands in `statements`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, LiteralString
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, LiteralString, TypeVar
 
 import pyarrow as pa
 from psycopg import sql
 
 from etl_core.destination.sql.type_change import TypeChange
+from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
 from etl_core.values.arrow import arrow_field
 
 Query = sql.Composable
+Values = TypeVar("Values", "pa.Array[Any]", "pa.ChunkedArray[Any]")
 
 NAMESPACE = "_etl"
 """The schema of our bookkeeping."""
@@ -129,6 +131,15 @@ class Dialect(ABC):
         """Those of several columns."""
         return pa.schema([self.arrow_field(column) for column in columns])
 
+    def arrow_values(self, values: Values, column: Column, table: TableName) -> Values:  # noqa: ARG002
+        """A column's values as they are handed over, of the type of `arrow_field`. Raises ValueOutOfRange."""
+        return values
+
+    def arrow_batch(self, rows: pa.RecordBatch, columns: Sequence[Column], table: TableName) -> pa.RecordBatch:
+        """Rows that have the `columns` in order, as they are handed over."""
+        values: Any = [self.arrow_values(v, c, table) for v, c in zip(rows.columns, columns, strict=True)]
+        return pa.RecordBatch.from_arrays(values, schema=self.arrow_schema(columns))
+
     @abstractmethod
     def dump_attnums(self, attnums: Mapping[str, int]) -> object:
         """Attribute numbers by name of column, as the bookkeeping's `attnums` takes them."""
@@ -137,13 +148,33 @@ class Dialect(ABC):
     def load_attnums(self, stored: object) -> Mapping[str, int]:
         """The same as it was read."""
 
-    def same(self, left: Query, right: Query) -> Query:
-        """Whether two values of a key are equal; NULL equals NULL."""
-        return sql.SQL("{} IS NOT DISTINCT FROM {}").format(left, right)
+    def same(self, left: Query, right: Query, column: Column) -> Query:  # noqa: ARG002
+        """Whether two stored values of a key's column are equal.
+
+        NULL may equal NULL: a key has none, but in rows that were deleted before.
+        """
+        return _same(left, right)
 
     def told_apart(self, value: Query, column: Column) -> Query | None:  # noqa: ARG002
-        """What differs where `same` holds of two stored values whose texts differ; None for a type without such.
+        """What differs where two stored values are equal whose texts differ; None for a type without such.
 
         Asked for rows that are found by all their values: -0 and 0 are two of them.
         """
         return None
+
+    def row_values(self, alias: str, columns: Sequence[Column]) -> list[Query]:
+        """What two rows have in common just if they are equal in all `columns`, by text: values to group and join by.
+
+        `same_row` compares them.
+        """
+        values: list[Query] = [sql.Identifier(alias, column.name) for column in columns]
+        found = (self.told_apart(value, column) for value, column in zip(values, columns, strict=True))
+        return [*values, *(each for each in found if each is not None)]
+
+    def same_row(self, left: Query, right: Query) -> Query:
+        """Whether two of `row_values` are the same; NULL is NULL."""
+        return _same(left, right)
+
+
+def _same(left: Query, right: Query) -> Query:
+    return sql.SQL("{} IS NOT DISTINCT FROM {}").format(left, right)

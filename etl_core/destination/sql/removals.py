@@ -61,30 +61,31 @@ def remove_rows(dialect: Dialect, session: Session, table: Query, schema: TableS
 
 
 def _count(dialect: Dialect, result: Query, columns: Sequence[Column]) -> Query:
-    """Puts each of the Arrow rows into temporary table `result` once, with its number and how often it was there."""
-    names = [sql.Identifier("v", column.name) for column in columns]
-    by = [*names, *_told_apart(dialect, "v", columns)]
+    """Puts each of the Arrow rows into temporary table `result` once, with its number and how often it was there.
+
+    It is there by what tells rows apart: columns `etl$value0` and so on.
+    """
+    values = dialect.row_values("v", columns)
     return sql.SQL(
         "CREATE TEMPORARY TABLE {} AS SELECT {}, count(*) AS {}, row_number() OVER () AS {}"
         " FROM (SELECT {} FROM {} AS p) AS v GROUP BY {}"
     ).format(
         result,
-        sql.SQL(", ").join(names),
+        sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(value, sql.Identifier(_value(at))) for at, value in enumerate(values)
+        ),
         _WANTED,
         _NUMBER,
         statements.converted(dialect, columns),
         dialect.rows,
-        sql.SQL(", ").join(by),
+        sql.SQL(", ").join(values),
     )
 
 
 def _delete(dialect: Dialect, table: Query, wanted: Query, columns: Sequence[Column], row_id: Query) -> Query:
     """Deletes as many rows as are `wanted` of those that are equal to each."""
-    same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name)) for c in columns]
-    same += [
-        dialect.same(left, right)
-        for left, right in zip(_told_apart(dialect, "t", columns), _told_apart(dialect, "k", columns), strict=True)
-    ]
+    values = enumerate(dialect.row_values("t", columns))
+    same = [dialect.same_row(value, sql.Identifier("k", _value(at))) for at, value in values]
     return sql.SQL(
         "DELETE FROM {table} WHERE {row_id} IN (SELECT {row} FROM (SELECT t.{row_id} AS {row}, k.{wanted} AS {wanted},"
         " row_number() OVER (PARTITION BY k.{number}) AS {nth} FROM {table} AS t JOIN {counted} AS k ON {same}) AS r"
@@ -101,6 +102,5 @@ def _delete(dialect: Dialect, table: Query, wanted: Query, columns: Sequence[Col
     )
 
 
-def _told_apart(dialect: Dialect, alias: str, columns: Sequence[Column]) -> list[Query]:
-    found = (dialect.told_apart(sql.Identifier(alias, column.name), column) for column in columns)
-    return [each for each in found if each is not None]
+def _value(at: int) -> str:
+    return f"etl$value{at}"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from psycopg import sql
 
+from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, StoredColumn
-from etl_core.destination.sql.dialect import Query
+from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, TableSchema
 
@@ -45,6 +46,12 @@ class Session(ABC):
 
         A product that reads no Arrow loads them into a temporary table first.
         """
+
+    def insert(
+        self, dialect: Dialect, table: Query, columns: Sequence[Column], rows: pa.Table | pa.RecordBatchReader
+    ) -> int:
+        """Inserts Arrow rows, which have the `columns`; returns how many. For a product with a shorter way in."""
+        return self.execute_with(statements.insert(dialect, table, columns), rows)
 
     @abstractmethod
     def rollback(self) -> None:
@@ -97,6 +104,13 @@ class Session(ABC):
     def within_view(self, name: TableName) -> Query:
         """What a view in the same namespace calls a relation, also when it is read by somebody else."""
         return self.identifier(name.namespace, name.name)
+
+    def is_taken(self, error: Exception) -> bool:  # noqa: ARG002 - writers that take turns meet none
+        """Whether a row of the bookkeeping was refused, as another writer has just made the one of that key."""
+        return False
+
+    def settle_key(self, schema: TableSchema) -> None:  # noqa: B027
+        """Told when the table of that name has the columns of `schema`, for a product whose tables have keys."""
 
     def will_store(self, rows: pa.Table) -> None:  # noqa: B027 - most products need not know
         """Told before rows are stored, for a product that chooses how by their sizes."""

@@ -50,7 +50,7 @@ def delete_all(table: Query) -> Query:
 
 def delete_keys(dialect: Dialect, table: Query, key: Sequence[Column]) -> Query:
     """Deletes the rows whose key stands in the Arrow rows; a key may stand there twice."""
-    same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name)) for c in key]
+    same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name), c) for c in key]
     return sql.SQL("DELETE FROM {} AS t WHERE EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})").format(
         table, converted(dialect, key), dialect.rows, _all(same)
     )
@@ -71,7 +71,7 @@ def complete(
     """
     read = [sql.Identifier("t", name) for name in kept]
     same = [
-        dialect.same(sql.Identifier("t", column.name), dialect.cast_in(sql.Identifier("p", origin), column))
+        dialect.same(sql.Identifier("t", column.name), dialect.cast_in(sql.Identifier("p", origin), column), column)
         for column, origin in zip(key, origins, strict=True)
     ]
     return sql.SQL("CREATE TEMPORARY TABLE {} AS SELECT {}, {} FROM {} AS p JOIN {} AS t ON {}").format(
@@ -133,7 +133,7 @@ def _carrying(
         )
         for c in added
     ]
-    same = [dialect.same(sql.Identifier("t", c.name), dialect.cast_in(sql.Identifier("p", c.name), c)) for c in key]
+    same = [dialect.same(sql.Identifier("t", c.name), dialect.cast_in(sql.Identifier("p", c.name), c), c) for c in key]
     return sql.SQL(
         "SELECT {}, {} FROM {} AS p LEFT JOIN (SELECT DISTINCT ON ({}) {}, TRUE AS {} FROM {}) AS t ON {}"
     ).format(

@@ -129,7 +129,7 @@ def versions(dialect: Dialect, spelled: VersionsDialect, log: Query, schema: Tab
                 values=_names(values),
                 origin=origin,
                 carried=carried,
-                was_key=_all([dialect.same(sql.Identifier("_etl_b", old_name(c.name)), _of(c)) for c in keys]),
+                was_key=_all([dialect.same(sql.Identifier("_etl_b", old_name(c.name)), _of(c), c) for c in keys]),
                 keys=names,
                 known=_list(_as(spelled.value(_of(c)), c) for c in values),
                 found=_list(_as(_found(spelled, c), c) for c in values),
@@ -206,9 +206,9 @@ def _same(dialect: Dialect, column: Column, copied: Query) -> Query:
     """Whether a value is the copied one."""
     own = sql.Identifier(column.name)
     told = dialect.told_apart(own, column), dialect.told_apart(copied, column)
-    same = [dialect.same(own, copied)]
+    same = [dialect.same(own, copied, column)]
     if told[0] is not None and told[1] is not None:
-        same.append(dialect.same(told[0], told[1]))
+        same.append(dialect.same(told[0], told[1], column))
     return _all(same)
 
 

@@ -29,7 +29,6 @@ from etl_core.schema.change_log import keeps_log
 from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
-from etl_core.values.arrow import key_schema
 from etl_core.values.text import fixed_width
 
 
@@ -105,6 +104,7 @@ class TableWriter:
             check_clash(self._dialect, schema, [column.name for column in self._foreign], plan.new_names())
             self._alter(schema, plan)
             self._rename_unchanged(schema, plan)
+        self._session.settle_key(replace(schema, name=self._name))
         self._attnums = {c.name: c.attnum or self._attnums.get(c.name, 0) for c in schema.columns}
         self._schema = schema
 
@@ -184,7 +184,7 @@ class TableWriter:
         query = statements.carry(
             self._dialect, result, self._table, schema.columns, _key_columns(schema), self._foreign
         )
-        self._session.execute_with(query, _ordered(self._dialect, rows, schema.columns))
+        self._session.execute_with(query, _ordered(self._dialect, rows, schema.columns, schema.name))
         return result
 
     def _complete(self, schema: TableSchema, partial: PartialRows, number: int) -> Query:
@@ -196,9 +196,10 @@ class TableWriter:
         origins = [prefix + str(at) for at in range(len(key))]
         known = [column for column in schema.columns if column.name not in partial.unchanged]
         unchanged = [column for column in schema.columns if column.name in partial.unchanged]
-        rows = _ordered(dialect, partial.rows, known)
+        rows = _ordered(dialect, partial.rows, known, schema.name)
         for name, column in zip(origins, key, strict=True):
-            rows = rows.append_column(name, partial.origin_keys[column.name])
+            values = dialect.arrow_values(partial.origin_keys[column.name], column, schema.name)
+            rows = rows.append_column(dialect.arrow_field(column).with_name(name), values)
         result = dialect.temporary(f"etl$completed{number}")
         kept = [*(column.name for column in unchanged), *(column.name for column in self._foreign)]
         query = statements.complete(dialect, result, self._table, known, kept, key, origins)
@@ -211,7 +212,7 @@ class TableWriter:
     def _mark(self, schema: TableSchema, partial: PartialRows) -> int:
         """Rows of which nothing changed but that they are deleted: see `marks_only`."""
         key = _key_columns(schema)
-        rows = _ordered(self._dialect, partial.rows, [*key, DELETED_AT])
+        rows = _ordered(self._dialect, partial.rows, [*key, DELETED_AT], schema.name)
         found = self._session.execute_with(mark_keys(self._dialect, self._table, key), rows)
         _check_found(schema, rows.num_rows, found)
         return found
@@ -219,9 +220,9 @@ class TableWriter:
     def _delete(self, schema: TableSchema, keys: Sequence[pa.Table]) -> int:
         if not keys:
             return 0
-        arrow = key_schema(schema)
-        together = pa.concat_tables([pa.Table.from_arrays(k.select(arrow.names).columns, schema=arrow) for k in keys])
-        query = statements.delete_keys(self._dialect, self._table, _key_columns(schema))
+        key = _key_columns(schema)
+        together = pa.concat_tables([_ordered(self._dialect, rows, key, schema.name) for rows in keys])
+        query = statements.delete_keys(self._dialect, self._table, key)
         return self._session.execute_with(query, together)
 
     def _remove(self, schema: TableSchema, removals: pa.Table) -> int:
@@ -233,13 +234,13 @@ class TableWriter:
                 hint="save them in a table of your own, drop the columns with ALTER TABLE … DROP COLUMN, "
                 f"then: etl resync {schema.name}",
             )
-        rows = _ordered(self._dialect, removals, schema.columns)
+        rows = _ordered(self._dialect, removals, schema.columns, schema.name)
         return remove_rows(self._dialect, self._session, self._table, schema, rows)
 
     def _insert(self, schema: TableSchema, arriving: Sequence[pa.Table]) -> int:
-        rows = pa.concat_tables([_ordered(self._dialect, each, schema.columns) for each in arriving])
+        rows = pa.concat_tables([_ordered(self._dialect, each, schema.columns, schema.name) for each in arriving])
         self._session.will_store(rows)
-        return self._session.execute_with(statements.insert(self._dialect, self._table, schema.columns), rows)
+        return self._session.insert(self._dialect, self._table, schema.columns, rows)
 
 
 def _held_by_old_rows(dialect: Dialect, schema: TableSchema, columns: Sequence[Column]) -> pa.Table:
@@ -247,7 +248,8 @@ def _held_by_old_rows(dialect: Dialect, schema: TableSchema, columns: Sequence[C
     row = pa.Table.from_arrays([fixed_width(pa.int64(), np.zeros(1, np.int64), None)], names=["etl$"])
     for column in columns:
         value: Any = load_missing(column, schema.name)
-        row = row.append_column(dialect.arrow_field(column), pa.repeat(value, 1))
+        values = dialect.arrow_values(pa.repeat(value, 1), column, schema.name)
+        row = row.append_column(dialect.arrow_field(column), values)
     return row
 
 
@@ -274,6 +276,7 @@ def _keys_to_delete(changes: TableChanges) -> list[pa.Table]:
     return [table for table in tables if table.num_rows]
 
 
-def _ordered(dialect: Dialect, rows: pa.Table, columns: Sequence[Column]) -> pa.Table:
+def _ordered(dialect: Dialect, rows: pa.Table, columns: Sequence[Column], table: TableName) -> pa.Table:
     """The `columns` of `rows`, as they are handed over."""
-    return pa.Table.from_arrays(rows.select([c.name for c in columns]).columns, schema=dialect.arrow_schema(columns))
+    values = [dialect.arrow_values(rows.column(column.name), column, table) for column in columns]
+    return pa.Table.from_arrays(values, schema=dialect.arrow_schema(columns))

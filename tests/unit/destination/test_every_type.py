@@ -7,6 +7,7 @@ import pytest
 
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.destination.duckdb.types import duckdb_type
+from etl_core.destination.postgres.types import type_name
 from etl_core.schema.pg_types import _TYPES, MONEY, builtin
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.testing.destination_tables import array_of, numeric_modifier
@@ -32,6 +33,8 @@ def test_every_type_has_a_place_in_every_destination(modifier: int) -> None:
         one, many = Column("c", pg_type, modifier), Column("c", array_of(70_001, pg_type), modifier)
         assert duckdb_type(one)
         assert bigquery_field(one).sql
+        # In a database that has only built-in types.
+        assert type_name(many, {}) in (type_name(one, {}) + "[]", "text")
         if pa.types.is_list(arrow_type(many)):
             assert duckdb_type(many) == duckdb_type(one) + "[]"
             assert bigquery_field(many).element == bigquery_field(one)

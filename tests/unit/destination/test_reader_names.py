@@ -59,11 +59,20 @@ def test_bigquery_has_names_of_its_own(options: dict[str, object], dataset: str)
     assert price.type == "NUMERIC"
 
 
+def test_postgresql_has_the_names_and_types_of_the_source() -> None:
+    names = reader_names(DestinationConfig("postgres", {"dsn": "postgresql://etl:hunter2@host/ware"}))
+    assert names.database == "ware"
+    assert names.path(SCHEMA.name) == (SCHEMA.name.namespace, SCHEMA.name.name)
+    assert [(column.name, column.source) for column in names.columns(SCHEMA)] == [
+        (column.name, column.name) for column in SCHEMA.columns
+    ]
+
+
 @pytest.mark.parametrize("type_", ["memory", "null"])
 def test_what_keeps_no_tables_is_refused(type_: str) -> None:
     with pytest.raises(ConfigError, match=f"destination type {type_} keeps no tables that can be queried") as raised:
         reader_names(DestinationConfig(type_))
-    assert raised.value.hint == "use a type that does, such as bigquery or duckdb"
+    assert raised.value.hint == "use a type that does, such as bigquery, duckdb or postgres"
 
 
 def test_a_wrong_option_is_refused() -> None:

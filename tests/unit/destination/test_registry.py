@@ -14,6 +14,7 @@ from etl_core.config import DestinationConfig
 from etl_core.destination.duckdb.destination import DuckDBDestination
 from etl_core.destination.memory import MemoryDestination
 from etl_core.destination.null import NullDestination
+from etl_core.destination.postgres.destination import PostgresDestination
 from etl_core.destination.registry import (
     build_destination,
     check_destination,
@@ -74,11 +75,13 @@ def refused(type: str, **options: object) -> ConfigError:
 
 
 def test_every_type_is_built_without_touching_anything(tmp_path: Path) -> None:
-    assert destination_types() == ("bigquery", "duckdb", "memory", "null")
+    assert destination_types() == ("bigquery", "duckdb", "memory", "null", "postgres")
     assert isinstance(build_destination(DestinationConfig("memory"), "shop"), MemoryDestination)
     assert isinstance(build_destination(DestinationConfig("null"), "shop"), NullDestination)
     config = DestinationConfig("duckdb", {"path": "x.duckdb"}, tmp_path)
     assert isinstance(build_destination(config, "shop"), DuckDBDestination)
+    config = DestinationConfig("postgres", {"dsn": "postgresql://etl@127.0.0.1:1/shop"}, tmp_path)
+    assert isinstance(build_destination(config, "shop"), PostgresDestination)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +89,7 @@ def test_an_unknown_type_lists_the_known(install: Install) -> None:
     install()
     error = refused("oracle")
     assert error.field == "destination.type"
-    assert str(error.hint).startswith("use one of: bigquery, duckdb, memory, mine, null; ")
+    assert str(error.hint).startswith("use one of: bigquery, duckdb, memory, mine, null, postgres; ")
     assert refused("mien").hint == "did you mean mine?"
 
 
@@ -112,6 +115,7 @@ def test_a_missing_library_says_what_to_install() -> None:
 import sys
 sys.modules["duckdb"] = None
 from etl_core.config import DestinationConfig
+from etl_core.destination.postgres.destination import PostgresDestination
 from etl_core.destination.registry import build_destination, check_destination
 from etl_core.errors import ConfigError
 config = DestinationConfig("duckdb", {"path": "x.duckdb"})

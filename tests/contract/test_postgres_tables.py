@@ -1,0 +1,283 @@
+"""PostgreSQL as a destination: two writers at once, what people add to a table, types that come later."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from etl_core.batch import TableChanges, WriteBatch
+from etl_core.destination.postgres.destination import PostgresDestination
+from etl_core.errors import (
+    ConfigError,
+    DestinationUnavailable,
+    TableError,
+    ValueOutOfRange,
+    WatermarkConflict,
+)
+from etl_core.lsn import Lsn
+from etl_core.schema.table import Column, PgType, TypeKind
+from etl_core.testing.destination_multiset_suite import multiset
+from etl_core.testing.destination_tables import INT4, TEXT, batch, changes, contents, orders, publish, table
+from etl_core.testing.postgres import Database
+
+PATIENCE = 300.0
+ROW = (1, "a", "b", 1)
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    " AND application_name = 'etl_shop_destination'"
+)
+
+
+@pytest.fixture
+def make(database: Database, tmp_path: Path) -> Callable[[], PostgresDestination]:
+    return lambda: PostgresDestination(database.dsn, "shop", tmp_path)
+
+
+@pytest.fixture
+def destination(make: Callable[[], PostgresDestination]) -> Iterator[PostgresDestination]:
+    destination = make()
+    destination.prepare()
+    yield destination
+    destination.close()
+
+
+def _until_waiting(database: Database) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while database.execute(_WAITING) == [(0,)]:
+        assert time.monotonic() < deadline, "nobody waits for a lock"
+        time.sleep(0.01)
+
+
+def _held_open(whole: WriteBatch, fenced: threading.Event, database: Database) -> WriteBatch:
+    """The batch, whose rows come when another session waits for a lock of its transaction."""
+
+    def parts() -> Iterator[TableChanges]:
+        fenced.set()
+        _until_waiting(database)
+        yield from whole.parts
+
+    return replace(whole, parts=parts())
+
+
+@pytest.mark.parametrize("of", ["a table", "the first position of the stream"])
+def test_of_two_writers_that_expect_the_same_one_is_refused(
+    destination: PostgresDestination, make: Callable[[], PostgresDestination], database: Database, of: str
+) -> None:
+    publish(destination, orders(), [ROW])
+    stream = 200 if of != "a table" else None
+    fenced = threading.Event()
+
+    def writes(key: int) -> WriteBatch:
+        return batch(changes(orders(), inserts=[(key, "x", "y", key)]), expected=100, new=200, stream=stream)
+
+    if stream is not None:  # the stream's row alone is what they meet at
+
+        def writes(key: int) -> WriteBatch:
+            return batch(expected=0, new=0, stream=200 + key)
+
+    other = make()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(destination.write, _held_open(writes(2), fenced, database))
+        assert fenced.wait(PATIENCE)
+        second = threads.submit(other.write, writes(3))
+        first.result()
+        with pytest.raises(WatermarkConflict):
+            second.result()
+    other.close()
+    if stream is None:
+        assert contents(destination, orders()) == Counter([ROW, (2, "x", "y", 2)])
+    else:
+        position = destination.positions().stream
+        assert position is not None
+        assert position.lsn == Lsn(202)
+
+
+def test_a_copy_waits_for_a_writer_of_its_table(
+    destination: PostgresDestination, make: Callable[[], PostgresDestination], database: Database
+) -> None:
+    publish(destination, orders(), [ROW])
+    fenced = threading.Event()
+    late = batch(changes(orders(), inserts=[(2, "x", "y", 2)]), expected=100, new=200)
+    other = make()
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.submit(destination.write, _held_open(late, fenced, database))
+        assert fenced.wait(PATIENCE)
+        copying = threads.submit(publish, other, orders(), [(7, "n", "n", 7)], watermark=300)
+        writing.result()
+        assert copying.result() == 1
+    other.close()
+    assert contents(destination, orders()) == {(7, "n", "n", 7): 1}
+    assert destination.positions().tables == {orders().table_id: Lsn(300)}
+
+
+def _rows(database: Database, query: str) -> list[tuple[Any, ...]]:
+    return sorted(database.execute(query))
+
+
+def test_what_people_add_stays_and_readers_do_not_wait(destination: PostgresDestination, database: Database) -> None:
+    publish(destination, orders(), [ROW, (2, "c", "d", 2)])
+    database.execute(
+        "CREATE VIEW public.mine AS SELECT id, note FROM public.orders;"
+        "ALTER TABLE public.orders ADD COLUMN \"my %s\" text DEFAULT 'new';"
+        "ALTER TABLE public.orders ADD COLUMN twice int GENERATED ALWAYS AS (amount * 2) STORED;"
+        "UPDATE public.orders SET \"my %s\" = 'one' WHERE id = 1;"
+        "CREATE INDEX by_note ON public.orders (note); GRANT SELECT ON public.orders TO public;"
+        "COMMENT ON TABLE public.orders IS 'ours'"
+    )
+    added = (
+        "SELECT relacl::text, obj_description(oid), (SELECT count(*) FROM pg_index WHERE indrelid = oid)"
+        " FROM pg_class WHERE oid = 'public.orders'::regclass"
+    )
+    before = database.execute(added)
+    with psycopg.connect(database.dsn) as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT FROM public.mine")
+        rows = [(1, "A", "B", 11), (3, "e", "f", 3)]
+        destination.write(batch(changes(orders(), upserts=rows), expected=100, new=200))
+        assert publish(destination, orders(), [*rows, (9, "g", "h", 9)], watermark=300) == 3
+        assert sorted(reader.execute("SELECT id, note FROM public.mine")) == [(1, "b"), (2, "d")]
+    assert database.execute(added) == before
+    assert _rows(database, "SELECT * FROM public.mine") == [(1, "B"), (3, "f"), (9, "h")]
+    assert _rows(database, 'SELECT id, "my %s", twice FROM public.orders') == [
+        (1, "one", 22),
+        (3, "new", 6),
+        (9, "new", 18),
+    ]
+
+
+def test_a_view_on_a_column_that_goes_stops_its_table(destination: PostgresDestination, database: Database) -> None:
+    publish(destination, orders(), [ROW])
+    database.execute("CREATE VIEW public.mine AS SELECT status FROM public.orders")
+    shrunk = replace(orders(), columns=tuple(column for column in orders().columns if column.name != "status"))
+    for work in (
+        lambda: destination.write(batch(changes(shrunk, deletes=[(1,)]), expected=100, new=200)),
+        lambda: publish(destination, shrunk, watermark=300),
+    ):
+        with pytest.raises(TableError, match="a view, a constraint or another object") as caught:
+            work()
+        assert "etl resync public.orders" in str(caught.value.hint)
+    assert contents(destination, orders()) == {ROW: 1}
+
+
+def test_a_constraint_that_refuses_rows_is_told_without_them(
+    destination: PostgresDestination, database: Database
+) -> None:
+    publish(destination, orders(), [ROW])
+    database.execute("ALTER TABLE public.orders ADD CONSTRAINT small CHECK (amount < 10)")
+    with pytest.raises(TableError, match=r"constraint small of public\.orders") as caught:
+        destination.write(batch(changes(orders(), inserts=[(2, "SECRET", "b", 77)]), expected=100, new=200))
+    assert "SECRET" not in str(caught.value)
+    assert destination.positions().tables == {orders().table_id: Lsn(100)}
+
+
+def _keys(database: Database, name: str) -> list[tuple[bool, str]]:
+    query = "SELECT indisprimary, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = %s::regclass ORDER BY 1, 2"
+    return [(primary, text.partition(" USING ")[2]) for primary, text in database.execute(query, (name,))]
+
+
+def test_keys_follow_the_source_and_leave_those_of_people_alone(
+    destination: PostgresDestination, database: Database
+) -> None:
+    publish(destination, orders(), [ROW, (2, "c", "d", 2)])
+    assert _keys(database, "orders") == [(True, "btree (id)")]
+    by_amount = replace(orders(), key=("amount",))
+    destination.write(batch(changes(by_amount, upserts=[(5, "x", "y", 2)]), expected=100, new=200))
+    assert _keys(database, "orders") == [(True, "btree (amount)")]
+    publish(destination, orders(), [ROW], watermark=300)
+    assert _keys(database, "orders") == [(True, "btree (id)")]
+    database.execute(
+        "ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ADD COLUMN mine int DEFAULT 1;"
+        "ALTER TABLE orders ADD PRIMARY KEY (mine, id)"
+    )
+    for at in (300, 400):
+        destination.write(batch(changes(orders(), upserts=[(1, "z", "z", at)]), expected=at, new=at + 100))
+    assert _keys(database, "orders") == [(False, "btree (id)"), (True, "btree (mine, id)")]
+    assert publish(destination, orders(), [ROW], watermark=600) == 1
+    assert _keys(database, "orders") == [(False, "btree (id)"), (True, "btree (mine, id)")]
+    schema = multiset()
+    publish(destination, schema, [("a", 1)])
+    database.execute("ALTER TABLE lines ADD COLUMN no bigserial PRIMARY KEY")
+    destination.write(batch(changes(schema, inserts=[("b", 2)]), expected=100, new=200))
+    assert _keys(database, "lines") == [(True, "btree (no)")]
+
+
+def test_a_foreign_key_that_would_delete_rows_of_people_stops_its_table(
+    destination: PostgresDestination, database: Database
+) -> None:
+    publish(destination, orders(), [ROW])
+    database.execute("CREATE TABLE notes (id bigint REFERENCES orders ON DELETE CASCADE); INSERT INTO notes VALUES (1)")
+    for work in (
+        lambda: destination.write(batch(changes(orders(), upserts=[(1, "x", "y", 2)]), expected=100, new=200)),
+        lambda: publish(destination, orders(), [ROW], watermark=300),
+    ):
+        with pytest.raises(TableError, match=r"notes_id_fkey of public\.notes .* refers to public\.orders"):
+            work()
+    assert database.execute("SELECT * FROM notes") == [(1,)]
+
+
+def _mood(database: Database) -> str:
+    query = (
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'public.t'::regclass"
+        " AND attname = 'mood'"
+    )
+    return str(database.execute(query)[0][0])
+
+
+def test_a_type_that_is_not_there_is_text_until_the_copy_after_it_came(
+    destination: PostgresDestination, database: Database
+) -> None:
+    mood = Column("mood", PgType(70_000, "mood", "public", TypeKind.ENUM))
+    schema = table("t", Column("id", INT4), mood)
+    publish(destination, schema, [(1, "sad")])
+    assert _mood(database) == "text"
+    database.execute("CREATE TYPE public.mood AS ENUM ('sad')")
+    destination.write(batch(changes(schema, inserts=[(2, "sad")]), expected=100, new=200))
+    assert _mood(database) == "text"
+    publish(destination, schema, [(1, "sad"), (2, "sad")], watermark=300)
+    assert _mood(database) == "mood"
+    with pytest.raises(ValueOutOfRange, match="refuses"):
+        destination.write(batch(changes(schema, inserts=[(3, "SECRET")]), expected=300, new=400))
+    database.execute("ALTER TYPE public.mood ADD VALUE 'glad'")
+    destination.write(batch(changes(schema, inserts=[(3, "glad")]), expected=300, new=400))
+    assert contents(destination, schema) == {(1, "sad"): 1, (2, "sad"): 1, (3, "glad"): 1}
+
+
+def test_text_that_copy_would_take_for_something_else(destination: PostgresDestination) -> None:
+    schema = multiset(Column("a", TEXT), Column("b", TEXT))
+    odd = ["\\.", "a\n\\.\nb", "\\N", "", "\t", "\r\n", "\\", '"', "'", "%s", "\ufeff", None, "\b\v\f"]
+    rows = [(one, other) for one in odd for other in odd]
+    publish(destination, schema, rows)
+    destination.write(batch(changes(schema, removals=rows[::2], inserts=rows[::3]), expected=100, new=200))
+    expected = Counter(rows)
+    expected.subtract(rows[::2])
+    assert contents(destination, schema) == +expected + Counter(rows[::3])
+
+
+def test_what_cannot_be_reached_may_be_reached_later(tmp_path: Path) -> None:
+    nowhere = PostgresDestination("postgresql://etl:hunter2@127.0.0.1:1/shop", "shop", tmp_path)
+    with pytest.raises(DestinationUnavailable) as caught:
+        nowhere.positions()
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}"
+    for dsn in ("postgresql://etl:hun@ter2@host/shop", "nonsense", "host=h", "postgresql://h/d?replication=database"):
+        with pytest.raises(ConfigError, match=r"destination\.dsn") as refused:
+            PostgresDestination(dsn, "shop", tmp_path)
+        assert "ter2" not in str(refused.value)
+
+
+def test_a_session_that_the_server_ended_is_made_anew(destination: PostgresDestination, database: Database) -> None:
+    publish(destination, orders(), [ROW])
+    database.execute(
+        "SELECT pg_terminate_backend(pid, 300000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    destination.write(batch(changes(orders(), inserts=[(2, "c", "d", 2)]), expected=100, new=200))
+    assert destination.positions().tables == {orders().table_id: Lsn(200)}

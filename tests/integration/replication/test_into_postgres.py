@@ -1,0 +1,212 @@
+"""From one PostgreSQL database into another: the same types, the same rows, whatever happens on the way."""
+# ruff: noqa: S608 the tests write their own SQL
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from etl_core.config import DestinationConfig
+from etl_core.errors import ConfigError
+from etl_core.replication import failpoints
+from etl_core.state.table_state import TableState
+from etl_core.testing.postgres import Database, create_database
+
+if TYPE_CHECKING:
+    from tests.integration.replication.conftest import Churn, Lab
+
+pytestmark = pytest.mark.timeout(600)
+PATIENCE = 300.0
+NEGATIVE_SCALES_SINCE = 150000
+TYPES = """
+CREATE TYPE mood AS ENUM ('sad', 'it''s "ok"');
+CREATE DOMAIN email AS varchar(50) CHECK (VALUE LIKE '%@%');
+CREATE TYPE pair AS (a int, "B c" text, at timestamptz);
+CREATE TYPE span AS RANGE (subtype = float8)
+"""
+VALUES = {
+    "mood": "'it''s \"ok\"'",
+    "mood[]": "array['sad', null]::mood[]",
+    "email": "'a@b'",
+    "pair": "row(3, 'y, \"z\"\\', '2024-01-01 00:00Z')",
+    "pair[]": "array[row(1, null, 'infinity')::pair, null]",
+    "span": "'[1.5,2)'",
+    "int4range": "'[1,5)'",
+    "datemultirange": "'{[2024-01-01,2024-02-01)}'",
+    "varchar(7)": "'seven'",
+    "char(4)": "'ab'",
+    "bpchar": "'ab '",
+    '"char"': "'x'",
+    "name": "'n'",
+    "bool": "true",
+    "int2": "-32768",
+    "int8": "9223372036854775807",
+    "xid8": "'18446744073709551615'",
+    "oid": "4294967295",
+    "float4": "'1.1'",
+    "float8": "'-0'",
+    "numeric": "'1.10'",
+    "numeric(12,2)": "1234567.89",
+    "numeric(5,-2)": "12300",
+    "uuid": "'00000000-0000-0000-0000-00000000000a'",
+    "json": '\'{"a":  1, "a": "ü\\\\n"}\'',
+    "jsonb": "'{\"a\": [1, null]}'",
+    "jsonb[]": "array['{\"a\": 1}'::jsonb, null]",
+    "bytea": "'\\x00ff5c'",
+    "bytea[]": "array['\\x5c22'::bytea]",
+    "date": "'4713-01-01 BC'",
+    "date[]": "array['infinity'::date, '2024-02-29', '0001-01-01 BC']",
+    "time(3)": "'24:00:00'",
+    "timetz": "'12:00:00.5+02'",
+    "timestamp": "'294246-01-01 04:05:06.000007'",
+    "timestamp(0)": "'-infinity'",
+    "timestamptz": "'0044-03-15 12:00:00 BC'",
+    "timestamptz[]": "array['infinity'::timestamptz, '2024-01-01 00:00:00.123456Z']",
+    "interval": "'1 year -2 months 3 days -04:05:06.000007'",
+    "interval[]": "array['-0.000001 s'::interval, '100 years']",
+    "inet": "'10.0.0.1/8'",
+    "macaddr": "'08:00:2b:01:02:03'",
+    "bit(3)": "'101'",
+    "bit varying(9)": "'1'",
+    "text[]": "array['', null, 'NULL', 'a,b', '{}', '\"', '\\', E'\\t\\n']",
+    "point": "'(1.5,-0)'",
+    "box": "'(2,2),(1,1)'",
+    "path": "'[(1,2),(3,4)]'",
+    "path[]": "array['((1,2))'::path]",
+    "polygon": "'((1,2),(3,4))'",
+    "circle": "'<(1,2),3>'",
+    "line": "'{1,2,3}'",
+    "lseg": "'[(1,2),(3,4)]'",
+    "tsvector": "'a:1 b'",
+    "tsquery": "'a & b'",
+    "pg_lsn": "'16/B374D848'",
+    "jsonpath": "'$.\"a\"'",
+    "int2vector": "'1 -2'",
+    "pg_snapshot": "'10:20:10,14'",
+}
+
+
+@pytest.fixture
+def warehouse(lab: Lab) -> Iterator[Database]:
+    """Another database of the server, which the lab's pipeline writes into."""
+    made = create_database(lab.database.server)
+    made.execute(TYPES)
+    options = {"dsn": made.dsn, "staging": str(lab.path.with_name("staging"))}
+    lab.config = replace(lab.config, destination=DestinationConfig("postgres", options))
+    yield made
+    lab.close()
+    made.drop()
+
+
+def _described(database: Database, table: str) -> list[tuple[object, ...]]:
+    """Columns and types, and the key."""
+    query = (
+        "SELECT attname, format_type(atttypid, atttypmod), attnum = ANY (coalesce((SELECT indkey::int2[] FROM pg_index"
+        " WHERE indrelid = attrelid AND indisprimary), '{}')) FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY 1"
+    )
+    return database.execute(query, (table,))
+
+
+def _assert_same(lab: Lab, warehouse: Database, *tables: str) -> None:
+    """By the stream's end: `verify` agrees, and the two servers' own descriptions and texts of each row are equal."""
+    pipeline = lab.caught_up(lab.pipeline())
+    others = {s.name.name: s.error for s in pipeline.store.tables() if s.state is not TableState.READY}
+    assert not others
+    assert not [comparison for comparison in pipeline.verify() if not comparison.is_equal]
+    for table in tables:
+        described = _described(lab.database, table)
+        assert _described(warehouse, table) == described
+        names = ", ".join('"{}"'.format(str(name).replace('"', '""')) for name, *_ in described)
+        query = f"SELECT row({names})::text FROM {table} ORDER BY 1"
+        assert warehouse.execute(query) == lab.database.execute(query)
+
+
+def test_every_type_is_kept_by_copy_and_by_stream(lab: Lab, warehouse: Database) -> None:
+    lab.execute(TYPES)
+    known = dict(VALUES)
+    if lab.database.server.version_num < NEGATIVE_SCALES_SINCE:
+        del known["numeric(5,-2)"]
+    columns = ", ".join(f"c{at} {kind}" for at, kind in enumerate(known))
+    lab.execute(f"CREATE TABLE t (id int PRIMARY KEY, {columns}, big text)")
+    lab.execute("ALTER TABLE t ALTER COLUMN big SET STORAGE EXTERNAL")
+    values = ", ".join(known.values())
+    lab.execute(f"INSERT INTO t VALUES (1, {values}, repeat('x', 9000))")
+    lab.execute("INSERT INTO t VALUES (2)")
+    lab.publish()
+    lab.synced().close()
+    _assert_same(lab, warehouse, "t")
+    lab.execute(f"INSERT INTO t VALUES (3, {values}, repeat('y', 9000))")
+    lab.execute("INSERT INTO t VALUES (4)")
+    lab.execute("UPDATE t SET c0 = 'sad' WHERE id IN (1, 3)")  # big is not sent
+    lab.execute("UPDATE t SET id = id + 10 WHERE id IN (2, 3); DELETE FROM t WHERE id = 4")
+    _assert_same(lab, warehouse, "t")
+
+
+def test_schema_changes_follow_with_and_without_a_key(lab: Lab, warehouse: Database) -> None:
+    lab.execute("CREATE TABLE a (id int PRIMARY KEY, name varchar(5), price numeric(6,2), gone int)")
+    lab.execute("CREATE TABLE lines (line text, doc json); ALTER TABLE lines REPLICA IDENTITY FULL")
+    lab.execute("INSERT INTO a VALUES (1, 'one', 1.5, 1), (2, 'two', 2.5, 2)")
+    lab.execute("INSERT INTO lines VALUES ('a', '{}'), ('a', '{}'), (null, '{\"a\":1}')")
+    lab.publish()
+    lab.synced().close()
+    for statement in (  # each a transaction of its own
+        "UPDATE a SET name = 'uno' WHERE id = 1",
+        "ALTER TABLE a ADD COLUMN extra int DEFAULT 7",
+        "INSERT INTO a VALUES (3, 'three', 3.5, 3, 3)",
+        "ALTER TABLE a RENAME COLUMN name TO label",
+        "UPDATE a SET extra = 8 WHERE id = 1",
+        "ALTER TABLE a ALTER COLUMN label TYPE text, ALTER COLUMN price TYPE numeric(12,2)",
+        "INSERT INTO a VALUES (4, 'a longer one', 1234567.25, 4)",
+        "ALTER TABLE a DROP COLUMN gone",
+        "DELETE FROM a WHERE id = 3",
+        "DELETE FROM lines WHERE ctid = (SELECT min(ctid) FROM lines)",
+        "INSERT INTO lines VALUES ('b', '[1]')",
+    ):
+        lab.execute(statement)
+    lab.caught_up(lab.pipeline())
+    lab.pipeline().sync()  # what is copied again by itself
+    _assert_same(lab, warehouse, "a", "lines")
+    for statement in (
+        "ALTER TABLE a ALTER COLUMN id TYPE bigint",
+        "CREATE SCHEMA archive",
+        "ALTER TABLE a SET SCHEMA archive",
+        "INSERT INTO archive.a VALUES (5000000000, 'five', 5, 5)",
+        "TRUNCATE lines",
+        "INSERT INTO lines VALUES ('z')",
+    ):
+        lab.execute(statement)
+    lab.caught_up(lab.pipeline())
+    lab.pipeline().sync()  # where a type became another one
+    _assert_same(lab, warehouse, "archive.a", "lines")
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [failpoints.COPY_STAGED, failpoints.COPY_PUBLISHED, failpoints.BATCH_WRITTEN, failpoints.CATCHUP_WRITTEN],
+)
+def test_killed_where_postgresql_has_it_and_nobody_knows(
+    lab: Lab, warehouse: Database, churn: Callable[..., Churn], churned: Callable[..., None], failpoint: str
+) -> None:
+    churned("a", "b")
+    lab.publish()
+    with churn("a", "b"):
+        for _ in range(2):
+            assert lab.process("run", failpoint=f"{failpoint}:kill").wait(PATIENCE) == -signal.SIGKILL
+    lab.pipeline().sync()
+    _assert_same(lab, warehouse, "a", "b")
+
+
+def test_a_database_is_not_replicated_into_itself(lab: Lab) -> None:
+    lab.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    lab.publish()
+    options = {"dsn": lab.database.dsn, "staging": str(lab.path.with_name("staging"))}
+    lab.config = replace(lab.config, destination=DestinationConfig("postgres", options))
+    with pytest.raises(ConfigError, match="destination: is the source's own database"):
+        lab.pipeline()
+    assert lab.slots() == set()
+    assert lab.execute("SELECT FROM pg_namespace WHERE nspname = '_etl'") == []
