@@ -227,6 +227,8 @@ def _expand(text: str, field: str) -> str:
 
 # From plain values to the configuration
 
+_PUBLICATION = "name the publication to be read, such as shop_pub; if it does not exist it is created for source.tables"
+
 
 class _Section:
     """A mapping of the file: each key is taken once, and what is left at the end is unknown."""
@@ -247,10 +249,10 @@ class _Section:
         left, self._left = self._left, {}
         return left
 
-    def required(self, key: str, value: _T | None) -> _T:
+    def required(self, key: str, value: _T | None, hint: str | None = None) -> _T:
         if value is None:
             slip = difflib.get_close_matches(key, self._left, n=1)
-            raise config_error(self.where(key), "is missing", hint=f"did you mean it by {slip[0]}?" if slip else None)
+            raise config_error(self.where(key), "is missing", hint=f"did you mean it by {slip[0]}?" if slip else hint)
         return value
 
     def text(self, key: str) -> str | None:
@@ -331,7 +333,7 @@ def _selection(where: str, tables: list[tuple[str, str]]) -> TableSelection:
 
 
 def _source(section: _Section, folder: Path) -> SourceConfig:
-    publication = section.required("publication", section.text("publication"))
+    publication = section.required("publication", section.text("publication"), _PUBLICATION)
     password_file, tables = section.text("password_file"), section.texts("tables")
     source = SourceConfig(
         publication=publication,

@@ -254,7 +254,7 @@ WRONG = {
     ),
     "unknown field": ("workers", "worker", 9, "copy.worker", "is unknown", "did you mean workers?"),
     "unknown keyword": ("publication:", "sslmod: x\n  publication:", 4, "source.sslmod", "nor a conn", "sslmode?"),
-    "publication missing": ("  publication: shop_pub\n", "", 2, "source.publication", "is missing", ""),
+    "publication missing": ("  publication: shop_pub\n", "", 2, "source.publication", "is missing", "created for"),
     "publication misspelt": ("publication:", "publicaton:", 2, "source.publication", "is missing", "publicaton"),
     "text expected": ("shop_pub", "17", 4, "source.publication", "must be text, not a number", "quotes"),
     "yes is not text": ("shop_pub", "yes", 4, "source.publication", "must be text, not true or false", "quotes"),
