@@ -45,6 +45,7 @@ class RenameWriter:
         `check_named` raises TableError for a name under which the settings say less of the table.
         """
         self._renames = renames
+        self._looking = threading.Lock()
         self._destination = destination
         self._store = store
         self._active = active
@@ -82,11 +83,12 @@ class RenameWriter:
     def look_aside(self) -> None:
         """After a name was taken: asks the destination which tables it has put aside for another one."""
         try:
-            aside = self._destination.positions().aside
+            with self._looking:  # an answer of before would undo a later one
+                aside = self._destination.positions().aside
+                self._renames.put_aside(aside)
         except TransientError as error:
             self._observer.on_retry(error, 0.0)
             return
-        self._renames.put_aside(aside)
         if aside:
             self._look_soon()
 

@@ -87,7 +87,11 @@ def as_kept(schema: TableSchema) -> TableSchema:
             columns.append(replace(kept, nullable=True, fill_known=told))
         else:
             names[found.name] = kept.name
-            columns.append(replace(kept, nullable=found.nullable, fill_known=found.fill_known, comment=found.comment))
+            # The type itself is the source's: attributes and labels change without a change of the table.
+            type_ = found.type if found.type.oid == kept.type.oid else kept.type
+            columns.append(
+                replace(kept, type=type_, nullable=found.nullable, fill_known=found.fill_known, comment=found.comment)
+            )
     key = tuple(names.get(name, name) for name in schema.key)
     return replace(schema, columns=tuple(columns), key=key, kept=None)
 

@@ -463,6 +463,18 @@ def _check_names(rules: Rules, source: TableSchema, kept: Sequence[_Kept], asked
         raise config_error(f"tables.{source.name}.columns", f"{source.name} would have no column with values")
 
 
+def check_ours(rules: Rules, source: TableSchema) -> None:
+    """Refuses columns at the source that would be taken for ours, also those that the destination does not keep."""
+    for column in source.column_names:
+        taken = rules.write_mode is WriteMode.SOFT_DELETE and column.lower() == DELETED_AT.name
+        if taken or (rules.write_mode.is_log and column.lower().startswith(PREFIX)):
+            raise config_error(
+                rules.mode_field,
+                f"{source.name} has a column {column}, which write_mode {rules.write_mode} has for its own",
+                hint="rename the column at the source",
+            )
+
+
 def _check_keeps(rules: Rules, source: TableSchema, kept: Sequence[_Kept]) -> None:
     """Refuses what deleted rows cannot be kept of."""
     mirror = f"write for this table: tables: {{{source.name}: {{write_mode: mirror}}}}"

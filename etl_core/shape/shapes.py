@@ -19,7 +19,7 @@ from etl_core.shape.digits import carry_digits, columns_to_count, decide_digits
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.retyping import applies, is_counted
 from etl_core.shape.rules import Rules, check_settings, rules_for
-from etl_core.shape.shape import Shape, build_shape, identity, of_kept
+from etl_core.shape.shape import Shape, build_shape, check_ours, identity, of_kept
 from etl_core.type_options import REFUSE, UNKNOWN, ValueRange
 from etl_core.values.digits import Digits
 from etl_core.write_mode import WriteMode
@@ -117,6 +117,7 @@ class Shapes:
             _refuse_unknown(rules, kept)
             try:
                 known = build_shape(rules, kept, self._key)
+                check_ours(rules, schema)
             except ConfigError as error:
                 hint = f"{error.hint}; {_FIX}" if error.hint else _FIX
                 raise TableError(str(error), table=str(schema.name), hint=hint) from None
@@ -131,13 +132,13 @@ class Shapes:
         before = self._carried.get(schema.table_id)
         if before is not None and before[0] is schema and (known is before[1] or known is before[2]):
             return before[2]
-        found = carry_digits(schema, known, self.rules(schema.name))
+        found = carry_digits(schema, _with_kept_digits(known), self.rules(schema.name))
         self._carried[schema.table_id] = (schema, known, found)
         return found
 
     def columns_to_count(self, schema: TableSchema, stored: TableSchema | None) -> Sequence[Column]:
         """The source's columns of which a copy must count the digits, see `etl_core.shape.digits`."""
-        if not any(is_counted(column) for column in schema.columns):
+        if not any(is_counted(column) for column in as_kept(schema).columns):
             return ()
         before = None if stored is None else as_kept(stored)
         counted = {column.attnum for column in columns_to_count(as_kept(schema), before, self.rules(schema.name))}
@@ -364,6 +365,15 @@ class Shapes:
                     hint="rename one of them at the source, or write for this table:"
                     f" tables: {{{target.name}: {{write_mode: append}}}}",
                 )
+
+
+def _with_kept_digits(known: TableSchema) -> TableSchema:
+    """The source's columns with the digits that those have which the destination keeps of them."""
+    if known.kept is None:
+        return known
+    digits = {column.attnum: column.fraction_digits for column in known.kept}
+    columns = (replace(one, fraction_digits=digits.get(one.attnum, one.fraction_digits)) for one in known.columns)
+    return replace(known, columns=tuple(columns))
 
 
 def _refuse_unknown(rules: Rules, schema: TableSchema) -> None:

@@ -93,3 +93,56 @@ def test_what_is_kept_counted_and_shown_is_of_one_table(lab: Lab) -> None:
         assert "b" not in types_of(lab, table)
     errors = pipeline.observer.errors | again.observer.errors
     assert all(isinstance(error, CopiedAgain) for error in errors.values()), errors
+
+
+def test_types_and_names_that_change_where_changes_are_ignored(lab: Lab) -> None:
+    """What is no change of the table reaches it, and a name that is ours stops that table alone."""
+    lab.execute(
+        "CREATE TYPE pair AS (a int, b int); CREATE TYPE more AS (a int, b int); CREATE TYPE mood AS ENUM ('ok')"
+    )
+    kinds = {"swapped": "pair", "grown": "more[]", "states": "mood", "declared": "numeric", "digits": "numeric"}
+    ours = {"log": "append", "past": "history", "deleted": "soft_delete"}
+    for table, kind in {**kinds, **dict.fromkeys((*ours, "flows"), "int")}.items():
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, p {kind}); INSERT INTO {table} VALUES (1)")
+    lab.publish()
+    settings = {
+        **{table: {} for table in kinds},
+        "states": {"types": {"enum": "enum"}},
+        **{table: {"write_mode": mode} for table, mode in ours.items()},
+    }
+    ignoring = {table: {"schema_changes": "ignore", **said} for table, said in settings.items()}
+    lab.config = replace(lab.config, tables=read_tables("tables", ignoring))
+    pipeline = lab.synced()
+    for table in kinds:
+        lab.execute(f"ALTER TABLE {table} ADD extra int; INSERT INTO {table} (id) VALUES (2)")
+    go_on(lab, pipeline)
+    pipeline.resync(TableName("public", "digits"))
+    go_on(lab, pipeline)
+    lab.execute("ALTER TYPE pair DROP ATTRIBUTE a, ADD ATTRIBUTE c int; INSERT INTO swapped (id, p) VALUES (3, (5, 6))")
+    lab.execute("ALTER TYPE more ADD ATTRIBUTE c int; INSERT INTO grown (id, p) VALUES (3, ARRAY[(5, 6, 7)::more])")
+    lab.execute("ALTER TYPE mood ADD VALUE 'new'")
+    lab.execute("INSERT INTO states (id, p) VALUES (3, 'new')")
+    lab.execute(
+        "ALTER TABLE declared ALTER p TYPE numeric(20,15); INSERT INTO declared (id, p) VALUES (3, 0.123456789012345)"
+    )
+    lab.execute("ALTER TABLE digits DROP extra; INSERT INTO digits (id, p) VALUES (3, 1.5)")
+    before = dict(pipeline.observer.errors)
+    go_on(lab, pipeline)
+    assert "digits" not in {name for name in pipeline.observer.errors if name not in before}
+    for table in kinds:
+        assert "extra" not in types_of(lab, table)
+    assert lab.rows("SELECT p FROM public.swapped WHERE id = 3") == [({"b": 5, "c": 6},)]
+    assert types_of(lab, "declared")["p"] == "DECIMAL(38,15)"
+
+    lab.execute(
+        "ALTER TABLE log ADD _etl_old_x int; INSERT INTO log VALUES (2, 2, 5); UPDATE log SET p = 7 WHERE id = 1"
+    )
+    lab.execute("ALTER TABLE past ADD x int; ALTER TABLE past RENAME x TO _etl_lsn; INSERT INTO past VALUES (2, 2, 5)")
+    lab.execute("ALTER TABLE deleted ADD _etl_deleted_at timestamptz; INSERT INTO deleted (id) VALUES (2)")
+    lab.execute("INSERT INTO flows VALUES (2, 2)")
+    lab.caught_up(pipeline)
+    assert lab.rows("SELECT id FROM public.flows ORDER BY id") == [(1,), (2,)]
+    for table in ours:
+        assert "has a column _etl_" in str(pipeline.observer.errors[table]), table
+    equal = {one.table.name: one.is_equal for one in pipeline.verify()}
+    assert equal == {**dict.fromkeys((*kinds, "flows"), True), **dict.fromkeys(ours, False)}
