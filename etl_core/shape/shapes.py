@@ -15,11 +15,12 @@ from etl_core.schema.change_log import views_of
 from etl_core.schema.ignored import as_kept
 from etl_core.schema.pg_types import format_type, forms
 from etl_core.schema.table import Column, TableSchema
+from etl_core.shape.build import build_shape, check_ours, of_kept
 from etl_core.shape.digits import carry_digits, columns_to_count, decide_digits
 from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.retyping import applies, is_counted
 from etl_core.shape.rules import Rules, check_settings, rules_for
-from etl_core.shape.shape import Shape, build_shape, check_ours, identity, of_kept
+from etl_core.shape.shape import Shape, identity
 from etl_core.type_options import REFUSE, UNKNOWN, ValueRange
 from etl_core.values.digits import Digits
 from etl_core.write_mode import WriteMode

@@ -105,7 +105,7 @@ def test_types_and_names_that_change_where_changes_are_ignored(lab: Lab) -> None
     for table, kind in {**kinds, **dict.fromkeys((*ours, "flows"), "int")}.items():
         lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, p {kind}); INSERT INTO {table} VALUES (1)")
     lab.publish()
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         **{table: {} for table in kinds},
         "states": {"types": {"enum": "enum"}},
         **{table: {"write_mode": mode} for table, mode in ours.items()},
