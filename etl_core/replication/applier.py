@@ -9,17 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from etl_core.batch import ChangeCounts, StreamMove, TableChanges, WatermarkMove, WriteBatch
-from etl_core.decode.decoder import decode_frames
+from etl_core.batch import ChangeCounts, StreamMove, WatermarkMove, WriteBatch
 from etl_core.destination.protocol import Destination, Job
 from etl_core.errors import (
-    COPIED_AGAIN,
-    CopiedAgain,
-    CopyNeeded,
     DestinationError,
     DestinationUnavailable,
     DestinationUnusable,
@@ -33,19 +29,16 @@ from etl_core.errors import (
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.active import ActiveTables
-from etl_core.replication.assembler import Assembled, Piece
+from etl_core.replication.assembler import Assembled
 from etl_core.replication.failpoints import BATCH_DECODED, BATCH_WRITTEN, GROUP_WRITTEN, PROGRESS_STORED, reach
 from etl_core.replication.isolation import find_failing
 from etl_core.replication.observer import Flush, Observer
-from etl_core.replication.removals import refuse_removals
 from etl_core.replication.rename_writer import RenameWriter
 from etl_core.replication.retry import Backoff
+from etl_core.replication.shaped_changes import ShapedChanges
 from etl_core.replication.stored_progress import StoredProgress
 from etl_core.replication.stream_fence import StreamFence
-from etl_core.schema.alterations import alterations, cannot_be_told, check_carried, is_sent_alike
-from etl_core.schema.ignored import as_kept
 from etl_core.schema.table import TableSchema
-from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
 from etl_core.source.server_clock import age
 from etl_core.state.store import ReplicationProgress, StateStore
@@ -86,8 +79,8 @@ class Applier:
     """Decodes and writes the batches of one stream; one thread at a time.
 
     `write_lock` is shared by all appliers of a destination. `fence` is the main stream's, whose position goes with the
-    batch; a catch-up has none, and moves only its table's watermark. `followed` gives a table's schema as it is applied
-    (`Permission.followed`), and `check_permitted` raises DecisionNeeded for a change of it that waits for a person.
+    batch; a catch-up has none, and moves only its table's watermark. `followed` and `check_permitted` are
+    `ShapedChanges`'.
     """
 
     def __init__(
@@ -120,8 +113,7 @@ class Applier:
         self._fence = fence
         self._renames = renames
         self._shapes = shapes or Shapes()
-        self._followed = followed
-        self._check_permitted = check_permitted
+        self._shaped = ShapedChanges(active, self._shapes, destination, followed, check_permitted)
         self._backoff = backoff or Backoff()
         self._server_now = server_now
         self._progress = StoredProgress(
@@ -291,7 +283,9 @@ class Applier:
         """`moves_stream` is False where only some tables of a batch are written."""
         if not moves:
             return
-        parts = self._decode(batch, moves, attempt)
+        parts = self._shaped.of(
+            batch, {table_id: move.expected for table_id, move in moves.items()}, attempt.schemas, attempt.counts
+        )
         if not batch.is_spooled:
             # Decoded before the destination begins: its transaction, and a DuckDB file, is held for less time.
             parts = iter(list(parts))
@@ -332,96 +326,6 @@ class Applier:
                 is_renamed = is_renamed or (known is not None and known.name != schema.name)
         if is_renamed and self._renames is not None:
             self._renames.look_aside()
-
-    def _decode(
-        self, batch: Assembled, moves: dict[TableId, WatermarkMove], attempt: _Attempt
-    ) -> Iterator[TableChanges]:
-        watermarks = {table_id: move.expected for table_id, move in moves.items()}
-        for piece in batch.pieces:
-            # A piece as a whole, so that its frames are let go before the destination works on its rows. Columns of
-            # one type share memory, which is given back with the last table of the piece.
-            decoded = list(self._decode_piece(piece, watermarks, attempt))
-            while decoded:
-                yield decoded.pop(0)
-
-    def _decode_piece(
-        self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt
-    ) -> Iterator[TableChanges]:
-        schemas = self._schemas_of(piece, watermarks, attempt)
-        shapes = self._shapes_of(schemas, piece, watermarks, attempt)
-        read = {table_id: shape.read for table_id, shape in shapes.items()}
-
-        def refused(table_id: TableId, error: TableError) -> None:
-            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
-            raise _copied_again(known, schemas[table_id], error) or error
-
-        described = {**schemas, **read} if read else schemas
-        for changes in decode_frames(piece.load(), described, watermarks, refused):
-            table_id = changes.schema.table_id
-            schema = schemas[table_id]
-            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
-            shaped = shapes[table_id].changes(changes) if table_id in shapes else changes
-            if shaped.removals is not None:
-                refuse_removals(self._destination, shaped.schema)
-            if known is not None and known != schema:
-                _check_carried(known, schema)
-                steps = alterations(self._shapes.of(known).target, shaped.schema)
-                self._check_permitted(known, schema)
-                shaped = replace(shaped, alterations=steps)
-            attempt.schemas[table_id] = schema
-            attempt.counts[table_id] = attempt.counts.get(table_id, ChangeCounts()) + changes.counts
-            yield shaped
-
-    def _schemas_of(
-        self, piece: Piece, watermarks: Mapping[TableId, Lsn], attempt: _Attempt
-    ) -> Mapping[TableId, TableSchema]:
-        """Of the tables in it, with the columns that the destination keeps.
-
-        A table that was copied since it was described is what it was copied as: its message is older than the copy, and
-        a change of it would have brought another one before its next row. Numerics have the digits that the
-        destination's have.
-        """
-        copied: dict[TableId, TableSchema] = {}
-        for table_id in piece.tables & watermarks.keys() & piece.schemas.keys():
-            schema = piece.schemas[table_id]
-            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
-            if known is None or known is schema:
-                continue
-            described, schema = schema, self._shapes.carried(schema, known)
-            if schema is not described:
-                copied[table_id] = schema
-            if not _is_described_before(schema, watermarks[table_id]):
-                followed = self._followed(known, schema) if known != schema else schema
-                if followed is not schema:
-                    copied[table_id] = followed
-                if known.key != schema.key:
-                    # First: rows of before may have no such key.
-                    _check_carried(known, followed)
-            elif known != schema:
-                copied[table_id] = known if is_sent_alike(known, schema) else cannot_be_told(schema)
-        return {**piece.schemas, **copied} if copied else piece.schemas
-
-    def _shapes_of(
-        self,
-        schemas: Mapping[TableId, TableSchema],
-        piece: Piece,
-        watermarks: Mapping[TableId, Lsn],
-        attempt: _Attempt,
-    ) -> dict[TableId, Shape]:
-        """Of the tables in the piece that the destination has otherwise than the source."""
-        shapes: dict[TableId, Shape] = {}
-        for table_id in piece.tables & watermarks.keys() & schemas.keys():
-            schema = schemas[table_id]
-            known = attempt.schemas.get(table_id) or self._active.schema(table_id)
-            if known != schema and _is_described_before(schema, watermarks[table_id]):
-                continue  # of rows that the destination has; what they were called then is no matter
-            if known is not None and known != schema:
-                _check_carried(known, schema)  # first: the settings go by names
-                self._shapes.check_carried(known, schema)
-            shape = self._shapes.of(schema)
-            if not shape.is_identity:
-                shapes[table_id] = shape
-        return shapes
 
     def _was_applied(self, moves: dict[TableId, WatermarkMove], attempt: _Attempt) -> bool:
         """Whether the write whose answer was lost took place: then every position is where it was to go."""
@@ -477,32 +381,6 @@ class Applier:
     def note_lag(self, flushed: Lsn, since: datetime) -> None:
         """See `StoredProgress.note_lag`."""
         self._progress.note_lag(flushed, since)
-
-
-def _check_carried(known: TableSchema, schema: TableSchema) -> None:
-    """Raises CopiedAgain if the steps between what the destination keeps of both cannot be carried forward."""
-    before, after = as_kept(known), as_kept(schema)
-    check_carried(before, after, alterations(before, after))
-
-
-def _copied_again(known: TableSchema | None, schema: TableSchema, error: TableError) -> CopiedAgain | None:
-    """For changes that were refused, if a new copy makes them needless, and so will be the only one.
-
-    Old rows of a table without a key were sent whole until its replica identity became another one, and whether these
-    were can no longer be told. From then on the source refuses updates and deletes, or sends them without such rows.
-    """
-    was_whole = known is not None and known.is_multiset
-    if not (isinstance(error, CopyNeeded) and was_whole) or schema.is_multiset or schema.key:
-        return None
-    return CopiedAgain(
-        f"table {schema.name}: its replica identity is FULL no more, and changes of before were not yet applied",
-        table=str(schema.name),
-        hint=COPIED_AGAIN,
-    )
-
-
-def _is_described_before(schema: TableSchema, watermark: Lsn) -> bool:
-    return schema.described_at is not None and schema.described_at < watermark
 
 
 def _names(batch: Assembled, tables: Collection[TableId]) -> set[str]:
