@@ -78,6 +78,7 @@ from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.table_pattern import TableSelection
+from etl_core.values.digits import digits_told
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class TableCopier:
 
         Raises what went wrong; nothing but the table's state (DATA_SYNC) is left behind then.
         """
-        started = time.monotonic()
+        started, reason = time.monotonic(), status.error
         self._check_permission(status)
         self._wait_for_slots()
         # Other processes tell a copy that runs from one that died by this connection: it is there as long as DATA_SYNC.
@@ -206,7 +207,7 @@ class TableCopier:
             reach(COPY_STARTED, exporter)
             self._drop_slots_of_other_copies(status)
             try:
-                rows, remembered, shape = self._copy_under_snapshot(status, slot, exporter)
+                rows, remembered, shape = self._copy_under_snapshot(status, slot, exporter, reason)
                 snapshot_lsn = remembered.lsn
             except BaseException:
                 self._source.drop_if_owned(slot)
@@ -244,7 +245,7 @@ class TableCopier:
             return
 
     def _copy_under_snapshot(
-        self, status: TableStatus, slot: str, exporter: Connection
+        self, status: TableStatus, slot: str, exporter: Connection, reason: str | None
     ) -> tuple[int, Remembered, Shape]:
         created = self._source.create_slot(
             exporter,
@@ -258,7 +259,7 @@ class TableCopier:
         if created.snapshot_name is None:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
         remembered, taken_at = self._remember(status, created.snapshot_name, created.consistent_point)
-        table, shape = self._count_digits(status, *self._describe(status), created.snapshot_name)
+        table, shape = self._count_digits(status, *self._describe(status), created.snapshot_name, reason)
         with self._destination.copy(shape.target) as staging:
             keeping = _as_keeping(staging, status.name) if shape.keeps_deleted else None
             appending = _as_appending(staging, status.name) if shape.keeps_log else None
@@ -369,9 +370,12 @@ class TableCopier:
         return table, shape
 
     def _count_digits(
-        self, status: TableStatus, table: PublishedTable, shape: Shape, snapshot_name: str
+        self, status: TableStatus, table: PublishedTable, shape: Shape, snapshot_name: str, reason: str | None
     ) -> tuple[PublishedTable, Shape]:
-        """With the digits that the numerics of the snapshot have. They are asked for before anything is staged."""
+        """With the digits that the numerics of the snapshot have, or had for which the table is copied: the `reason`.
+
+        They are asked for before anything is staged.
+        """
         stored = self._store.schema(status.table_id)
         before = None if stored is None else stored[1]
         columns = self._shapes.columns_to_count(table.schema, before)
@@ -381,7 +385,10 @@ class TableCopier:
             import_snapshot(connection, snapshot_name)
             lock_table(connection, table, self._stop, wait=True)
             check_unchanged(connection, table)
-            found = count_digits(connection, table, columns, self._stop)
+            found = {**count_digits(connection, table, columns, self._stop)}
+        told = digits_told(reason, table.name)
+        if told is not None and told[0] in found:
+            found[told[0]] = found[told[0]].also(told[1])
         schema = self._shapes.decided(table.schema, before, found)
         return replace(table, schema=schema), self._shapes.of(schema)
 

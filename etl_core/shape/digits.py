@@ -79,7 +79,7 @@ def decide_digits(
             digits = Digits(digits.whole, max(digits.fraction, had))
         decided[name] = fraction_digits(digits, max(LEAST_FRACTION, had))
         if decided[name] is None:
-            raise _too_many(schema, name, digits)
+            raise _too_many(schema, name, found[name], digits.fraction)
     return with_digits(schema, decided)
 
 
@@ -109,10 +109,12 @@ def _declared(column: Column) -> Digits:
     return Digits(max(precision - scale, 0), max(scale, 0))
 
 
-def _too_many(schema: TableSchema, name: str, digits: Digits) -> TableError:
+def _too_many(schema: TableSchema, name: str, digits: Digits, fraction: int) -> TableError:
+    """`fraction` are the digits after the point that the column must have, for rows of the past as well."""
+    past = "" if fraction == digits.fraction else f", and {fraction} are kept for rows of the past"
     return TableError(
         f"column {name} of table {schema.name} holds numbers of up to {digits.whole} digits before the point and "
-        f"{digits.fraction} after it, and a DECIMAL has {DECIMAL_DIGITS} digits in all: the table is not copied",
+        f"{digits.fraction} after it{past}, and a DECIMAL has {DECIMAL_DIGITS} digits in all: the table is not copied",
         table=str(schema.name),
         hint=f"set types.numeric: varchar for column {name}, which loses nothing, or double, which rounds",
     )

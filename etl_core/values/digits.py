@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from etl_core.identifiers import TableName
 from etl_core.type_options import DECIMAL_DIGITS
 
 LEAST_FRACTION = 9
 """Digits after the point that a column has while they fit, whatever its values: most later values fit, too."""
+_CAME = re.compile(
+    r"(?P<column>.+): (?P<count>\d+) digits (?P<where>before|after) the point came, and DECIMAL\(", re.DOTALL
+)
 _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?")
 
 
@@ -18,6 +22,38 @@ class Digits:
 
     whole: int = 0
     fraction: int = 0
+
+    def also(self, other: Digits) -> Digits:
+        """Of both numbers; these alone where 38 digits do not hold both."""
+        both = Digits(max(self.whole, other.whole), max(self.fraction, other.fraction))
+        return both if both.whole + both.fraction <= DECIMAL_DIGITS else self
+
+
+def tell_more_digits(table: TableName, column: str, came: Digits, precision: int, scale: int) -> str:
+    """Why a table is copied again: a number came that its DECIMAL does not hold. `digits_told` reads it."""
+    is_fraction = came.fraction > scale
+    count, where, has = (came.fraction, "after", scale) if is_fraction else (came.whole, "before", precision - scale)
+    return (
+        f"{_told(table)}{column}: {count} digits {where} the point came, and DECIMAL({precision},{scale}) holds {has}"
+    )
+
+
+def digits_told(reason: str | None, table: TableName) -> tuple[str, Digits] | None:
+    """The column of the table, and the digits that came, of such a reason; None of another one.
+
+    The number may be gone when the table is copied for it, and come again.
+    """
+    if reason is None or not reason.startswith(_told(table)):
+        return None
+    match = _CAME.match(reason, len(_told(table)))
+    if match is None:
+        return None
+    count = int(match["count"])
+    return match["column"], Digits(fraction=count) if match["where"] == "after" else Digits(whole=count)
+
+
+def _told(table: TableName) -> str:
+    return f"table {table}: column "
 
 
 def digits_in(text: str) -> Digits:

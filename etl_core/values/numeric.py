@@ -13,6 +13,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.pg_types import numeric_precision
 from etl_core.schema.table import Column
 from etl_core.type_options import DECIMAL_DIGITS, OutOfRange
+from etl_core.values.digits import Digits, tell_more_digits
 from etl_core.values.refusal import OPTION, out_of_range, unreadable
 from etl_core.values.text import (
     Array,
@@ -108,14 +109,8 @@ def _more_digits(numbers: Array, arrow: pa.Decimal128Type, column: Column, table
             table,
             f"set types.numeric: varchar for column {column.name}, which loses nothing, or double, which rounds",
         )
-    held = arrow.precision - arrow.scale
-    where, came, has = ("after", fraction, arrow.scale) if fraction > arrow.scale else ("before", whole, held)
-    return CopiedAgain(
-        f"table {table}: column {column.name}: {came} digits {where} the point came, and "
-        f"DECIMAL({arrow.precision},{arrow.scale}) holds {has}",
-        table=str(table),
-        hint=COPIED_AGAIN,
-    )
+    told = tell_more_digits(table, column.name, Digits(whole, fraction), arrow.precision, arrow.scale)
+    return CopiedAgain(told, table=str(table), hint=COPIED_AGAIN)
 
 
 def load_float8(text: Array, arrow: pa.DataType, column: Column, table: TableName) -> Array:

@@ -131,7 +131,10 @@ class DuckDBDialect(Dialect):
         if same is not None or not (_EXACT.fullmatch(stored) and _EXACT.fullmatch(wanted)):
             return same
         cast = sql.SQL("TRY_CAST({} AS {})").format(value, sql.SQL(wanted))
-        return sql.SQL("CASE WHEN TRY_CAST({} AS {}) = {} THEN {} END").format(cast, sql.SQL(stored), value, cast)
+        back: Query = sql.SQL("TRY_CAST({} AS {})").format(cast, sql.SQL(stored))
+        if stored == "VARCHAR" and wanted.startswith("DECIMAL"):
+            value, back = _without_last_zeros(value), _without_last_zeros(back)  # which a DECIMAL does not tell apart
+        return sql.SQL("CASE WHEN {} = {} THEN {} END").format(back, value, cast)
 
     def told_apart(self, value: Query, column: Column) -> Query | None:
         return sql.SQL("CAST({} AS VARCHAR)").format(value) if _ALIKE.search(duckdb_type(column)) else None
@@ -144,6 +147,10 @@ class DuckDBDialect(Dialect):
 
     def load_attnums(self, stored: Any) -> Mapping[str, int]:
         return {entry["name"]: entry["attnum"] for entry in stored}
+
+
+def _without_last_zeros(text: Query) -> Query:
+    return sql.SQL("CASE WHEN contains({t}, '.') THEN rtrim(rtrim({t}, '0'), '.') ELSE {t} END").format(t=text)
 
 
 DIALECT = DuckDBDialect()

@@ -161,7 +161,8 @@ class StagedCopy(Generic[SessionT]):
         if additions.columns:
             session.execute(statements.drop(kept))
         book.put_table(schema, watermark)
-        histories.copied(schema, stays, watermark, is_ordered=is_ordered)
+        has_keys = before is not None and before.has_keys
+        histories.copied(schema, stays, watermark, is_ordered=is_ordered, has_keys=has_keys)
         histories.bring(schema, schema.name)
         return loaded
 

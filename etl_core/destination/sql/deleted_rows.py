@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import LiteralString
 
@@ -16,10 +16,12 @@ from etl_core.destination.sql.additions import StoredColumn
 from etl_core.destination.sql.bookkeeping import StoredTable
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
+from etl_core.destination.sql.type_change import TypeChange
 from etl_core.destination.sql.versions import rename_unchanged
+from etl_core.errors import TableError
 from etl_core.lsn import Lsn
 from etl_core.schema.alterations import origins
-from etl_core.schema.change_log import LSN, SEQ
+from etl_core.schema.change_log import LSN, SEQ, told_by
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values.arrow import arrow_schema
@@ -89,21 +91,38 @@ class RowsToKeep:
         present = {column.name: column.type for column in session.columns(before.name)}
         origin = origins({name: attnum for name, attnum in before.attnums.items() if name in present}, schema.columns)
         carried = {name: there for name, there in origin.items() if name not in kept.changed}
+        self.has_keys = _are_kept(dialect, schema, carried, present, told_by(schema))
+        lost = _lost(dialect, schema, carried, present)
         create = sql.SQL("CREATE TEMPORARY TABLE {} AS ").format(self._aside)
         if isinstance(kept, LoggedCopy):
-            values = _list(", ", _carried(dialect, schema, carried, present, added))
+            values = _list(", ", [*_carried(dialect, schema, carried, present, added), *_flags(lost)])
             session.execute(create + _before_copy(old, values, watermark, is_streamed=before.lsn is not None))
+            self._check_kept(schema, lost)
             now = {there: name for name, there in origin.items()}
             rename = rename_unchanged(dialect, self._aside, {**dict.fromkeys(before.attnums), **now})
             if rename is not None:
                 session.execute(rename)
             return
-        rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added)
+        rows = _carried_rows(dialect, old, schema, carried, present, kept.deleted_at, added, lost)
         keys = [schema.column(name) for name in schema.key]
         only = (batch.select([column.name for column in keys]) for batch in copied(arrow_schema(schema)))
         handed_over = (dialect.arrow_batch(batch, keys, schema.name) for batch in only)
-        query = create + _without(dialect, rows, self._names, keys)
+        query = create + _without(dialect, rows, [*self._names, *map(_flag, lost)], keys)
         session.execute_with(query, pa.RecordBatchReader.from_batches(dialect.arrow_schema(keys), handed_over))
+        self._check_kept(schema, lost)
+
+    def _check_kept(self, schema: TableSchema, lost: Mapping[str, Query]) -> None:
+        """Raises TableError if numbers that stay would be lost: the person has not asked for these digits."""
+        for name in lost:
+            query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(self._aside, sql.Identifier(_flag(name)))
+            rows = self._session.fetch(query)[0][0]
+            if rows:
+                raise TableError(
+                    f"column {name} of table {schema.name}: {rows} of the rows that the destination keeps have numbers"
+                    " of more digits than its new type has, which the rows of now need: the table is not copied",
+                    table=str(schema.name),
+                    hint=f"set types.numeric: varchar for column {name}, which loses nothing",
+                )
 
     def insert_into(self, table: Query) -> None:
         self._session.execute(statements.insert_all(table, self._names, self._aside))
@@ -118,12 +137,13 @@ def _carried_rows(
     present: Mapping[str, str],
     moment: datetime,
     added: Sequence[StoredColumn],
+    lost: Mapping[str, Query],
 ) -> Query:
     """The rows of `old` in the columns of `schema`, the deleted ones and those that are so as of `moment`.
 
-    A last column, `_WAS_DELETED`, tells them apart.
+    A last column, `_WAS_DELETED`, tells them apart; before it are flags of what is `lost`.
     """
-    chosen = _carried(dialect, schema, carried, present, added, moment)
+    chosen = [*_carried(dialect, schema, carried, present, added, moment), *_flags(lost)]
     was = carried.get(DELETED_AT.name)
     is_deleted = sql.SQL("FALSE") if was is None else sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", was))
     chosen.append(sql.SQL("{} AS {}").format(is_deleted, _WAS_DELETED))
@@ -161,6 +181,45 @@ def _carried(
             value = sql.SQL("coalesce({}, {})").format(value, _timestamp(dialect, moment))
         chosen.append(sql.SQL("{} AS {}").format(value, sql.Identifier(column.name)))
     return [*chosen, *(sql.Identifier("t", column.name) for column in added)]
+
+
+def _lost(
+    dialect: Dialect, schema: TableSchema, carried: Mapping[str, str], present: Mapping[str, str]
+) -> dict[str, Query]:
+    """By column whose digits a copy decided: whether a row of the old table, t, has a value that is not carried."""
+    conditions: dict[str, Query] = {}
+    for column in schema.columns:
+        there = carried.get(column.name)
+        if column.fraction_digits is None or there is None:
+            continue
+        held = sql.Identifier("t", there)
+        value = dialect.carried(held, present[there], column)
+        is_not = sql.SQL("TRUE") if value is None else sql.SQL("{} IS NULL").format(value)
+        conditions[column.name] = sql.SQL("{} IS NOT NULL AND {}").format(held, is_not)
+    return conditions
+
+
+def _flag(name: str) -> str:
+    return f"etl$lost${name}"
+
+
+def _flags(lost: Mapping[str, Query]) -> list[Query]:
+    return [sql.SQL("{} AS {}").format(condition, sql.Identifier(_flag(name))) for name, condition in lost.items()]
+
+
+def _are_kept(
+    dialect: Dialect,
+    schema: TableSchema,
+    carried: Mapping[str, str],
+    present: Mapping[str, str],
+    names: Collection[str],
+) -> bool:
+    """Whether the old table's rows have what they had in these columns."""
+    return all(
+        name in carried
+        and dialect.type_change(present[carried[name]], schema.column(name)) in (TypeChange.NONE, TypeChange.GROWS)
+        for name in names
+    )
 
 
 def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence[Column]) -> Query:

@@ -66,10 +66,12 @@ class Histories:
                 hint=f"{hint}, or give {table} write_mode append; then: etl resync {schema.name}",
             )
 
-    def copied(self, schema: TableSchema, before: StoredTable | None, watermark: Lsn, *, is_ordered: bool) -> None:
+    def copied(
+        self, schema: TableSchema, before: StoredTable | None, watermark: Lsn, *, is_ordered: bool, has_keys: bool
+    ) -> None:
         """A copy was published. `before` is the table whose rows stay, None where none do.
 
-        `is_ordered` tells whether none of these is beyond the copy.
+        `is_ordered` tells whether none of these is beyond the copy, `has_keys` whether they have the keys they had.
         """
         stored = {(table.pipeline, table.table_id) for table in self._book.all_tables()}
         for other in self._known():
@@ -83,7 +85,7 @@ class Histories:
         since: Lsn | None = watermark
         if before is not None and log is not None:
             numbers = told_by_numbers({column.name: column.attnum for column in schema.columns})
-            if log.since is None or told_by_numbers(before.attnums) == numbers:
+            if log.since is None or (has_keys and told_by_numbers(before.attnums) == numbers):
                 since = log.since if log.since is None else min(log.since, watermark)
         if not is_ordered:
             since = None

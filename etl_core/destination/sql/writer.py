@@ -96,7 +96,7 @@ class TableWriter:
             return
         described = self._session.columns(self._name)
         present = {column.name: column.type for column in described}
-        self._check_ours(present)
+        self._check_ours(schema.name, present)
         self._foreign = tuple(column for column in described if column.name not in self._attnums)
         plan = Plan(self._dialect, schema, self._attnums, present)
         if plan:
@@ -108,15 +108,18 @@ class TableWriter:
         self._attnums = {c.name: c.attnum or self._attnums.get(c.name, 0) for c in schema.columns}
         self._schema = schema
 
-    def _check_ours(self, present: Mapping[str, str]) -> None:
-        """Raises TableError if a column of ours is gone: a new one in its place would be empty."""
+    def _check_ours(self, name: TableName, present: Mapping[str, str]) -> None:
+        """Raises TableError if a column of ours is gone: a new one in its place would be empty.
+
+        `name` is what the pipeline calls the table, which may not have come to that name here.
+        """
         gone = [name for name in self._attnums if name not in present]
         if gone:
             raise TableError(
                 f"{self._name} has no column {', '.join(gone)} in {self._dialect.product} any more: it was dropped or "
                 "renamed there",
-                table=str(self._name),
-                hint=f"copy the table again, which makes the column anew: etl resync {self._name}",
+                table=str(name),
+                hint=f"copy the table again, which makes the column anew: etl resync {name}",
             )
 
     @property

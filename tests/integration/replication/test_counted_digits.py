@@ -272,3 +272,54 @@ def test_a_table_that_an_older_version_copied_keeps_its_text(lab: Lab) -> None:
         ("5", "5", 5, [Decimal("1e-11")], True),
     ]
     assert [one.is_equal for one in pipeline.verify()] == [True, True]
+
+
+def test_a_number_that_is_gone_when_its_table_is_copied(lab: Lab) -> None:
+    """Its digits are what the copy is made for: it may come again, and its log is to have it."""
+    modes = {"mirror": {}, "log": {"write_mode": "append"}}
+    for table in modes:
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, a numeric); INSERT INTO {table} VALUES (0, 1)")
+    lab.publish()
+    pipeline = lab.synced(tables=read_tables("tables", modes))
+    for digits in (13, 14, 12, 14):
+        for table in modes:
+            lab.execute(f"UPDATE {table} SET a = round(1/3.0, {digits}); UPDATE {table} SET a = 1")
+        for _ in range(2):
+            lab.caught_up(pipeline)
+            pipeline.stop.clear()
+            for outcome in pipeline.sync():
+                assert not isinstance(outcome, EtlError), outcome
+    assert [one.is_equal for one in pipeline.verify()] == [True, True]
+    copies = [name for name, state in pipeline.observer.states if state is TableState.FINISHED_COPY]
+    assert (copies.count("log"), stored(lab, "log")["a"]) == (3, "DECIMAL(38,14)")
+    assert (copies.count("mirror"), stored(lab, "mirror")["a"]) == (1, "DECIMAL(38,9)"), "it never gets such a number"
+    [(logged,)] = lab.rows("SELECT count(*) FROM public.log WHERE _etl_op = 'update'")
+    assert logged == 4
+
+
+def test_numbers_of_the_past_stay_or_the_table_is_not_copied(lab: Lab) -> None:
+    """The state of the table is lost, with it what the destination has; today's rows need fewer digits."""
+    modes = {"log": "append", "past": "history", "deleted": "soft_delete"}
+    named = {f"{table}_{values}": {"write_mode": mode} for table, mode in modes.items() for values in ("few", "many")}
+    for table in named:
+        lab.execute(
+            f"CREATE TABLE {table} (id int PRIMARY KEY, a numeric, b numeric[]);"
+            f"INSERT INTO {table} VALUES (1, 1.10), (2, 2), (3, {'0.5' if table.endswith('few') else '0.123456789012'})"
+        )
+    lab.publish()
+    texts = {table: {**said, "types": {"numeric": "varchar"}} for table, said in named.items()}
+    pipeline = lab.synced(tables=read_tables("tables", {**texts, "log_many": named["log_many"]}))
+    for table in named:
+        lab.execute(f"DELETE FROM {table} WHERE id > 1")
+    lab.caught_up(pipeline)
+    pipeline.teardown()
+    again = lab.pipeline(tables=read_tables("tables", named))
+    again.sync()
+    told = {name: str(error) for name, error in again.observer.errors.items()}
+    assert told.keys() == {table for table in named if table.endswith("many")}
+    for table in named:
+        values = {None if value is None else Decimal(value) for (value,) in lab.rows(f"SELECT a FROM public.{table}")}
+        kept = Decimal("0.123456789012") if table in told else Decimal("0.5")
+        assert {Decimal("1.1"), Decimal(2), kept} <= values, table
+        if table in told:
+            assert f"column a of table public.{table}: 1 of the rows that the destination keeps" in told[table]

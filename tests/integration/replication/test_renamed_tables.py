@@ -90,7 +90,9 @@ def names_differ(lab: Lab, pipeline: Watched) -> bool:
     if any(source.get(table_id, name) != name for table_id, name in kept.items()):
         return True
     rows = lab.rows("SELECT schema_name, table_name FROM duckdb_tables()")
-    return any(is_aside(TableName(*row)) for row in rows)
+    # Those of dropped tables whose names were taken stay where they are.
+    ours = tuple(f"${table_id}" for table_id in kept)
+    return any(is_aside(TableName(*row)) and row[1].endswith(ours) for row in rows)
 
 
 def until_equal(lab: Lab, pipeline: Watched) -> None:
