@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etl_core.values.text import Array, one_text, view_buffer
+from etl_core.values.text import Array, one_text, own_bytes, view_buffer
 
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 _BYTES = 16 << 20
@@ -44,11 +44,8 @@ def _escaped(column: Array) -> Array:
     if not pa.types.is_string(column.type):
         return column.cast(pa.large_string())
     texts = column.cast(pa.large_string())
-    data = column.buffers()[2]
-    present = np.zeros(256, np.bool_)
-    if data is not None:
-        present[:128] = np.bincount(view_buffer(data, np.uint8), minlength=128)[:128] > 0
+    data = own_bytes(column)
     for character, escape in _ESCAPES:
-        if present[ord(character)]:
+        if (data == ord(character)).any():
             texts = pc.replace_substring(texts, character, escape)
     return texts
