@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 
 from etl_core.batch import TableChanges, WriteBatch
 from etl_core.destination.postgres.destination import PostgresDestination
+from etl_core.destination.postgres.lines import copy_lines
 from etl_core.errors import (
     ConfigError,
     DestinationUnavailable,
@@ -24,10 +26,13 @@ from etl_core.errors import (
     WatermarkConflict,
 )
 from etl_core.lsn import Lsn
+from etl_core.schema import pg_types
+from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.testing.destination_multiset_suite import multiset
 from etl_core.testing.destination_tables import INT4, TEXT, batch, changes, contents, orders, publish, table
 from etl_core.testing.postgres import Database
+from etl_core.values.text import is_utf8, own_bytes
 
 PATIENCE = 300.0
 ROW = (1, "a", "b", 1)
@@ -281,3 +286,34 @@ def test_a_session_that_the_server_ended_is_made_anew(destination: PostgresDesti
     )
     destination.write(batch(changes(orders(), inserts=[(2, "c", "d", 2)]), expected=100, new=200))
     assert destination.positions().tables == {orders().table_id: Lsn(200)}
+
+
+def test_it_can_be_published_further(destination: PostgresDestination, database: Database) -> None:
+    database.execute("CREATE PUBLICATION downstream FOR ALL TABLES")
+    lines, kept = multiset(), table("kept", *orders().columns, DELETED_AT, table_id=16_500)
+    odd = table("odd", Column("key", PgType(pg_types.JSON, "json")), table_id=16_600, key=("key",))
+    for _ in range(2):
+        publish(destination, orders(), [ROW])
+        publish(destination, lines, [("a", 1)])
+        publish(destination, kept, [(*ROW, None)])
+        publish(destination, odd, [("1",)])
+    parts = (
+        changes(orders(), upserts=[(1, "x", "y", 2)]),
+        changes(lines, removals=[("a", 1)]),
+        changes(kept, upserts=[(1, "x", "y", 2, None)]),
+        changes(odd, deletes=[("1",)]),
+    )
+    destination.write(batch(*parts, expected=100, new=200))
+    publish(destination, orders(16_500, "kept"), [ROW], watermark=200)  # its primary key comes, and goes
+    publish(destination, kept, [(*ROW, None)], watermark=200)
+    destination.write(batch(changes(kept, upserts=[(1, "x", "y", 2, None)]), expected=200, new=300))
+    destination.forget(orders().table_id)
+
+
+def test_columns_that_share_memory_cost_what_they_hold() -> None:
+    shared = pa.array(["\\" * 1000, "\u00e9" * 1000, "plain", None, "a\tb"])
+    assert own_bytes(shared.slice(2, 1)).tobytes() == b"plain"
+    assert own_bytes(shared.slice(3)).tobytes() == b"a\tb"
+    assert is_utf8(shared.slice(2))
+    rows = pa.RecordBatch.from_arrays([shared.slice(2, 2), shared.slice(3, 2)], names=["a", "b"])
+    assert b"".join(copy_lines(rows)) == b"plain\t\\N\n\\N\ta\\tb\n"

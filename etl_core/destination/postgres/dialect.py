@@ -40,7 +40,7 @@ class PostgresDialect(Dialect):
         """
         CREATE TABLE IF NOT EXISTS {watermarks} (
             pipeline text NOT NULL, table_id bigint NOT NULL, namespace text NOT NULL, name text NOT NULL,
-            lsn numeric(20), attnums jsonb NOT NULL, updated_at timestamptz NOT NULL, UNIQUE (namespace, name))
+            lsn numeric(20), attnums jsonb NOT NULL, updated_at timestamptz NOT NULL, PRIMARY KEY (namespace, name))
         """,
         """
         CREATE TABLE IF NOT EXISTS {streams} (

@@ -105,6 +105,8 @@ class PostgresSession(Session):
         there = {column.name: column.type for column in self.columns(schema.name)}
         if not there:
             self.execute(tables.create(self._dialect, table, schema.columns))
+            if not tables.has_primary_key(self._dialect, schema):
+                self.execute(tables.identify_by_row(table))
         else:
             theirs = {column.name for column in additions.columns}
             self._check_references(schema.name)
@@ -112,7 +114,7 @@ class PostgresSession(Session):
             for index in self._keys(schema.name):
                 is_key = index.is_on(schema.key) and tables.is_unique(schema)
                 if index.is_primary and theirs.isdisjoint(index.columns) and not is_key:
-                    self._drop_key(schema.name, index)
+                    self._drop_key(schema, index)
             for statement in tables.alter(self._dialect, table, schema.columns, there, theirs):
                 self.execute(statement)
         yield table
@@ -128,7 +130,7 @@ class PostgresSession(Session):
         if not schema.key or any(index.is_on(schema.key) and (index.is_primary or not is_primary) for index in found):
             return
         if primary is not None and is_primary:
-            self._drop_key(schema.name, primary)
+            self._drop_key(schema, primary)
         statement = tables.add_key(self._dialect, schema, is_primary=is_primary)
         if statement is not None:
             self.execute(statement)
@@ -137,9 +139,12 @@ class PostgresSession(Session):
         found = self._connection.execute(tables.INDEXES, (name.namespace, name.name)).fetchall()
         return [tables.Index(*row) for row in found]
 
-    def _drop_key(self, name: TableName, index: tables.Index) -> None:
-        for statement in tables.drop_key(self.identifier(name.namespace, name.name), index):
+    def _drop_key(self, schema: TableSchema, index: tables.Index) -> None:
+        table = self.identifier(schema.name.namespace, schema.name.name)
+        for statement in tables.drop_key(table, index):
             self.execute(statement)
+        if not tables.has_primary_key(self._dialect, schema):
+            self.execute(tables.identify_by_row(table))
 
     def _check_references(self, name: TableName) -> None:
         """Raises TableError for a foreign key by which the deleted half of an update would change a person's rows."""

@@ -126,6 +126,16 @@ def add_key(dialect: PostgresDialect, schema: TableSchema, *, is_primary: bool) 
     return query.format(table, names)
 
 
+def has_primary_key(dialect: PostgresDialect, schema: TableSchema) -> bool:
+    """Whether the pipeline gives the table a primary key."""
+    return is_unique(schema) and add_key(dialect, schema, is_primary=True) is not None
+
+
+def identify_by_row(table: Query) -> Query:
+    """Without it PostgreSQL refuses updates and deletes of a published table that has no primary key."""
+    return sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(table)
+
+
 def drop_key(table: Query, index: Index) -> list[Query]:
     """The statements that drop a primary key, and the NOT NULL that it leaves behind."""
     made: list[Query] = [sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, sql.Identifier(index.name))]
