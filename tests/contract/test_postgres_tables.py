@@ -20,7 +20,9 @@ from etl_core.destination.postgres.destination import PostgresDestination
 from etl_core.destination.postgres.lines import copy_lines
 from etl_core.errors import (
     ConfigError,
+    DestinationError,
     DestinationUnavailable,
+    EtlError,
     TableError,
     ValueOutOfRange,
     WatermarkConflict,
@@ -30,7 +32,7 @@ from etl_core.schema import pg_types
 from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.testing.destination_multiset_suite import multiset
-from etl_core.testing.destination_tables import INT4, TEXT, batch, changes, contents, orders, publish, table
+from etl_core.testing.destination_tables import INT4, TEXT, array_of, batch, changes, contents, orders, publish, table
 from etl_core.testing.postgres import Database
 from etl_core.values.text import is_utf8, own_bytes
 
@@ -227,6 +229,92 @@ def test_a_foreign_key_that_would_delete_rows_of_people_stops_its_table(
         with pytest.raises(TableError, match=r"notes_id_fkey of public\.notes .* refers to public\.orders"):
             work()
     assert database.execute("SELECT * FROM notes") == [(1,)]
+
+
+def test_a_table_that_inherits_from_ours_loses_no_row(destination: PostgresDestination, database: Database) -> None:
+    publish(destination, orders(), [ROW])
+    database.execute("CREATE TABLE archive () INHERITS (orders); INSERT INTO archive VALUES (1, 'old', 'old', 1)")
+    for work in (
+        lambda: destination.write(batch(changes(orders(), upserts=[(1, "x", "y", 2)]), expected=100, new=200)),
+        lambda: publish(destination, orders(), [ROW], watermark=300),
+    ):
+        with pytest.raises(TableError, match=r"public\.archive inherits from public\.orders") as caught:
+            work()
+        assert "NO INHERIT" in str(caught.value.hint)
+    assert database.execute("SELECT * FROM archive") == [(1, "old", "old", 1)]
+
+
+_TRIGGER = """
+CREATE TABLE audit (id bigint UNIQUE DEFERRABLE INITIALLY DEFERRED);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql {} AS 'BEGIN INSERT INTO audit VALUES (7); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER noted AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "error"),
+    [
+        ("ALTER TABLE orders ADD CONSTRAINT mine UNIQUE (amount) INITIALLY DEFERRED", TableError, "constraint mine"),
+        (
+            "CREATE TABLE sizes (n int PRIMARY KEY); INSERT INTO sizes VALUES (1);"
+            "ALTER TABLE orders ADD CONSTRAINT mine FOREIGN KEY (amount) REFERENCES sizes INITIALLY DEFERRED",
+            TableError,
+            "constraint mine",
+        ),
+        (_TRIGGER.format(""), TableError, "a trigger of public.orders"),
+        (_TRIGGER.format("SET search_path = public"), DestinationError, "waits for COMMIT"),
+    ],
+)
+def test_what_waits_for_the_commit_stops_its_table_alone(
+    destination: PostgresDestination, database: Database, made: str, kind: type[EtlError], error: str
+) -> None:
+    publish(destination, orders(), [ROW])
+    database.execute(made)
+    wrong = [(2, "x", "y", 2), (3, "x", "y", 2)]
+    for work in (
+        lambda: destination.write(batch(changes(orders(), inserts=wrong), expected=100, new=200)),
+        lambda: publish(destination, orders(), wrong, watermark=300),
+    ):
+        with pytest.raises(kind, match=error) as caught:
+            work()
+        assert type(caught.value) is kind
+    assert contents(destination, orders()) == {ROW: 1}
+    assert destination.positions().tables == {orders().table_id: Lsn(100)}
+
+
+def test_a_deferred_foreign_key_sees_the_whole_batch(destination: PostgresDestination, database: Database) -> None:
+    sizes = table("sizes", Column("n", INT4, nullable=False), table_id=16_500, key=("n",))
+    publish(destination, sizes, [(1,)])
+    publish(destination, orders(), [ROW])
+    database.execute("ALTER TABLE orders ADD FOREIGN KEY (amount) REFERENCES sizes INITIALLY DEFERRED")
+    parts = (changes(orders(), inserts=[(2, "x", "y", 2)]), changes(sizes, upserts=[(1,)], inserts=[(2,)]))
+    destination.write(batch(*parts, expected=100, new=200))
+    with pytest.raises(TableError) as caught:
+        destination.write(batch(changes(sizes, deletes=[(1,)]), expected=200, new=300))
+    assert caught.value.table == "public.sizes"
+
+
+def test_a_limit_that_one_table_meets_stops_it_alone(destination: PostgresDestination, database: Database) -> None:
+    lines = multiset()
+    rows = [(f"r{number}", number) for number in range(20_000)]
+    publish(destination, lines, rows)
+    [(name,)] = database.execute("SELECT quote_ident(current_database())")
+    database.execute(
+        f"ALTER DATABASE {name} SET temp_file_limit = '128kB'; ALTER DATABASE {name} SET work_mem = '64kB'"
+    )
+    destination.close()
+    with pytest.raises(TableError, match="temp_file_limit"):
+        destination.write(batch(changes(lines, removals=rows), expected=100, new=200))
+
+
+def test_settings_of_the_database_change_no_value(destination: PostgresDestination, database: Database) -> None:
+    [(name,)] = database.execute("SELECT quote_ident(current_database())")
+    database.execute(f"ALTER DATABASE {name} SET array_nulls = off")
+    destination.close()
+    schema = table("t", Column("id", INT4), Column("a", array_of(1009, TEXT)))
+    publish(destination, schema, [(1, ["x", None])])
+    assert database.execute("SELECT a[2] IS NULL FROM t") == [(True,)]
 
 
 def _mood(database: Database) -> str:

@@ -14,13 +14,15 @@ from typing import Literal
 import psycopg
 from psycopg import IsolationLevel
 
-from etl_core.destination.postgres.failures import explain, unavailable
+from etl_core.destination.postgres.failures import explain, explain_commit, unavailable
 from etl_core.errors import ConfigError, DestinationError, SourceRefused, SourceUnavailable
 from etl_core.source.connection import Connection, connect
 
 _KEPT = 2
 # Readers and others wait behind a lock that is waited for. The work is tried again after it.
 _LOCK_TIMEOUT = "SET lock_timeout = '30s'"
+# Where it is off, NULL in an array is read as the word.
+_NULLS = "SET array_nulls = on"
 # What was reported as committed must be there after a crash of the server.
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
@@ -43,15 +45,17 @@ class Server:
         One that reads sees one state. Raises DestinationUnavailable, DestinationError.
         """
         connection = self._take()
+        explained = explain
         try:
             is_reading = mode == "read"
             connection.isolation_level = IsolationLevel.REPEATABLE_READ if is_reading else IsolationLevel.READ_COMMITTED
             connection.read_only = is_reading
             yield connection
+            explained = explain_commit
             connection.commit()
         except psycopg.Error as error:
             self._drop(connection, is_lost=connection.closed or isinstance(error, psycopg.OperationalError))
-            raise explain(error) from None
+            raise explained(error) from None
         except BaseException:
             self._drop(connection, is_lost=connection.closed)
             raise
@@ -71,6 +75,7 @@ class Server:
             ) from None
         try:
             connection.execute(_LOCK_TIMEOUT)
+            connection.execute(_NULLS)
             connection.execute(_DURABLE)
             connection.autocommit = False
         except psycopg.Error as error:

@@ -25,7 +25,8 @@ UNIQUE_VIOLATION = "23505"
 ABSENT = frozenset({"42P01", "42703", "3F000"})
 """A table, column or schema is not there."""
 
-_FULL = frozenset({"53100", "53400"})
+_LIMIT = "53400"
+_FULL = frozenset({"53100", _LIMIT})
 _READ_ONLY = "25006"
 _NO_RIGHT = "42501"
 _NOT_SUPPORTED = "0A000"
@@ -68,6 +69,17 @@ def explain(error: psycopg.Error) -> EtlError:
     )
 
 
+def explain_commit(error: psycopg.Error) -> EtlError:
+    """The error for a failure of COMMIT, where constraints and triggers that people deferred may refuse."""
+    state = error.sqlstate or ""
+    if state[:2] in ("22", "23", "42") or state in ABSENT:
+        return DestinationError(
+            f"a constraint or trigger of the destination's PostgreSQL that waits for COMMIT refused (SQLSTATE {state})",
+            hint="drop it there, or have it checked at once: its log has the statement",
+        )
+    return explain(error)
+
+
 def unavailable(error: EtlError) -> DestinationUnavailable:
     """What is said of the source's server, of the destination's."""
     hint = error.hint if isinstance(error, SourceUnavailable) else None
@@ -108,7 +120,21 @@ def explain_table(error: psycopg.Error, name: TableName) -> EtlError:
             table=str(name),
             hint=f"drop the index there, {again}",
         )
+    if state == _LIMIT:
+        return TableError(
+            f"the changes of {name} need more of the destination's PostgreSQL than a limit allows:"
+            f" {error.diag.message_primary}",
+            table=str(name),
+            hint=f"raise the limit for the destination's user (temp_file_limit), {again}",
+        )
     if state in ABSENT or state[:2] == "42":
+        if error.diag.internal_query is not None:
+            return TableError(
+                f"a trigger of {name} in the destination's PostgreSQL failed (SQLSTATE {state})",
+                table=str(name),
+                hint="its log has the statement; the function needs SET search_path, as nothing is found without a"
+                " schema here",
+            )
         if state == _NO_RIGHT:
             return TableError(
                 f"the destination's PostgreSQL refused to write {name}: {error.diag.message_primary}",

@@ -35,6 +35,8 @@ class PostgresSession(Session):
     def __init__(self, connection: Connection, dialect: PostgresDialect) -> None:
         self._connection = connection
         self._dialect = dialect
+        self._deferred: dict[TableName, list[Query]] | None = None
+        """The constraints that COMMIT would check, by their tables."""
 
     def identifier(self, *names: str) -> Query:
         return sql.Identifier(*names)
@@ -147,16 +149,32 @@ class PostgresSession(Session):
             self.execute(tables.identify_by_row(table))
 
     def _check_references(self, name: TableName) -> None:
-        """Raises TableError for a foreign key by which the deleted half of an update would change a person's rows."""
-        found = self._connection.execute(tables.REFERENCES, (name.namespace, name.name)).fetchall()
+        """Raises TableError for a table of a person's whose rows the deleted half of an update would change."""
+        found = self._connection.execute(tables.REFERENCES, (name.namespace, name.name) * 2).fetchall()
         if found:
             (constraint, table), *_ = found
+            if constraint is None:
+                raise TableError(
+                    f"{table} inherits from {name} in PostgreSQL: its rows would be deleted with those of {name}",
+                    table=str(name),
+                    hint=f"ALTER TABLE {table} NO INHERIT {name}, then: etl resync {name}",
+                )
             raise TableError(
                 f"foreign key {constraint} of {table} in PostgreSQL refers to {name} with ON DELETE CASCADE or SET: a"
                 " changed row is deleted and inserted, which would change the rows there",
                 table=str(name),
                 hint=f"ALTER TABLE {table} DROP CONSTRAINT {constraint}, then: etl resync {name}",
             )
+
+    def check_deferred(self, name: TableName) -> None:
+        """See Session. At COMMIT nothing would say which table is at fault."""
+        if self._deferred is None:
+            self._deferred = {}
+            for namespace, table, *constraint in self._connection.execute(tables.DEFERRED):
+                self._deferred.setdefault(TableName(namespace, table), []).append(sql.Identifier(*constraint))
+        if name in self._deferred:
+            names = sql.SQL(", ").join(self._deferred[name])
+            self.execute(sql.SQL("SET CONSTRAINTS {} IMMEDIATE").format(names))
 
     def rename(self, before: TableName, name: TableName) -> int:
         """See Session. Views and whatever else uses the table go on to do so."""

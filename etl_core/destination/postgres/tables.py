@@ -51,11 +51,27 @@ JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
 """
+# Rows of tables that inherit from it would be deleted with its own.
 REFERENCES = """
+SELECT NULL, i.inhrelid::regclass::text FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class c ON c.oid = i.inhparent
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s AND c.relkind = 'r'
+UNION ALL
 SELECT k.conname::text, k.conrelid::regclass::text FROM pg_catalog.pg_constraint k
 JOIN pg_catalog.pg_class c ON c.oid = k.confrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')
+"""
+
+# A foreign key is one of both its tables; constraint triggers are among the constraints.
+DEFERRED = """
+SELECT DISTINCT n.nspname::text, c.relname::text, s.nspname::text, k.conname::text FROM pg_catalog.pg_constraint k
+JOIN pg_catalog.pg_namespace s ON s.oid = k.connamespace
+CROSS JOIN LATERAL (VALUES (k.conrelid), (k.confrelid)) AS r (id)
+JOIN pg_catalog.pg_class c ON c.oid = r.id
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE k.condeferred
 """
 
 

@@ -81,6 +81,7 @@ class StagedCopy(Generic[SessionT]):
         with self._database.transaction() as session:
             with session.table_errors(name):
                 loaded = self._load(session, watermark, kept)
+                session.check_deferred(name)
             check_count(name, loaded, expected)  # in the transaction, which leaves the old table then
         return loaded
 

@@ -160,6 +160,9 @@ class SqlDestination(ABC, Generic[SessionT]):
             if schema is not None and schema.history:
                 with session.table_errors(schema.name):
                     histories.bring(schema, writer.name)
+        for writer in writers.values():
+            with session.table_errors(writer.name):
+                session.check_deferred(writer.name)
         return changed
 
     def _place(self, session: SessionT, schema: TableSchema) -> TableName:

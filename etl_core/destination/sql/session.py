@@ -112,6 +112,9 @@ class Session(ABC):
     def settle_key(self, schema: TableSchema) -> None:  # noqa: B027
         """Told when the table of that name has the columns of `schema`, for a product whose tables have keys."""
 
+    def check_deferred(self, name: TableName) -> None:  # noqa: B027
+        """Told when the table has all its rows, for a product that would check some constraints at COMMIT only."""
+
     def will_store(self, rows: pa.Table) -> None:  # noqa: B027 - most products need not know
         """Told before rows are stored, for a product that chooses how by their sizes."""
 
