@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from etl_core.batch import TableChanges, WriteBatch
 from etl_core.destination.postgres.destination import PostgresDestination
@@ -29,10 +31,25 @@ from etl_core.errors import (
 )
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
+from etl_core.schema.change_log import EACH_ROW, old_value
 from etl_core.schema.deleted_rows import DELETED_AT
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.testing.destination_multiset_suite import multiset
-from etl_core.testing.destination_tables import INT4, TEXT, array_of, batch, changes, contents, orders, publish, table
+from etl_core.testing.destination_tables import (
+    INT4,
+    INT8,
+    TEXT,
+    array_of,
+    batch,
+    changes,
+    comparable,
+    contents,
+    numeric_modifier,
+    orders,
+    publish,
+    rows,
+    table,
+)
 from etl_core.testing.postgres import Database
 from etl_core.values.text import is_utf8, own_bytes
 
@@ -342,6 +359,105 @@ def test_a_type_that_is_not_there_is_text_until_the_copy_after_it_came(
     database.execute("ALTER TYPE public.mood ADD VALUE 'glad'")
     destination.write(batch(changes(schema, inserts=[(3, "glad")]), expected=300, new=400))
     assert contents(destination, schema) == {(1, "sad"): 1, (2, "sad"): 1, (3, "glad"): 1}
+
+
+_NUMERIC = PgType(pg_types.NUMERIC, "numeric")
+_TYPES = """
+CREATE DOMAIN public.price AS money; CREATE TYPE public.offer AS (what text, amount money);
+CREATE TYPE public.pair AS (a int, b int); CREATE DOMAIN public.tax AS numeric(12,2);
+CREATE DOMAIN public.rate AS numeric(12,5); CREATE DOMAIN public.given AS int NOT NULL;
+CREATE TYPE public.size AS ENUM ('S', 'M'); CREATE TYPE public.color AS ENUM ('red');
+CREATE TYPE public.span AS RANGE (subtype = numeric);
+"""
+
+
+def _composite(name: str, *attributes: Column) -> PgType:
+    return PgType(70_001, name, "public", TypeKind.COMPOSITE, attributes=attributes)
+
+
+def _domain(name: str, element: PgType) -> PgType:
+    return PgType(70_002, name, "public", TypeKind.DOMAIN, element)
+
+
+def _enum(name: str, *labels: str) -> PgType:
+    return PgType(70_003, name, "public", TypeKind.ENUM, labels=labels)
+
+
+def test_a_type_of_that_name_is_taken_if_it_is_the_same(destination: PostgresDestination, database: Database) -> None:
+    database.execute(_TYPES)
+    yen, swapped = PgType(pg_types.MONEY, "money", form=0), (Column("b", INT4), Column("a", INT4))
+    float8 = PgType(pg_types.FLOAT8, "float8")
+    cases: list[tuple[PgType, Any, str]] = [
+        (_domain("price", yen), Decimal(1234), "numeric(19,0)"),
+        (array_of(70_010, _domain("price", yen)), [Decimal(5), None], "numeric(19,0)[]"),
+        (_composite("offer", Column("what", TEXT), Column("amount", yen)), {"what": "x", "amount": Decimal(7)}, "text"),
+        (_composite("pair", *swapped), {"b": 2, "a": 1}, "text"),
+        (_composite("pair", *reversed(swapped)), {"a": 1, "b": 2}, "public.pair"),
+        (_domain("tax", _NUMERIC), "1.23456", "numeric"),
+        (replace(_domain("rate", _NUMERIC), type_modifier=numeric_modifier(12, 5)), None, "public.rate"),
+        (_domain("given", INT4), None, "integer"),
+        (_enum("size", "S"), "S", "public.size"),
+        (_enum("size", "S", "L"), "L", "text"),
+        (_enum("pair"), "x", "text"),
+        (PgType(70_004, "span", "public", TypeKind.RANGE, float8), "[1,2)", "text"),
+        (PgType(70_004, "span", "public", TypeKind.RANGE, _NUMERIC), "[1,2)", "public.span"),
+    ]
+    columns = [Column(f"c{at}", pg_type) for at, (pg_type, *_) in enumerate(cases)]
+    schema = table("t", Column("id", INT4), *columns)
+    data = [(key, *(value for _, value, _ in cases)) for key in (1, 2)]
+    publish(destination, schema, data[:1])
+    destination.write(batch(changes(schema, upserts=data), expected=100, new=200))
+    with psycopg.connect(database.dsn, options="-c search_path=") as connection:
+        query = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 1"
+        found = [kind for (kind,) in connection.execute(query + " ORDER BY attnum", ("public.t",))]
+    assert found == [kind for *_, kind in cases]
+    assert contents(destination, schema) == Counter(comparable(rows(schema, data)))
+    assert database.execute("SELECT c0::int, c2 FROM t WHERE id = 1") == [(1234, '("x","7")')]
+
+
+def test_a_key_whose_enum_came_later_finds_its_rows(destination: PostgresDestination, database: Database) -> None:
+    schema = table("t", Column("size", _enum("size", "S"), nullable=False), Column("n", INT4), key=("size",))
+    publish(destination, schema, [("S", 1)])
+    database.execute(_TYPES)
+    destination.write(batch(changes(schema, upserts=[("S", 2)]), expected=100, new=200))
+    assert contents(destination, schema) == {("S", 2): 1}
+    publish(destination, schema, [("S", 3)], watermark=300)
+    destination.write(batch(changes(schema, upserts=[("S", 4)]), expected=300, new=400))
+    assert contents(destination, schema) == {("S", 4): 1}
+
+
+def test_a_name_that_would_be_cut_is_refused_before_the_copy(destination: PostgresDestination) -> None:
+    key = Column("k" * 60, INT8, attnum=1, nullable=False)
+    log = table("log", key, old_value(key), *EACH_ROW, key=())
+    for schema in (log, table("t", Column("\u00e9" * 32, INT4), key=())):
+        with pytest.raises(TableError, match="keeps 63 bytes") as caught:
+            destination.copy(schema)
+        assert "rename" in str(caught.value.hint)
+
+
+def test_what_the_role_lacks_is_told_before_it_begins(
+    destination: PostgresDestination, database: Database, tmp_path: Path
+) -> None:
+    assert "can be written" in destination.examine()
+    [(name, role)] = database.execute(
+        "SELECT quote_ident(current_database()), 'etl_' || oid FROM pg_database WHERE datname = current_database()"
+    )
+    database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'; REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC")
+    poor = PostgresDestination(make_conninfo(database.dsn, user=role, password="x"), "shop", tmp_path)
+    with pytest.raises(DestinationError, match="CREATE, TEMPORARY"):
+        poor.examine()
+    poor.close()
+    database.execute(f"GRANT CREATE, TEMPORARY ON DATABASE {name} TO {role}")
+    poor.examine()
+    poor.close()
+    database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {role} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+        odd = PostgresDestination(make_conninfo(database.dsn, dbname=role), "shop", tmp_path)
+        with pytest.raises(DestinationError, match="SQL_ASCII"):
+            odd.examine()
+        odd.close()
+        connection.execute(f"DROP DATABASE {role} WITH (FORCE)")
 
 
 def test_text_that_copy_would_take_for_something_else(destination: PostgresDestination) -> None:

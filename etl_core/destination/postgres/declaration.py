@@ -37,8 +37,8 @@ POSTGRES = DestinationType(
     options=(
         Option(
             "dsn",
-            "The database, as a URL or as libpq's key=value pairs. Its role needs CREATE on the database, and owns the"
-            " replicated tables. Without a password libpq looks into PGPASSWORD and the password file.",
+            "The database, as a URL or as libpq's key=value pairs. Its role needs CREATE and TEMPORARY on the database,"
+            " and owns the replicated tables. Without a password libpq looks into PGPASSWORD and the password file.",
             required=True,
             secret=True,
             example="postgresql://etl@warehouse.example.com/shop",

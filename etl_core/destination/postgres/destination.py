@@ -57,20 +57,28 @@ class PostgresDestination(SqlDestination[PostgresSession]):
     def examine(self) -> str:
         """See ExaminableDestination."""
         query = sql.SQL(
-            "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),"
-            " pg_catalog.current_database(), pg_catalog.pg_is_in_recovery()"
+            "SELECT ARRAY(SELECT r FROM pg_catalog.unnest(ARRAY['CREATE', 'TEMPORARY']) AS r"
+            " WHERE NOT pg_catalog.has_database_privilege(datname, r)), datname::text,"
+            " pg_catalog.pg_is_in_recovery(), pg_catalog.pg_encoding_to_char(encoding)::text"
+            " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
         )
         with self._database.reading() as session:
-            [(may_create, name, is_standby)] = session.fetch(query)
+            [(missing, name, is_standby, encoding)] = session.fetch(query)
         if is_standby:
             raise DestinationError(
                 f"database {name} of the destination is on a standby, which cannot be written",
                 hint="connect to the primary: target_session_attrs=read-write in destination.dsn",
             )
-        if not may_create:
+        if missing:
+            rights = ", ".join(missing)
             raise DestinationError(
-                f"the destination's user may not create schemas in database {name}",
-                hint=f"GRANT CREATE ON DATABASE {name} TO …",
+                f"the destination's user lacks a right on database {name}: {rights}",
+                hint=f"GRANT {rights} ON DATABASE {name} TO …",
+            )
+        if encoding == "SQL_ASCII":
+            raise DestinationError(
+                f"database {name} of the destination has the encoding SQL_ASCII, which says of no byte what it means",
+                hint="CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and write there",
             )
         return f"PostgreSQL database {name} can be written"
 

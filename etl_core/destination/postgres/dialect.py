@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from etl_core.destination.postgres.texts import as_texts
-from etl_core.destination.postgres.types import TypeNames, carried, is_ordered, type_change, type_name
+from etl_core.destination.postgres.types import TypeNames, carried, is_enum, is_ordered, type_change, type_name
 from etl_core.destination.sql.dialect import Dialect, Query, Values
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.identifiers import TableName
@@ -49,6 +49,7 @@ class PostgresDialect(Dialect):
     )
     reserved = frozenset({"information_schema", "pg_catalog", "pg_toast"})
     row_id = "ctid"
+    longest_name = 63
 
     def __init__(self) -> None:
         self.known: TypeNames = {}
@@ -90,6 +91,8 @@ class PostgresDialect(Dialect):
         return dict(stored)
 
     def same(self, left: Query, right: Query, column: Column) -> Query:
+        if is_enum(column, self.known):  # it is stored as text if the type came later; an enum is cast at no cost
+            return sql.SQL("{} = {}").format(self.cast_in(left, column), self.cast_in(right, column))
         if is_ordered(column, self.known):
             return sql.SQL("{} = {}").format(left, right)
         return sql.SQL("CAST({} AS text) = CAST({} AS text)").format(left, right)

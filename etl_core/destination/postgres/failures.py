@@ -30,7 +30,7 @@ _FULL = frozenset({"53100", _LIMIT})
 _READ_ONLY = "25006"
 _NO_RIGHT = "42501"
 _NOT_SUPPORTED = "0A000"
-_DEPENDENT = frozenset({"2BP01", _NOT_SUPPORTED})
+_DEPENDENT = frozenset({"2BP01", "55006", _NOT_SUPPORTED})  # 55006: a deferred trigger of the same transaction
 _INDEX_ROW_TOO_LARGE = "54000"
 
 

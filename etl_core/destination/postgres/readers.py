@@ -28,7 +28,7 @@ class PostgresReaderNames:
             ReaderColumn(
                 column.name,
                 column.name,
-                type_name(column, {part.name: {part.namespace} for part in _parts(column.type)}),
+                type_name(column, {part.name: {part.namespace: None} for part in _parts(column.type)}),
             )
             for column in schema.columns
         ]

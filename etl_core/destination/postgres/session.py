@@ -16,6 +16,7 @@ from etl_core.destination.postgres.connection import Server
 from etl_core.destination.postgres.dialect import STORED_AS, PostgresDialect
 from etl_core.destination.postgres.failures import ABSENT, UNIQUE_VIOLATION, explain_table
 from etl_core.destination.postgres.lines import copy_lines
+from etl_core.destination.postgres.types import FoundType, unquoted
 from etl_core.destination.sql.additions import Additions, StoredColumn
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
@@ -222,9 +223,15 @@ class PostgresDatabase:
             yield self._session(connection)
 
     def _session(self, connection: Connection) -> PostgresSession:
-        known: dict[str, set[str]] = {}
-        for namespace, name in connection.execute(tables.TYPES).fetchall():
-            known.setdefault(name, set()).add(namespace)
+        known: dict[str, dict[str, FoundType]] = {}
+        for namespace, name, kind, is_not_null, labels, attributes, under in connection.execute(tables.TYPES):
+            known.setdefault(name, {})[namespace] = FoundType(
+                kind,
+                frozenset(labels),
+                tuple((attribute, unquoted(spelled)) for attribute, spelled in attributes),
+                None if under is None else unquoted(under),
+                is_not_null,
+            )
         self._dialect.known = known
         return PostgresSession(connection, self._dialect)
 

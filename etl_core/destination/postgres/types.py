@@ -1,16 +1,16 @@
 """As which type a column of the source is stored: the same one, if the destination's database has it.
 
 Built-in types are there always. An enum, a domain, a composite, a range and a type of an extension are looked for by
-name; until it is there, a domain is the type under it and any other is text, which loses nothing. So are types whose
-values name objects of their own database (regclass, aclitem). money is numeric: what its digits mean is said by the
-locale of the database that holds it.
+name, and compared with the source's; until the same is there, a domain is the type under it and any other is text,
+which loses nothing. So are types whose values name objects of their own database (regclass, aclitem). money is numeric,
+and what is made of it text: what its digits mean is said by the locale of the database that holds it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from psycopg import sql
@@ -22,8 +22,24 @@ from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.values.money import money_type
 from etl_core.values.registry import family_of
 
-TypeNames = Mapping[str, Collection[str]]
-"""The namespaces in which a name is a type of the database that is not built in."""
+
+@dataclass(frozen=True, slots=True)
+class FoundType:
+    """A type of the destination's database. Others are spelled as format_type does, but without quotes.
+
+    `kind` is `typtype`. `labels` are an enum's, `attributes` a composite's with their types. `under` is the type that a
+    domain is made of, with its modifier, or a range or multirange. `is_not_null` says that a domain refuses NULL.
+    """
+
+    kind: str
+    labels: frozenset[str]
+    attributes: tuple[tuple[str, str], ...]
+    under: str | None
+    is_not_null: bool
+
+
+TypeNames = Mapping[str, Mapping[str, FoundType | None]]
+"""The types of the database that are not built in, by name and namespace; None is taken for the source's."""
 
 _FIRST_USER_OID = 16_384
 # As format_type spells them where it is not the name.
@@ -96,10 +112,23 @@ def read_column(column: Column) -> Column:
 
 
 def _read(pg_type: PgType, modifier: int) -> tuple[PgType, int]:
-    if pg_type.kind is TypeKind.ARRAY and pg_type.element is not None:
-        element, modifier = _read(pg_type.element, modifier)
-        return replace(pg_type, element=element), modifier
-    return _stored(pg_type, modifier, {}) if pg_type.oid == pg_types.MONEY else (pg_type, modifier)
+    if pg_type.oid == pg_types.MONEY:
+        return _stored(pg_type, modifier, {})
+    if not _has_money(pg_type):
+        return pg_type, modifier
+    if pg_type.kind is TypeKind.DOMAIN:
+        return _read(*under_domains(pg_type, modifier))
+    element = pg_type.element
+    if element is not None:
+        element, modifier = _read(element, modifier)
+    return replace(pg_type, element=element, attributes=tuple(map(read_column, pg_type.attributes))), modifier
+
+
+def _has_money(pg_type: PgType) -> bool:
+    parts = [attribute.type for attribute in pg_type.attributes]
+    if pg_type.element is not None:
+        parts.append(pg_type.element)
+    return pg_type.oid == pg_types.MONEY or any(map(_has_money, parts))
 
 
 def type_name(column: Column, known: TypeNames) -> str:
@@ -111,6 +140,11 @@ def is_ordered(column: Column, known: TypeNames) -> bool:
     """Whether the stored type has an order: `=` says that two values are the same, and an index finds them."""
     base, _ = under_domains(*_stored(column.type, column.type_modifier, known))
     return base.oid in _ORDERED_OIDS or (family_of(base).name in _ORDERED and base.oid not in _NOT_ORDERED)
+
+
+def is_enum(column: Column, known: TypeNames) -> bool:
+    """Whether the column is to be stored as an enum."""
+    return _stored(column.type, column.type_modifier, known)[0].kind is TypeKind.ENUM
 
 
 def _stored(pg_type: PgType, modifier: int, known: TypeNames) -> tuple[PgType, int]:
@@ -128,7 +162,7 @@ def _stored(pg_type: PgType, modifier: int, known: TypeNames) -> tuple[PgType, i
     if is_builtin(pg_type):
         is_kept = pg_type.kind is not TypeKind.PSEUDO and pg_type.oid not in _NAME_OBJECTS | _PRINTED_ALONE
         return (pg_type, modifier) if is_kept else (_text(), -1)
-    if _namespace(pg_type, known) is not None:
+    if _namespace(pg_type, known) is not None and not _has_money(pg_type):
         return pg_type, modifier
     if pg_type.kind is TypeKind.DOMAIN and pg_type.element is not None:
         return _stored(*under_domains(pg_type, modifier), known)
@@ -141,10 +175,32 @@ def is_builtin(pg_type: PgType) -> bool:
 
 def _namespace(pg_type: PgType, known: TypeNames) -> str | None:
     """Where a type is in the destination: in its own namespace, or, of an extension, wherever that is installed."""
-    found = known.get(pg_type.name, ())
-    if pg_type.namespace in found:
+    found = known.get(pg_type.name, {})
+    same = [namespace for namespace, one in found.items() if one is None or _is_same(pg_type, one, known)]
+    if pg_type.namespace in same:
         return pg_type.namespace
-    return min(found, default=None) if pg_type.kind is TypeKind.BASE else None
+    return min(same, default=None) if pg_type.kind is TypeKind.BASE else None
+
+
+def _is_same(pg_type: PgType, found: FoundType, known: TypeNames) -> bool:
+    """Whether the values of a source's type are the same in one of that name."""
+    if found.kind != pg_type.kind:
+        return False
+    if pg_type.kind is TypeKind.BASE:
+        return True
+    if pg_type.kind is TypeKind.ENUM:  # labels that are not known are met, or refused, one by one
+        return found.labels.issuperset(pg_type.labels)
+    if pg_type.kind is TypeKind.COMPOSITE:
+        return found.attributes == tuple((one.name, unquoted(type_name(one, known))) for one in pg_type.attributes)
+    if pg_type.element is None or found.is_not_null:  # NULL: a log has the keys alone of rows that were deleted
+        return False
+    under = _stored(pg_type.element, pg_type.type_modifier, known)
+    return found.under == unquoted(_spell(*under, known))
+
+
+def unquoted(name: str) -> str:
+    """A type's name as its two spellings are compared."""
+    return name.replace('"', "")
 
 
 def _text() -> PgType:
@@ -178,8 +234,8 @@ def _spell(pg_type: PgType, modifier: int, known: TypeNames) -> str:
 
 def type_change(stored: str, column: Column, known: TypeNames) -> TypeChange:
     """See Dialect. A column that was stored as text because its type was missing stays so until the next copy."""
-    stored, wanted = stored.replace('"', ""), type_name(column, known).replace('"', "")
-    if stored in (wanted, type_name(column, {}).replace('"', "")):
+    stored, wanted = unquoted(stored), unquoted(type_name(column, known))
+    if stored in (wanted, unquoted(type_name(column, {}))):
         return TypeChange.NONE
     before, after = _TEXTS.fullmatch(stored), _TEXTS.fullmatch(wanted)
     if before and after:

@@ -84,6 +84,8 @@ class Dialect(ABC):
     """
     reserved: ClassVar[frozenset[str]] = frozenset({"information_schema", "pg_catalog"})
     """Folded namespaces in which no table may be made, besides `NAMESPACE`."""
+    longest_name: ClassVar[int | None] = None
+    """How many bytes the product keeps of a column's name, where it cuts the rest; None if it does not."""
     alters_changed_tables: ClassVar[bool] = True
     """Whether a table can be altered in the transaction that has changed rows of it."""
     replaces_by_select: ClassVar[bool] = False

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from etl_core.destination.sql.bookkeeping import StoredTable
 from etl_core.destination.sql.dialect import NAMESPACE, Dialect
 from etl_core.errors import TableError
+from etl_core.schema.change_log import is_old
 from etl_core.schema.table import TableSchema
 
 
@@ -21,6 +22,15 @@ def check_columns(dialect: Dialect, schema: TableSchema) -> None:
             table=str(schema.name),
             hint="remove the table from the publication",
         )
+    longest = dialect.longest_name
+    for column in schema.columns:
+        if longest is not None and len(column.name.encode(errors="surrogateescape")) > longest:
+            what = "its name (append keeps a key's old value under a longer one)" if is_old(column) else "its name"
+            raise TableError(
+                f"column {column.name} of {schema.name} is refused: {dialect.product} keeps {longest} bytes of {what}",
+                table=str(schema.name),
+                hint="give the column a shorter name at the source, or there alone with columns: {rename: …}",
+            )
     seen: dict[str, str] = {}
     for name in schema.column_names:
         other = seen.setdefault(dialect.fold(name), name)
