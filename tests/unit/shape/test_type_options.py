@@ -306,7 +306,9 @@ def test_the_digits_that_a_copy_decides_and_the_stream_carries() -> None:
         TableError, match=r"column b of table public\.t holds numbers of up to 20 digits before the poi"
     ):
         decided(0, 20, 19)
-    with pytest.raises(TableError, match="up to 27 digits before the point and 12 after it"):
+    with pytest.raises(
+        TableError, match="27 digits before the point and 0 after it, and 12 are kept for rows of the past"
+    ):
         decided(12, 27, 0, keeping)
 
     stored = with_digits(source, {"a": 9, "b": 12})
