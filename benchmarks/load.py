@@ -94,7 +94,7 @@ SHAPES: dict[str, Shape] = {
             "md5(i::text)::uuid, jsonb_build_object('a', i, 'b', 'text ' || i, 'c', jsonb_build_array(1, 2, i)),"
             " ARRAY['x' || i, 'y'], ARRAY[i, i + 1, i + 2]::integer[], decode(md5(i::text), 'hex'),"
             " date '2024-01-01' + (i % 100000)::integer, timestamp '2024-01-01' + i * interval '1 s',"
-            " i * interval '1 s', i * 0.37, i::numeric / 7, '10.0.0.1'::inet + i",
+            " i * interval '1 s', i * 0.37, round(i::numeric / 7, 9), '10.0.0.1'::inet + i",
             700,
         ),
     ),
