@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
 
 from etl_core.batch import StreamPosition, WriteBatch
@@ -74,12 +74,14 @@ class Handover:
         claim: str | None,
         write_lock: threading.Lock,
         check_copied: Callable[[TableSchema], None] = lambda _: None,
+        put_aside: Callable[[Set[TableId]], None] = lambda _: None,
         name_taken: Callable[[], None] = lambda: None,
     ) -> None:
         """`begin_catch_up` gives None if the slot has passed what the destination has. `claim` is the stream's.
 
         `hold` gives the hold in force, of a session that lives; see `hold.py`. `check_copied` raises CopiedAgain for a
-        table that was copied by other settings: another process may have others. `name_taken` is called when a table
+        table that was copied by other settings: another process may have others. `put_aside` is told
+        what the destination has under no name of its own when the stream begins; `name_taken` is called when a table
         is taken in that was copied, or renamed while it caught up, under a name that another one may have had: the
         destination has put that one aside.
         """
@@ -97,6 +99,7 @@ class Handover:
         self._find_hold = hold
         self._stop = stop
         self._check_copied = check_copied
+        self._put_aside = put_aside
         self._name_taken = name_taken
         self._hold: Lsn | None = None
         self._start = ZERO
@@ -106,6 +109,7 @@ class Handover:
         """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
         self._start = position
         positions = self._destination.positions()
+        self._put_aside(positions.aside)  # first: what is found behind a hand-over is newer
         if self._fence.is_older(positions.stream):
             self._refuse_older(positions.stream)
         else:

@@ -143,11 +143,11 @@ class Streaming:
             claim=progress.claim,
             write_lock=self._write_lock,
             check_copied=self._shaping.check_copied,
+            put_aside=renames.put_aside,
             name_taken=rename_writer.look_aside,
         )
         try:
             handover.start(start)
-            renames.put_aside(self._destination.positions().aside)
             for table_id, remembered in self._store.fingerprints().items():
                 # Of an earlier look, which a stream that ends soon may have passed, as it has not the one of now.
                 renames.noted({table_id: remembered.fingerprint.name}, remembered.lsn)

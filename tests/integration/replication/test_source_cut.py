@@ -95,7 +95,7 @@ def test_a_destination_that_stays_away_is_said_and_loses_nothing(lab: Lab, backl
     # The third write, and whatever is asked about it.
     faults = [Fault("write", 3, after=away) if is_done else Fault("write", 3, before=away)]
     faults += [Fault("write", call, before=away) for call in range(4, 30)]
-    faults += [Fault("positions", call, before=away) for call in range(3, 30)]
+    faults += [Fault("positions", call, before=away) for call in range(2, 30)]
     pipeline = lab.pipeline(destination=scripted(lab, *faults), batch=backlog.config.batch)
     running = Running(pipeline, pipeline.stream)
     pipeline.observer.until(lambda: len(pipeline.observer.retries) >= 3, "three tries")
