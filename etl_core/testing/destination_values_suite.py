@@ -183,6 +183,28 @@ CASES: tuple[Case, ...] = (
 )
 
 
+MISSING: tuple[tuple[Column, object, object], ...] = (
+    (Column("uuid", _UUID, missing_value=_A), _A, _B),
+    (Column("jsonb", _JSONB, missing_value='{"a": 1}'), '{"a": 1}', "[]"),
+    (Column("money", _NUMERIC, numeric_modifier(8, 2), missing_value="1.50"), Decimal("1.50"), Decimal("2.00")),
+    (Column("nulled", _NUMERIC, _SMALL, missing_value="NaN", out_of_range=OutOfRange.NULL), None, Decimal(2)),
+    (
+        Column("clamped", _NUMERIC, _SMALL, missing_value="Infinity", out_of_range=OutOfRange.CLAMP),
+        Decimal("999.99"),
+        Decimal("-1.50"),
+    ),
+    (Column("when", _TIMESTAMPTZ, missing_value="infinity"), _INFINITE, 0),
+    (Column("ints", array_of(1007, INT4), missing_value="{1,NULL}"), [1, None], [2]),
+    (
+        replace(_as_structs("int4ranges", 4451), missing_value="{[1,5),[7,)}"),
+        [_range(1, 5), _range(7, None)],
+        [],
+    ),
+    (Column("feeling", _FEELING, missing_value="sad"), "sad", ""),
+)
+"""(column, what its older rows have, a value of a newer one)."""
+
+
 _NESTED = frozenset(
     {
         "grid",
@@ -278,60 +300,41 @@ class ValueSuite(ValueCases):
         expected = many(7000, 12_000) + many(1000, 3500) + many(4001, 7000)
         assert contents(destination, schema) == Counter(comparable(rows(schema, expected)))
 
-    @pytest.mark.parametrize(
-        ("column", "values"),
-        [(column, values) for column, values in CASES if len(values) > 1 and column.name not in ("json", "jsons")],
-        ids=[column.name for column, values in CASES if len(values) > 1 and column.name not in ("json", "jsons")],
-    )
-    def test_values_are_keys(self, destination: Destination, column: Column, values: list[Any]) -> None:
-        if column.name in ("float8", "jsonb", "ints", "texts", "uuids"):
-            values = values[:1] + values[2:]
-        values = [value for value in values if self.holds(column, value)]
-        schema = table("keyed", Column("what", TEXT), column, key=(column.name,))
-        publish(destination, schema, [("old", value) for value in values])
-        last = len(values) - 1
-        destination.write(
-            batch(
-                changes(schema, upserts=[("new", value) for value in values[:last]], deletes=[(values[last],)]),
-                expected=100,
-                new=200,
+    def test_values_are_keys(self, destination: Destination, cases: Sequence[Case]) -> None:
+        """Each type is the key of a table of its own; all of them are written in one batch."""
+        expected: dict[str, Rows] = {}
+        parts = []
+        for number, (column, values) in enumerate(cases):
+            if column.name in ("float8", "jsonb", "ints", "texts", "uuids"):
+                values = values[:1] + values[2:]
+            values = [value for value in values if self.holds(column, value)]
+            if len(values) < 2 or column.name in ("json", "jsons"):
+                continue
+            schema = table(
+                f"key_{column.name}", Column("what", TEXT), column, key=(column.name,), table_id=16_500 + number
             )
-        )
-        expected = Counter(comparable(rows(schema, [("new", value) for value in values[:last]])))
-        assert contents(destination, schema) == expected
+            publish(destination, schema, [("old", value) for value in values])
+            expected[column.name] = [("new", value) for value in values[:-1]]
+            parts.append(changes(schema, upserts=expected[column.name], deletes=[(values[-1],)]))
+        destination.write(batch(*parts, expected=100, new=200))
+        assert {
+            name: found
+            for part, (name, wanted) in zip(parts, expected.items(), strict=True)
+            if (found := _differences(destination, part.schema, wanted))
+        } == {}
 
-    @pytest.mark.parametrize(
-        ("column", "missing", "value"),
-        [
-            (Column("uuid", _UUID, missing_value=_A), _A, _B),
-            (Column("jsonb", _JSONB, missing_value='{"a": 1}'), '{"a": 1}', "[]"),
-            (Column("money", _NUMERIC, numeric_modifier(8, 2), missing_value="1.50"), Decimal("1.50"), Decimal("2.00")),
-            (Column("nulled", _NUMERIC, _SMALL, missing_value="NaN", out_of_range=OutOfRange.NULL), None, Decimal(2)),
-            (
-                Column("clamped", _NUMERIC, _SMALL, missing_value="Infinity", out_of_range=OutOfRange.CLAMP),
-                Decimal("999.99"),
-                Decimal("-1.50"),
-            ),
-            (Column("when", _TIMESTAMPTZ, missing_value="infinity"), _INFINITE, 0),
-            (Column("ints", array_of(1007, INT4), missing_value="{1,NULL}"), [1, None], [2]),
-            (
-                replace(_as_structs("int4ranges", 4451), missing_value="{[1,5),[7,)}"),
-                [_range(1, 5), _range(7, None)],
-                [],
-            ),
-            (Column("feeling", _FEELING, missing_value="sad"), "sad", ""),
-        ],
-        ids=lambda value: value.name if isinstance(value, Column) else "",
-    )
-    def test_a_missing_value_of_any_type(
-        self, destination: Destination, column: Column, missing: object, value: object
-    ) -> None:
-        if not (self.holds(column, missing) and self.holds(column, value)):
-            missing = value = None
-            column = replace(column, missing_value=None)
+    def test_a_missing_value_of_any_type(self, destination: Destination) -> None:
+        """Columns that all come with one change of the schema, each with a value for the rows that are there."""
+        found = [
+            (column, missing, value)
+            if self.holds(column, missing) and self.holds(column, value)
+            else (replace(column, missing_value=None), None, None)
+            for column, missing, value in MISSING
+        ]
         before = table("grows", Column("id", INT8))
-        after = table("grows", Column("id", INT8), column)
+        after = table("grows", Column("id", INT8), *(column for column, _, _ in found))
         publish(destination, before, [(1,), (2,)])
-        destination.write(batch(changes(after, inserts=[(3, value)]), expected=100, new=200))
-        expected = rows(after, [(1, missing), (2, missing), (3, value)])
-        assert contents(destination, after) == Counter(comparable(expected))
+        newer = (3, *(value for _, _, value in found))
+        destination.write(batch(changes(after, inserts=[newer]), expected=100, new=200))
+        older = [missing for _, missing, _ in found]
+        assert _differences(destination, after, [(1, *older), (2, *older), newer]) == {}

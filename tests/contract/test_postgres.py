@@ -72,7 +72,7 @@ class TestPostgres(
         return add
 
 
-class TestPostgresHostile(LogSuite, DeletedRowsSuite, ChangesSuite):
+class TestPostgresHostile(ChangesSuite):
     @pytest.fixture
     def make_destination(self, database: Database, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: HostileDestination(PostgresDestination(database.dsn, pipeline, tmp_path))

@@ -272,16 +272,17 @@ def test_the_lineage_leads_from_the_source_over_the_replicated_table_to_the_mode
     }
 
 
-@pytest.mark.timeout(1200)  # two runs of Dagster, each with dbt in a process of its own
+def change_and_stream(shop: Shop, change: str) -> None:
+    shop.database.execute(change)
+    with shop.replication.pipeline() as pipeline:
+        pipeline.stream(until=pipeline.current_lsn())
+
+
+@pytest.mark.timeout(1200)  # a run of Dagster, with dbt in a process of its own
 def test_dagster_builds_the_models_while_a_stream_writes(parsed: Shop) -> None:
+    change_and_stream(parsed, "INSERT INTO orders (customer_id, total) VALUES (1, 1234.50), (2, 0.01)")
     with streaming(parsed.replication):
         parsed.materialize("key:customer_orders+")
-    assert parsed.report("FROM marts.revenue_by_country ORDER BY country") == parsed.database.execute(REVENUE)
-
-    parsed.database.execute("INSERT INTO orders (customer_id, total) VALUES (1, 1234.50), (2, 0.01)")
-    with parsed.replication.pipeline() as pipeline:
-        pipeline.stream(until=pipeline.current_lsn())
-    parsed.materialize("key:customer_orders+")
     assert parsed.report("FROM marts.revenue_by_country ORDER BY country") == parsed.database.execute(REVENUE)
 
 
@@ -299,17 +300,12 @@ def test_dlt_and_dbt_are_in_one_graph_with_the_replicated_tables(parsed: Shop) -
     assert {*graph} == {*parsed.graphs["dbt_location"]} | added
 
 
-@pytest.mark.timeout(1200)  # two runs of Dagster
+@pytest.mark.timeout(1200)
 def test_what_dlt_loaded_is_read_together_with_replicated_tables_while_a_stream_writes(parsed: Shop) -> None:
     planning = parsed.folder / "demo" / "planning.duckdb"
+    change_and_stream(parsed, "INSERT INTO orders (customer_id, total) VALUES (1, 77.25), (3, 0.02)")
     with streaming(parsed.replication):
         parsed.materialize("key:planning/finance/targets+", "dlt_location")
-    assert read(planning, "FROM finance.targets_reached ORDER BY country") == parsed.database.execute(REACHED)
-
-    parsed.database.execute("INSERT INTO orders (customer_id, total) VALUES (1, 77.25), (3, 0.02)")
-    with parsed.replication.pipeline() as pipeline:
-        pipeline.stream(until=pipeline.current_lsn())
-    parsed.materialize("key:planning/finance/targets_reached", "dlt_location")
     assert read(planning, "FROM finance.targets_reached ORDER BY country") == parsed.database.execute(REACHED)
     assert read(planning, "SELECT sum(revenue) > 0 FROM finance.targets_reached") == [(True,)]
 
