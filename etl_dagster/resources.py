@@ -142,7 +142,7 @@ class DuckDBDestinationResource(DestinationResource):
         return None if path is None else database_name(Path(path))
 
     def column_types(self, schema: "TableSchema") -> Sequence[str]:
-        from etl_core.destination.duckdb.types import duckdb_type
+        from etl_core.destination.duckdb_sql.types import duckdb_type
 
         return [duckdb_type(column) for column in schema.columns]
 

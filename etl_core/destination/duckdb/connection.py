@@ -36,11 +36,13 @@ from pathlib import Path
 
 import duckdb
 
-from etl_core.destination.duckdb import statements
 from etl_core.destination.duckdb.compression import Compression
 from etl_core.destination.duckdb.failures import explain, holder, is_held
 from etl_core.destination.duckdb.memory import memory_limit, reading_limit
 from etl_core.destination.duckdb.same_file import SameFile, wal_path
+from etl_core.destination.duckdb.statements import note_merge
+from etl_core.destination.duckdb_sql.session import database_of
+from etl_core.destination.duckdb_sql.statements import text
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError
 
 _log = logging.getLogger(__name__)
@@ -178,7 +180,7 @@ class DatabaseFile:
             with self.alone(wait_seconds=0.0) as connection:
                 self.compression.checkpoint(connection)
                 # A checkpoint of a database without changes does nothing, not even merge.
-                connection.execute(statements.text(statements.note_merge(database_of(connection))))
+                connection.execute(text(note_merge(database_of(connection))))
                 connection.execute("SET max_vacuum_tasks = 100")
                 self.compression.checkpoint(connection, merges=True)
         except DestinationUnavailable:
@@ -220,8 +222,3 @@ class DatabaseFile:
                 give_up_at = min(give_up_at, time.monotonic() + _STOP_PATIENCE)
                 time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
-
-
-def database_of(connection: duckdb.DuckDBPyConnection) -> str:
-    """The name under which DuckDB attached the file: the part before the first dot of the file's name, or like it."""
-    return str(connection.execute("SELECT current_database()").fetchall()[0][0])

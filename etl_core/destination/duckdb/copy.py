@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from etl_core.destination.duckdb.compression import TextSizes, sizes_of
-from etl_core.destination.duckdb.dialect import DIALECT
 from etl_core.destination.duckdb.session import DuckDBDatabase, DuckDBSession
+from etl_core.destination.duckdb_sql.dialect import DIALECT
 from etl_core.destination.protocol import KeptRows, LoggedCopy
 from etl_core.destination.sql.copy import StagedCopy
 from etl_core.lsn import Lsn

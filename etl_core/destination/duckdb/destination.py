@@ -22,13 +22,14 @@ import pyarrow as pa
 from etl_core.batch import TableChanges, WatermarkMove, WriteBatch
 from etl_core.destination.doctor import check_writable
 from etl_core.destination.duckdb.backup import back_up
-from etl_core.destination.duckdb.connection import DatabaseFile, database_of
+from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
-from etl_core.destination.duckdb.dialect import DIALECT
 from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_reader
 from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
 from etl_core.destination.duckdb.session import DuckDBDatabase, DuckDBSession
-from etl_core.destination.duckdb.statements import table_identifier, text
+from etl_core.destination.duckdb_sql.dialect import DIALECT
+from etl_core.destination.duckdb_sql.session import database_of
+from etl_core.destination.duckdb_sql.statements import table_identifier, text
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.destination import SqlDestination
 from etl_core.errors import CopyNeeded, DestinationError, EtlError

@@ -11,13 +11,14 @@ from pathlib import Path
 import duckdb
 
 from etl_core.destination.duckdb.memory import is_out_of_memory, out_of_memory
+from etl_core.destination.duckdb_sql.dialect import DIALECT
+from etl_core.destination.duckdb_sql.failures import table_failure
 from etl_core.errors import (
     DestinationError,
     DestinationUnavailable,
     DestinationUnusable,
     EtlError,
     TableError,
-    ValueOutOfRange,
 )
 from etl_core.identifiers import TableName
 
@@ -121,25 +122,9 @@ def explain_table(error: duckdb.Error, name: TableName, path: Path) -> EtlError:
         return explain(error, path)
     if is_out_of_memory(error):
         return out_of_memory(path, name)
-    if isinstance(error, (duckdb.ConversionException, duckdb.OutOfRangeException)):
-        return ValueOutOfRange(
-            f"{name} has a value that its column in DuckDB cannot hold",
-            table=str(name),
-            hint="leave the column out of the publication, or change its type at the source",
-        )
-    if isinstance(error, duckdb.ConstraintException):
-        return TableError(
-            f"a constraint or unique index of {name} in {path}, which this pipeline did not create, refuses rows of "
-            "the source; none of them was written",
-            table=str(name),
-            hint=f"drop the constraint in DuckDB, then: etl resync {name}",
-        )
-    if isinstance(error, (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)):
-        return TableError(
-            f"{name} is not as this pipeline left it in {path} ({type(error).__name__})",
-            table=str(name),
-            hint=f"someone changed the table; copy it again: etl resync {name}",
-        )
+    failure = table_failure(error, name, DIALECT.product, str(path))
+    if failure is not None:
+        return failure
     explained = explain(error, path)
     if type(explained) is DestinationError and explained.hint == _REPORT:
         # Not a failure of the file: whatever it is, it is met with this table's rows.

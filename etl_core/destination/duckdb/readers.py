@@ -22,7 +22,7 @@ class DuckDBReaderNames:
         return table.namespace, table.name
 
     def columns(self, schema: TableSchema) -> Sequence[ReaderColumn]:
-        from etl_core.destination.duckdb.types import duckdb_type
+        from etl_core.destination.duckdb_sql.types import duckdb_type
 
         return [ReaderColumn(column.name, column.name, duckdb_type(column)) for column in schema.columns]
 

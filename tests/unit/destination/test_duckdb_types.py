@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from etl_core.destination.duckdb.destination import DuckDBDestination
-from etl_core.destination.duckdb.types import is_stored_as
+from etl_core.destination.duckdb_sql.types import duckdb_type, is_stored_as
 from etl_core.schema.table import Column
 from etl_core.testing.destination_tables import INT8, publish, table
 from etl_core.testing.destination_values_suite import CASES
@@ -77,4 +77,4 @@ def test_a_column_has_the_stored_type_duckdb_names(column: Column, tmp_path: Pat
     with duckdb.connect(tmp_path / "x.duckdb") as connection:
         described = {row[0]: row[1] for row in connection.execute("DESCRIBE public.t").fetchall()}
     assert described[column.name] == _STORED[column.name]
-    assert is_stored_as(column, described[column.name])
+    assert is_stored_as(duckdb_type(column), described[column.name])

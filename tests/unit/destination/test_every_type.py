@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from etl_core.destination.bigquery.types import bigquery_field
-from etl_core.destination.duckdb.types import duckdb_type
+from etl_core.destination.duckdb_sql.types import duckdb_type
 from etl_core.destination.postgres.types import type_name
 from etl_core.schema.pg_types import _TYPES, MONEY, builtin
 from etl_core.schema.table import Column, PgType, TypeKind

@@ -13,7 +13,7 @@ import pytest
 from etl_core.config import DestinationConfig, PipelineConfig
 from etl_core.config_file import load_config
 from etl_core.config_tables import read_tables
-from etl_core.destination.duckdb.types import duckdb_type, type_change
+from etl_core.destination.duckdb_sql.types import duckdb_type, type_change
 from etl_core.destination.registry import check_enums
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.errors import ConfigError, CopiedAgain, TableError, UnsupportedType
@@ -410,11 +410,11 @@ def test_an_enum_grows_in_place_and_nothing_else_of_it() -> None:
         return Column("m", array_of(70_001, enum) if is_list else enum)
 
     before = duckdb_type(column("a", "it's", "c', 'd"))
-    assert type_change(before, column("a", "it's", "c', 'd")) is TypeChange.NONE
-    assert type_change(before, column("z", "it's", "c', 'd", "a")) is TypeChange.GROWS
-    assert type_change(before, column("a", "it's", "c", "d")) is TypeChange.COMPARABLE
-    assert type_change(before, column("a", "it's")) is TypeChange.COMPARABLE
-    assert type_change(f"{before}[]", column("a", "it's", "c', 'd", "z")) is TypeChange.OTHER
-    assert type_change(f"{before}[]", column("a", "it's", "c', 'd", "z", is_list=True)) is TypeChange.GROWS
-    assert type_change("VARCHAR", column("a")) is TypeChange.COMPARABLE
-    assert type_change("ENUM('a\"')", column("a")) is not TypeChange.NONE
+    assert type_change(before, duckdb_type(column("a", "it's", "c', 'd"))) is TypeChange.NONE
+    assert type_change(before, duckdb_type(column("z", "it's", "c', 'd", "a"))) is TypeChange.GROWS
+    assert type_change(before, duckdb_type(column("a", "it's", "c", "d"))) is TypeChange.COMPARABLE
+    assert type_change(before, duckdb_type(column("a", "it's"))) is TypeChange.COMPARABLE
+    assert type_change(f"{before}[]", duckdb_type(column("a", "it's", "c', 'd", "z"))) is TypeChange.OTHER
+    assert type_change(f"{before}[]", duckdb_type(column("a", "it's", "c', 'd", "z", is_list=True))) is TypeChange.GROWS
+    assert type_change("VARCHAR", duckdb_type(column("a"))) is TypeChange.COMPARABLE
+    assert type_change("ENUM('a\"')", duckdb_type(column("a"))) is not TypeChange.NONE

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
-from etl_core.destination.duckdb import statements
-from etl_core.destination.duckdb.dialect import DIALECT
+from etl_core.destination.duckdb_sql import statements
+from etl_core.destination.duckdb_sql.dialect import DIALECT
 from etl_core.destination.sql.additions import Additions, StoredColumn
-from etl_core.destination.sql.dialect import Query
+from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.statements import drop
 from etl_core.errors import TableError
 from etl_core.identifiers import TableId, TableName
@@ -123,7 +123,11 @@ def read_additions(
 
 @contextmanager
 def made_anew(
-    connection: duckdb.DuckDBPyConnection, database: str, schema: TableSchema, additions: DuckDBAdditions
+    connection: duckdb.DuckDBPyConnection,
+    dialect: Dialect,
+    database: str,
+    schema: TableSchema,
+    additions: DuckDBAdditions,
 ) -> Iterator[Query]:
     """See Session."""
     name = schema.name
@@ -135,7 +139,7 @@ def made_anew(
             connection.execute(statements.text(statement))
 
     try:
-        run([statements.create_or_replace(table, schema.columns, additions)])
+        run([statements.create_or_replace(dialect, table, schema.columns, additions)])
         # A unique index that came after the rows would find two of a kind in the commit, too late to name the table.
         run(statements.create_indexes(database, name, [index for index in additions.indexes if index.is_unique]))
         yield table
@@ -149,7 +153,9 @@ def made_anew(
         raise _cannot_keep(name, additions)
 
 
-def rename(connection: duckdb.DuckDBPyConnection, database: str, before: TableName, name: TableName) -> int:
+def rename(
+    connection: duckdb.DuckDBPyConnection, dialect: Dialect, database: str, before: TableName, name: TableName
+) -> int:
     """See Session. An index keeps a table from being renamed and is made anew, as the table is in another namespace."""
     additions = read_additions(connection, database, before, ())
     if DIALECT.fold(before.namespace) == DIALECT.fold(name.namespace):
@@ -160,7 +166,7 @@ def rename(connection: duckdb.DuckDBPyConnection, database: str, before: TableNa
             connection.execute(statements.text(statement))
         return 0
     source = statements.table_identifier(database, before)
-    with made_anew(connection, database, TableSchema(TableId(0), name, (), ()), additions) as table:
+    with made_anew(connection, dialect, database, TableSchema(TableId(0), name, (), ()), additions) as table:
         answer = connection.execute(statements.text(statements.insert_whole(table, source))).fetchall()
     connection.execute(statements.text(drop(source)))
     return int(answer[0][0])

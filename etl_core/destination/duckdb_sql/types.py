@@ -94,19 +94,17 @@ def _literal(label: str) -> str:
     return f"'{doubled}'"
 
 
-def is_stored_as(column: Column, described: str) -> bool:
+def is_stored_as(wanted: str, described: str) -> bool:
     """Whether DESCRIBE says that a column has its type. It quotes the fields of a STRUCT only where it must."""
-    wanted = duckdb_type(column)
     return described == wanted or (
         not wanted.startswith(_ENUM) and described.replace('"', "") == wanted.replace('"', "")
     )
 
 
-def type_change(described: str, column: Column) -> TypeChange:
+def type_change(described: str, wanted: str) -> TypeChange:
     """See Dialect. `described` is what DESCRIBE says of the column."""
-    if is_stored_as(column, described):
+    if is_stored_as(wanted, described):
         return TypeChange.NONE
-    wanted = duckdb_type(column)
     before, after = _DECIMAL.fullmatch(described), _DECIMAL.fullmatch(wanted)
     if before and after and before[2] == after[2] and int(before[1]) <= int(after[1]):
         return TypeChange.GROWS
@@ -116,15 +114,14 @@ def type_change(described: str, column: Column) -> TypeChange:
     return TypeChange.OTHER if is_opaque else TypeChange.COMPARABLE
 
 
-def is_cast(column: Column) -> bool:
+def is_cast(stored: str) -> bool:
     """Whether the column's Arrow values, which are text, are cast to what is stored."""
-    element = _element(duckdb_type(column))
+    element = _element(stored)
     return element in _CAST or element.startswith(_ENUM)
 
 
-def text_form(column: Column) -> str | None:
+def text_form(stored: str) -> str | None:
     """The type to cast to so that a stored column comes out as its Arrow text, None for one that needs no cast."""
-    stored = duckdb_type(column)
     element = _element(stored)
     is_text = element in _OF_FAMILIES.values() or element.startswith(_ENUM)
     return "VARCHAR" + stored[len(element) :] if is_text else None
@@ -165,10 +162,10 @@ def _has_struct(arrow: pa.DataType) -> bool:
     return pa.types.is_nested(arrow) and any(_has_struct(arrow.field(at).type) for at in range(arrow.num_fields))
 
 
-def tagged_field(column: Column) -> pa.Field[Any]:
-    """The Arrow field of `column`, under Arrow's name for JSON if it is that."""
+def tagged_field(column: Column, stored: str) -> pa.Field[Any]:
+    """The Arrow field of `column`, under Arrow's name for JSON if it is stored as that."""
     field = arrow_field(column)
-    return _tagged(field) if _element(duckdb_type(column)) == "JSON" else field
+    return _tagged(field) if _element(stored) == "JSON" else field
 
 
 def _tagged(field: pa.Field[Any]) -> pa.Field[Any]:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, LiteralString
 import pyarrow as pa
 from psycopg import sql
 
-from etl_core.destination.duckdb.types import duckdb_type, is_cast, tagged_field, text_form, type_change
+from etl_core.destination.duckdb_sql.types import duckdb_type, is_cast, tagged_field, text_form, type_change
 from etl_core.destination.sql.dialect import Dialect, Query, VersionsDialect
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.schema.table import Column
@@ -113,18 +113,19 @@ class DuckDBDialect(Dialect):
         return duckdb_type(column)
 
     def type_change(self, stored: str, column: Column) -> TypeChange:
-        return type_change(stored, column)
+        return type_change(stored, self.type_name(column))
 
     def cast_in(self, value: Query, column: Column) -> Query:
         # JSON comes under its own name (see types).
-        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(duckdb_type(column))) if is_cast(column) else value
+        stored = self.type_name(column)
+        return sql.SQL("CAST({} AS {})").format(value, sql.SQL(stored)) if is_cast(stored) else value
 
     def cast_out(self, value: Query, column: Column) -> Query:
-        form = text_form(column)
+        form = text_form(self.type_name(column))
         return value if form is None else sql.SQL("CAST({} AS {})").format(value, sql.SQL(form))
 
     def carried(self, value: Query, stored: str, column: Column) -> Query | None:
-        wanted = duckdb_type(column)
+        wanted = self.type_name(column)
         if (stored, wanted) == ("JSON", "VARCHAR"):
             return sql.SQL("CAST({} AS VARCHAR)").format(value)
         same = super().carried(value, stored, column)
@@ -137,10 +138,10 @@ class DuckDBDialect(Dialect):
         return sql.SQL("CASE WHEN {} = {} THEN {} END").format(back, value, cast)
 
     def told_apart(self, value: Query, column: Column) -> Query | None:
-        return sql.SQL("CAST({} AS VARCHAR)").format(value) if _ALIKE.search(duckdb_type(column)) else None
+        return sql.SQL("CAST({} AS VARCHAR)").format(value) if _ALIKE.search(self.type_name(column)) else None
 
     def arrow_field(self, column: Column) -> pa.Field[Any]:
-        return tagged_field(column)
+        return tagged_field(column, self.type_name(column))
 
     def dump_attnums(self, attnums: Mapping[str, int]) -> list[dict[str, object]]:
         return [{"name": name, "attnum": attnum} for name, attnum in attnums.items()]

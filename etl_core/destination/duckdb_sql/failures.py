@@ -1,0 +1,35 @@
+"""Which of DuckDB's exceptions are a table's own. Its messages about data quote values and are not repeated."""
+
+from __future__ import annotations
+
+import duckdb
+
+from etl_core.errors import EtlError, TableError, ValueOutOfRange
+from etl_core.identifiers import TableName
+
+
+def table_failure(error: duckdb.Error, name: TableName, product: str, place: str) -> EtlError | None:
+    """The error for a failure that the rows or the definition of one table cause; None for any other.
+
+    `place` is where the table is, for people.
+    """
+    if isinstance(error, (duckdb.ConversionException, duckdb.OutOfRangeException)):
+        return ValueOutOfRange(
+            f"{name} has a value that its column in {product} cannot hold",
+            table=str(name),
+            hint="leave the column out of the publication, or change its type at the source",
+        )
+    if isinstance(error, duckdb.ConstraintException):
+        return TableError(
+            f"a constraint or unique index of {name} in {place}, which this pipeline did not create, refuses rows of "
+            "the source; none of them was written",
+            table=str(name),
+            hint=f"drop the constraint in {product}, then: etl resync {name}",
+        )
+    if isinstance(error, (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException)):
+        return TableError(
+            f"{name} is not as this pipeline left it in {place} ({type(error).__name__})",
+            table=str(name),
+            hint=f"someone changed the table; copy it again: etl resync {name}",
+        )
+    return None
