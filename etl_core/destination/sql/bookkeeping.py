@@ -73,7 +73,7 @@ class Bookkeeping:
     def create(self) -> None:
         """Idempotent."""
         for statement in self._dialect.bookkeeping:
-            self._session.execute(self._query(statement))
+            self._session.define(self._query(statement))
 
     def exists(self) -> bool:
         """Whether `create` was ever committed."""

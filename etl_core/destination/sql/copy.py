@@ -129,12 +129,12 @@ class StagedCopy(Generic[SessionT]):
         histories = Histories(dialect, session, book)
         schema = replace(self._schema, name=Renames(dialect, session, book, histories).brought(self._schema, watermark))
         additions = self._additions(session, book, schema)
-        session.execute(statements.create_schema(session.identifier(schema.name.namespace)))
+        session.define(statements.create_schema(session.identifier(schema.name.namespace)))
         kept = dialect.temporary("etl$kept")
         if additions.columns:
             there = session.identifier(schema.name.namespace, schema.name.name)
             names = [*schema.key, *(column.name for column in additions.columns)]
-            session.execute(statements.keep(kept, there, [(name, name) for name in names]))
+            session.put_aside(kept, statements.keep(there, [(name, name) for name in names]))
         stays = None if keep is None else self._before(session, book, schema, keep)
         before, is_ordered = None, True
         if stays is not None and keep is not None:
@@ -160,7 +160,7 @@ class StagedCopy(Generic[SessionT]):
             if before is not None:
                 before.insert_into(table)
         if additions.columns:
-            session.execute(statements.drop(kept))
+            session.drop_temporary(kept)
         book.put_table(schema, watermark)
         has_keys = before is not None and before.has_keys
         histories.copied(schema, stays, watermark, is_ordered=is_ordered, has_keys=has_keys)

@@ -93,10 +93,11 @@ class RowsToKeep:
         carried = {name: there for name, there in origin.items() if name not in kept.changed}
         self.has_keys = _are_kept(dialect, schema, carried, present, told_by(schema))
         lost = _lost(dialect, schema, carried, present)
-        create = sql.SQL("CREATE TEMPORARY TABLE {} AS ").format(self._aside)
         if isinstance(kept, LoggedCopy):
             values = _list(", ", [*_carried(dialect, schema, carried, present, added), *_flags(lost)])
-            session.execute(create + _before_copy(old, values, watermark, is_streamed=before.lsn is not None))
+            session.put_aside(
+                self._aside, _before_copy(old, values, watermark, is_streamed=before.lsn is not None)
+            )
             self._check_kept(schema, lost)
             now = {there: name for name, there in origin.items()}
             rename = rename_unchanged(dialect, self._aside, {**dict.fromkeys(before.attnums), **now})
@@ -107,8 +108,8 @@ class RowsToKeep:
         keys = [schema.column(name) for name in schema.key]
         only = (batch.select([column.name for column in keys]) for batch in copied(arrow_schema(schema)))
         handed_over = (dialect.arrow_batch(batch, keys, schema.name) for batch in only)
-        query = create + _without(dialect, rows, [*self._names, *map(_flag, lost)], keys)
-        session.execute_with(query, pa.RecordBatchReader.from_batches(dialect.arrow_schema(keys), handed_over))
+        query = _without(dialect, rows, [*self._names, *map(_flag, lost)], keys)
+        session.put_aside(self._aside, query, pa.RecordBatchReader.from_batches(dialect.arrow_schema(keys), handed_over))
         self._check_kept(schema, lost)
 
     def _check_kept(self, schema: TableSchema, lost: Mapping[str, Query]) -> None:
@@ -126,7 +127,7 @@ class RowsToKeep:
 
     def insert_into(self, table: Query) -> None:
         self._session.execute(statements.insert_all(table, self._names, self._aside))
-        self._session.execute(statements.drop(self._aside))
+        self._session.drop_temporary(self._aside)
 
 
 def _carried_rows(

@@ -130,7 +130,7 @@ class SqlDestination(ABC, Generic[SessionT]):
         book.forget(stored.table_id)
         book.free_name(stored.name)
         if (stored.name.namespace, stored.name.name) in session.relations(views=False):
-            session.execute(statements.drop(session.identifier(stored.name.namespace, stored.name.name)))
+            session.drop_table(stored.name)
 
     def _apply(
         self,

@@ -88,6 +88,8 @@ class Dialect(ABC):
     """How many bytes the product keeps of a column's name, where it cuts the rest; None if it does not."""
     alters_changed_tables: ClassVar[bool] = True
     """Whether a table can be altered in the transaction that has changed rows of it."""
+    alters_in_place: ClassVar[bool] = True
+    """Whether a table can be altered in a transaction; it is made anew with its rows where not."""
     replaces_by_select: ClassVar[bool] = False
     """Whether CREATE OR REPLACE TABLE … AS may select from the table that it replaces, in a transaction."""
     row_id: ClassVar[str | None] = None
@@ -141,6 +143,10 @@ class Dialect(ABC):
         """Rows that have the `columns` in order, as they are handed over."""
         values: Any = [self.arrow_values(v, c, table) for v, c in zip(rows.columns, columns, strict=True)]
         return pa.RecordBatch.from_arrays(values, schema=self.arrow_schema(columns))
+
+    def one_of_each(self, query: Query, key: Query) -> Query:
+        """Of what `query` finds one row for each of the values of the columns `key`; more columns may follow."""
+        return sql.SQL("SELECT DISTINCT ON ({}) * FROM ({}) AS k").format(key, query)
 
     @abstractmethod
     def dump_attnums(self, attnums: Mapping[str, int]) -> object:

@@ -170,7 +170,7 @@ class Histories:
         there = set(self._session.relations(views=True)) - set(self._session.relations(views=False))
         for view in reversed(views_of(log.name)):
             if any(self._is_same(TableName(*other), view) for other in there):
-                self._session.execute(sql.SQL("DROP VIEW {}").format(self._identifier(view)))
+                self._session.define(sql.SQL("DROP VIEW {}").format(self._identifier(view)))
         without = replace(log, name=None, views=None)
         self._put(without)
         return without

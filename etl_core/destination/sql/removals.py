@@ -47,9 +47,9 @@ def remove_rows(dialect: Dialect, session: Session, table: Query, schema: TableS
             hint=f"add a primary key to it; then: etl resync {schema.name}",
         )
     wanted = dialect.temporary("etl$removed")
-    session.execute_with(_count(dialect, wanted, schema.columns), rows)
+    session.put_aside(wanted, _count(dialect, schema.columns), rows)
     removed = session.execute(_delete(dialect, table, wanted, schema.columns, sql.Identifier(dialect.row_id)))
-    session.execute(statements.drop(wanted))
+    session.drop_temporary(wanted)
     if removed != rows.num_rows:
         raise CopiedAgain(
             f"{schema.name}: {rows.num_rows - removed} of {rows.num_rows} rows to remove are not there, so the table"
@@ -60,17 +60,16 @@ def remove_rows(dialect: Dialect, session: Session, table: Query, schema: TableS
     return removed
 
 
-def _count(dialect: Dialect, result: Query, columns: Sequence[Column]) -> Query:
-    """Puts each of the Arrow rows into temporary table `result` once, with its number and how often it was there.
+def _count(dialect: Dialect, columns: Sequence[Column]) -> Query:
+    """Each of the Arrow rows once, with its number and how often it was there.
 
     It is there by what tells rows apart: columns `etl$value0` and so on.
     """
     values = dialect.row_values("v", columns)
     return sql.SQL(
-        "CREATE TEMPORARY TABLE {} AS SELECT {}, count(*) AS {}, row_number() OVER () AS {}"
+        "SELECT {}, count(*) AS {}, row_number() OVER () AS {}"
         " FROM (SELECT {} FROM {} AS p) AS v GROUP BY {}"
     ).format(
-        result,
         sql.SQL(", ").join(
             sql.SQL("{} AS {}").format(value, sql.Identifier(_value(at))) for at, value in enumerate(values)
         ),

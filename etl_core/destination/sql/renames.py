@@ -58,7 +58,7 @@ class Renames:
             return target
         if not self._is_same(own.name, target):
             self._clear(target)
-            self._session.execute(statements.create_schema(self._session.identifier(target.namespace)))
+            self._session.define(statements.create_schema(self._session.identifier(target.namespace)))
         self._move(own, target, there)
         return target
 
@@ -70,7 +70,7 @@ class Renames:
         self._histories.leave(name)
         for namespace, relation in self._session.relations(views=False):
             if self._is_same(TableName(namespace, relation), name):
-                self._session.execute(statements.drop(self._session.identifier(namespace, relation)))
+                self._session.drop_table(TableName(namespace, relation))
         self._book.free_name(name)
 
     def _move(self, stored: StoredTable, name: TableName, there: Sequence[tuple[str, str]]) -> None:

@@ -53,6 +53,26 @@ class Session(ABC):
         """Inserts Arrow rows, which have the `columns`; returns how many. For a product with a shorter way in."""
         return self.execute_with(statements.insert(dialect, table, columns), rows)
 
+    def define(self, query: Query) -> None:
+        """Runs a statement that creates, alters or drops something, for a product that keeps those apart."""
+        self.execute(query)
+
+    def put_aside(self, result: Query, query: Query, rows: pa.Table | pa.RecordBatchReader | None = None) -> int:
+        """Puts what a query finds into a new temporary table, `Dialect.temporary`; returns how many rows.
+
+        The query may read Arrow rows, as in `execute_with`.
+        """
+        create = sql.SQL("CREATE TEMPORARY TABLE {} AS {}").format(result, query)
+        return self.execute(create) if rows is None else self.execute_with(create, rows)
+
+    def drop_temporary(self, result: Query) -> None:
+        """Drops what `put_aside` made."""
+        self.execute(statements.drop(result))
+
+    def drop_table(self, name: TableName) -> None:
+        """Drops a table of ours that is there."""
+        self.define(statements.drop(self.identifier(name.namespace, name.name)))
+
     @abstractmethod
     def rollback(self) -> None:
         """Gives the transaction up. What `fetch` finds from now on is what is committed."""
@@ -97,7 +117,7 @@ class Session(ABC):
 
     def create_view(self, view: TableName, query: Query) -> None:
         """Makes the view, or replaces it. `query` names relations as `within_view` does."""
-        self.execute(
+        self.define(
             sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(self.identifier(view.namespace, view.name), query)
         )
 

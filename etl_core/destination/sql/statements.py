@@ -58,14 +58,13 @@ def delete_keys(dialect: Dialect, table: Query, key: Sequence[Column]) -> Query:
 
 def complete(
     dialect: Dialect,
-    result: Query,
     table: Query,
     known: Sequence[Column],
     kept: Sequence[str],
     key: Sequence[Column],
     origins: Sequence[str],
 ) -> Query:
-    """Puts the Arrow rows into temporary table `result`, with the columns `kept` read from `table`.
+    """The Arrow rows, with the columns `kept` read from `table`.
 
     `origins` are the names that the columns of the origin key have in the Arrow rows, in the order of `key`.
     """
@@ -74,8 +73,8 @@ def complete(
         dialect.same(sql.Identifier("t", column.name), dialect.cast_in(sql.Identifier("p", origin), column), column)
         for column, origin in zip(key, origins, strict=True)
     ]
-    return sql.SQL("CREATE TEMPORARY TABLE {} AS SELECT {}, {} FROM {} AS p JOIN {} AS t ON {}").format(
-        result, converted(dialect, known), _list(read), dialect.rows, table, _all(same)
+    return sql.SQL("SELECT {}, {} FROM {} AS p JOIN {} AS t ON {}").format(
+        converted(dialect, known), _list(read), dialect.rows, table, _all(same)
     )
 
 
@@ -86,10 +85,10 @@ def drop(table: Query) -> Query:
 # A person's columns, whose values are carried by key.
 
 
-def keep(result: Query, table: Query, columns: Sequence[tuple[str, str]]) -> Query:
-    """Puts columns of all rows into temporary table `result`: (name in `table`, name in `result`)."""
+def keep(table: Query, columns: Sequence[tuple[str, str]]) -> Query:
+    """Columns of all rows: (name in `table`, name in the result)."""
     chosen = [_as(sql.Identifier(there), name) for there, name in columns]
-    return sql.SQL("CREATE TEMPORARY TABLE {} AS SELECT {} FROM {}").format(result, _list(chosen), table)
+    return sql.SQL("SELECT {} FROM {}").format(_list(chosen), table)
 
 
 def insert_carrying(
@@ -102,26 +101,14 @@ def insert_carrying(
 ) -> Query:
     """Inserts the Arrow rows, with the values that rows of the same key have in `added` in `source`."""
     names = _names([*(column.name for column in columns), *(column.name for column in added)])
-    rows = _carrying(dialect, columns, key, added, source)
+    rows = carry(dialect, columns, key, added, source)
     return sql.SQL("INSERT INTO {} ({}) {}").format(table, names, rows)
 
 
 def carry(
-    dialect: Dialect,
-    result: Query,
-    table: Query,
-    columns: Sequence[Column],
-    key: Sequence[Column],
-    added: Sequence[StoredColumn],
-) -> Query:
-    """Puts the Arrow rows into temporary table `result`, with the values that rows of their key in `table` have."""
-    rows = _carrying(dialect, columns, key, added, table)
-    return sql.SQL("CREATE TEMPORARY TABLE {} AS {}").format(result, rows)
-
-
-def _carrying(
     dialect: Dialect, columns: Sequence[Column], key: Sequence[Column], added: Sequence[StoredColumn], source: Query
 ) -> Query:
+    """The Arrow rows, with the values that rows of their key in `source` have in `added`."""
     there = sql.Identifier("etl$there")
     values = [
         sql.SQL("CASE WHEN t.{} THEN t.{} ELSE CAST({} AS {}) END AS {}").format(
@@ -134,16 +121,13 @@ def _carrying(
         for c in added
     ]
     same = [dialect.same(sql.Identifier("t", c.name), dialect.cast_in(sql.Identifier("p", c.name), c), c) for c in key]
-    return sql.SQL(
-        "SELECT {}, {} FROM {} AS p LEFT JOIN (SELECT DISTINCT ON ({}) {}, TRUE AS {} FROM {}) AS t ON {}"
-    ).format(
+    names = _names([*(c.name for c in key), *(c.name for c in added)])
+    found = sql.SQL("SELECT {}, TRUE AS {} FROM {}").format(names, there, source)
+    return sql.SQL("SELECT {}, {} FROM {} AS p LEFT JOIN ({}) AS t ON {}").format(
         converted(dialect, columns),
         _list(values),
         dialect.rows,
-        _names(c.name for c in key),
-        _names([*(c.name for c in key), *(c.name for c in added)]),
-        there,
-        source,
+        dialect.one_of_each(found, _names(c.name for c in key)),
         _all(same),
     )
 

@@ -86,7 +86,7 @@ class TableWriter:
         names = [*schema.column_names, *(column.name for column in self._foreign)]
         for temporary in completed:
             changed += self._session.execute(statements.insert_all(self._table, names, temporary))
-            self._session.execute(statements.drop(temporary))
+            self._session.drop_temporary(temporary)
         self._touched = self._touched or changed > 0
         return changed
 
@@ -135,7 +135,7 @@ class TableWriter:
     def _alter(self, schema: TableSchema, plan: Plan) -> None:
         dialect, session, table = self._dialect, self._session, self._table
         additions = session.additions(self._name, self._attnums)
-        is_held = self._touched and not dialect.alters_changed_tables
+        is_held = not dialect.alters_in_place or (self._touched and not dialect.alters_changed_tables)
         if is_held or plan.meets_itself or additions.hold_columns:
             session.will_rewrite(table, plan.stored())
             self._rebuild(additions, schema, plan)
@@ -174,20 +174,19 @@ class TableWriter:
         names = [(before, name) for name, before in plan.origins.items()]
         names += [(column.name, column.name) for column in additions.columns]
         result = dialect.temporary("etl$rebuilt")
-        session.execute(statements.keep(result, self._table, names))
+        session.put_aside(result, statements.keep(self._table, names))
         with session.made_anew(replace(schema, name=self._name), additions.renamed(dict(plan.renamed))) as table:
             stay = [name for _, name in names]
             session.execute_with(statements.insert_rebuilt(dialect, table, stay, plan.added, result), held)
-        session.execute(statements.drop(result))
+        session.drop_temporary(result)
+        self._table = session.identifier(self._name.namespace, self._name.name)
 
     def _carry(self, schema: TableSchema, rows: pa.Table) -> Query:
         """Puts rows that may be there, with a person's values of them, into a temporary table; returns its name."""
         result = self._dialect.temporary("etl$carried")
         self._session.will_store(rows)
-        query = statements.carry(
-            self._dialect, result, self._table, schema.columns, _key_columns(schema), self._foreign
-        )
-        self._session.execute_with(query, _ordered(self._dialect, rows, schema.columns, schema.name))
+        query = statements.carry(self._dialect, schema.columns, _key_columns(schema), self._foreign, self._table)
+        self._session.put_aside(result, query, _ordered(self._dialect, rows, schema.columns, schema.name))
         return result
 
     def _complete(self, schema: TableSchema, partial: PartialRows, number: int) -> Query:
@@ -205,8 +204,8 @@ class TableWriter:
             rows = rows.append_column(dialect.arrow_field(column).with_name(name), values)
         result = dialect.temporary(f"etl$completed{number}")
         kept = [*(column.name for column in unchanged), *(column.name for column in self._foreign)]
-        query = statements.complete(dialect, result, self._table, known, kept, key, origins)
-        found = self._session.execute_with(query, rows)
+        query = statements.complete(dialect, self._table, known, kept, key, origins)
+        found = self._session.put_aside(result, query, rows)
         _check_found(schema, rows.num_rows, found)
         self._session.will_store(partial.rows)
         self._session.will_rewrite(result, unchanged)
