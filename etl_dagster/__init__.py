@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from etl_dagster.definitions.factory import build_postgres_replication as build_postgres_replication
     from etl_dagster.definitions.specs import build_slot_asset_spec as build_slot_asset_spec
     from etl_dagster.definitions.specs import build_source_asset_specs as build_source_asset_specs
+    from etl_dagster.postgres_destination import PostgresDestinationResource as PostgresDestinationResource
     from etl_dagster.reports.checks import build_replication_checks as build_replication_checks
     from etl_dagster.resources import BigQueryDestinationResource as BigQueryDestinationResource
     from etl_dagster.resources import DestinationResource as DestinationResource
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from etl_dagster.sync.assets import build_initial_sync_assets as build_initial_sync_assets
     from etl_dagster.sync.materialize_options import MaterializeOptions as MaterializeOptions
     from etl_dagster.sync.sync_step import SyncStep as SyncStep
+    from etl_dagster.table_io_manager import ReplicatedTableIOManager as ReplicatedTableIOManager
     from etl_dagster.tables import ReplicatedTable as ReplicatedTable
     from etl_dagster.translator import DagsterReplicationTranslator as DagsterReplicationTranslator
     from etl_dagster.translator import ReplicatedTableProps as ReplicatedTableProps
@@ -45,9 +47,11 @@ _MODULES = {
     "BigQueryDestinationResource": "resources",
     "DuckDBDestinationResource": "resources",
     "MaterializeOptions": "sync.materialize_options",
+    "PostgresDestinationResource": "postgres_destination",
     "PostgresReplicationComponent": "definitions.component",
     "PostgresReplicationResource": "resources",
     "ReplicatedTable": "tables",
+    "ReplicatedTableIOManager": "table_io_manager",
     "ReplicatedTableProps": "translator",
     "StateStoreResource": "resources",
     "StreamConfig": "stream.stream_job",
@@ -73,9 +77,11 @@ __all__ = [
     "DestinationResource",
     "DuckDBDestinationResource",
     "MaterializeOptions",
+    "PostgresDestinationResource",
     "PostgresReplicationComponent",
     "PostgresReplicationResource",
     "ReplicatedTable",
+    "ReplicatedTableIOManager",
     "ReplicatedTableProps",
     "StateStoreResource",
     "StreamConfig",

@@ -67,7 +67,7 @@ class StateStoreResource(dg.ConfigurableResource):
         return open_store(StateConfig(plain(self.url) or "").url, pipeline)
 
 
-def _option(declared: DestinationType, name: str) -> Any:
+def option_field(declared: DestinationType, name: str) -> Any:
     """The field of an option, as the destination declares it."""
     [option] = [option for option in declared.options or () if option.name == name]
     default: Any = {} if option.kind == "mapping" else option.default
@@ -122,7 +122,7 @@ class DestinationResource(dg.ConfigurableResource, abc.ABC):
 class DuckDBDestinationResource(DestinationResource):
     """A DuckDB file. It is open only while a batch is written, so that others can read between."""
 
-    path: str = _option(DUCKDB, "path")
+    path: str = option_field(DUCKDB, "path")
 
     @property
     def type(self) -> str:
@@ -185,16 +185,16 @@ class BigQueryDestinationResource(DestinationResource):
 
     model_config = _HIDE
 
-    project: str = _option(BIGQUERY, "project")
-    dataset: str = _option(BIGQUERY, "dataset")
-    location: str | None = _option(BIGQUERY, "location")
-    credentials: str = _option(BIGQUERY, "credentials")
-    method: Literal["load_merge", "storage_write_cdc", "auto"] = _option(BIGQUERY, "method")
-    max_staleness: str | None = _option(BIGQUERY, "max_staleness")
-    labels: dict[str, str] = _option(BIGQUERY, "labels")
-    partition_by: dict[str, str] = _option(BIGQUERY, "partition_by")
-    api_endpoint: str | None = _option(BIGQUERY, "api_endpoint")
-    storage_endpoint: str | None = _option(BIGQUERY, "storage_endpoint")
+    project: str = option_field(BIGQUERY, "project")
+    dataset: str = option_field(BIGQUERY, "dataset")
+    location: str | None = option_field(BIGQUERY, "location")
+    credentials: str = option_field(BIGQUERY, "credentials")
+    method: Literal["load_merge", "storage_write_cdc", "auto"] = option_field(BIGQUERY, "method")
+    max_staleness: str | None = option_field(BIGQUERY, "max_staleness")
+    labels: dict[str, str] = option_field(BIGQUERY, "labels")
+    partition_by: dict[str, str] = option_field(BIGQUERY, "partition_by")
+    api_endpoint: str | None = option_field(BIGQUERY, "api_endpoint")
+    storage_endpoint: str | None = option_field(BIGQUERY, "storage_endpoint")
 
     @field_validator("credentials")
     @classmethod

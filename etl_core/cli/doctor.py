@@ -21,6 +21,7 @@ from etl_core.identifiers import TableName
 from etl_core.replication.catalog_findings import examine_known
 from etl_core.replication.followed import names_followed
 from etl_core.replication.other_slots import examine_other_slots
+from etl_core.replication.type_findings import examine_types
 from etl_core.source.connection import Connection
 from etl_core.source.doctor import Finding, Severity, examine
 from etl_core.state.doctor import examine_state
@@ -42,6 +43,7 @@ def doctor(pipeline: PipelineControl, arguments: Arguments) -> int:
     )
     findings += _stream_findings(pipeline)
     findings += examine_destination(pipeline.destination, pipeline.config.destination.type)
+    findings += examine_types(pipeline.source, source.selection, pipeline.destination, lambda: pipeline.shapes)
     findings += examine_state(pipeline.config.state.url, pipeline.config.pipeline)
     findings += examine_known(pipeline.config, pipeline.source, pipeline.store)
     findings += examine_other_slots(pipeline.config.pipeline, pipeline.source, pipeline.store)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from etl_core.destination.protocol import Destination
 from etl_core.errors import EtlError, TransientError
+from etl_core.schema.table import PgType, TableSchema
 from etl_core.source.finding import Finding, Severity
 
 
@@ -18,6 +20,27 @@ class ExaminableDestination(Protocol):
 
     def examine(self) -> str:
         """What was found in order, as a sentence. Raises what a write would raise; creates nothing lasting."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingType:
+    """A type of the source that a destination has not, and as what it stores the `columns` (`namespace.table.column`).
+
+    `is_other`: there is one of that name, which is not the same.
+    """
+
+    type: PgType
+    stored: str
+    columns: tuple[str, ...]
+    is_other: bool = False
+
+
+@runtime_checkable
+class TypedDestination(Protocol):
+    """A destination that has the source's own types where they were made there."""
+
+    def missing_types(self, schemas: Sequence[TableSchema]) -> Sequence[MissingType]:
+        """Of the tables, each after those that it is made of. Raises what a read would raise."""
 
 
 def examine_destination(destination: Destination, type: str) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ OIDs below 10,000 are fixed for ever (src/include/catalog/pg_type.dat); all othe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from etl_core.schema.table import Column, PgType, TypeKind
 
 BOOL = 16
@@ -243,6 +245,15 @@ def dimensions(array: PgType) -> int:
 def base_type(pg_type: PgType) -> PgType:
     """The type under a domain (of a domain …), or the type itself."""
     return under_domains(pg_type, -1)[0]
+
+
+def parts_of(pg_type: PgType) -> Iterator[PgType]:
+    """The type and all that it is made of, each after what it is made of itself."""
+    for attribute in pg_type.attributes:
+        yield from parts_of(attribute.type)
+    if pg_type.element is not None:
+        yield from parts_of(pg_type.element)
+    yield pg_type
 
 
 def under_domains(pg_type: PgType, type_modifier: int) -> tuple[PgType, int]:

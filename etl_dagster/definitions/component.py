@@ -51,6 +51,7 @@ from etl_dagster.load_checks import (
     checked,
     sentence,
 )
+from etl_dagster.postgres_destination import PostgresDestinationResource
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,
@@ -67,11 +68,15 @@ _log = logging.getLogger(__name__)
 _DESTINATIONS: Mapping[str, type[DestinationResource]] = {
     "duckdb": DuckDBDestinationResource,
     "bigquery": BigQueryDestinationResource,
+    "postgres": PostgresDestinationResource,
 }
 """`destination.type` and the resource whose fields are the rest of `destination`."""
 
-_CREDENTIALS_ENV = "The environment variable that holds a service account's key, as JSON."
-
+_VARIABLES = {
+    "credentials": "The environment variable that holds a service account's key, as JSON.",
+    "dsn": "The environment variable that holds the whole address.",
+}
+"""By option that is a secret what `<option>_env` names."""
 
 Translate = Callable[[dg.AssetSpec, ReplicatedTableProps], dg.AssetSpec]
 """Gives the spec of one table from the translator's."""
@@ -116,8 +121,10 @@ def _destination_models() -> Any:
     for type_name, resource in _DESTINATIONS.items():
         options: dict[str, Any] = {name: (field.annotation, field) for name, field in resource.model_fields.items()}
         options["type"] = (Literal[type_name], ...)
-        if "credentials" in options:
-            options["credentials_env"] = (str | None, Field(default=None, description=_CREDENTIALS_ENV))
+        for secret in _VARIABLES.keys() & options.keys():
+            annotation, field = options[secret]
+            options[secret] = (annotation | None, Field(default=None, description=field.description))
+            options[f"{secret}_env"] = (str | None, Field(default=None, description=_VARIABLES[secret]))
         models.append(Annotated[create_model(resource.__name__, __base__=dg.Model, **options), Tag(type_name)])
     return Annotated[Union[*models], Discriminator(_destination_tag)]
 
@@ -134,13 +141,16 @@ def _resolve_destination(context: dg.ResolutionContext, model: BaseModel) -> Des
     type_name = options.pop("type")
     if type_name not in _DESTINATIONS:
         return _other_destination(type_name, options)
-    variable = options.pop("credentials_env", None)
-    if variable is not None:
-        if "credentials" in options:
-            raise dg.DagsterInvalidDefinitionError(
-                "destination: credentials and credentials_env exclude each other; leave one of them out"
-            )
-        options["credentials"] = dg.EnvVar(variable)
+    for secret in _VARIABLES.keys() & _DESTINATIONS[type_name].model_fields.keys():
+        variable = options.pop(f"{secret}_env", None)
+        if variable is not None:
+            if secret in options:
+                raise dg.DagsterInvalidDefinitionError(
+                    f"destination: {secret} and {secret}_env exclude each other; leave one of them out"
+                )
+            options[secret] = dg.EnvVar(variable)
+        elif options.get(secret) is None and _DESTINATIONS[type_name].model_fields[secret].is_required():
+            raise dg.DagsterInvalidDefinitionError(f"destination: give either {secret} or {secret}_env")
     return _DESTINATIONS[type_name](**options)
 
 

@@ -34,6 +34,9 @@ attributes:
     # type: bigquery
     # project: my-project
     # credentials_env: {variable}_GCP_KEY
+    # … or another PostgreSQL; dsn_env names the variable that holds its address:
+    # type: postgres
+    # dsn_env: {variable}_WAREHOUSE_DSN
     # … or a type that another package brings, with its options; <option>_env names the variable that holds one:
     # type: mine
     # token_env: {variable}_TOKEN

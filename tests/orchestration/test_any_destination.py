@@ -14,6 +14,7 @@ from dagster.components.resolved.errors import ResolutionException
 from etl_core.destination.bigquery.declaration import BIGQUERY
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.duckdb.declaration import DUCKDB
+from etl_core.destination.postgres.declaration import POSTGRES
 from etl_core.destination.registry import reader_names
 from etl_core.identifiers import TableName
 from etl_core.testing.postgres import Database
@@ -21,6 +22,7 @@ from etl_dagster import names
 from etl_dagster.any_destination import AnyDestinationResource
 from etl_dagster.definitions.component import PostgresReplicationComponent
 from etl_dagster.definitions.factory import build_postgres_replication
+from etl_dagster.postgres_destination import PostgresDestinationResource
 from etl_dagster.resources import (
     BigQueryDestinationResource,
     DestinationResource,
@@ -111,7 +113,12 @@ def chain(error: BaseException | None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("resource", "declared"), [(DuckDBDestinationResource, DUCKDB), (BigQueryDestinationResource, BIGQUERY)]
+    ("resource", "declared"),
+    [
+        (DuckDBDestinationResource, DUCKDB),
+        (BigQueryDestinationResource, BIGQUERY),
+        (PostgresDestinationResource, POSTGRES),
+    ],
 )
 def test_the_resources_of_our_own_types_have_the_options_that_are_declared(
     resource: type[DestinationResource], declared: DestinationType

@@ -27,6 +27,7 @@ from etl_core.testing import destination_tables
 from etl_core.testing.postgres import Database
 from etl_dagster.definitions.component import PostgresReplicationComponent
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
+from etl_dagster.postgres_destination import PostgresDestinationResource
 from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
 from etl_dagster.sync.sync_step import SyncStep
 from etl_dagster.translator import ReplicatedTableProps
@@ -469,6 +470,7 @@ def test_a_key_comes_from_the_environment(sandbox: DefsFolderSandbox, monkeypatc
             {"destination": {"type": "bigquery", "project": "p", "credentials": "key.json", "credentials_env": "X"}},
             "credentials and credentials_env exclude each other",
         ),
+        ({"destination": {"type": "postgres"}}, "destination: give either dsn or dsn_env"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(sandbox: DefsFolderSandbox, changes: dict[str, Any], said: str) -> None:
@@ -766,3 +768,11 @@ def test_tables_in_bigquery_are_called_as_its_io_manager_looks_for_them(sandbox:
     defs = load(sandbox, destination={"type": "bigquery", "project": "p", "dataset": "raw_{namespace}"})
     assert table_keys(defs) == {"bigquery/raw_public/orders", "bigquery/raw_public/customers"}
     assert table_spec(defs, "bigquery", "raw_public", "orders").kinds == {"bigquery", "postgres"}
+
+
+def test_the_address_of_postgresql_comes_from_the_environment(sandbox: DefsFolderSandbox) -> None:
+    defs = load(sandbox, destination={"type": "postgres", "dsn_env": "WAREHOUSE_DSN"})
+    destination = (defs.resources or {})["shop"].destination
+    assert isinstance(destination, PostgresDestinationResource)
+    assert destination.dsn == dg.EnvVar("WAREHOUSE_DSN")
+    assert table_keys(defs) == {"postgres/public/orders", "postgres/public/customers"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +21,12 @@ from pathlib import Path
 import pyarrow as pa
 from psycopg import sql
 
+from etl_core.destination.doctor import MissingType
 from etl_core.destination.postgres.connection import Server
 from etl_core.destination.postgres.conninfo import parameters
 from etl_core.destination.postgres.dialect import PostgresDialect
 from etl_core.destination.postgres.failures import unavailable
+from etl_core.destination.postgres.missing_types import missing_types
 from etl_core.destination.postgres.session import PostgresDatabase, PostgresSession
 from etl_core.destination.postgres.types import read_column
 from etl_core.destination.sql import statements
@@ -81,6 +83,11 @@ class PostgresDestination(SqlDestination[PostgresSession]):
                 hint="CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and write there",
             )
         return f"PostgreSQL database {name} can be written"
+
+    def missing_types(self, schemas: Sequence[TableSchema]) -> Sequence[MissingType]:
+        """See TypedDestination."""
+        with self._database.reading():
+            return missing_types(schemas, self._postgres.known)
 
     def running_database(self) -> str:
         """See PostgresPlace."""

@@ -9,6 +9,7 @@ An lsn is numeric(20): bigint has 63 bits for a number.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, LiteralString
 
@@ -28,7 +29,7 @@ STORED_AS = b"etl.stored_as"
 
 
 class PostgresDialect(Dialect):
-    """See Dialect. `known` are the types of the database that are not built in, set anew by each session."""
+    """See Dialect."""
 
     product = "PostgreSQL"
     rows = sql.Identifier("pg_temp", "etl$rows")
@@ -52,7 +53,17 @@ class PostgresDialect(Dialect):
     longest_name = 63
 
     def __init__(self) -> None:
-        self.known: TypeNames = {}
+        self._of_thread = threading.local()
+
+    @property
+    def known(self) -> TypeNames:
+        """The types of the database that are not built in, as the session that this thread is in knows them."""
+        known: TypeNames = getattr(self._of_thread, "known", {})
+        return known
+
+    @known.setter
+    def known(self, known: TypeNames) -> None:
+        self._of_thread.known = known
 
     def temporary(self, name: str) -> Query:
         return sql.Identifier("pg_temp", name)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etl_core.destination.options import Options
 from etl_core.destination.postgres.conninfo import parameters
 from etl_core.destination.reader_names import ReaderColumn
 from etl_core.identifiers import TableName
-from etl_core.schema.table import PgType, TableSchema
+from etl_core.schema.pg_types import parts_of
+from etl_core.schema.table import TableSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +29,10 @@ class PostgresReaderNames:
             ReaderColumn(
                 column.name,
                 column.name,
-                type_name(column, {part.name: {part.namespace: None} for part in _parts(column.type)}),
+                type_name(column, {part.name: {part.namespace: None} for part in parts_of(column.type)}),
             )
             for column in schema.columns
         ]
-
-
-def _parts(pg_type: PgType) -> Iterator[PgType]:
-    yield pg_type
-    if pg_type.element is not None:
-        yield from _parts(pg_type.element)
 
 
 def reader_names(options: Options) -> PostgresReaderNames | None:

@@ -15,8 +15,8 @@ from etl_core.destination.postgres import tables
 from etl_core.destination.postgres.connection import Server
 from etl_core.destination.postgres.dialect import STORED_AS, PostgresDialect
 from etl_core.destination.postgres.failures import ABSENT, UNIQUE_VIOLATION, explain_table
+from etl_core.destination.postgres.known_types import KnownTypes
 from etl_core.destination.postgres.lines import copy_lines
-from etl_core.destination.postgres.types import FoundType, unquoted
 from etl_core.destination.sql.additions import Additions, StoredColumn
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
@@ -214,26 +214,21 @@ class PostgresDatabase:
 
     @contextmanager
     def reading(self, *, wait_seconds: float | None = None) -> Iterator[PostgresSession]:  # noqa: ARG002
-        with self._server.transaction("read") as connection:
-            yield self._session(connection)
+        with self._server.transaction("read") as connection, self._session(connection) as session:
+            yield session
 
     @contextmanager
     def transaction(self, *, tables: int = 1) -> Iterator[PostgresSession]:  # noqa: ARG002
-        with self._server.transaction("write") as connection:
-            yield self._session(connection)
+        with self._server.transaction("write") as connection, self._session(connection) as session:
+            yield session
 
-    def _session(self, connection: Connection) -> PostgresSession:
-        known: dict[str, dict[str, FoundType]] = {}
-        for namespace, name, kind, is_not_null, labels, attributes, under in connection.execute(tables.TYPES):
-            known.setdefault(name, {})[namespace] = FoundType(
-                kind,
-                frozenset(labels),
-                tuple((attribute, unquoted(spelled)) for attribute, spelled in attributes),
-                None if under is None else unquoted(under),
-                is_not_null,
-            )
-        self._dialect.known = known
-        return PostgresSession(connection, self._dialect)
+    @contextmanager
+    def _session(self, connection: Connection) -> Iterator[PostgresSession]:
+        self._dialect.known = KnownTypes(connection)
+        try:
+            yield PostgresSession(connection, self._dialect)
+        finally:
+            self._dialect.known = {}
 
 
 def _stored_as(field: pa.Field[Any]) -> Query:

@@ -33,22 +33,6 @@ SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind::text = ANY (%s) AND n.nspname NOT LIKE 'pg\\_%%' AND n.nspname <> 'information_schema'
 """
-# No arrays, and no row types of tables.
-TYPES = """
-SELECT n.nspname::text, t.typname::text, t.typtype::text, t.typnotnull,
-       ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid),
-       ARRAY(SELECT ARRAY[a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod)]
-             FROM pg_catalog.pg_attribute a
-             WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-       CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod) ELSE
-            (SELECT pg_catalog.format_type(CASE t.oid WHEN r.rngtypid THEN r.rngsubtype ELSE r.rngtypid END, -1)
-             FROM pg_catalog.pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)) END
-FROM pg_catalog.pg_type t
-JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
-LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
-WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
-  AND t.typcategory <> 'A' AND t.typtype <> 'p' AND t.typisdefined AND (c.relkind IS NULL OR c.relkind = 'c')
-"""
 INDEXES = """
 SELECT i.relname::text, x.indisprimary,
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a

@@ -169,6 +169,13 @@ def _stored(pg_type: PgType, modifier: int, known: TypeNames) -> tuple[PgType, i
     return _text(), -1
 
 
+def is_missing(pg_type: PgType, known: TypeNames) -> bool:
+    """Whether the type would be kept if the database had it."""
+    if pg_type.kind in (TypeKind.ARRAY, TypeKind.PSEUDO) or is_builtin(pg_type) or _has_money(pg_type):
+        return False
+    return _namespace(pg_type, known) is None
+
+
 def is_builtin(pg_type: PgType) -> bool:
     return pg_type.oid < _FIRST_USER_OID and pg_type.namespace == "pg_catalog"
 

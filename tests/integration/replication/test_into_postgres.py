@@ -13,6 +13,7 @@ import pytest
 from etl_core.config import DestinationConfig
 from etl_core.errors import ConfigError
 from etl_core.replication import failpoints
+from etl_core.replication.type_findings import examine_types
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database, create_database
 
@@ -210,3 +211,35 @@ def test_a_database_is_not_replicated_into_itself(lab: Lab) -> None:
         lab.pipeline()
     assert lab.slots() == set()
     assert lab.execute("SELECT FROM pg_namespace WHERE nspname = '_etl'") == []
+
+
+def test_the_doctor_names_types_that_the_destination_lacks_and_its_sql_makes_them(
+    lab: Lab, warehouse: Database
+) -> None:
+    lab.execute(TYPES)
+    lab.execute(
+        "CREATE SCHEMA \"Other\"; CREATE TYPE \"Other\".kind AS ENUM ('a', 'b''c');"
+        ' CREATE TYPE "Other".box AS (kind "Other".kind, "N" numeric(5,1));'
+        ' CREATE DOMAIN "Other".price AS numeric(10,2) NOT NULL CHECK (VALUE >= 0);'
+        ' CREATE TYPE "Other".prices AS RANGE (subtype = "Other".price, multirange_type_name = "Other"."Many");'
+        " ALTER TYPE mood ADD VALUE 'new';"
+        ' CREATE TABLE t (id int PRIMARY KEY, m mood, k "Other".kind, b "Other".box[], p "Other".price,'
+        ' r "Other"."Many")'
+    )
+    lab.publish()
+    pipeline = lab.pipeline()
+
+    def examined() -> dict[str, tuple[str, str | None]]:
+        found = examine_types(pipeline.source, None, pipeline.destination, lambda: pipeline.shapes)
+        return {finding.message.partition(" ")[0]: (finding.message, finding.sql) for finding in found}
+
+    found = examined()
+    assert list(found) == ["public.mood", "Other.kind", "Other.box", "Other.price", "Other.prices"]
+    assert "is another type there than at the source, so public.t.m is stored as text" in found["public.mood"][0]
+    assert "is not in the destination's database, so public.t.p (and 1 more) is stored as" in found["Other.price"][0]
+    for _, statements in found.values():
+        warehouse.execute(statements or "ALTER TYPE mood ADD VALUE 'new'")
+    assert examined() == {}
+    lab.execute("INSERT INTO t VALUES (1, 'new', 'b''c', array[row('a', 1.5)::\"Other\".box], 2.5, '{[1,2)}')")
+    lab.synced()
+    _assert_same(lab, warehouse, "t")
