@@ -41,6 +41,9 @@ _HIDDEN = "***"
 _SECRET = "password|secret|token|_key"  # noqa: S105 - parts of names, not a secret
 _URL_SECRET = re.compile(rf"([?&][^=&]*(?:{_SECRET})[^=&]*=)[^&#]*", re.IGNORECASE)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URL_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]*):")
+_URL_TYPES = {"postgresql": "postgres"}
+"""Schemes that are not the name of their destination type."""
 _NAME_BYTES = 63  # NAMEDATALEN - 1
 
 
@@ -233,6 +236,10 @@ def _spilled_password(dsn: str) -> bool:
     return "@" in address.partition("?")[0]
 
 
+WHOLE_URL = "URL"
+"""The key under which options have the whole URL, which the type reads. No option can be called so."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class DestinationConfig:
     """Where to replicate to. `options` belong to the destination `type`, which checks them; any may be a secret.
@@ -247,6 +254,14 @@ class DestinationConfig:
     def __post_init__(self) -> None:
         if not self.type:
             raise config_error("destination.type", "must name a destination")
+
+    @classmethod
+    def from_url(cls, url: str, folder: Path | None = None) -> DestinationConfig:
+        """Of `duckdb:shop.duckdb`, `postgresql://…` and the like; the type reads the rest when it is asked for."""
+        match = _URL_SCHEME.match(url)
+        if match is None:
+            raise config_error("destination", "must be a mapping or a URL", hint="write for example duckdb:shop.duckdb")
+        return cls(_URL_TYPES.get(match[1], match[1]), {WHOLE_URL: url}, folder)
 
     def __repr__(self) -> str:
         return f"DestinationConfig({self.type!r}, options: {', '.join(self.options) or 'none'})"

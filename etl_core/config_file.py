@@ -301,7 +301,7 @@ class _Section:
 
 def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     pipeline = check_pipeline_name(root.required("pipeline", root.text("pipeline")))
-    source, destination = root.section("source"), root.section("destination")
+    source, destination = root.section("source"), _destination(root, folder)
     state, batch, copy = root.section("state"), root.section("batch"), root.section("copy")
     allow_append_only = root.flag("allow_append_only", False)
     tables, hash_key, write_mode = root.section("tables"), root.text("hash_key"), root.text("write_mode")
@@ -311,7 +311,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     return PipelineConfig(
         pipeline=pipeline,
         source=_source(root.required("source", source), folder),
-        destination=_destination(root.required("destination", destination), folder),
+        destination=root.required("destination", destination),
         state=_state(state, pipeline, folder),
         batch=_batch(batch) if batch else BatchConfig(),
         copy=_copy(copy) if copy else CopyConfig(),
@@ -380,7 +380,15 @@ def _keyword_value(where: str, value: object) -> str:
     return as_text(where, value)
 
 
-def _destination(section: _Section, folder: Path) -> DestinationConfig:
+def _destination(root: _Section, folder: Path) -> DestinationConfig | None:
+    given = root.take("destination")
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return DestinationConfig.from_url(given, folder)
+    if not isinstance(given, dict):
+        raise wrong_kind("destination", "a mapping or a URL", given)
+    section = _Section("destination", given)
     return DestinationConfig(section.required("type", section.text("type")), section.rest(), folder)
 
 

@@ -1,19 +1,21 @@
 """Writes the parts of the docs that are made from code.
 
-The options of destinations, as a page and as a JSON Schema, and what each PostgreSQL type becomes in them.
+The options of destinations, as a page and as a JSON Schema, what each PostgreSQL type becomes in them, and what each of
+them can do, which is in the README too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from etl_core.destination.reference import destination_schema, options_page
+from etl_core.destination.reference import capabilities_table, destination_schema, options_page
 from etl_core.destination.registry import built_in_types
 from etl_core.destination.type_reference import types_page
 
 DOCS = Path(__file__).parent.parent / "docs"
+_BEGIN, _END = "<!-- written by `make docs` from the declarations: do not edit -->", "<!-- end -->"
 
 
 def written_docs() -> Mapping[Path, str]:
@@ -21,10 +23,21 @@ def written_docs() -> Mapping[Path, str]:
     types = built_in_types()
     schema = json.dumps(destination_schema(types), indent=2, ensure_ascii=False)
     return {
+        **{page: _with_table(page, capabilities_table(types)) for page in _WITH_CAPABILITIES},
         DOCS / "destinations" / "options.md": options_page(types),
         DOCS / "destinations" / "types.md": types_page(types),
         DOCS / "destinations" / "destination.schema.json": f"{schema}\n",
     }
+
+
+_WITH_CAPABILITIES = (DOCS.parent / "README.md", DOCS / "destinations" / "README.md")
+
+
+def _with_table(page: Path, table: Sequence[str]) -> str:
+    """The page as it is, with the table between its two marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return "\n".join([f"{before}{_BEGIN}", *table, f"{_END}{after}"])
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ def _build_parser() -> argparse.ArgumentParser:
     backup.add_argument("file", type=Path, metavar="FILE", help="the copy; must not exist yet")
     sources = add("dbt-sources", "Write a sources.yml for dbt: the replicated tables as sources.")
     sources.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the file, replaced (standard output)")
+    destinations = add("destinations", "List the destinations that are installed, and what each can do.")
+    destinations.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object")
     add("failpoints", "List the places where ETL_FAILPOINTS can make a test process fail, and how.")
     teardown = add("teardown", "Drop the slots and the publication this pipeline created, and forget its state.")
     teardown.add_argument("--yes", action="store_true", default=argparse.SUPPRESS, help="do not ask")

@@ -50,7 +50,11 @@ def _run(arguments: Arguments, interrupt: Interrupt) -> int:
     # Imported here, one after the other: `etl --help` waits for none of it, a wrong configuration not for the engine.
     from etl_core.config_file import load_config, locate
 
-    if arguments.command == "failpoints":  # the one command without a configuration
+    if arguments.command == "destinations":  # without a configuration, as the next one
+        from etl_core.cli.destinations import destinations
+
+        return destinations(arguments)
+    if arguments.command == "failpoints":
         from etl_core.replication.failpoint_actions import describe_failpoints
 
         describe_failpoints(print)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from etl_core.destination.options import Option, Options
 from etl_core.destination.protocol import Destination
 from etl_core.destination.reader_names import ReaderNames
+from etl_core.destination.url import DestinationUrl
 from etl_core.type_options import ValueRange
 from etl_core.write_mode import WriteMode
 
@@ -38,6 +39,11 @@ class DestinationType:
     `has_enums` tells whether a column may be an enum (`etl_core.schema.pg_types.is_enum`), stored with its labels.
 
     `types` are the words of the options of types that are in force where the settings have none.
+
+    `url` is how `destination: …` may be written in one word; without it the options are written one by one.
+
+    `tables_in_commit` is how many tables a batch changes in one transaction at most, None for all; the tables of a
+    larger batch become visible in several.
     """
 
     build: Callable[[Options, str], Destination]
@@ -48,3 +54,5 @@ class DestinationType:
     value_range: ValueRange | None = None
     has_enums: bool = False
     types: Mapping[str, str] = field(default_factory=dict)
+    url: DestinationUrl | None = None
+    tables_in_commit: int | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from etl_core.destination.capabilities import CAPABILITIES, Capability, Described, describe_types
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import Kind, Option
 
@@ -41,8 +42,33 @@ def options_page(types: Mapping[str, DestinationType]) -> str:
         *(f"| {kind} | {meaning} |" for kind, meaning in _WRITTEN.items()),
     ]
     for name, declared in types.items():
-        lines += ["", f"## `type: {name}`", "", *options_table(declared)]
+        lines += ["", f"## `type: {name}`", ""]
+        if declared.url is not None:
+            lines += [f"As a URL: `destination: {declared.url.form}`", ""]
+        lines += options_table(declared)
     return "\n".join(lines) + "\n"
+
+
+def capabilities_table(types: Mapping[str, DestinationType]) -> list[str]:
+    """What the types that can be queried can do, as the lines of a Markdown table."""
+    described = [one for one in describe_types(types) if one.is_queried]
+    rows = [
+        f"| {capability.title} | {' | '.join(_answered(capability, one) for one in described)} |"
+        for capability in CAPABILITIES
+    ]
+    return [
+        f"| | {' | '.join(f'`{one.name}`' for one in described)} |",
+        f"| --- |{' --- |' * len(described)}",
+        f"| as a URL | {' | '.join('' if one.url is None else f'`{one.url}`' for one in described)} |",
+        *rows,
+    ]
+
+
+def _answered(capability: Capability, one: Described) -> str:
+    answer = one.answers[capability]
+    if isinstance(answer, bool):
+        return "yes" if answer else "–"
+    return "?" if answer is None else f"`{answer}`" if capability.is_type else str(answer)
 
 
 def options_table(declared: DestinationType) -> list[str]:
@@ -79,8 +105,9 @@ def destination_schema(types: Mapping[str, DestinationType]) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "destination",
-        "description": "Where a pipeline replicates to.",
-        "type": "object",
+        "description": "Where a pipeline replicates to: its type and options, or a URL.",
+        "type": ["object", "string"],
+        "pattern": rf"^[A-Za-z][A-Za-z0-9+_-]*:|{_VARIABLE}",
         "properties": {"type": {"description": f"{', '.join(types)}; a type that is installed; or module:name."}},
         "required": ["type"],
         "allOf": [_of_type(name, declared.options) for name, declared in types.items() if declared.options is not None],

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from etl_core.config import WHOLE_URL
 from etl_core.config_values import config_error, did_you_mean
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import masked, read_options
@@ -48,6 +49,10 @@ _REFERENCE = re.compile(r"(?P<module>[^\W\d]\w*(\.\w+)*):(?P<path>\w+(\.\w+)*)")
 _FIELD = "destination.type"
 
 
+class LibraryMissing(ConfigError):
+    """The type is there, and a Python package that it needs is not."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundType:
     """A type by its name in the configuration, and where it comes from, for people: `etl-mine 1.0`."""
@@ -63,6 +68,7 @@ class FoundType:
 
         Those whose names are in `elsewhere` are not known yet: they are None here, and `check` is not asked.
         """
+        given = self._spelled_out(given)
         declared = self.type.options
         options = given if declared is None else read_options(self.name, declared, given, folder, elsewhere)
         if self.type.check is not None and not elsewhere:
@@ -72,6 +78,7 @@ class FoundType:
 
     def build(self, given: Mapping[str, object], folder: Path | None, pipeline: str) -> Destination:
         """See `build_destination`."""
+        given = self._spelled_out(given)
         options = self.read_options(given, folder)
         with self._calling(given):
             built = self.type.build(options, pipeline)
@@ -84,6 +91,20 @@ class FoundType:
                 hint=_TELL_AUTHORS,
             )
         return built
+
+    def _spelled_out(self, given: Mapping[str, object]) -> Mapping[str, object]:
+        """The options that a URL stands for."""
+        if WHOLE_URL not in given:
+            return given
+        url = self.type.url
+        if url is None:
+            raise config_error(
+                "destination",
+                f"destination type {self.name} has no URL",
+                hint=f"write its options one by one: destination: {{type: {self.name}, …}}",
+            )
+        with self._calling(given):
+            return url.read(str(given[WHOLE_URL]))
 
     def reader_names(self, options: Options) -> ReaderNames | None:
         """What queries call the tables, by what `read_options` gave; None where the type does not tell."""
@@ -106,13 +127,15 @@ class FoundType:
             yield
         except EtlError as error:
             if self.origin != _PACKAGE:
-                error.args = tuple(masked(str(told), self.type.options, given) for told in error.args)
-                error.hint = error.hint and masked(error.hint, self.type.options, given)
+                declared = None if WHOLE_URL in given else self.type.options
+                error.args = tuple(masked(str(told), declared, given) for told in error.args)
+                error.hint = error.hint and masked(error.hint, declared, given)
             raise
         except ModuleNotFoundError as error:
             raise _needs_package(self.name, self.origin, error) from None
         except Exception as error:
-            told = masked(f"{type(error).__name__}: {error}", self.type.options, given)
+            declared = None if WHOLE_URL in given else self.type.options
+            told = masked(f"{type(error).__name__}: {error}", declared, given)
             raise ConfigError(
                 f"destination type {self.name} of {self.origin} failed with {told} ({_place(error)})",
                 field="destination",
@@ -292,14 +315,14 @@ def _import(name: str, origin: str, module_name: str) -> ModuleType:
         ) from error
 
 
-def _needs_package(name: str, origin: str, error: ModuleNotFoundError) -> ConfigError:
+def _needs_package(name: str, origin: str, error: ModuleNotFoundError) -> LibraryMissing:
     if origin == _PACKAGE:
         if (error.name or "").partition(".")[0] == "etl_core":
             raise error
         hint = f"run: pip install 'etl-dagster[{name}]'"
     else:
         hint = f"install it, for example: pip install {(error.name or '').partition('.')[0]}"
-    return ConfigError(
+    return LibraryMissing(
         f"destination type {name} needs the Python package {error.name}, which is not installed",
         field=_FIELD,
         hint=hint,

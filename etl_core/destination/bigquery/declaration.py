@@ -7,7 +7,12 @@ from etl_core.destination.bigquery.readers import reader_names
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import Option, Options
 from etl_core.destination.protocol import Destination
+from etl_core.destination.url import DestinationUrl, after_scheme
 from etl_core.write_mode import WriteMode
+
+MOST_TABLES = 99
+"""In a transaction, beside the bookkeeping. https://cloud.google.com/bigquery/quotas#query_jobs"""
+_URL = "bigquery:PROJECT.DATASET"
 
 OPTIONS = (
     Option("project", "The Google Cloud project.", required=True, example="my-project"),
@@ -68,6 +73,20 @@ def _refuses(mode: WriteMode, options: Options) -> str | None:
     return refuses(mode, options["method"])
 
 
+def _read_url(url: str) -> dict[str, object]:
+    # The id of a project of a domain has a dot and a colon: example.com:project.
+    domain, colon, rest = after_scheme(url, _URL).rpartition(":")
+    project, dot, dataset = rest.partition(".")
+    return {"project": f"{domain}{colon}{project}", **({"dataset": dataset} if dot else {})}
+
+
 BIGQUERY = DestinationType(
-    build=_build, options=OPTIONS, check=_check, reader_names=reader_names, refuses=_refuses, value_range=RANGE
+    build=_build,
+    options=OPTIONS,
+    check=_check,
+    reader_names=reader_names,
+    refuses=_refuses,
+    value_range=RANGE,
+    url=DestinationUrl(_URL, _read_url),
+    tables_in_commit=MOST_TABLES,
 )

@@ -23,10 +23,9 @@ from etl_core.destination.bigquery.bookkeeping import (
 )
 from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.connection import Parameter
+from etl_core.destination.bigquery.declaration import MOST_TABLES
 from etl_core.identifiers import TableId
 
-MOST_TABLES = 99
-"""In a transaction, beside the bookkeeping."""
 _LONGEST = 900_000
 """Characters of SQL in a job, of the 1 MB there may be."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.duckdb.readers import reader_names
 from etl_core.destination.options import Option, Options
+from etl_core.destination.url import DestinationUrl, after_scheme
 
 if TYPE_CHECKING:
     from etl_core.destination.duckdb.destination import DuckDBDestination
@@ -17,6 +18,8 @@ def _build(options: Options, pipeline: str) -> DuckDBDestination:
 
     return DuckDBDestination(options["path"], pipeline)
 
+
+_URL = "duckdb:PATH"
 
 DUCKDB = DestinationType(
     build=_build,
@@ -33,4 +36,5 @@ DUCKDB = DestinationType(
     reader_names=reader_names,
     refuses=lambda mode, options: None,  # noqa: ARG005
     has_enums=True,
+    url=DestinationUrl(_URL, lambda url: {"path": after_scheme(url, _URL)}),
 )

@@ -8,6 +8,7 @@ from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import Option, Options
 from etl_core.destination.postgres.conninfo import parameters
 from etl_core.destination.postgres.readers import reader_names
+from etl_core.destination.url import DestinationUrl
 from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
@@ -53,5 +54,6 @@ POSTGRES = DestinationType(
     ),
     reader_names=reader_names,
     refuses=_refuses,
+    url=DestinationUrl("postgresql://USER@HOST/DATABASE", lambda url: {"dsn": url}),
     types={"numeric": "varchar"},  # its digits as they are: PostgreSQL has numeric itself
 )

@@ -17,9 +17,9 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from etl_core.destination.sql.texts import as_texts
 from etl_core.destination.postgres.types import TypeNames, carried, is_enum, is_ordered, type_change, type_name
 from etl_core.destination.sql.dialect import Dialect, Query, Values
+from etl_core.destination.sql.texts import as_texts
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column

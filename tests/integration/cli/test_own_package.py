@@ -57,6 +57,11 @@ def test_it_keeps_the_contract(own_package: Path, tmp_path: Path) -> None:
 
 
 def test_a_pipeline_into_it_from_the_first_row_to_the_last(project: Project, etl: Etl) -> None:
+    listed = {one["type"]: one for one in json.loads(etl("destinations", "--json").stdout)["destinations"]}
+    assert (listed["mine"]["origin"], listed["mine"]["url"]) == ("etl-mine 1.0", "mine:PATH")
+    assert listed["mine"]["can"].items() >= {"mirror": True, "append": False, "counts": True}.items()
+    configure(project, "mine:out/tables")
+    assert etl("doctor").returncode == 0
     configure(project, "{type: mine, path: out/tables, compression: zstd}")
     assert "destination mine can be reached" in etl("doctor").stdout
     first = etl("run", "--until-caught-up")

@@ -104,3 +104,9 @@ def test_other_types_may_have_any_options() -> None:
     validator = jsonschema.Draft202012Validator(destination_schema(TYPES))
     assert validator.is_valid({"type": "etl_mine:MINE", "anything": [1]})
     assert not validator.is_valid({"path": "x"})
+
+
+def test_it_may_be_a_url() -> None:
+    validator = jsonschema.Draft202012Validator(destination_schema(TYPES))
+    assert all(map(validator.is_valid, ("duckdb:x", "${SHOP_WAREHOUSE}", "postgresql://u@h/d")))
+    assert not validator.is_valid("shop.duckdb")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import Option, Options
+from etl_core.destination.url import DestinationUrl, after_scheme
 
 if TYPE_CHECKING:
     from etl_mine.destination import ArrowFiles
@@ -29,4 +30,5 @@ MINE = DestinationType(
             default="lz4",
         ),
     ),
+    url=DestinationUrl("mine:PATH", lambda url: {"path": after_scheme(url, "mine:PATH")}),
 )
