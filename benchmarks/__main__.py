@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.copying import copy_arrow, copy_bigquery, copy_duckdb, verify
+from benchmarks.destinations import destinations
 from benchmarks.figures import OUT, Report
 from benchmarks.latency import latency
 from benchmarks.load import SHAPES
@@ -53,6 +54,7 @@ BENCHMARKS: Mapping[str, Callable[[Session], Result]] = {
     "verify": verify,
     "latency": latency,
     "orchestration": orchestration,
+    "destinations": destinations,
     "copy_bigquery": copy_bigquery,
     "bigquery_encode": bigquery_encode,
     "bigquery_merge": bigquery_merge,

@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,23 @@ def follow(spec: dict[str, Any]) -> dict[str, float]:
         return meter.read(0)
 
 
+def load(spec: dict[str, Any]) -> dict[str, Any]:
+    """A copy into a destination and a batch of changes of it, by us or by hand, from Arrow in memory: no source."""
+    from benchmarks.loading import OPENERS, make_load
+
+    made = make_load(spec["rows"])
+    with ExitStack() as stack:
+        copy, change = OPENERS[spec["destination"]](spec, Path(spec["directory"]), made, stack)
+        meter = Meter()
+        copy()
+        copied = meter.read(made.copied.num_rows)
+        meter = Meter()
+        change()
+        return {"copied": copied, "changed": meter.read(made.changed_rows)}
+
+
 TASKS = {
+    "load": load,
     "stream": stream,
     "verify": verify,
     "halves": halves,

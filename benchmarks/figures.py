@@ -85,6 +85,11 @@ GOALS: Mapping[str, Goal] = {
         for load, p50, p99 in (("", 100, 500), ("_50_tls", 100, 500), ("_500", 150, 600), ("_500_tls", 150, 600))
         for percentile, limit in (("p50", p50), ("p99", p99))
     },
+    **{
+        f"into_{destination}_{step}_ratio": _at_most(1.5, "the rows' way through a file, and the fence")
+        for destination in ("duckdb", "postgres")
+        for step in ("copied", "changed")
+    },
     "bigquery_encode_us_per_row": _at_most(
         5, "memory bandwidth: a matrix of bytes per stretch of rows, joined by Arrow"
     ),

@@ -15,7 +15,7 @@ from benchmarks.load import SHAPES
 ROOT = Path(__file__).parents[2]
 TOGETHER = [
     ("stream_arrow", "stream_arrow_unix", "stream_duckdb", "cost", "memory"),
-    ("copy_arrow", "copy_duckdb", "verify", "transaction", "bigquery_encode", "bigquery_merge"),
+    ("copy_arrow", "copy_duckdb", "verify", "transaction", "destinations", "bigquery_encode", "bigquery_merge"),
 ]
 """What shares a server and a backlog, in one call each."""
 OVER_KINDS = [
