@@ -14,6 +14,7 @@ from etl_core.destination.protocol import Destination
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_counting_suite import CountingSuite
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
+from etl_core.testing.destination_history_suite import HistorySuite
 from etl_core.testing.destination_log_suite import LogSuite, RotatedLogs
 from etl_core.testing.destination_multiset_suite import MultisetSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
@@ -38,7 +39,7 @@ _CANONICAL: dict[str, list[Any]] = {
 
 
 class TestPostgres(
-    RotatedLogs, LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite
+    RotatedLogs, HistorySuite, LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite
 ):
     """With the types of the values: they are stored as they are."""
 

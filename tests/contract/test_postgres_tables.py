@@ -29,6 +29,7 @@ from etl_core.errors import (
     ValueOutOfRange,
     WatermarkConflict,
 )
+from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
 from etl_core.schema.change_log import EACH_ROW, old_value
@@ -190,6 +191,34 @@ def test_a_view_on_a_column_that_goes_stops_its_table(destination: PostgresDesti
             work()
         assert "etl resync public.orders" in str(caught.value.hint)
     assert contents(destination, orders()) == {ROW: 1}
+
+
+def test_an_index_of_a_tables_new_name_stops_it_alone(destination: PostgresDestination, database: Database) -> None:
+    """Also where the table's own index meets another one of its name in the schema that it is moved to."""
+    publish(destination, orders(), [ROW], watermark=100)
+    database.execute("CREATE TABLE public.others (id int); CREATE INDEX renamed ON public.others (id)")
+    database.execute("CREATE SCHEMA sales; CREATE TABLE sales.theirs (id int CONSTRAINT orders_pkey PRIMARY KEY)")
+    position = 100
+    for name in (TableName("public", "renamed"), TableName("sales", "orders")):
+        schema = replace(orders(), name=name)
+        with pytest.raises(TableError, match=r"cannot be called so in the destination's PostgreSQL.*already exists"):
+            destination.write(batch(changes(schema, inserts=[(2, "a", "b", 1)]), expected=position, new=position + 1))
+    database.execute("ALTER INDEX sales.orders_pkey RENAME TO others_pkey")
+    destination.write(batch(changes(schema, inserts=[(2, "a", "b", 1)]), expected=position, new=position + 1))
+    assert len(contents(destination, schema)) == 2
+
+
+def test_a_schema_that_is_made_at_the_same_moment_is_waited_for(
+    destination: PostgresDestination, database: Database
+) -> None:
+    schema = replace(orders(), name=TableName("sales", "orders"))
+    with psycopg.connect(database.dsn) as other, ThreadPoolExecutor() as pool:
+        other.execute("CREATE SCHEMA sales")
+        copy = pool.submit(publish, destination, schema, [ROW], watermark=100)
+        _until_waiting(database)
+        other.commit()
+        copy.result(PATIENCE)
+    assert len(contents(destination, schema)) == 1
 
 
 def test_a_constraint_that_refuses_rows_is_told_without_them(

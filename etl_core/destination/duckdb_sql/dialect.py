@@ -42,24 +42,23 @@ class DuckDBVersions(VersionsDialect):
     def lists(self, names: Query, name: str) -> Query:
         return sql.SQL("coalesce(list_contains({}, {}), FALSE)").format(names, sql.Literal(name))
 
-    def pair(self, value: Query, moved: Query | None) -> Query:
-        place = sql.SQL("CAST(NULL AS HUGEINT)") if moved is None else moved
-        return sql.SQL("struct_pack(value := {}, moved := {})").format(value, place)
-
-    def value(self, pair: Query) -> Query:
-        return sql.SQL("struct_extract({}, 'value')").format(pair)
-
-    def moved(self, pair: Query) -> Query:
-        return sql.SQL("struct_extract({}, 'moved')").format(pair)
-
-    def last_known(self, pair: Query, window: Query) -> Query:
-        return sql.SQL("last_value({} IGNORE NULLS) OVER {}").format(pair, window)
-
-    def next_known(self, pair: Query, partition: Query, order: Query) -> Query:
+    def carried(self, name: str, number: int, kind: Query, is_sent: Query, is_moved: Query, place: Query) -> Query:  # noqa: ARG002
         return sql.SQL(
-            "first_value({} IGNORE NULLS) OVER"
-            " (PARTITION BY {} ORDER BY {} ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)"
-        ).format(pair, partition, order)
+            "last_value(CASE WHEN {} THEN struct_pack(value := {n}, moved := CAST(NULL AS HUGEINT)) WHEN {} THEN"
+            " struct_pack(value := CAST(NULL AS {}), moved := {}) END IGNORE NULLS) OVER by_key AS {n}"
+        ).format(is_sent, is_moved, kind, place, n=sql.Identifier(name))
+
+    def value(self, alias: str, name: str, number: int) -> Query:  # noqa: ARG002
+        return sql.SQL("struct_extract({}, 'value')").format(sql.Identifier(alias, name))
+
+    def moved(self, alias: str, name: str, number: int) -> Query:  # noqa: ARG002
+        return sql.SQL("struct_extract({}, 'moved')").format(sql.Identifier(alias, name))
+
+    def next_known(self, value: Query, is_known: Query, partition: Query, order: Query) -> Query:
+        return sql.SQL(
+            "struct_extract(first_value(CASE WHEN {} THEN struct_pack(value := {}) END IGNORE NULLS) OVER"
+            " (PARTITION BY {} ORDER BY {} ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING), 'value')"
+        ).format(is_known, value, partition, order)
 
     def renamed(self, names: Query, now: Mapping[str, str | None]) -> Query:
         gone = [sql.Literal(name) for name, new in now.items() if new is None]

@@ -9,7 +9,6 @@ from etl_core.destination.options import Option, Options
 from etl_core.destination.postgres.conninfo import parameters
 from etl_core.destination.postgres.readers import reader_names
 from etl_core.destination.url import DestinationUrl
-from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
     from etl_core.destination.postgres.destination import PostgresDestination
@@ -23,13 +22,6 @@ def _build(options: Options, pipeline: str) -> PostgresDestination:
 
 def _check(options: Options) -> None:
     parameters(options["dsn"])
-
-
-def _refuses(mode: WriteMode, options: Options) -> str | None:  # noqa: ARG001
-    is_kept = mode in (WriteMode.MIRROR, WriteMode.SOFT_DELETE, WriteMode.APPEND)
-    return (
-        None if is_kept else "its views of versions are not made there; with append it has the log that they would show"
-    )
 
 
 POSTGRES = DestinationType(
@@ -53,7 +45,7 @@ POSTGRES = DestinationType(
         ),
     ),
     reader_names=reader_names,
-    refuses=_refuses,
+    refuses=lambda mode, options: None,  # noqa: ARG005
     url=DestinationUrl("postgresql://USER@HOST/DATABASE", lambda url: {"dsn": url}),
     types={"numeric": "varchar"},  # its digits as they are: PostgreSQL has numeric itself
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,8 @@ from etl_core.destination.postgres.types import read_column
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.destination import SqlDestination
 from etl_core.errors import DestinationError, SourceRefused, SourceUnavailable
+from etl_core.identifiers import TableName
+from etl_core.schema.change_log import current_view, history_view, rows_of, versions_of
 from etl_core.schema.table import TableSchema
 from etl_core.source.copy_blocks import copy_blocks
 from etl_core.source.server import running_database
@@ -96,11 +98,25 @@ class PostgresDestination(SqlDestination[PostgresSession]):
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """See Destination. A connection is open until the iterator is exhausted or closed."""
+        return self._read(schema, None)
+
+    def read_current(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """See HistoryDestination. What does not fit into work_mem is sorted in the server's temporary files."""
+        return self._read(rows_of(schema), current_view)
+
+    def read_versions(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """See HistoryDestination."""
+        return self._read(versions_of(schema), history_view)
+
+    def _read(self, schema: TableSchema, view: Callable[[TableName], TableName] | None) -> Iterator[pa.RecordBatch]:
         with self._database.reading() as session:
             place = self._place(session, schema)
+            place = place if view is None else view(place)
             stored = replace(schema, columns=tuple(map(read_column, schema.columns)))
             table = session.identifier(place.namespace, place.name)
             select = statements.select(self._postgres, table, schema.columns)
+            with session.table_errors(schema.name):  # COPY would not tell a table that is gone from a server's failure
+                session.fetch(sql.SQL("{} LIMIT 0").format(select))
         target = arrow_schema(schema)
         with closing(self._server.open()) as connection:
             copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv)").format(select).as_bytes(connection)

@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from etl_core.destination.postgres.types import TypeNames, carried, is_enum, is_ordered, type_change, type_name
+from etl_core.destination.postgres.versions import FUNCTIONS, LOGS, PostgresVersions
 from etl_core.destination.sql.dialect import Dialect, Query, Values
 from etl_core.destination.sql.texts import as_texts
 from etl_core.destination.sql.type_change import TypeChange
@@ -47,9 +48,13 @@ class PostgresDialect(Dialect):
         CREATE TABLE IF NOT EXISTS {streams} (
             pipeline text PRIMARY KEY, lsn numeric(20) NOT NULL, updated_at timestamptz NOT NULL, incarnation text)
         """,
+        LOGS,
+        *FUNCTIONS,
     )
     reserved = frozenset({"information_schema", "pg_catalog", "pg_toast"})
     row_id = "ctid"
+    versions = PostgresVersions()
+    views_hold_columns = True
     longest_name = 63
 
     def __init__(self) -> None:

@@ -25,6 +25,7 @@ UNIQUE_VIOLATION = "23505"
 ABSENT = frozenset({"42P01", "42703", "3F000"})
 """A table, column or schema is not there."""
 
+_TAKEN = frozenset({"42P07", "42710"})
 _LIMIT = "53400"
 _FULL = frozenset({"53100", _LIMIT})
 _READ_ONLY = "25006"
@@ -126,6 +127,13 @@ def explain_table(error: psycopg.Error, name: TableName) -> EtlError:
             f" {error.diag.message_primary}",
             table=str(name),
             hint=f"raise the limit for the destination's user (temp_file_limit), {again}",
+        )
+    if state in _TAKEN:
+        return TableError(
+            f"{name} cannot be called so in the destination's PostgreSQL, nor its indexes as they are: an index, a"
+            f" sequence or a type has the name ({error.diag.message_primary})",
+            table=str(name),
+            hint=f"give that one another name there (ALTER INDEX … RENAME TO …), {again}",
         )
     if state in ABSENT or state[:2] == "42":
         if error.diag.internal_query is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -20,9 +20,10 @@ from etl_core.destination.postgres.lines import copy_lines
 from etl_core.destination.sql.additions import Additions, StoredColumn
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
-from etl_core.destination.sql.statements import delete_all, drop
-from etl_core.errors import TableError
+from etl_core.destination.sql.statements import create_schema, delete_all, drop
+from etl_core.errors import EtlError, TableError
 from etl_core.identifiers import TableId, TableName
+from etl_core.schema.change_log import views_of
 from etl_core.schema.table import Column, TableSchema
 from etl_core.source.connection import Connection
 
@@ -33,11 +34,15 @@ _TYPES: dict[pa.DataType, str] = {pa.uint64(): "numeric(20)", pa.uint32(): "bigi
 class PostgresSession(Session):
     """See Session."""
 
-    def __init__(self, connection: Connection, dialect: PostgresDialect) -> None:
+    def __init__(self, server: Server, connection: Connection, dialect: PostgresDialect) -> None:
+        self._server = server
         self._connection = connection
         self._dialect = dialect
         self._deferred: dict[TableName, list[Query]] | None = None
         """The constraints that COMMIT would check, by their tables."""
+        self._release: Callable[[TableName], None] | None = None
+        self._grants: dict[TableName, list[tuple[str, str | None, bool]]] = {}
+        """On views of ours that were dropped, to be made again."""
 
     def identifier(self, *names: str) -> Query:
         return sql.Identifier(*names)
@@ -82,6 +87,14 @@ class PostgresSession(Session):
                         copy.write(lines)
             return cursor.rowcount
 
+    def create_namespace(self, name: str) -> None:
+        """See Session. In a transaction of its own: of two copies that make one, one would wait, and fail."""
+        if self.fetch(sql.SQL("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"), (name,)):
+            return
+        with suppress(EtlError), self._server.transaction("write") as connection:
+            connection.execute(create_schema(self.identifier(name)).as_bytes(connection))
+        super().create_namespace(name)
+
     def rollback(self) -> None:
         self._connection.rollback()
 
@@ -118,7 +131,10 @@ class PostgresSession(Session):
                 is_key = index.is_on(schema.key) and tables.is_unique(schema)
                 if index.is_primary and theirs.isdisjoint(index.columns) and not is_key:
                     self._drop_key(schema, index)
-            for statement in tables.alter(self._dialect, table, schema.columns, there, theirs):
+            altered = tables.alter(self._dialect, table, schema.columns, there, theirs)
+            if altered:
+                self.will_alter(schema.name)
+            for statement in altered:
                 self.execute(statement)
         yield table
         self.settle_key(schema)
@@ -177,8 +193,29 @@ class PostgresSession(Session):
             names = sql.SQL(", ").join(self._deferred[name])
             self.execute(sql.SQL("SET CONSTRAINTS {} IMMEDIATE").format(names))
 
+    def create_view(self, view: TableName, query: Query) -> None:
+        super().create_view(view, query)
+        for privilege, role, is_grantable in self._grants.pop(view, []):
+            name = self.identifier(view.namespace, view.name)
+            self.execute(tables.grant(name, privilege, role, is_grantable=is_grantable))
+
+    def drop_view(self, view: TableName) -> None:
+        found = self._connection.execute(tables.GRANTS, (view.namespace, view.name)).fetchall()
+        self._grants[view] = [(privilege, role, is_grantable) for privilege, role, is_grantable in found]
+        super().drop_view(view)
+
+    def on_alter(self, release: Callable[[TableName], None]) -> None:
+        self._release = release
+
+    def will_alter(self, name: TableName) -> None:
+        if self._release is not None:
+            self._release(name)
+
     def rename(self, before: TableName, name: TableName) -> int:
         """See Session. Views and whatever else uses the table go on to do so."""
+        for view, renamed in zip(views_of(before), views_of(name), strict=True):
+            if view in self._grants:
+                self._grants[renamed] = self._grants.pop(view)
         if before.namespace != name.namespace:
             # Either namespace may have a table of the other's name.
             passing = aside_name("moving", TableId(0), before.namespace)
@@ -226,7 +263,7 @@ class PostgresDatabase:
     def _session(self, connection: Connection) -> Iterator[PostgresSession]:
         self._dialect.known = KnownTypes(connection)
         try:
-            yield PostgresSession(connection, self._dialect)
+            yield PostgresSession(self._server, connection, self._dialect)
         finally:
             self._dialect.known = {}
 

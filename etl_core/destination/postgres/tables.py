@@ -56,6 +56,14 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')
 """
 
+# What others may do with a view.
+GRANTS = """
+SELECT DISTINCT a.privilege_type::text, r.rolname::text, a.is_grantable FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+WHERE n.nspname = %s AND c.relname = %s AND c.relkind = 'v' AND a.grantee <> c.relowner
+"""
 # A foreign key is one of both its tables; constraint triggers are among the constraints.
 DEFERRED = """
 SELECT DISTINCT n.nspname::text, c.relname::text, s.nspname::text, k.conname::text FROM pg_catalog.pg_constraint k
@@ -149,6 +157,13 @@ def drop_key(table: Query, index: Index) -> list[Query]:
     made: list[Query] = [sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, sql.Identifier(index.name))]
     query = sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL")
     return made + [query.format(table, sql.Identifier(column)) for column in index.columns]
+
+
+def grant(view: Query, privilege: str, role: str | None, *, is_grantable: bool) -> Query:
+    """`privilege` is PostgreSQL's word for it, and no role everyone."""
+    query = sql.SQL("GRANT {} ON {} TO {}{}")
+    to = sql.SQL("PUBLIC") if role is None else sql.Identifier(role)
+    return query.format(sql.SQL(privilege), view, to, sql.SQL(" WITH GRANT OPTION" if is_grantable else ""))
 
 
 def rename(before: TableName, name: str) -> Query:

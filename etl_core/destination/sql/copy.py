@@ -129,7 +129,7 @@ class StagedCopy(Generic[SessionT]):
         histories = Histories(dialect, session, book)
         schema = replace(self._schema, name=Renames(dialect, session, book, histories).brought(self._schema, watermark))
         additions = self._additions(session, book, schema)
-        session.define(statements.create_schema(session.identifier(schema.name.namespace)))
+        session.create_namespace(schema.name.namespace)
         kept = dialect.temporary("etl$kept")
         if additions.columns:
             there = session.identifier(schema.name.namespace, schema.name.name)

@@ -37,24 +37,32 @@ class VersionsDialect(ABC):
         """Whether a list of texts has `name`; false for NULL."""
 
     @abstractmethod
-    def pair(self, value: Query, moved: Query | None) -> Query:
-        """A value, which may be NULL, and a position or NULL: a value that is not NULL itself."""
+    def carried(self, name: str, number: int, kind: Query, is_sent: Query, is_moved: Query, place: Query) -> Query:
+        """What `SELECT … WINDOW by_key` has for the column: in each row its last value, or the move that brought it.
+
+        Of the rows up to it the last that is sent has the value, which may be NULL; one that is moved alone has `place`
+        instead. `kind` is the column's type, `number` tells it from others.
+        """
 
     @abstractmethod
-    def value(self, pair: Query) -> Query:
-        """The first of a pair."""
+    def value(self, alias: str, name: str, number: int) -> Query:
+        """Of a relation that has what `carried` selects: the value."""
 
     @abstractmethod
-    def moved(self, pair: Query) -> Query:
-        """The second of a pair."""
+    def moved(self, alias: str, name: str, number: int) -> Query:
+        """The position of the move that brought the value; NULL where it was sent."""
 
     @abstractmethod
-    def last_known(self, pair: Query, window: Query) -> Query:
-        """The last pair of a window, up to its row, that is not NULL."""
+    def next_known(self, value: Query, is_known: Query, partition: Query, order: Query) -> Query:
+        """The first value of its partition that is known, from its row on; it may be NULL."""
 
-    @abstractmethod
-    def next_known(self, pair: Query, partition: Query, order: Query) -> Query:
-        """The first pair of its partition that is not NULL, from its row on."""
+    def same(self, dialect: Dialect, left: Query, right: Query, column: Column) -> Query:
+        """Whether two stored values are the same, their texts too; NULL is NULL."""
+        told = dialect.told_apart(left, column), dialect.told_apart(right, column)
+        same = dialect.same(left, right, column)
+        if told[0] is None or told[1] is None:
+            return same
+        return sql.SQL("{} AND {}").format(same, dialect.same(told[0], told[1], column))
 
     @abstractmethod
     def renamed(self, names: Query, now: Mapping[str, str | None]) -> Query:
@@ -98,6 +106,8 @@ class Dialect(ABC):
 
     versions: ClassVar[VersionsDialect | None] = None
     """How the product spells the views of versions; without it its tables cannot have write_mode history."""
+    views_hold_columns: ClassVar[bool] = False
+    """Whether a view keeps the columns that it reads from being dropped or altered, and its own from being others."""
 
     @abstractmethod
     def temporary(self, name: str) -> Query:

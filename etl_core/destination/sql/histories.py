@@ -31,6 +31,7 @@ class Histories:
         self._session = session
         self._book = book
         self._logs: dict[tuple[str, TableId], StoredLog] | None = None
+        session.on_alter(self.leave)
 
     def check_table(self, schema: TableSchema) -> None:
         """Raises TableError if the table's name is that of a view of ours."""
@@ -51,6 +52,14 @@ class Histories:
         ours = any(self._is_same(name, table) for name in beside)
         replicated = [stored for stored in self._book.all_tables() if stored.lsn is not None]
         for view in views_of(table):
+            longest = self._dialect.longest_name
+            if longest is not None and len(view.name.encode()) > longest:
+                raise TableError(
+                    f"{table} with write_mode history needs a view called {view}, of whose name {self._dialect.product}"
+                    f" keeps {longest} bytes",
+                    table=str(schema.name),
+                    hint=f"give {table} write_mode append, then: etl resync {schema.name}",
+                )
             taken = next((stored for stored in replicated if self._is_same(stored.name, view)), None)
             if taken is not None:
                 what = f"which is a table of pipeline {taken.pipeline}"
@@ -119,15 +128,18 @@ class Histories:
         if log.name == table and log.views == made_of:
             return
         self.check_views(schema, table)
-        if log.name != table:
-            self._drop_views(log)
+        if log.name != table or self._dialect.views_hold_columns:
+            log = self._drop_views(log)
         self._session.create_view(history_view(table), query)
         shown = self._session.within_view(history_view(table))
         self._session.create_view(current_view(table), current(shown, schema))
         self._put(replace(log, name=table, views=made_of))
 
     def leave(self, table: TableName) -> None:
-        """Drops the views beside the table, which is to have another name, or to be dropped."""
+        """Drops the views beside the table, which is to have another name or other columns, or to be dropped.
+
+        `bring` makes them again.
+        """
         for log in self._known():
             if log.name is not None and self._is_same(log.name, table):
                 self._drop_views(log)
@@ -170,7 +182,7 @@ class Histories:
         there = set(self._session.relations(views=True)) - set(self._session.relations(views=False))
         for view in reversed(views_of(log.name)):
             if any(self._is_same(TableName(*other), view) for other in there):
-                self._session.define(sql.SQL("DROP VIEW {}").format(self._identifier(view)))
+                self._session.drop_view(view)
         without = replace(log, name=None, views=None)
         self._put(without)
         return without

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etl_core.destination.aside import aside_name
-from etl_core.destination.sql import statements
 from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.sql.dialect import Dialect
 from etl_core.destination.sql.histories import Histories
@@ -58,7 +57,7 @@ class Renames:
             return target
         if not self._is_same(own.name, target):
             self._clear(target)
-            self._session.define(statements.create_schema(self._session.identifier(target.namespace)))
+            self._session.create_namespace(target.namespace)
         self._move(own, target, there)
         return target
 

@@ -7,7 +7,7 @@ Sessions raise the product's own exceptions. `Database` turns those of a whole s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -73,6 +73,10 @@ class Session(ABC):
         """Drops a table of ours that is there."""
         self.define(statements.drop(self.identifier(name.namespace, name.name)))
 
+    def create_namespace(self, name: str) -> None:
+        """Makes the namespace unless it is there."""
+        self.define(statements.create_schema(self.identifier(name)))
+
     @abstractmethod
     def rollback(self) -> None:
         """Gives the transaction up. What `fetch` finds from now on is what is committed."""
@@ -120,6 +124,16 @@ class Session(ABC):
         self.define(
             sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(self.identifier(view.namespace, view.name), query)
         )
+
+    def drop_view(self, view: TableName) -> None:
+        """Drops a view of ours that is there, to be made again in this transaction or not."""
+        self.define(sql.SQL("DROP VIEW {}").format(self.identifier(view.namespace, view.name)))
+
+    def on_alter(self, release: Callable[[TableName], None]) -> None:  # noqa: B027
+        """Given what drops our views beside a table, for a product whose views hold the columns that they read."""
+
+    def will_alter(self, name: TableName) -> None:  # noqa: B027
+        """Told before columns of the table are renamed, dropped or get another type."""
 
     def within_view(self, name: TableName) -> Query:
         """What a view in the same namespace calls a relation, also when it is read by somebody else."""

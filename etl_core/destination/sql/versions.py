@@ -3,7 +3,7 @@
 A version begins with the insert, update or copy of its row, and ends with what comes next to its key: an update, a
 delete, an update that moves it to another key, a TRUNCATE, a copy without it. The order is that of the log, within a
 transaction too. A copied row that is what the version before it was continues that one: the same to `Dialect.same`
-and, where that is not enough, to `Dialect.told_apart`.
+and, where that is not enough, to `Dialect.told_apart` (`VersionsDialect.same`).
 
 A value that an update left unchanged is carried from the last row of its key that has it. Where the row was moved to
 that key without it, it is carried from the key before, and so on: such values have the position of that move beside
@@ -57,7 +57,7 @@ _EVENTS = """_etl_events AS NOT MATERIALIZED (
 )"""
 """What came to each key. An update that moves a row comes to two: its key of before, where it ends, comes first."""
 _BROUGHT = """_etl_moves AS MATERIALIZED (
-    SELECT {values}, {origin} AS _etl_origin, _etl_place FROM (
+    SELECT _etl_m.*, {origin} AS _etl_origin FROM (
         SELECT {carried}, _etl_place, _etl_brings FROM _etl_events AS _etl_m
         WHERE EXISTS (SELECT 1 FROM _etl_log AS _etl_b WHERE {was_key} AND _etl_b."_etl_unchanged" IS NOT NULL)
         WINDOW by_key AS (PARTITION BY {keys} ORDER BY _etl_place, _etl_lives)
@@ -87,12 +87,16 @@ _ROWS = """_etl_rows AS NOT MATERIALIZED (
 """Each row, whether it is in the copy that comes next, if that is what comes next, and when it ends."""
 _JOIN_BROUGHT = "LEFT JOIN _etl_brought AS _etl_b ON _etl_b._etl_place = {origin}"
 _VERSIONS = """
-SELECT {columns}, "_etl_committed_at" AS {valid_from}, {ends_at} AS {valid_to}, "_etl_lsn", "_etl_seq" FROM (
+SELECT {columns}, "_etl_committed_at" AS {valid_from}, _etl_end AS {valid_to}, "_etl_lsn", "_etl_seq" FROM (
     SELECT *, lag(_etl_goes_on) OVER by_key AS _etl_went_on, {end} AS _etl_end FROM (
         SELECT *, coalesce(_etl_is_copied, FALSE) AND {same} AS _etl_goes_on FROM _etl_rows
     ) AS _etl_t WINDOW by_key AS (PARTITION BY {keys} ORDER BY _etl_place)
 ) AS _etl_t WHERE NOT coalesce(_etl_went_on, FALSE)"""
 """A version that goes on through copies ends with the last of them that is the same."""
+
+
+_MOVES = "_etl_m"
+"""What rows with carried values are called in a query."""
 
 
 def versions(dialect: Dialect, spelled: VersionsDialect, log: Query, schema: TableSchema, since: Lsn) -> Query:
@@ -105,9 +109,12 @@ def versions(dialect: Dialect, spelled: VersionsDialect, log: Query, schema: Tab
     values = [column for column in every if column not in keys]
     names = _names(keys)
     nexts = [sql.Identifier(f"_etl_next_{number}") for number in range(len(values))]
-    origin = sql.SQL("coalesce({})").format(_list(spelled.moved(_of(c)) for c in values))
-    carried = _list(_carried(dialect, spelled, c) if c in values else sql.Identifier(c.name) for c in every)
-    found = [_as(_found(spelled, c) if c in values else _of(c), c) for c in every]
+    numbers = {column.name: number for number, column in enumerate(values)}
+    origin = sql.SQL("coalesce({})").format(_list(spelled.moved(_MOVES, c.name, numbers[c.name]) for c in values))
+    carried = _list(
+        _carried(dialect, spelled, c, numbers[c.name]) if c in values else sql.Identifier(c.name) for c in every
+    )
+    found = [_as(_found(spelled, c, numbers[c.name]) if c in values else _of(c), c) for c in every]
     queries = [
         sql.SQL(_LOG).format(
             columns=_names(every),
@@ -126,13 +133,12 @@ def versions(dialect: Dialect, spelled: VersionsDialect, log: Query, schema: Tab
     if values:
         queries.append(
             sql.SQL(_BROUGHT).format(
-                values=_names(values),
                 origin=origin,
                 carried=carried,
                 was_key=_all([dialect.same(sql.Identifier("_etl_b", old_name(c.name)), _of(c), c) for c in keys]),
                 keys=names,
-                known=_list(_as(spelled.value(_of(c)), c) for c in values),
-                found=_list(_as(_found(spelled, c), c) for c in values),
+                known=_list(_as(spelled.value(_MOVES, c.name, numbers[c.name]), c) for c in values),
+                found=_list(_as(_found(spelled, c, numbers[c.name]), c) for c in values),
             )
         )
     nothing = [sql.SQL("NULL AS _etl_nothing")]
@@ -154,14 +160,13 @@ def versions(dialect: Dialect, spelled: VersionsDialect, log: Query, schema: Tab
             brought=sql.SQL(_JOIN_BROUGHT).format(origin=origin) if values else sql.SQL(""),
         ),
     ]
-    end = sql.SQL("CASE WHEN NOT _etl_goes_on THEN {} END").format(spelled.pair(sql.SQL("_etl_ends_at"), None))
+    end = spelled.next_known(sql.SQL("_etl_ends_at"), sql.SQL("NOT _etl_goes_on"), names, sql.SQL("_etl_place"))
     return sql.SQL(", ").join(queries) + sql.SQL(_VERSIONS).format(
         columns=_names(every),
         valid_from=sql.Identifier(VALID_FROM.name),
-        ends_at=spelled.value(sql.SQL("_etl_end")),
         valid_to=sql.Identifier(VALID_TO.name),
-        end=spelled.next_known(end, names, sql.SQL("_etl_place")),
-        same=_all([_same(dialect, c, name) for c, name in zip(values, nexts, strict=True)]),
+        end=end,
+        same=_all([spelled.same(dialect, sql.Identifier(c.name), n, c) for c, n in zip(values, nexts, strict=True)]),
         keys=names,
     )
 
@@ -187,29 +192,17 @@ def rename_unchanged(dialect: Dialect, log: Query, now: Mapping[str, str | None]
     )
 
 
-def _carried(dialect: Dialect, spelled: VersionsDialect, column: Column) -> Query:
+def _carried(dialect: Dialect, spelled: VersionsDialect, column: Column, number: int) -> Query:
     """Of each row of `_etl_events` the last value of its key, or the move that brought it."""
-    place, name = sql.SQL("_etl_place"), sql.Identifier(column.name)
-    is_listed = spelled.lists(sql.Identifier(UNCHANGED.name), column.name)
-    known = sql.SQL("CASE WHEN _etl_lives AND NOT {} THEN {} WHEN _etl_moved THEN {} END").format(
-        is_listed, spelled.pair(name, None), spelled.pair(_null(dialect, column), place)
-    )
-    return _as(spelled.last_known(known, sql.SQL("by_key")), column)
+    is_sent = sql.SQL("_etl_lives AND NOT {}").format(spelled.lists(sql.Identifier(UNCHANGED.name), column.name))
+    kind, place = statements.type_name(dialect, column), sql.SQL("_etl_place")
+    return spelled.carried(column.name, number, kind, is_sent, sql.SQL("_etl_moved"), place)
 
 
-def _found(spelled: VersionsDialect, column: Column) -> Query:
-    pair, brought = _of(column), sql.SQL("_etl_b.{}").format(sql.Identifier(column.name))
-    return sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END").format(spelled.moved(pair), spelled.value(pair), brought)
-
-
-def _same(dialect: Dialect, column: Column, copied: Query) -> Query:
-    """Whether a value is the copied one."""
-    own = sql.Identifier(column.name)
-    told = dialect.told_apart(own, column), dialect.told_apart(copied, column)
-    same = [dialect.same(own, copied, column)]
-    if told[0] is not None and told[1] is not None:
-        same.append(dialect.same(told[0], told[1], column))
-    return _all(same)
+def _found(spelled: VersionsDialect, column: Column, number: int) -> Query:
+    value, moved = (take(_MOVES, column.name, number) for take in (spelled.value, spelled.moved))
+    brought = sql.Identifier("_etl_b", column.name)
+    return sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END").format(moved, value, brought)
 
 
 def _null(dialect: Dialect, column: Column) -> Query:
@@ -217,7 +210,7 @@ def _null(dialect: Dialect, column: Column) -> Query:
 
 
 def _of(column: Column) -> Query:
-    return sql.SQL("_etl_m.{}").format(sql.Identifier(column.name))
+    return sql.Identifier(_MOVES, column.name)
 
 
 def _as(value: Query, column: Column) -> Query:

@@ -134,6 +134,8 @@ class TableWriter:
 
     def _alter(self, schema: TableSchema, plan: Plan) -> None:
         dialect, session, table = self._dialect, self._session, self._table
+        if plan.renamed or plan.retyped or plan.dropped:
+            session.will_alter(self._name)
         additions = session.additions(self._name, self._attnums)
         is_held = not dialect.alters_in_place or (self._touched and not dialect.alters_changed_tables)
         if is_held or plan.meets_itself or additions.hold_columns:

@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+from psycopg import sql
 
-from etl_core.config import DestinationConfig
-from etl_core.errors import ConfigError
+from etl_core.config import DestinationConfig, StateConfig
+from etl_core.errors import ConfigError, EtlError
+from etl_core.identifiers import TableName
 from etl_core.replication import failpoints
 from etl_core.replication.type_findings import examine_types
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database, create_database
+from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Churn, Lab
@@ -213,6 +217,34 @@ def test_a_database_is_not_replicated_into_itself(lab: Lab) -> None:
     assert lab.execute("SELECT FROM pg_namespace WHERE nspname = '_etl'") == []
 
 
+def test_a_ring_of_two_pipelines_is_refused_by_the_table_and_what_goes_back_may_be_others(
+    lab: Lab, warehouse: Database
+) -> None:
+    lab.execute("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)")
+    lab.publish("TABLE a")
+    there = lab.synced()
+    warehouse.execute("CREATE TABLE report (id int PRIMARY KEY); INSERT INTO report VALUES (7)")
+    warehouse.execute("CREATE PUBLICATION back_pub FOR ALL TABLES")
+    options = {"dsn": lab.database.dsn, "staging": str(lab.path.with_name("back"))}
+    names = tuple(TableName("public", name) for name in ("a", "report"))
+    lab.config = replace(
+        lab.config,
+        pipeline=f"back_{warehouse.name[-6:]}",
+        source=replace(lab.config.source, publication="back_pub", dsn=warehouse.dsn, tables=names),
+        destination=DestinationConfig("postgres", options),
+        state=StateConfig(f"sqlite:///{lab.path.with_name('back.db')}"),
+    )
+    back = lab.pipeline()
+    outcomes = back.sync()
+    [refused] = [outcome for outcome in outcomes if isinstance(outcome, EtlError)]
+    assert "public.a exists in PostgreSQL and was not made by a pipeline" in str(refused)
+    assert lab.execute("SELECT id FROM report") == [(7,)]
+    lab.execute("INSERT INTO a VALUES (2)")
+    lab.caught_up(there)
+    assert warehouse.execute("SELECT id FROM a ORDER BY 1") == [(1,), (2,)]
+    assert lab.execute("SELECT id FROM a ORDER BY 1") == [(1,), (2,)]
+
+
 def test_the_doctor_names_types_that_the_destination_lacks_and_its_sql_makes_them(
     lab: Lab, warehouse: Database
 ) -> None:
@@ -243,3 +275,67 @@ def test_the_doctor_names_types_that_the_destination_lacks_and_its_sql_makes_the
     lab.execute("INSERT INTO t VALUES (1, 'new', 'b''c', array[row('a', 1.5)::\"Other\".box], 2.5, '{[1,2)}')")
     lab.synced()
     _assert_same(lab, warehouse, "t")
+
+
+def test_the_views_of_versions_follow_their_table(lab: Lab, warehouse: Database) -> None:
+    """Types that are kept, columns and names that change, a bookkeeping of before; grants on the views stay."""
+    lab.execute(TYPES)
+    lab.execute(
+        "CREATE TABLE items (id int PRIMARY KEY, feeling mood, price numeric(6,2), doc json, big text, spare int);"
+        " ALTER TABLE items ALTER big SET STORAGE EXTERNAL;"
+        " INSERT INTO items SELECT i, 'sad', i, '{\"a\":  1}', repeat('x', 3000), i FROM generate_series(1, 2) i"
+    )
+    lab.publish()
+    lab.config = replace(lab.config, write_mode=WriteMode.HISTORY)
+    lab.synced().close()
+    role = f"reader_{warehouse.name}"
+    warehouse.execute("DROP VIEW items_current; DROP VIEW items_history; DROP TABLE _etl.logs")
+    warehouse.execute("DROP AGGREGATE _etl.last_known(anyelement, boolean)")
+    pipeline = lab.pipeline()
+    pipeline.resync(TableName("public", "items"))
+    assert not [outcome for outcome in pipeline.sync() if isinstance(outcome, EtlError)]
+    lab.caught_up(pipeline)
+    warehouse.execute(f"CREATE ROLE {role}; GRANT SELECT ON items_history, items_current TO {role} WITH GRANT OPTION")
+    try:
+        for change in (
+            "UPDATE items SET feeling = 'it''s \"ok\"', price = price + 0.5 WHERE id = 1",
+            "ALTER TABLE items RENAME big TO large; INSERT INTO items (id) VALUES (7)",
+            "ALTER TABLE items DROP spare; DELETE FROM items WHERE id = 7",
+            "ALTER TABLE items ALTER price TYPE numeric(9,2); UPDATE items SET id = 3 WHERE id = 1",
+            "ALTER TABLE items ADD more int DEFAULT 7; UPDATE items SET doc = doc WHERE id = 2",
+            "ALTER TABLE items RENAME TO things",
+        ):
+            lab.execute(change)
+            lab.caught_up(pipeline)
+        lab.execute("DELETE FROM things WHERE id = 2")
+        lab.caught_up(pipeline)
+        assert {status.name.name: status.error for status in pipeline.store.tables()} == {"things": None}
+        assert [comparison.is_equal for comparison in pipeline.verify()] == [True]
+        query = "SELECT (t.*)::text FROM (SELECT id, feeling, price, doc, large, more FROM {} ORDER BY 1) t"
+        assert warehouse.execute(query.format("things_current")) == lab.execute(query.format("things"))
+        found = "SELECT id, feeling::text, price::text, length(large), _etl_valid_to IS NULL FROM things_history"
+        sad, ok = "sad", 'it\'s "ok"'
+        assert sorted(warehouse.execute(f"{found} WHERE id < 7")) == [
+            (1, ok, "1.50", 3000, False),
+            (1, sad, "1.00", 3000, False),
+            (2, sad, "2.00", 3000, False),
+            (2, sad, "2.00", 3000, False),
+            (3, ok, "1.50", 3000, True),
+        ]
+        described: dict[object, object] = {name: kind for name, kind, _ in _described(warehouse, "things_history")}
+        assert (described["feeling"], described["price"]) == ("mood", "numeric(9,2)")
+        # A person's view stops what it holds, and that alone.
+        warehouse.execute("CREATE VIEW mine AS SELECT price FROM things_current")
+        lab.execute("ALTER TABLE things DROP price; INSERT INTO things (id) VALUES (9)")
+        lab.caught_up(pipeline)
+        assert "cannot be altered in the destination's PostgreSQL: a view" in str(pipeline.observer.errors["things"])
+        warehouse.execute("DROP VIEW mine")
+        pipeline.resync(TableName("public", "things"))
+        assert not [outcome for outcome in pipeline.sync() if isinstance(outcome, EtlError)]
+        with psycopg.connect(warehouse.dsn) as reader:  # it has no right on schema _etl
+            reader.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+            assert reader.execute("SELECT count(*) > 3 FROM public.things_history").fetchall() == [(True,)]
+        granted = "SELECT has_table_privilege(%s, %s, 'SELECT WITH GRANT OPTION')"
+        assert warehouse.execute(granted, (role, "things_history")) == [(True,)]
+    finally:
+        warehouse.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
