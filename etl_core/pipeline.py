@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from etl_core.config import PipelineConfig
 from etl_core.control import PipelineControl
 from etl_core.destination.protocol import Destination, SharingDestination
-from etl_core.errors import EtlError, StateConflict, TransientError
+from etl_core.errors import DestinationError, EtlError, SlotInUse, StateConflict, TransientError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.background import BackgroundCopies
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.compare import Comparison
+from etl_core.replication.copied_before import check_not_another, copied_tables
 from etl_core.replication.copy import Copied, TableCopier
 from etl_core.replication.observer import Observer
 from etl_core.replication.permission import Permission
@@ -127,6 +128,39 @@ class Pipeline(PipelineControl):
         else:
             wanted = None
         return self._copy(self._to_copy(wanted), self.stop, share)
+
+    def sync_all(self) -> list[Copied | EtlError]:
+        """Copies every table that is not paused again, behind the swap, also into another destination than before.
+
+        One result per table, errors included. Raises SlotInUse while a stream writes to another destination,
+        StateConflict while another process copies. After `prepare`.
+        """
+        self._preparation.reset_dead_copies()
+        copied = copied_tables(self.store)
+        try:
+            check_not_another(copied, self.destination.positions(), self.config.pipeline)
+        except DestinationError:
+            slot = self.source.slot_status(self.source.main_slot)
+            if slot is not None and slot.active:
+                raise SlotInUse(
+                    f"pipeline {self.config.pipeline} is streaming into another destination",
+                    active_pid=slot.active_pid,
+                    hint="stop it first",
+                ) from None
+        statuses = [status for status in self.store.tables() if status.state is not TableState.PAUSED]
+        for status in statuses:
+            if status.state is TableState.DATA_SYNC:
+                raise StateConflict(f"another process is copying {status.name} now", hint="wait until it has ended")
+        for status in statuses:
+            if status.state is not TableState.INIT or not status.is_requested:
+                self._transition(status, TableState.INIT, TableUpdate(is_requested=True))
+        return self._copy(self._to_copy({status.table_id for status in statuses}), self.stop)
+
+    def check_destination(self) -> None:
+        """Raises DestinationError if the destination has nothing of what was copied before. After `prepare`."""
+        copied = copied_tables(self.store)
+        if copied:
+            check_not_another(copied, self.destination.positions(), self.config.pipeline)
 
     def copy(self, status: TableStatus, *, share: str | None = None) -> Copied | EtlError:
         """Copies one table that is in INIT, as `sync` does; from any thread, several at a time. After `prepare`.

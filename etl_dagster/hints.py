@@ -14,6 +14,7 @@ _TABLE_COMMAND = re.compile(
 _WORDS = {
     "etl teardown": "its action teardown",
     "etl run": "the next stream run",
+    "etl sync --all": "a materialisation of every table with full_refresh: true",
     "etl sync": "a materialisation",
     "etl stream": "the stream job",
     "etl status": "the sensor's tick",

@@ -31,6 +31,7 @@ class Arguments:
     verbose: int = 0
     quiet: bool = False
     tables: Sequence[TableName] = ()
+    all: bool = False
     until_caught_up: bool = False
     seconds: float | None = None
     json: bool = False
@@ -92,7 +93,15 @@ def _build_parser() -> argparse.ArgumentParser:
         help="instead: print the SQL of the event trigger that has every ALTER TABLE told in the WAL, and install it"
         " (=print: do not; =remove: drop it); needs a superuser",
     )
-    _add_tables(add("sync", "Copy the tables that were not copied yet; named ones again, behind the swap."))
+    sync = add("sync", "Copy the tables that were not copied yet; named ones, or all, again, behind the swap.")
+    which = sync.add_mutually_exclusive_group()
+    _add_tables(which)
+    which.add_argument(
+        "--all",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="every table again that is not paused; so a pipeline is moved to another destination",
+    )
     _add_bounds(add("stream", "Stream changes until stopped."))
     _add_bounds(add("run", "Copy what needs it and stream changes until stopped."))
     status = add("status", "Show tables, slot, throughput and lag.")
@@ -136,7 +145,7 @@ def _common_options() -> _Parser:
     return common
 
 
-def _add_tables(parser: argparse.ArgumentParser) -> None:
+def _add_tables(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--table",
         action="append",

@@ -25,7 +25,12 @@ def sync(session: Session) -> int:
     for name in tables:
         pipeline.find(name)  # all of them exist, or none is touched
     began = time.monotonic()
-    results = pipeline.sync(tables or None)
+    if session.arguments.all:
+        results = pipeline.sync_all()
+    else:
+        if not tables:
+            pipeline.check_destination()
+        results = pipeline.sync(tables or None)
     _show_copies(session, results, time.monotonic() - began)
     if pipeline.stop.is_set() and any(isinstance(result, EtlError) for result in results):
         session.results.append("stopped before every table was copied: etl sync copies the others")

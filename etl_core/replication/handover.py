@@ -38,6 +38,7 @@ from etl_core.lsn import ZERO, Lsn
 from etl_core.replication.active import ActiveTables
 from etl_core.replication.catch_ups import CatchUps, failure_of
 from etl_core.replication.catchup import CatchUp
+from etl_core.replication.copied_before import check_not_another, copied_tables, is_there
 from etl_core.replication.failpoints import READY_STORED, SYNC_DONE_STORED, TABLE_STOPPED, reach
 from etl_core.replication.observer import Observer
 from etl_core.replication.stopped_tables import StoppedTables
@@ -72,6 +73,7 @@ class Handover:
         hold: Callable[[], Hold | None],
         stop: threading.Event,
         claim: str | None,
+        pipeline: str,
         write_lock: threading.Lock,
         check_copied: Callable[[TableSchema], None] = lambda _: None,
         put_aside: Callable[[Set[TableId]], None] = lambda _: None,
@@ -88,6 +90,7 @@ class Handover:
         self._stopped = stopped
         self._fence = fence
         self._claim = claim
+        self._pipeline = pipeline
         self._write_lock = write_lock
         self._store = store
         self._destination = destination
@@ -108,10 +111,21 @@ class Handover:
     def start(self, position: Lsn) -> None:
         """Takes in every table that is ready at `position`. After START_REPLICATION has succeeded, see `copy.py`."""
         self._start = position
+        copied = copied_tables(self._store)
         positions = self._destination.positions()
+        check_not_another(copied, positions, self._pipeline)
         self._put_aside(positions.aside)  # first: what is found behind a hand-over is newer
+        is_ours = positions.stream is None or not self._fence.is_of_another_source(positions.stream)
+        kept = []
+        for status in copied:
+            if status.state not in (TableState.FINISHED_COPY, TableState.ERRORED):
+                continue
+            if is_ours and is_there(status, positions):
+                kept.append(status)  # its own slot has what it misses, whatever else the destination lacks
+            else:
+                self._fail_wanting(status, positions.tables.get(status.table_id))
         if self._fence.is_older(positions.stream):
-            self._refuse_older(positions.stream)
+            self._refuse_older(positions.stream, kept)
         else:
             self._fence.expect(positions.stream)
         marks = positions.tables
@@ -167,13 +181,13 @@ class Handover:
 
     # --- taking tables in -------------------------------------------------------------------------------------
 
-    def _refuse_older(self, found: StreamPosition | None) -> None:
-        """The changes in between are gone from the slot, so that every table needs a new copy.
+    def _refuse_older(self, found: StreamPosition | None, kept: Sequence[TableStatus] = ()) -> None:
+        """The changes in between are gone from the slot, so that every table needs a new copy, but those of `kept`.
 
         The stream's position in the destination is the evidence. It is moved only when every table says it for itself.
         """
         what = self._fence.told(found)
-        while statuses := [status for status in self._store.tables() if status.state in COPIED]:
+        while statuses := [s for s in self._store.tables() if s.state in COPIED and s not in kept]:
             for status in statuses:  # until none is left: one that somebody moves meanwhile is looked at again
                 self._fail_replaced(status, what)
                 self._deactivate(status.table_id)
@@ -197,9 +211,13 @@ class Handover:
             CopyNeeded(
                 f"{status.name}: {what}",
                 table=str(status.name),
-                hint=f"was the destination restored or replaced? etl resync {status.name}",
+                hint=f"was the destination restored or replaced? etl resync {status.name}, or etl sync --all",
             ),
         )
+
+    def _fail_wanting(self, status: TableStatus, watermark: Lsn | None) -> None:
+        what = f"it was complete as of {status.snapshot_lsn}, but the destination has it as of {watermark}"
+        self._fail_replaced(status, what, watermark)
 
     def _is_name_taken(self, table_id: TableId) -> bool:
         """Whether another table of the pipeline was copied under the name that this one has in the destination."""
@@ -210,11 +228,7 @@ class Handover:
     def _take_in_ready(self, status: TableStatus, marks: Mapping[TableId, Lsn]) -> None:
         watermark = marks.get(status.table_id)
         if watermark is None or watermark < (status.snapshot_lsn or ZERO):
-            self._fail_replaced(
-                status,
-                f"it was complete as of {status.snapshot_lsn}, but the destination has it as of {watermark}",
-                watermark,
-            )
+            self._fail_wanting(status, watermark)
             return
         self._activate(status, watermark, self._schema(status))
 

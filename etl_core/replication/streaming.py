@@ -141,6 +141,7 @@ class Streaming:
             hold=self._hold.look,
             stop=self._stop,
             claim=progress.claim,
+            pipeline=self._config.pipeline,
             write_lock=self._write_lock,
             check_copied=self._shaping.check_copied,
             put_aside=renames.put_aside,

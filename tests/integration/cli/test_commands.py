@@ -212,6 +212,24 @@ def test_doctor_prints_the_sql_that_mends(project: Project) -> None:
     assert project.run("doctor").status == 0
 
 
+def test_a_pipeline_is_moved_to_another_destination_by_one_command(project: Project) -> None:
+    assert project.run("run", "--until-caught-up").status == 0
+    file = project.folder / "etl.yaml"
+    file.write_text(file.read_text().replace("{type: duckdb, path: shop.duckdb}", "duckdb:new/shop.duckdb"))
+    (project.folder / "new").mkdir()
+    project.database.execute("UPDATE orders SET note = 'changed' WHERE id = 7")
+    for command in (["sync"], ["run", "--until-caught-up"]):
+        refused = project.run(*command)
+        assert refused.status == 1
+        assert "etl: the destination has nothing of pipeline" in refused.err
+        assert "every table copied into this one: etl sync --all" in refused.err
+    moved = project.run("sync", "--all")
+    assert moved.status == 0, moved.err
+    assert "copied 2 tables: 1,200 rows" in moved.out
+    assert project.run("run", "--until-caught-up").status == 0
+    assert project.run("verify").status == 0
+
+
 @pytest.mark.parametrize("own_publication", [True, False])
 def test_teardown_drops_what_the_pipeline_created(project: Project, own_publication: bool) -> None:
     if not own_publication:

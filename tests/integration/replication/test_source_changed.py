@@ -95,22 +95,13 @@ def test_another_source_is_refused(
     lab.assert_equal(pipeline)
 
 
-def destination_deleted(lab: Lab) -> None:
-    lab.path.unlink()
-
-
-def destination_replaced_by_an_older_copy(lab: Lab) -> None:
-    shutil.copy(lab.path.with_suffix(".old"), lab.path)
-
-
-@pytest.mark.parametrize("change", [destination_deleted, destination_replaced_by_an_older_copy])
-def test_another_destination_stops_the_tables(lab: Lab, pipeline: Pipeline, change: Callable[[Lab], None]) -> None:
+def test_an_older_destination_stops_the_tables(lab: Lab, pipeline: Pipeline) -> None:
     pipeline.close()
     shutil.copy(lab.path, lab.path.with_suffix(".old"))
     lab.execute("INSERT INTO a VALUES (100, 100)")
     lab.caught_up(pipeline)
     pipeline.close()
-    change(lab)
+    shutil.copy(lab.path.with_suffix(".old"), lab.path)
 
     lab.execute("INSERT INTO a VALUES (101, 101)")
     pipeline = lab.caught_up(lab.pipeline())
@@ -129,7 +120,7 @@ def test_a_copy_older_than_the_tables_snapshot_stops_that_table(lab: Lab, pipeli
     pipeline.sync([TableName("public", "b")])  # no batch of the stream is written after it
     lab.caught_up(pipeline)
     pipeline.close()
-    destination_replaced_by_an_older_copy(lab)
+    shutil.copy(lab.path.with_suffix(".old"), lab.path)
     pipeline = lab.caught_up(lab.pipeline())
     assert {status.name.name: status.state for status in pipeline.store.tables()} == {
         "a": TableState.READY,
