@@ -62,7 +62,9 @@ _ABILITIES: Mapping[Capability, Callable[[Destination], Answer]] = {
         not isinstance(found, WaitingDestination)
     ),
     Capability("counts", "counts rows without reading them"): lambda found: isinstance(found, CountingDestination),
-    Capability("backup", "`etl backup`"): lambda found: isinstance(found, BackupDestination),
+    Capability("backup", "backup of its file, while a run writes it"): lambda found: isinstance(
+        found, BackupDestination
+    ),
 }
 _COMMIT = Capability("tables_in_commit", "tables in one commit")
 _ENUMS = Capability("enums", "`types.enum: enum`")
