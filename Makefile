@@ -7,6 +7,9 @@ MATRIX := 14 15 16 17 18
 # Each worker has a PostgreSQL of its own; the tests wait about as much as they compute.
 WORKERS := 3
 PYTEST = $(RUN) pytest -n $(WORKERS) --dist worksteal
+# The tests of lakes have another DuckDB, which goes before the one in .venv.
+LAKES = PYTHONPATH=$(CURDIR)/$(VENV)/lakes $(PYTEST)
+OF_LAKES = $(filter tests/lakes%,$(TESTS))
 
 # Where this is set, each of the hundreds of processes that tests start would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -19,11 +22,12 @@ help: ## this list
 
 venv: $(VENV)/installed ## .venv with all that the targets below need (they make it themselves); PYTHON=… chooses one
 
-$(VENV)/installed: pyproject.toml constraints.txt scripts/make-venv
+$(VENV)/installed: pyproject.toml constraints.txt constraints-lakes.txt scripts/make-venv
 	@PYTHON='$(PYTHON)' scripts/make-venv
 
 test: venv ## the whole test suite; TESTS=… for a part, WORKERS=1 for one at a time, ETL_PG_SOURCE and ETL_PG_VERSION for another PostgreSQL, ETL_PG_TLS=required over TLS
-	$(PYTEST) $(TESTS)
+	$(if $(OF_LAKES),,$(PYTEST) $(TESTS))
+	$(if $(TESTS),$(if $(OF_LAKES),$(LAKES) $(TESTS)),$(LAKES) tests/lakes)
 
 test-fast: venv ## the inner loop: what needs no server, with few random examples
 	ETL_HYPOTHESIS=dev $(PYTEST) -q tests/unit $(TESTS)

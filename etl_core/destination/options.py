@@ -28,11 +28,11 @@ from etl_core.errors import ConfigError
 Options: TypeAlias = Mapping[str, Any]
 """Read options by name. Every declared one is there, None where it was neither given nor has a default."""
 
-Kind: TypeAlias = Literal["text", "path", "integer", "size", "duration", "flag", "choice", "mapping"]
+Kind: TypeAlias = Literal["text", "path", "place", "integer", "size", "duration", "flag", "choice", "mapping"]
 """What an option is written as, and what it is read as:
 
-text and choice str, path Path (absolute, if the configuration is a file), integer int, size int (bytes), duration float
-(seconds), flag bool, mapping dict of str to str.
+text and choice str, path Path (absolute, if the configuration is a file), place str (a path, made absolute so, or an
+address), integer int, size int (bytes), duration float (seconds), flag bool, mapping dict of str to str.
 """
 
 _NAME = re.compile("[a-z][a-z0-9_]*")
@@ -80,6 +80,8 @@ class Option:
                 return _not_empty(where, value)
             case "path":
                 return _path(where, value, folder)
+            case "place":
+                return _place(where, value, folder)
             case "integer":
                 return as_integer(where, value)
             case "size":
@@ -164,6 +166,15 @@ def _path(where: str, value: object, folder: Path | None) -> Path:
             hint=f"write its path; of a file whose name begins so ./{found[0]}…",
         )
     return Path(text) if folder is None else folder / text
+
+
+def _place(where: str, value: object, folder: Path | None) -> str:
+    text = _not_empty(where, str(value) if isinstance(value, Path) else value)
+    found = _PREFIX.match(text)
+    if folder is None or (found is not None and found["prefix"] != "sqlite"):
+        return text
+    prefix = "" if found is None else found[0]
+    return f"{prefix}{folder / text.removeprefix(prefix)}"
 
 
 def masked(text: str, declared: Collection[Option] | None, given: Mapping[str, object]) -> str:

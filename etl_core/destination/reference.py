@@ -15,6 +15,7 @@ from etl_core.destination.options import Kind, Option
 _WRITTEN: Mapping[Kind, str] = {
     "text": "Text.",
     "path": "A file or folder of this machine. A relative one is in the folder of the configuration file.",
+    "place": "A path, as above, or an address that begins with what it is an address of, such as `s3:`.",
     "integer": "A whole number.",
     "size": "Bytes, or a number with a unit: `1048576`, `64MiB` (2^20 each), `64MB` (10^6 each).",
     "duration": "Seconds, or a number with a unit: `1.5`, `500ms`, `2m`, `1h`.",
@@ -139,6 +140,7 @@ def _schema(option: Option) -> dict[str, Any]:
 _SHAPES: Mapping[Kind, dict[str, Any]] = {
     "text": {"type": "string", "minLength": 1},
     "path": {"type": "string", "minLength": 1},
+    "place": {"type": "string", "minLength": 1},
     "integer": {"type": ["integer", "string"], "pattern": rf"^[0-9]+$|{_VARIABLE}"},
     "size": {"type": ["number", "string"], "pattern": rf"^\s*[0-9.]+\s*([kKmMgG][iI]?)?[bB]?\s*$|{_VARIABLE}"},
     "duration": {"type": ["number", "string"], "pattern": rf"^\s*[0-9.]+\s*(ms|s|m|min|h)?\s*$|{_VARIABLE}"},

@@ -40,6 +40,7 @@ _PACKAGE = "etl-dagster"
 _BUILT_IN = {  # what a type needs beyond this package is installed by the extra of the type's name
     "bigquery": "etl_core.destination.bigquery.declaration:BIGQUERY",
     "duckdb": "etl_core.destination.duckdb.declaration:DUCKDB",
+    "ducklake": "etl_core.destination.ducklake.declaration:DUCKLAKE",
     "memory": "etl_core.destination.memory:MEMORY",
     "null": "etl_core.destination.null:NULL",
     "postgres": "etl_core.destination.postgres.declaration:POSTGRES",

@@ -37,10 +37,11 @@ from pathlib import Path
 import duckdb
 
 from etl_core.destination.duckdb.compression import Compression
-from etl_core.destination.duckdb.failures import explain, holder, is_held
+from etl_core.destination.duckdb.failures import explain
 from etl_core.destination.duckdb.memory import memory_limit, reading_limit
 from etl_core.destination.duckdb.same_file import SameFile, wal_path
 from etl_core.destination.duckdb.statements import note_merge
+from etl_core.destination.duckdb_sql.failures import holder, is_held
 from etl_core.destination.duckdb_sql.session import database_of
 from etl_core.destination.duckdb_sql.statements import text
 from etl_core.errors import DestinationError, DestinationUnavailable, EtlError

@@ -5,7 +5,6 @@ DuckDB quotes values in its messages about data, so only the messages about the 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import duckdb
@@ -21,8 +20,6 @@ from etl_core.errors import (
     TableError,
 )
 from etl_core.identifiers import TableName
-
-_HOLDER = re.compile(r"lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 
 _RESTORE = "restore file and .wal from one backup, or remove both and copy every table again: etl resync TABLE"
 _PAIR = (
@@ -58,17 +55,6 @@ _REPORT = "report this as a bug"
 
 class DiskFull(DestinationUnusable):
     """The file or its log cannot grow. Whether a transaction was committed before is read from the watermarks."""
-
-
-def is_held(error: duckdb.Error) -> bool:
-    """Whether the file could not be opened because another process holds it, or a thread of this one is closing it."""
-    return "Could not set lock" in str(error) or "Unique file handle conflict" in str(error)
-
-
-def holder(error: duckdb.Error) -> str:
-    """The process that holds the file, as DuckDB names it."""
-    match = _HOLDER.search(str(error))
-    return "another process" if match is None else "process {pid} ({program})".format(**match.groupdict())
 
 
 def explain(error: duckdb.Error, path: Path) -> EtlError:

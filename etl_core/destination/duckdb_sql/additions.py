@@ -30,7 +30,7 @@ _SAME = " AND ".join(
 )
 """The table may be spelled otherwise there than it is called now."""
 _COLUMNS = f"""
-    SELECT column_name, data_type, column_default, comment FROM duckdb_columns()
+    SELECT column_name, data_type, nullif(column_default, 'NULL'), comment FROM duckdb_columns()
     WHERE database_name = ? AND {_SAME} ORDER BY column_index
 """
 _CONSTRAINTS = f"""

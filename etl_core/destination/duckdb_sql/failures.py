@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import duckdb
 
 from etl_core.errors import EtlError, TableError, ValueOutOfRange
 from etl_core.identifiers import TableName
+
+_HOLDER = re.compile(r"lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 
 
 def table_failure(error: duckdb.Error, name: TableName, product: str, place: str) -> EtlError | None:
@@ -33,3 +37,14 @@ def table_failure(error: duckdb.Error, name: TableName, product: str, place: str
             hint=f"someone changed the table; copy it again: etl resync {name}",
         )
     return None
+
+
+def is_held(error: duckdb.Error) -> bool:
+    """Whether a file could not be opened because another process holds it, or a thread of this one is closing it."""
+    return "Could not set lock" in str(error) or "Unique file handle conflict" in str(error)
+
+
+def holder(error: duckdb.Error) -> str:
+    """The process that holds the file, as DuckDB names it."""
+    match = _HOLDER.search(str(error))
+    return "another process" if match is None else "process {pid} ({program})".format(**match.groupdict())

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import duckdb
 
@@ -18,35 +19,74 @@ _SETTINGS = (
 )
 
 
+@dataclass(slots=True)
+class _Opened:
+    connection: duckdb.DuckDBPyConnection
+    cursors: int = 0
+
+
 class Instance:
     """Used by several threads, each by cursors of its own.
 
-    `prepare` loads, configures and attaches what is needed into an instance that was just opened.
+    `prepare` loads, configures and attaches what is needed into an instance that was just opened. What must not stay
+    attached, such as a file that others wait for, `attach` attaches before the first cursor, and `detach` takes it away
+    after the last: they are statements.
     """
 
-    def __init__(self, prepare: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[duckdb.DuckDBPyConnection], None],
+        *,
+        attach: str | None = None,
+        detach: str | None = None,
+    ) -> None:
         self._prepare = prepare
+        self._attach = attach
+        self._detach = detach
         self._guard = threading.Lock()
-        self._opened: duckdb.DuckDBPyConnection | None = None
+        self._opened: _Opened | None = None
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own for the `with` block. Raises what DuckDB and `prepare` raise.
 
-        After a failure that says that DuckDB itself cannot go on, the next one is of a new instance.
+        After a failure in the block the next one is of a new instance: DuckDB itself may not be able to go on, or what
+        it is connected to does not answer.
         """
-        with self._guard:
-            if self._opened is None:
-                self._opened = self._open()
-            opened = self._opened
-            cursor = opened.cursor()
+        opened, cursor = self._begin()
         try:
             yield cursor
-        except (duckdb.FatalException, duckdb.InternalException):
+        except Exception:
             self._leave(opened)
             raise
         finally:
+            self._end(opened, cursor)
+
+    def _begin(self) -> tuple[_Opened, duckdb.DuckDBPyConnection]:
+        with self._guard:
+            opened = self._opened
+            if opened is None:
+                opened = self._opened = _Opened(self._open())
+            if not opened.cursors and self._attach is not None:
+                opened.connection.execute(self._attach)
+            cursor = opened.connection.cursor()
+            opened.cursors += 1
+        return opened, cursor
+
+    def _end(self, opened: _Opened, cursor: duckdb.DuckDBPyConnection) -> None:
+        with self._guard:
             cursor.close()
+            opened.cursors -= 1
+            if opened.cursors:
+                return
+            if self._opened is not opened:
+                opened.connection.close()
+            elif self._detach is not None:
+                try:
+                    opened.connection.execute(self._detach)
+                except duckdb.Error:  # it is taken away with the instance, then
+                    self._opened = None
+                    opened.connection.close()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect()
@@ -59,16 +99,16 @@ class Instance:
             raise
         return connection
 
-    def _leave(self, opened: duckdb.DuckDBPyConnection) -> None:
-        """Cursors of other threads keep the instance until they are closed."""
+    def _leave(self, opened: _Opened) -> None:
+        """The cursors of other threads keep the instance until they are closed."""
         with self._guard:
             if self._opened is opened:
                 self._opened = None
-        opened.close()
 
     def close(self) -> None:
-        """The next cursor opens it again. Idempotent."""
+        """The next cursor opens it again; cursors that are open keep it. Idempotent."""
         with self._guard:
             opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
+            if opened is not None and not opened.cursors:
+                with suppress(duckdb.Error):
+                    opened.connection.close()

@@ -52,8 +52,16 @@ class EngineSession(Session):
         # DuckDB finds the Python variable by its name (a replacement scan). Registering the rows would create a view,
         # which a transaction keeps, with the rows, until it ends. A table of that name would be found first, hence the
         # odd name.
-        etl_rows_7d41c9 = without_offsets(rows) if isinstance(rows, pa.Table) else rows  # noqa: F841
-        return _count(self._connection.execute(statements.text(query)).fetchall())
+        refused: list[EtlError] = []
+        etl_rows_7d41c9 = (  # noqa: F841
+            without_offsets(rows) if isinstance(rows, pa.Table) else _noting_refusals(rows, refused)
+        )
+        try:
+            return _count(self._connection.execute(statements.text(query)).fetchall())
+        except duckdb.Error:
+            if refused:
+                raise refused[0] from None
+            raise
 
     def rollback(self) -> None:
         self._connection.execute("ROLLBACK")
@@ -109,6 +117,19 @@ class EngineSession(Session):
 def database_of(connection: duckdb.DuckDBPyConnection) -> str:
     """What DuckDB calls the database that a connection uses; of a file the part of its name before the first dot."""
     return str(connection.execute("SELECT current_database()").fetchall()[0][0])
+
+
+def _noting_refusals(rows: pa.RecordBatchReader, refused: list[EtlError]) -> pa.RecordBatchReader:
+    """The same rows. An error of ours that ends them, of which DuckDB keeps the text alone, is added to `refused`."""
+
+    def noted() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from rows
+        except EtlError as error:
+            refused.append(error)
+            raise
+
+    return pa.RecordBatchReader.from_batches(rows.schema, noted())
 
 
 def _count(answer: list[tuple[Any, ...]]) -> int:

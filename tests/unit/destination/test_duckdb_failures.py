@@ -5,8 +5,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from etl_core.destination.duckdb.failures import DiskFull, explain, explain_table, holder, is_held
+from etl_core.destination.duckdb.failures import DiskFull, explain, explain_table
 from etl_core.destination.duckdb.memory import MemoryRaised, memory_limit, reading_limit
+from etl_core.destination.duckdb_sql.failures import holder, is_held
 from etl_core.errors import (
     DestinationError,
     DestinationUnavailable,
