@@ -44,6 +44,7 @@ _BUILT_IN = {  # what a type needs beyond this package is installed by the extra
     "memory": "etl_core.destination.memory:MEMORY",
     "null": "etl_core.destination.null:NULL",
     "postgres": "etl_core.destination.postgres.declaration:POSTGRES",
+    "snowflake": "etl_core.destination.snowflake.declaration:SNOWFLAKE",
 }
 _METHODS = tuple(name for name in vars(Destination) if not name.startswith("_"))
 _REFERENCE = re.compile(r"(?P<module>[^\W\d]\w*(\.\w+)*):(?P<path>\w+(\.\w+)*)")
@@ -252,7 +253,7 @@ def reader_names(config: DestinationConfig) -> ReaderNames:
         raise ConfigError(
             f"destination type {config.type} keeps no tables that can be queried",
             field=_FIELD,
-            hint="use a type that does, such as bigquery, duckdb or postgres",
+            hint="use a type that does, such as bigquery, duckdb, postgres or snowflake",
         )
     return names
 

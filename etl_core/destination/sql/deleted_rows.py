@@ -52,7 +52,7 @@ def marks_only(changes: TableChanges) -> bool:
 def mark_keys(dialect: Dialect, table: Query, key: Sequence[Column]) -> Query:
     """Marks the rows whose keys are in the Arrow rows, as these say, which costs less than to write them again."""
     same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name), c) for c in key]
-    return sql.SQL("UPDATE {} AS t SET {} = k.{} FROM (SELECT {} FROM {} AS p) AS k WHERE {}").format(
+    return sql.SQL('UPDATE {} AS "t" SET {} = "k".{} FROM (SELECT {} FROM {} AS "p") AS "k" WHERE {}').format(
         table,
         _DELETED_AT,
         _DELETED_AT,
@@ -95,9 +95,7 @@ class RowsToKeep:
         lost = _lost(dialect, schema, carried, present)
         if isinstance(kept, LoggedCopy):
             values = _list(", ", [*_carried(dialect, schema, carried, present, added), *_flags(lost)])
-            session.put_aside(
-                self._aside, _before_copy(old, values, watermark, is_streamed=before.lsn is not None)
-            )
+            session.put_aside(self._aside, _before_copy(old, values, watermark, is_streamed=before.lsn is not None))
             self._check_kept(schema, lost)
             now = {there: name for name, there in origin.items()}
             rename = rename_unchanged(dialect, self._aside, {**dict.fromkeys(before.attnums), **now})
@@ -109,7 +107,9 @@ class RowsToKeep:
         only = (batch.select([column.name for column in keys]) for batch in copied(arrow_schema(schema)))
         handed_over = (dialect.arrow_batch(batch, keys, schema.name) for batch in only)
         query = _without(dialect, rows, [*self._names, *map(_flag, lost)], keys)
-        session.put_aside(self._aside, query, pa.RecordBatchReader.from_batches(dialect.arrow_schema(keys), handed_over))
+        session.put_aside(
+            self._aside, query, pa.RecordBatchReader.from_batches(dialect.arrow_schema(keys), handed_over)
+        )
         self._check_kept(schema, lost)
 
     def _check_kept(self, schema: TableSchema, lost: Mapping[str, Query]) -> None:
@@ -148,14 +148,14 @@ def _carried_rows(
     was = carried.get(DELETED_AT.name)
     is_deleted = sql.SQL("FALSE") if was is None else sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", was))
     chosen.append(sql.SQL("{} AS {}").format(is_deleted, _WAS_DELETED))
-    return sql.SQL("SELECT {} FROM {} AS t").format(_list(", ", chosen), old)
+    return sql.SQL('SELECT {} FROM {} AS "t"').format(_list(", ", chosen), old)
 
 
 def _before_copy(log: Query, values: Query, watermark: Lsn, *, is_streamed: bool) -> Query:
     """The rows of a log from before the copy with that watermark: see AppendingCopy."""
     lsn, seq = sql.Identifier(LSN.name), sql.Identifier(SEQ.name)
-    condition = sql.SQL("t.{lsn} < {w}" if is_streamed else "NOT (t.{lsn} = {w} AND t.{seq} = 0)")
-    return sql.SQL("SELECT {} FROM {} AS t WHERE {}").format(
+    condition = sql.SQL('"t".{lsn} < {w}' if is_streamed else 'NOT ("t".{lsn} = {w} AND "t".{seq} = 0)')
+    return sql.SQL('SELECT {} FROM {} AS "t" WHERE {}').format(
         values, log, condition.format(lsn=lsn, seq=seq, w=sql.Literal(int(watermark)))
     )
 
@@ -234,8 +234,8 @@ def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence
     is_known = [sql.SQL("{} IS NOT NULL").format(name) for name in key]
     number = sql.Identifier("etl$number")
     return sql.SQL(
-        "SELECT {} FROM (SELECT o.*, row_number() OVER (PARTITION BY {} ORDER BY o.{} DESC) AS {} FROM ({}) AS o"
-        " WHERE (o.{} OR ({})) AND NOT EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})) AS o"
+        'SELECT {} FROM (SELECT "o".*, row_number() OVER (PARTITION BY {} ORDER BY "o".{} DESC) AS {} FROM ({}) AS "o"'
+        ' WHERE ("o".{} OR ({})) AND NOT EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS "p") AS "k" WHERE {})) AS "o"'
         " WHERE {} = 1 OR {}"
     ).format(
         _list(", ", [sql.Identifier(name) for name in names]),

@@ -67,8 +67,7 @@ def _count(dialect: Dialect, columns: Sequence[Column]) -> Query:
     """
     values = dialect.row_values("v", columns)
     return sql.SQL(
-        "SELECT {}, count(*) AS {}, row_number() OVER () AS {}"
-        " FROM (SELECT {} FROM {} AS p) AS v GROUP BY {}"
+        "SELECT {}, count(*) AS {}, row_number() OVER () AS {} FROM (SELECT {} FROM {} AS p) AS v GROUP BY {}"
     ).format(
         sql.SQL(", ").join(
             sql.SQL("{} AS {}").format(value, sql.Identifier(_value(at))) for at, value in enumerate(values)

@@ -35,7 +35,7 @@ def select(dialect: Dialect, table: Query, columns: Sequence[Column]) -> Query:
 def insert(dialect: Dialect, table: Query, columns: Sequence[Column]) -> Query:
     """Inserts the Arrow rows."""
     names = _names(column.name for column in columns)
-    query = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} AS p")
+    query = sql.SQL('INSERT INTO {} ({}) SELECT {} FROM {} AS "p"')
     return query.format(table, names, converted(dialect, columns), dialect.rows)
 
 
@@ -51,9 +51,9 @@ def delete_all(table: Query) -> Query:
 def delete_keys(dialect: Dialect, table: Query, key: Sequence[Column]) -> Query:
     """Deletes the rows whose key stands in the Arrow rows; a key may stand there twice."""
     same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name), c) for c in key]
-    return sql.SQL("DELETE FROM {} AS t WHERE EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS p) AS k WHERE {})").format(
-        table, converted(dialect, key), dialect.rows, _all(same)
-    )
+    return sql.SQL(
+        'DELETE FROM {} AS "t" WHERE EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS "p") AS "k" WHERE {})'
+    ).format(table, converted(dialect, key), dialect.rows, _all(same))
 
 
 def complete(
@@ -73,7 +73,7 @@ def complete(
         dialect.same(sql.Identifier("t", column.name), dialect.cast_in(sql.Identifier("p", origin), column), column)
         for column, origin in zip(key, origins, strict=True)
     ]
-    return sql.SQL("SELECT {}, {} FROM {} AS p JOIN {} AS t ON {}").format(
+    return sql.SQL('SELECT {}, {} FROM {} AS "p" JOIN {} AS "t" ON {}').format(
         converted(dialect, known), _list(read), dialect.rows, table, _all(same)
     )
 
@@ -111,7 +111,7 @@ def carry(
     """The Arrow rows, with the values that rows of their key in `source` have in `added`."""
     there = sql.Identifier("etl$there")
     values = [
-        sql.SQL("CASE WHEN t.{} THEN t.{} ELSE CAST({} AS {}) END AS {}").format(
+        sql.SQL('CASE WHEN "t".{} THEN "t".{} ELSE CAST({} AS {}) END AS {}').format(
             there,
             sql.Identifier(c.name),
             _word("NULL" if c.default is None else c.default),
@@ -123,7 +123,7 @@ def carry(
     same = [dialect.same(sql.Identifier("t", c.name), dialect.cast_in(sql.Identifier("p", c.name), c), c) for c in key]
     names = _names([*(c.name for c in key), *(c.name for c in added)])
     found = sql.SQL("SELECT {}, TRUE AS {} FROM {}").format(names, there, source)
-    return sql.SQL("SELECT {}, {} FROM {} AS p LEFT JOIN ({}) AS t ON {}").format(
+    return sql.SQL('SELECT {}, {} FROM {} AS "p" LEFT JOIN ({}) AS "t" ON {}').format(
         converted(dialect, columns),
         _list(values),
         dialect.rows,
@@ -159,7 +159,7 @@ def fill(dialect: Dialect, table: Query, columns: Sequence[Column]) -> Query:
         sql.SQL("{} = {}").format(sql.Identifier(c.name), dialect.cast_in(sql.Identifier("f", c.name), c))
         for c in columns
     ]
-    return sql.SQL("UPDATE {} SET {} FROM {} AS f").format(table, _list(values), dialect.rows)
+    return sql.SQL('UPDATE {} SET {} FROM {} AS "f"').format(table, _list(values), dialect.rows)
 
 
 def rebuild(
@@ -179,7 +179,7 @@ def rebuild(
         )
         for c in columns
     ]
-    return sql.SQL("CREATE OR REPLACE TABLE {} AS SELECT {} FROM {} AS t CROSS JOIN {} AS f").format(
+    return sql.SQL('CREATE OR REPLACE TABLE {} AS SELECT {} FROM {} AS "t" CROSS JOIN {} AS "f"').format(
         table, _list(chosen), table, dialect.rows
     )
 
@@ -190,7 +190,7 @@ def insert_rebuilt(
     """Inserts the columns `stay` of all rows of `source`; those in `added` have the values in the one Arrow row."""
     values: list[Query] = [sql.Identifier("t", name) for name in stay]
     values += [dialect.cast_in(sql.Identifier("f", c.name), c) for c in added]
-    return sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} AS t CROSS JOIN {} AS f").format(
+    return sql.SQL('INSERT INTO {} ({}) SELECT {} FROM {} AS "t" CROSS JOIN {} AS "f"').format(
         table, _names([*stay, *(c.name for c in added)]), _list(values), source, dialect.rows
     )
 

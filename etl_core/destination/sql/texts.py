@@ -63,6 +63,11 @@ def as_texts(values: Array, column: Column, table: TableName) -> Array:
     return texts
 
 
+def as_hex(values: Array) -> Array:
+    """Bytes as hexadecimal digits, a string array."""
+    return as_string(_hex(values, b""))
+
+
 def _texts(values: Array, pg_type: PgType, type_modifier: int) -> Array:
     base, type_modifier = under_domains(pg_type, type_modifier)
     if is_struct(base):

@@ -8,6 +8,7 @@ import pytest
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.destination.duckdb_sql.types import duckdb_type
 from etl_core.destination.postgres.types import type_name
+from etl_core.destination.snowflake.types import snowflake_type
 from etl_core.schema.pg_types import _TYPES, MONEY, builtin
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.testing.destination_tables import array_of, numeric_modifier
@@ -33,6 +34,7 @@ def test_every_type_has_a_place_in_every_destination(modifier: int) -> None:
         one, many = Column("c", pg_type, modifier), Column("c", array_of(70_001, pg_type), modifier)
         assert duckdb_type(one)
         assert bigquery_field(one).sql
+        assert snowflake_type(one)
         # In a database that has only built-in types.
         assert type_name(many, {}) in (type_name(one, {}) + "[]", "text")
         if pa.types.is_list(arrow_type(many)):

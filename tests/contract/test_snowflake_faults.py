@@ -1,0 +1,159 @@
+"""What Snowflake does otherwise than a database of one's own: DDL that commits, lost answers, sessions that end."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("snowflake.connector", reason="the extra is missing: pip install 'etl-dagster[snowflake]'")
+
+from etl_core.destination.snowflake import connection
+from etl_core.destination.snowflake.destination import SnowflakeDestination
+from etl_core.errors import DestinationUnavailable, WatermarkConflict
+from etl_core.lsn import Lsn
+from etl_core.schema.table import Column
+from etl_core.testing.destination_tables import INT4, batch, changes, contents, orders, partial, publish
+from etl_core.testing.postgres import Database
+from etl_core.testing.snowflake_double import SnowflakeAccount
+
+TABLE = orders()
+OLD, NEW = (1, "a", "b", 1), (2, "c", "d", 2)
+
+
+@pytest.fixture
+def account(database: Database) -> Iterator[SnowflakeAccount]:
+    with SnowflakeAccount(database.dsn) as account:
+        yield account
+
+
+@pytest.fixture
+def destination(account: SnowflakeAccount, tmp_path: Path) -> SnowflakeDestination:
+    """With the table at 100."""
+    made = SnowflakeDestination(account.connect, "double", "shop", tmp_path)
+    made.prepare()
+    publish(made, TABLE, [OLD])
+    account.ran.clear()
+    return made
+
+
+def _words(account: SnowflakeAccount) -> list[str]:
+    return [statement.split(maxsplit=1)[0] for statement in account.ran]
+
+
+def test_a_transaction_defines_nothing_in_its_own_session(
+    destination: SnowflakeDestination, account: SnowflakeAccount
+) -> None:
+    """Of a batch with a new column and unchanged values; the double would have committed where one is defined."""
+    grown = replace(TABLE, columns=(*TABLE.columns, Column("extra", INT4, missing_value="5")))
+    parts = [changes(TABLE, upserts=[NEW]), changes(grown, partials=[partial(grown, ["note"], {(1,): (1, "x", 9, 6)})])]
+    account.before["COMMIT"] = _fail
+    with pytest.raises(LookupError):
+        destination.write(batch(*parts, expected=100, new=200))
+    assert contents(destination, TABLE) == Counter([OLD])
+    assert destination.positions().tables == {TABLE.table_id: Lsn(100)}
+    destination.write(batch(*[replace(part) for part in parts], expected=100, new=200))
+    assert contents(destination, grown) == Counter([(1, "x", "b", 9, 6), (*NEW, 5)])
+
+
+def _fail() -> None:
+    raise LookupError("stopped here")
+
+
+@pytest.mark.parametrize(
+    "statement", ["COMMIT", "CREATE OR REPLACE TABLE", "DROP TABLE IF EXISTS", 'DELETE FROM "_etl"']
+)
+def test_what_a_transaction_decided_is_done_though_an_answer_is_lost(
+    destination: SnowflakeDestination, account: SnowflakeAccount, tmp_path: Path, statement: str
+) -> None:
+    """A new copy, which is made beside the table and replaces it once its watermark is committed."""
+    with destination.copy(TABLE) as copy:
+        account.before["COMMIT"] = lambda: account.lost.append(statement)
+        with pytest.raises(DestinationUnavailable):
+            copy.publish(Lsn(200))
+    again = SnowflakeDestination(account.connect, "double", "shop", tmp_path)
+    assert again.positions().tables == {TABLE.table_id: Lsn(200)}
+    assert contents(again, TABLE) == Counter()
+    destination.write(batch(changes(TABLE, inserts=[NEW]), expected=200, new=300))
+    assert contents(destination, TABLE) == Counter([NEW])
+    assert not account.connect(True).rows('SELECT 1 FROM "_etl"."pending"')
+
+
+def test_a_process_that_comes_late_does_not_bring_old_rows_back(
+    destination: SnowflakeDestination, account: SnowflakeAccount, tmp_path: Path
+) -> None:
+    """It has read what is pending, and another process has done that and written a batch before it goes on."""
+    other = SnowflakeDestination(account.connect, "double", "shop", tmp_path)
+
+    def overtake() -> None:
+        assert other.positions().tables == {TABLE.table_id: Lsn(200)}
+        other.write(batch(changes(TABLE, inserts=[NEW]), expected=200, new=300))
+
+    with destination.copy(TABLE) as copy:
+        account.before["COMMIT"] = lambda: account.before.update({"CREATE OR REPLACE TABLE": overtake})
+        copy.publish(Lsn(200))
+    assert contents(destination, TABLE) == Counter([NEW])
+    assert destination.positions().tables == {TABLE.table_id: Lsn(300)}
+
+
+def test_of_two_writers_that_expect_the_same_one_is_refused(
+    destination: SnowflakeDestination, account: SnowflakeAccount, tmp_path: Path
+) -> None:
+    """The second waits for the turn of the first, and sees what that one has committed."""
+    other = SnowflakeDestination(account.connect, "double", "shop", tmp_path)
+    outcome: list[Exception | None] = []
+
+    def write() -> None:
+        try:
+            other.write(batch(changes(TABLE, inserts=[(3, "late", "l", 3)]), expected=100, new=200))
+            outcome.append(None)
+        except WatermarkConflict as conflict:
+            outcome.append(conflict)
+
+    late = threading.Thread(target=write)
+    account.before["COMMIT"] = late.start  # the first writer has written everything, and holds its turn
+    destination.write(batch(changes(TABLE, inserts=[NEW]), expected=100, new=200))
+    late.join(300)
+    assert [type(error) for error in outcome] == [WatermarkConflict]
+    assert contents(destination, TABLE) == Counter([OLD, NEW])
+
+
+def test_a_transaction_that_snowflake_has_ended_is_not_committed_in_part(
+    destination: SnowflakeDestination, account: SnowflakeAccount
+) -> None:
+    """As it does with one that is idle while others wait. What comes after it would have no fence."""
+    account.before['DELETE FROM "public"'] = account.end_transactions
+    with pytest.raises(DestinationUnavailable, match="has ended the transaction"):
+        destination.write(batch(changes(TABLE, upserts=[(1, "x", "y", 9)]), expected=100, new=200))
+    assert contents(destination, TABLE) == Counter([OLD])
+    assert destination.positions().tables == {TABLE.table_id: Lsn(100)}
+
+
+def test_a_lost_session_leaves_nothing_of_its_batch(
+    destination: SnowflakeDestination, account: SnowflakeAccount
+) -> None:
+    for statement in ("BEGIN", "UPDATE", "PUT", "COPY INTO", 'DELETE FROM "public"', "INSERT INTO"):
+        account.lost.append(statement)
+        with pytest.raises(DestinationUnavailable):
+            destination.write(batch(changes(TABLE, upserts=[(1, "x", "y", 9)]), expected=100, new=200))
+        assert contents(destination, TABLE) == Counter([OLD]), statement
+        assert destination.positions().tables == {TABLE.table_id: Lsn(100)}
+    destination.write(batch(changes(TABLE, upserts=[(1, "x", "y", 9)]), expected=100, new=200))
+    assert contents(destination, TABLE) == Counter([(1, "x", "y", 9)])
+
+
+def test_rows_of_several_files(
+    destination: SnowflakeDestination, account: SnowflakeAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction runs a statement after each: one that is idle while others wait is ended."""
+    monkeypatch.setattr(connection, "_ROWS_PER_FILE", 2)
+    rows = [(number, "\\N", None, number) for number in range(2, 7)]
+    destination.write(batch(changes(TABLE, inserts=rows), expected=100, new=200))
+    words = [word for word in _words(account) if word in ("PUT", "COPY")]
+    assert words == ["PUT", "COPY"] * 4, "one is the fence"
+    assert account.ran.count("SELECT 1") == len(words) // 2
+    assert contents(destination, TABLE) == Counter([OLD, *rows])
