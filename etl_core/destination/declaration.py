@@ -1,6 +1,6 @@
 """What a package hands over so that `type: …` in a configuration finds its destination.
 
-The six destinations of this package are declared by the same value. `docs/destinations/writing_one.md` shows a whole
+The destinations of this package are declared by the same value. `docs/destinations/writing_one.md` shows a whole
 package, whose entry point in the group `etl.destinations` is all that makes it known.
 """
 

@@ -41,6 +41,7 @@ _BUILT_IN = {  # what a type needs beyond this package is installed by the extra
     "bigquery": "etl_core.destination.bigquery.declaration:BIGQUERY",
     "duckdb": "etl_core.destination.duckdb.declaration:DUCKDB",
     "ducklake": "etl_core.destination.ducklake.declaration:DUCKLAKE",
+    "iceberg": "etl_core.destination.iceberg.declaration:ICEBERG",
     "memory": "etl_core.destination.memory:MEMORY",
     "null": "etl_core.destination.null:NULL",
     "postgres": "etl_core.destination.postgres.declaration:POSTGRES",

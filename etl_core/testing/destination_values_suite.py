@@ -183,7 +183,10 @@ CASES: tuple[Case, ...] = (
 )
 
 
-MISSING: tuple[tuple[Column, object, object], ...] = (
+Missing = tuple[Column, object, object]
+"""(column, what its older rows have, a value of a newer one)."""
+
+MISSING: tuple[Missing, ...] = (
     (Column("uuid", _UUID, missing_value=_A), _A, _B),
     (Column("jsonb", _JSONB, missing_value='{"a": 1}'), '{"a": 1}', "[]"),
     (Column("money", _NUMERIC, numeric_modifier(8, 2), missing_value="1.50"), Decimal("1.50"), Decimal("2.00")),
@@ -202,7 +205,6 @@ MISSING: tuple[tuple[Column, object, object], ...] = (
     ),
     (Column("feeling", _FEELING, missing_value="sad"), "sad", ""),
 )
-"""(column, what its older rows have, a value of a newer one)."""
 
 
 _NESTED = frozenset(
@@ -247,6 +249,11 @@ class ValueCases:
     def cases(self) -> Sequence[Case]:
         """To be overridden where a column cannot be tested."""
         return CASES
+
+    @pytest.fixture
+    def missing(self) -> Sequence[Missing]:
+        """Likewise of columns that are added."""
+        return MISSING
 
 
 class ValueSuite(ValueCases):
@@ -327,18 +334,18 @@ class ValueSuite(ValueCases):
             if (found := _differences(destination, part.schema, wanted))
         } == {}
 
-    def test_a_missing_value_of_any_type(self, destination: Destination) -> None:
+    def test_a_missing_value_of_any_type(self, destination: Destination, missing: Sequence[Missing]) -> None:
         """Columns that all come with one change of the schema, each with a value for the rows that are there."""
         found = [
-            (column, missing, value)
-            if self.holds(column, missing) and self.holds(column, value)
+            (column, older, newer)
+            if self.holds(column, older) and self.holds(column, newer)
             else (replace(column, missing_value=None), None, None)
-            for column, missing, value in MISSING
+            for column, older, newer in missing
         ]
         before = table("grows", Column("id", INT8))
         after = table("grows", Column("id", INT8), *(column for column, _, _ in found))
         publish(destination, before, [(1,), (2,)])
-        newer = (3, *(value for _, _, value in found))
-        destination.write(batch(changes(after, inserts=[newer]), expected=100, new=200))
-        older = [missing for _, missing, _ in found]
-        assert _differences(destination, after, [(1, *older), (2, *older), newer]) == {}
+        added = (3, *(newer for _, _, newer in found))
+        destination.write(batch(changes(after, inserts=[added]), expected=100, new=200))
+        there = [older for _, older, _ in found]
+        assert _differences(destination, after, [(1, *there), (2, *there), added]) == {}

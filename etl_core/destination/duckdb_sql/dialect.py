@@ -99,8 +99,8 @@ class DuckDBDialect(Dialect):
     )
     alters_changed_tables = False
     replaces_by_select = True
-    row_id = "rowid"
-    versions = DuckDBVersions()
+    row_id: ClassVar[str | None] = "rowid"
+    versions: ClassVar[VersionsDialect | None] = DuckDBVersions()
 
     def temporary(self, name: str) -> Query:
         return sql.Identifier("temp", "main", name)

@@ -66,25 +66,25 @@ def _duckdb_type(arrow: pa.DataType, pg_type: PgType, type_modifier: int) -> str
         return f"ENUM({', '.join(map(_literal, base.labels))})"
     family = family_of(base).name
     if family == "bit" and type_modifier < 1:
-        return _of_arrow(arrow)  # of any length, none too
-    return _OF_FAMILIES.get(family) or _of_arrow(arrow)
+        return of_arrow(arrow)  # of any length, none too
+    return _OF_FAMILIES.get(family) or of_arrow(arrow)
 
 
-def _of_arrow(arrow: pa.DataType) -> str:
+def of_arrow(arrow: pa.DataType) -> str:
     if isinstance(arrow, pa.Decimal128Type):
         return f"DECIMAL({arrow.precision},{arrow.scale})"
     if isinstance(arrow, pa.ListType):
-        return _of_arrow(arrow.value_type) + "[]"
+        return of_arrow(arrow.value_type) + "[]"
     if isinstance(arrow, pa.FixedSizeListType):
-        return f"{_of_arrow(arrow.value_type)}[{arrow.list_size}]"
+        return f"{of_arrow(arrow.value_type)}[{arrow.list_size}]"
     if isinstance(arrow, pa.MapType):
-        return f"MAP({_of_arrow(arrow.key_type)}, {_of_arrow(arrow.item_type)})"
+        return f"MAP({of_arrow(arrow.key_type)}, {of_arrow(arrow.item_type)})"
     if isinstance(arrow, pa.StructType):
-        return f"STRUCT({', '.join(f'{_quoted(field.name)} {_of_arrow(field.type)}' for field in arrow)})"
+        return f"STRUCT({', '.join(f'{quoted(field.name)} {of_arrow(field.type)}' for field in arrow)})"
     return _TYPES[arrow]
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     doubled = name.replace('"', '""')
     return f'"{doubled}"'
 

@@ -22,7 +22,7 @@ from psycopg import sql
 from etl_core.batch import StreamMove, StreamPosition, WatermarkMove, WriteBatch
 from etl_core.destination.aside import is_aside
 from etl_core.destination.protocol import Positions, check_stream
-from etl_core.destination.sql.dialect import NAMESPACE, Dialect, Query
+from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId, TableName
@@ -64,20 +64,24 @@ class Bookkeeping:
         self._session = session
         self.pipeline = pipeline
         self._names = {
-            "namespace": session.identifier(NAMESPACE),
-            "watermarks": session.identifier(NAMESPACE, "watermarks"),
-            "streams": session.identifier(NAMESPACE, "streams"),
-            "logs": session.identifier(NAMESPACE, "logs"),
+            "namespace": session.identifier(dialect.namespace),
+            "watermarks": session.identifier(dialect.namespace, "watermarks"),
+            "streams": session.identifier(dialect.namespace, "streams"),
+            "logs": session.identifier(dialect.namespace, "logs"),
         }
 
     def create(self) -> None:
         """Idempotent."""
-        for statement in self._dialect.bookkeeping:
-            self._session.define(self._query(statement))
+        for statement in self.creation():
+            self._session.define(statement)
+
+    def creation(self) -> list[Query]:
+        """The statements that `create` runs."""
+        return [self._query(statement) for statement in self._dialect.bookkeeping]
 
     def exists(self) -> bool:
         """Whether `create` was ever committed."""
-        return (NAMESPACE, "streams") in self._session.relations(views=False)
+        return (self._dialect.namespace, "streams") in self._session.relations(views=False)
 
     def all_tables(self) -> list[StoredTable]:
         """Of every pipeline."""

@@ -106,7 +106,8 @@ class StagedCopy(Generic[SessionT]):
 
     def _check_name(self, session: SessionT, book: Bookkeeping, schema: TableSchema) -> Collection[str]:
         Histories(self._dialect, session, book).check_table(schema)
-        return check_name(self._dialect, schema, self._pipeline, book.all_tables(), session.relations(views=True))
+        present = session.relations(views=True)
+        return check_name(self._dialect, schema, self._pipeline, book.all_tables(), present, session.is_left)
 
     def _additions(self, session: SessionT, book: Bookkeeping, schema: TableSchema) -> Additions:
         """What people have added to the table that is there. Raises TableError if it must not be replaced."""

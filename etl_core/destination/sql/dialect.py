@@ -22,7 +22,7 @@ Query = sql.Composable
 Values = TypeVar("Values", "pa.Array[Any]", "pa.ChunkedArray[Any]")
 
 NAMESPACE = "_etl"
-"""The schema of our bookkeeping."""
+"""The schema of our bookkeeping, where the product can have it."""
 
 
 class VersionsDialect(ABC):
@@ -90,8 +90,10 @@ class Dialect(ABC):
     the first row of two at once is refused by them, every later one is fenced by its update. With `versions` also logs
     (pipeline, table_id, since, namespace, name, views): since is an lsn, and all but the first two may be NULL.
     """
+    namespace: ClassVar[str] = NAMESPACE
+    """The schema of the bookkeeping."""
     reserved: ClassVar[frozenset[str]] = frozenset({"information_schema", "pg_catalog"})
-    """Folded namespaces in which no table may be made, besides `NAMESPACE`."""
+    """Folded namespaces in which no table may be made, besides `namespace`."""
     longest_name: ClassVar[int | None] = None
     """How many bytes the product keeps of a column's name, where it cuts the rest; None if it does not."""
     alters_changed_tables: ClassVar[bool] = True

@@ -5,11 +5,12 @@ Also what guards a person's own data: a table that no pipeline made is never rep
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from etl_core.destination.sql.bookkeeping import StoredTable
-from etl_core.destination.sql.dialect import NAMESPACE, Dialect
+from etl_core.destination.sql.dialect import Dialect
 from etl_core.errors import TableError
+from etl_core.identifiers import TableName
 from etl_core.schema.change_log import is_old
 from etl_core.schema.table import TableSchema
 
@@ -48,16 +49,18 @@ def check_name(
     pipeline: str,
     stored: Iterable[StoredTable],
     present: Iterable[tuple[str, str]],
+    is_left: Callable[[TableName], bool],
 ) -> Collection[str]:
     """The columns of the table that is there, as far as they are ours; none if it is not there.
 
     Raises TableError if the table's name belongs to something else.
 
-    `stored` are the tables of all pipelines, `present` the namespace and name of every table and view.
+    `stored` are the tables of all pipelines, `present` the namespace and name of every table and view; `is_left` is
+    that of the session.
     """
     name = schema.name
     same = (dialect.fold(name.namespace), dialect.fold(name.name))
-    if same[0] in dialect.reserved or same[0] == dialect.fold(NAMESPACE):
+    if same[0] in dialect.reserved or same[0] == dialect.fold(dialect.namespace):
         raise TableError(
             f"namespace {name.namespace} of {name} is reserved in {dialect.product}",
             table=str(name),
@@ -84,7 +87,8 @@ def check_name(
         if is_itself or not ours:  # a name that it had before may be kept for it, too
             columns = other.attnums
         ours = True
-    if not ours and any((dialect.fold(namespace), dialect.fold(relation)) == same for namespace, relation in present):
+    there = [TableName(*other) for other in present if tuple(map(dialect.fold, other)) == same]
+    if not ours and not all(map(is_left, there)):
         raise TableError(
             f"{name} exists in {dialect.product} and was not made by a pipeline",
             table=str(name),

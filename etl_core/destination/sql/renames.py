@@ -45,7 +45,8 @@ class Renames:
             return target
         self._histories.check_table(schema)
         there = self._session.relations(views=True)
-        check_name(self._dialect, schema, self._book.pipeline, self._book.all_tables(), there)
+        stored = self._book.all_tables()
+        check_name(self._dialect, schema, self._book.pipeline, stored, there, self._session.is_left)
         for other in tables:
             is_live = other.table_id and other.lsn is not None and other.table_id != schema.table_id
             if not is_live or not self._is_same(other.name, target):

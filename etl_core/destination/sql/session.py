@@ -69,14 +69,6 @@ class Session(ABC):
         """Drops what `put_aside` made."""
         self.execute(statements.drop(result))
 
-    def drop_table(self, name: TableName) -> None:
-        """Drops a table of ours that is there."""
-        self.define(statements.drop(self.identifier(name.namespace, name.name)))
-
-    def create_namespace(self, name: str) -> None:
-        """Makes the namespace unless it is there."""
-        self.define(statements.create_schema(self.identifier(name)))
-
     @abstractmethod
     def rollback(self) -> None:
         """Gives the transaction up. What `fetch` finds from now on is what is committed."""
@@ -110,6 +102,18 @@ class Session(ABC):
 
         The name is free, or the same to the product. Returns how many rows were written anew for it.
         """
+
+    def create_namespace(self, namespace: str) -> None:
+        """Makes the namespace of a table that is made next, unless it is there."""
+        self.define(statements.create_schema(self.identifier(namespace)))
+
+    def drop_table(self, name: TableName) -> None:
+        """Drops a table of ours that nobody brings up to date. It may stay there as one that `is_left`, for a while."""
+        self.define(statements.drop(self.identifier(name.namespace, name.name)))
+
+    def is_left(self, name: TableName) -> bool:  # noqa: ARG002 - a transaction that is undone leaves nothing
+        """Whether a relation that is there is what a writer of ours made and did not fill, or left and did not drop."""
+        return False
 
     @abstractmethod
     def table_errors(self, name: TableName) -> AbstractContextManager[None]:

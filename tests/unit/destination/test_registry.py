@@ -75,7 +75,8 @@ def refused(type: str, **options: object) -> ConfigError:
 
 
 def test_every_type_is_built_without_touching_anything(tmp_path: Path) -> None:
-    assert destination_types() == ("bigquery", "duckdb", "ducklake", "memory", "null", "postgres", "snowflake")
+    known = ("bigquery", "duckdb", "ducklake", "iceberg", "memory", "null", "postgres", "snowflake")
+    assert destination_types() == known
     assert isinstance(build_destination(DestinationConfig("memory"), "shop"), MemoryDestination)
     assert isinstance(build_destination(DestinationConfig("null"), "shop"), NullDestination)
     config = DestinationConfig("duckdb", {"path": "x.duckdb"}, tmp_path)
@@ -89,7 +90,8 @@ def test_an_unknown_type_lists_the_known(install: Install) -> None:
     install()
     error = refused("oracle")
     assert error.field == "destination.type"
-    assert str(error.hint).startswith("use one of: bigquery, duckdb, ducklake, memory, mine, null, postgres, snowflake; ")
+    known = "bigquery, duckdb, ducklake, iceberg, memory, mine, null, postgres, snowflake"
+    assert str(error.hint).startswith(f"use one of: {known}; ")
     assert refused("mien").hint == "did you mean mine?"
 
 
