@@ -10,7 +10,6 @@ import resource
 import sys
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -242,11 +241,10 @@ def follow(spec: dict[str, Any]) -> dict[str, float]:
 
 def load(spec: dict[str, Any]) -> dict[str, Any]:
     """A copy into a destination and a batch of changes of it, by us or by hand, from Arrow in memory: no source."""
-    from benchmarks.loading import OPENERS, make_load
+    from benchmarks.loading import make_load, opened
 
-    made = make_load(spec["rows"])
-    with ExitStack() as stack:
-        copy, change = OPENERS[spec["destination"]](spec, Path(spec["directory"]), made, stack)
+    made, directory = make_load(spec["rows"]), Path(spec["directory"])
+    with opened(spec["destination"], spec["where"], directory, made, by_hand=spec["by_hand"]) as (copy, change):
         meter = Meter()
         copy()
         copied = meter.read(made.copied.num_rows)

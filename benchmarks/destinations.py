@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from benchmarks.loading import OPENERS
+from benchmarks.loading import BY_HAND
 from benchmarks.measuring import Run, median_of, run_child
 from benchmarks.session import Result, Session
+from etl_core.testing.seaweedfs import SeaweedFS, running
+
+_LAKES = Path(sys.prefix) / "lakes"
+"""The DuckDB that has extensions; `make venv` puts it there."""
 
 
 def destinations(session: Session) -> Result:
     """A table of `session.rows` rows; a tenth as many changes of it, scattered."""
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
-    for name in OPENERS:
+    for name in BY_HAND:
         measured = [
             (_run(session, name, by_hand=False), _run(session, name, by_hand=True)) for _ in range(session.runs)
         ]
@@ -37,15 +44,34 @@ def destinations(session: Session) -> Result:
 def _run(session: Session, name: str, *, by_hand: bool) -> Mapping[str, Run]:
     directory = session.directory / "into"
     directory.mkdir()
-    database = session.server.database("into")
     spec = {"destination": name, "rows": session.rows, "by_hand": by_hand, "directory": str(directory)}
-    measured = run_child("load", {**spec, "dsn": session.server.dsn("into")})
-    session.server.wait_for_backends("into")
-    database.drop()
+    with _place(session, name) as where:
+        measured = run_child("load", {**spec, "where": where}, _LAKES if name in ("ducklake", "iceberg") else None)
     shutil.rmtree(directory)
     return {
         step: Run(one["rows"], one["seconds"], one["cpu"], None, one["peak_rss_mb"]) for step, one in measured.items()
     }
+
+
+@contextmanager
+def _place(session: Session, name: str) -> Iterator[Mapping[str, str]]:
+    """A new database or warehouse, where the destination needs a server."""
+    if name == "postgres":
+        database = session.server.database("into")
+        yield {"dsn": session.server.dsn("into")}
+        session.server.wait_for_backends("into")
+        database.drop()
+    elif name == "iceberg":
+        access = session.once("seaweedfs", lambda: _seaweedfs(session)).access()
+        yield {option: value for option, value in asdict(access).items() if value is not None}
+    else:
+        yield {}
+
+
+def _seaweedfs(session: Session) -> SeaweedFS:
+    directory = session.directory / "seaweedfs"
+    directory.mkdir()
+    return session.open.enter_context(running(str(_LAKES / "bin" / "weed"), directory))
 
 
 def _cpu(runs: list[Run], per: int) -> float:

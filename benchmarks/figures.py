@@ -87,7 +87,7 @@ GOALS: Mapping[str, Goal] = {
     },
     **{
         f"into_{destination}_{step}_ratio": _at_most(1.5, "the rows' way through a file, and the fence")
-        for destination in ("duckdb", "postgres")
+        for destination in ("duckdb", "postgres", "ducklake", "iceberg")
         for step in ("copied", "changed")
     },
     "bigquery_encode_us_per_row": _at_most(

@@ -7,7 +7,7 @@ deletes the keys and inserts the rows. It keeps no watermarks, fences nobody and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import pyarrow.csv
 
 from benchmarks.pipelines import PIPELINE
 from etl_core.batch import TableChanges
+from etl_core.config import DestinationConfig
 from etl_core.destination.protocol import Destination
+from etl_core.destination.registry import build_destination
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
 from etl_core.schema.table import Column, PgType
@@ -85,6 +87,8 @@ def _rows(ids: Any) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=arrow_schema(ORDERS))
 
 
+Where = Mapping[str, str]
+"""The options that say where a destination's server is; none of one that is a file in the directory."""
 Steps = tuple[Callable[[], object], Callable[[], object]]
 """The copy, and the batch of changes after it."""
 
@@ -168,27 +172,68 @@ def by_psycopg(dsn: str, load: Load) -> Iterator[Steps]:
         yield copy, change
 
 
-def _duckdb(spec: Mapping[str, Any], directory: Path, load: Load, stack: ExitStack) -> Steps:
+def _duckdb(_: Where, directory: Path, load: Load) -> AbstractContextManager[Steps]:
     import duckdb
 
-    from etl_core.destination.duckdb.destination import DuckDBDestination
-
-    file = directory / "orders.duckdb"
-    if spec["by_hand"]:
-        return stack.enter_context(by_duckdb(duckdb.connect(file), load))
-    return stack.enter_context(ours(DuckDBDestination(file, PIPELINE), load))
+    return by_duckdb(duckdb.connect(directory / "orders.duckdb"), load)
 
 
-def _postgres(spec: Mapping[str, Any], directory: Path, load: Load, stack: ExitStack) -> Steps:
-    from etl_core.destination.postgres.destination import PostgresDestination
+def _ducklake(_: Where, directory: Path, load: Load) -> AbstractContextManager[Steps]:
+    import duckdb
 
-    if spec["by_hand"]:
-        return stack.enter_context(by_psycopg(spec["dsn"], load))
-    return stack.enter_context(ours(PostgresDestination(spec["dsn"], PIPELINE, directory), load))
+    from etl_core.destination.duckdb_sql.extensions import load_extensions
+
+    connection = duckdb.connect()
+    load_extensions(connection, "ducklake")
+    options = f"DATA_PATH '{directory / 'files'}', DATA_INLINING_ROW_LIMIT 0"
+    connection.execute(f"ATTACH 'ducklake:{directory / 'lake.ducklake'}' AS lake ({options})")
+    connection.execute("USE lake")
+    return by_duckdb(connection, load)
 
 
-OPENERS: Mapping[str, Callable[[Mapping[str, Any], Path, Load, ExitStack], Steps]] = {
+def _iceberg(where: Where, _: Path, load: Load) -> AbstractContextManager[Steps]:
+    import duckdb
+
+    from etl_core.destination.duckdb_sql.extensions import load_extensions
+
+    key, _colon, secret = where["credential"].partition(":")
+    storage = where["s3_endpoint"].removeprefix("http://")
+    connection = duckdb.connect()
+    load_extensions(connection, "httpfs", "avro", "iceberg")
+    connection.execute(
+        f"CREATE SECRET storage (TYPE s3, KEY_ID '{where['s3_access_key']}', SECRET '{where['s3_secret_key']}',"
+        f" ENDPOINT '{storage}', URL_STYLE 'path', USE_SSL false)"
+    )
+    connection.execute(
+        f"ATTACH '{where['warehouse']}' AS lake (TYPE iceberg, READ_ONLY false, ENDPOINT '{where['uri']}',"
+        f" CLIENT_ID '{key}', CLIENT_SECRET '{secret}', OAUTH2_SERVER_URI '{where['uri']}/v1/oauth/tokens')"
+    )
+    connection.execute("CREATE SCHEMA lake.public")
+    connection.execute("USE lake.public")
+    return by_duckdb(connection, load)
+
+
+def _postgres(where: Where, _: Path, load: Load) -> AbstractContextManager[Steps]:
+    return by_psycopg(where["dsn"], load)
+
+
+BY_HAND: Mapping[str, Callable[[Where, Path, Load], AbstractContextManager[Steps]]] = {
     "duckdb": _duckdb,
     "postgres": _postgres,
+    "ducklake": _ducklake,
+    "iceberg": _iceberg,
 }
-"""By type of destination: what is measured, ready to begin."""
+"""By type of destination: what is compared with ours, in a place that is new and a directory that is empty."""
+
+
+def opened(kind: str, where: Where, directory: Path, load: Load, *, by_hand: bool) -> AbstractContextManager[Steps]:
+    """Ours or by hand, connected and ready to begin."""
+    if by_hand:
+        return BY_HAND[kind](where, directory, load)
+    options = {
+        "duckdb": {"path": "orders.duckdb"},
+        "postgres": {"staging": "staging"},
+        "ducklake": {"catalog": "lake.ducklake", "data": "files", "staging": "staging", "compact_every": "0s"},
+        "iceberg": {"staging": "staging"},
+    }
+    return ours(build_destination(DestinationConfig(kind, {**where, **options[kind]}, directory), PIPELINE), load)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -32,9 +33,15 @@ def child_command(task: str, spec: Mapping[str, Any]) -> list[str]:
     return [sys.executable, "-m", "benchmarks.child", task, json.dumps(spec)]
 
 
-def run_child(task: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs a task and returns what it measured. Raises CalledProcessError; what the child says of it is on stderr."""
-    result = subprocess.run(child_command(task, spec), stdout=subprocess.PIPE, text=True, check=True)
+def run_child(task: str, spec: Mapping[str, Any], packages: Path | None = None) -> dict[str, Any]:
+    """Runs a task and returns what it measured. Raises CalledProcessError; what the child says of it is on stderr.
+
+    `packages` is a folder of Python packages that go before those of this environment.
+    """
+    paths = [*([str(packages)] if packages else []), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = child_command(task, spec)
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return answer
 
