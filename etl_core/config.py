@@ -19,9 +19,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from etl_core.config_secrets import read_password, run_password_command
 from etl_core.config_tables import TableSettings as TableSettings
 from etl_core.config_tables import check_hash_key
+from etl_core.config_values import WHOLE_URL, check_tables, did_you_mean
 from etl_core.config_values import BatchConfig as BatchConfig
 from etl_core.config_values import CopyConfig as CopyConfig
-from etl_core.config_values import check_tables, did_you_mean
 from etl_core.config_values import config_error as config_error
 from etl_core.config_values import parse_duration as parse_duration
 from etl_core.config_values import parse_size as parse_size
@@ -234,10 +234,6 @@ def _spilled_password(dsn: str) -> bool:
     # In the brackets of an IPv6 address a ? does not begin the parameters.
     address = re.sub(r"\[[^\]]*\]", lambda host: host[0].replace("?", ""), address)
     return "@" in address.partition("?")[0]
-
-
-WHOLE_URL = "URL"
-"""The key under which options have the whole URL, which the type reads. No option can be called so."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -19,6 +19,9 @@ from etl_core.errors import ConfigError
 _T = TypeVar("_T")
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
+WHOLE_URL = "URL"
+"""The key under which a destination's options have its whole URL, which the type reads. No option can be called so."""
+
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 _SIZE_UNITS = {
     "": 1,

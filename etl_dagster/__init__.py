@@ -13,6 +13,9 @@ from etl_core import __version__
 
 if TYPE_CHECKING:
     from etl_dagster.any_destination import AnyDestinationResource as AnyDestinationResource
+    from etl_dagster.declared_destinations import DuckLakeDestinationResource as DuckLakeDestinationResource
+    from etl_dagster.declared_destinations import IcebergDestinationResource as IcebergDestinationResource
+    from etl_dagster.declared_destinations import SnowflakeDestinationResource as SnowflakeDestinationResource
     from etl_dagster.definitions.automation import on_replicated_change as on_replicated_change
     from etl_dagster.definitions.change_sensor import build_change_sensor as build_change_sensor
     from etl_dagster.definitions.component import PostgresReplicationComponent as PostgresReplicationComponent
@@ -47,6 +50,9 @@ _MODULES = {
     "BigQueryDestinationResource": "resources",
     "DuckDBDestinationResource": "resources",
     "MaterializeOptions": "sync.materialize_options",
+    "DuckLakeDestinationResource": "declared_destinations",
+    "IcebergDestinationResource": "declared_destinations",
+    "SnowflakeDestinationResource": "declared_destinations",
     "PostgresDestinationResource": "postgres_destination",
     "PostgresReplicationComponent": "definitions.component",
     "PostgresReplicationResource": "resources",
@@ -76,6 +82,8 @@ __all__ = [
     "DagsterReplicationTranslator",
     "DestinationResource",
     "DuckDBDestinationResource",
+    "DuckLakeDestinationResource",
+    "IcebergDestinationResource",
     "MaterializeOptions",
     "PostgresDestinationResource",
     "PostgresReplicationComponent",
@@ -83,6 +91,7 @@ __all__ = [
     "ReplicatedTable",
     "ReplicatedTableIOManager",
     "ReplicatedTableProps",
+    "SnowflakeDestinationResource",
     "StateStoreResource",
     "StreamConfig",
     "SyncStep",

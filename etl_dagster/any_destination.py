@@ -54,14 +54,14 @@ class AnyDestinationResource(DestinationResource):
     def check(self) -> None:
         self._read(find_type(self.type))
 
-    def uri(self, table: "TableName") -> str:
-        return "/".join((f"{type_label(self.type)}:/", *filter(None, (self.database(), *self.table_path(table)))))
+    def table_uri(self, table: "TableName") -> str:
+        return "/".join((f"{type_label(self.type)}:/", *filter(None, (self.database_name(), *self.table_path(table)))))
 
     def table_path(self, table: "TableName") -> tuple[str, str]:
         readers = self._readers()
         return super().table_path(table) if readers is None else readers.path(table)
 
-    def database(self) -> str | None:
+    def database_name(self) -> str | None:
         readers = self._readers()
         return None if readers is None else readers.database
 

@@ -44,12 +44,12 @@ class PostgresDestinationResource(DestinationResource):
         given = {name: getattr(self, name) for name in type(self).model_fields if name not in variables}
         find_type(self.type).read_options(given, elsewhere=variables)
 
-    def uri(self, table: "TableName") -> str:
+    def table_uri(self, table: "TableName") -> str:
         """Without the server where that is not known until libpq has read its own variables."""
         address = parse_address(plain(self.dsn) or "")
         return "/".join((address.uri or "postgresql:/", table.namespace, table.name))
 
-    def database(self) -> str | None:
+    def database_name(self) -> str | None:
         dsn = literal(self.dsn)
         return None if dsn is None else parse_address(dsn).database
 

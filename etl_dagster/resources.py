@@ -87,7 +87,7 @@ class DestinationResource(dg.ConfigurableResource, abc.ABC):
         """As the rest of `destination` there."""
 
     @abc.abstractmethod
-    def uri(self, table: "TableName") -> str:
+    def table_uri(self, table: "TableName") -> str:
         """Where a reader finds the table."""
 
     def config(self) -> "DestinationConfig":
@@ -103,13 +103,13 @@ class DestinationResource(dg.ConfigurableResource, abc.ABC):
         """What the IO managers of the destination call schema, or dataset, and table."""
         return table.namespace, table.name
 
-    def database(self) -> str | None:
+    def database_name(self) -> str | None:
         """What a query calls the database, or project, of the tables; None as long as only a variable says it."""
         return None
 
     def table_name(self, table: "TableName") -> str | None:
-        """`database.schema.table` as a query has it, by which Dagster tells tables apart; None as `database`."""
-        database = self.database()
+        """`database.schema.table` as a query has it, by which Dagster tells tables apart; None as `database_name`."""
+        database = self.database_name()
         return None if database is None else ".".join((database, *self.table_path(table)))
 
     def column_types(self, schema: "TableSchema") -> Sequence[str]:
@@ -131,11 +131,11 @@ class DuckDBDestinationResource(DestinationResource):
     def options(self) -> dict[str, Any]:
         return {"path": plain(self.path)}
 
-    def uri(self, table: "TableName") -> str:
+    def table_uri(self, table: "TableName") -> str:
         file = Path(plain(self.path) or "").resolve()
         return f"duckdb://{file}/{table.namespace}/{table.name}"
 
-    def database(self) -> str | None:
+    def database_name(self) -> str | None:
         from etl_core.destination.duckdb.location import database_name
 
         path = literal(self.path)
@@ -221,13 +221,13 @@ class BigQueryDestinationResource(DestinationResource):
         place = self._place(table)
         return place.dataset, place.table
 
-    def uri(self, table: "TableName") -> str:
+    def table_uri(self, table: "TableName") -> str:
         place = self._place(table)
         return (
             f"https://console.cloud.google.com/bigquery?p={place.project}&d={place.dataset}&t={place.table}&page=table"
         )
 
-    def database(self) -> str | None:
+    def database_name(self) -> str | None:
         return literal(self.project)
 
     def column_types(self, schema: "TableSchema") -> Sequence[str]:

@@ -20,8 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from etl_core.config import WHOLE_URL
-from etl_core.config_values import config_error, did_you_mean
+from etl_core.config_values import WHOLE_URL, config_error, did_you_mean
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import masked, read_options
 from etl_core.destination.protocol import Destination

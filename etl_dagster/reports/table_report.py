@@ -52,7 +52,7 @@ def table_metadata(
     """
     metadata: dict[str, Any] = {
         "etl/summary": summary,
-        "dagster/uri": destination.uri(table),
+        "dagster/uri": destination.table_uri(table),
         "etl/lsn": str(facts.lsn),
     }
     name = destination.table_name(table)

@@ -14,12 +14,20 @@ from dagster.components.resolved.errors import ResolutionException
 from etl_core.destination.bigquery.declaration import BIGQUERY
 from etl_core.destination.declaration import DestinationType
 from etl_core.destination.duckdb.declaration import DUCKDB
+from etl_core.destination.ducklake.declaration import DUCKLAKE
+from etl_core.destination.iceberg.declaration import ICEBERG
 from etl_core.destination.postgres.declaration import POSTGRES
 from etl_core.destination.registry import reader_names
+from etl_core.destination.snowflake.declaration import SNOWFLAKE
 from etl_core.identifiers import TableName
 from etl_core.testing.postgres import Database
 from etl_dagster import names
 from etl_dagster.any_destination import AnyDestinationResource
+from etl_dagster.declared_destinations import (
+    DuckLakeDestinationResource,
+    IcebergDestinationResource,
+    SnowflakeDestinationResource,
+)
 from etl_dagster.definitions.component import PostgresReplicationComponent
 from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.postgres_destination import PostgresDestinationResource
@@ -118,6 +126,9 @@ def chain(error: BaseException | None) -> str:
         (DuckDBDestinationResource, DUCKDB),
         (BigQueryDestinationResource, BIGQUERY),
         (PostgresDestinationResource, POSTGRES),
+        (DuckLakeDestinationResource, DUCKLAKE),
+        (IcebergDestinationResource, ICEBERG),
+        (SnowflakeDestinationResource, SNOWFLAKE),
     ],
 )
 def test_the_resources_of_our_own_types_have_the_options_that_are_declared(
@@ -152,12 +163,12 @@ def test_queries_and_assets_call_a_table_the_same_without_reading_a_variable(mod
     )
     names = reader_names(AnyDestinationResource(destination_type=module, settings={"path": "ware.house"}).config())
     assert names.path(table) == resource.table_path(table)
-    assert names.database == resource.database() == "ware.house"
+    assert names.database == resource.database_name() == "ware.house"
     label = module.replace(":", "_")
-    assert resource.uri(table) == f"{label}://ware.house/Sales 2/Order {{x}}"
+    assert resource.table_uri(table) == f"{label}://ware.house/Sales 2/Order {{x}}"
 
     unknown = AnyDestinationResource(destination_type=module, settings_env={"path": "NOT_SET"})
-    assert unknown.database() is None
+    assert unknown.database_name() is None
     assert unknown.table_path(table) == ("Sales 2", "Order {x}")
     unknown.check()
 
@@ -168,7 +179,7 @@ def test_postgresql_whose_address_a_variable_holds_has_tables_of_no_known_databa
     table = TableName("public", "orders")
     resource = AnyDestinationResource(destination_type="postgres", settings_env={"dsn": "WAREHOUSE_DSN"})
     resource.check()
-    assert (resource.table_name(table), resource.uri(table)) == (None, "postgres://public/orders")
+    assert (resource.table_name(table), resource.table_uri(table)) == (None, "postgres://public/orders")
     monkeypatch.setenv("WAREHOUSE_DSN", f"postgresql://etl:{SECRET}@host/ware")
     assert resource.options() == {"dsn": f"postgresql://etl:{SECRET}@host/ware"}
     assert reader_names(resource.config()).database == "ware"

@@ -172,7 +172,7 @@ def test_dbt_and_the_assets_call_a_table_the_same(destination: DestinationResour
     table = TableName("Sales 2", "Order {x}")
     names = reader_names(destination.config())
     assert names.path(table) == destination.table_path(table)
-    assert names.database == destination.database()
+    assert names.database == destination.database_name()
 
 
 def test_the_command_line_writes_the_same_below_its_header(

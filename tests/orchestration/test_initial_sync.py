@@ -159,7 +159,7 @@ def test_materialising_copies_and_tells(
     source = dg.AssetKey([replication.name, "public", "orders"])
     lineage: Any = metadata["dagster/column_lineage"].value
     assert lineage.deps_by_column == {column: [dg.TableColumnDep(source, column)] for column in ("id", "n", "note")}
-    assert metadata["dagster/uri"].value == replication.destination.uri(ORDERS)
+    assert metadata["dagster/uri"].value == replication.destination.table_uri(ORDERS)
     assert metadata["etl/bytes_copied"].value == 8192
     seconds: Any
     seconds, rate = metadata["etl/duration_seconds"].value, metadata["etl/rows_per_second"].value

@@ -119,9 +119,9 @@ def test_an_address_is_known_without_a_connection() -> None:
     known = PostgresDestinationResource(dsn="postgresql://etl@warehouse.example.com/shop")
     known.check()
     assert known.table_name(table) == "shop.public.orders"
-    assert known.uri(table) == "postgresql://warehouse.example.com:5432/shop/public/orders"
+    assert known.table_uri(table) == "postgresql://warehouse.example.com:5432/shop/public/orders"
     elsewhere = PostgresDestinationResource(dsn="service=warehouse")
     elsewhere.check()
-    assert (elsewhere.table_name(table), elsewhere.uri(table)) == (None, "postgresql://public/orders")
+    assert (elsewhere.table_name(table), elsewhere.table_uri(table)) == (None, "postgresql://public/orders")
     with pytest.raises(ValueError, match="dsn holds a password, which Dagster would show"):
         PostgresDestinationResource(dsn="postgresql://etl:secret@host/shop")

@@ -1,0 +1,50 @@
+"""Resources whose fields are the options that a destination's type declares."""
+
+import dagster as dg
+import pytest
+from pydantic import ValidationError
+
+from etl_core.errors import ConfigError
+from etl_core.identifiers import TableName
+from etl_dagster import DuckLakeDestinationResource, IcebergDestinationResource, SnowflakeDestinationResource
+
+ORDERS = TableName("public", "orders")
+
+
+def test_the_options_are_those_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = DuckLakeDestinationResource(
+        catalog="postgresql://etl@db.example.com/lake", catalog_password=dg.EnvVar("LAKE_PASSWORD"), data="files"
+    )
+    lake.check()  # reads no variable
+    assert (lake.database_name(), lake.table_uri(ORDERS)) == ("lake", "ducklake://lake/public/orders")
+    with pytest.raises(ConfigError, match="LAKE_PASSWORD is not set"):
+        lake.options()
+    monkeypatch.setenv("LAKE_PASSWORD", "hunter2")
+    assert lake.options()["catalog_password"] == "hunter2"
+    config = lake.config()
+    assert (config.type, "s3_secret" in config.options, config.options["keep_snapshots"]) == ("ducklake", False, "168h")
+    assert "hunter2" not in repr(lake)
+
+
+def test_a_secret_as_text_is_refused() -> None:
+    for field, text in (("credential", "etl:hunter2"), ("s3_secret_key", "hunter2")):
+        with pytest.raises(ValidationError, match=f"{field} is a secret") as refused:
+            IcebergDestinationResource(uri="https://catalog.example.com", warehouse="shop", **{field: text})
+        assert "hunter2" not in str(refused.value)
+    with pytest.raises(ValidationError, match="catalog holds a password") as refused:
+        DuckLakeDestinationResource(catalog="postgresql://etl:hunter2@db.example.com/lake", data="files")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_name_that_a_variable_holds_is_not_known_yet() -> None:
+    told = SnowflakeDestinationResource(account="a-b", user="ETL", private_key_file="key.p8", database="shop")
+    assert (told.database_name(), told.table_name(ORDERS)) == ("SHOP", "SHOP.public.orders")
+    variable = SnowflakeDestinationResource(
+        account="a-b", user="ETL", private_key_file="key.p8", database=dg.EnvVar("SHOP_DATABASE")
+    )
+    assert variable.database_name() is None
+
+
+def test_what_is_wrong_is_told_when_the_code_location_loads() -> None:
+    with pytest.raises(ConfigError, match=r"destination\.data: must be a directory, or s3://bucket/prefix"):
+        DuckLakeDestinationResource(catalog="lake.ducklake", data="gs://bucket/lake").check()
