@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,11 +27,12 @@ from etl_core.destination.iceberg.failures import explain_table
 from etl_core.destination.iceberg.session import IcebergSession
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.destination import SqlDestination
-from etl_core.errors import CopyNeeded, TryAgain
+from etl_core.errors import CopyNeeded, DestinationUnavailable, TryAgain
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
 
 _READ_ROWS = 2_048
+_TRIES = 20
 _KEPT_BYTES = 32 << 20
 """About twice what a batch of the stream has."""
 
@@ -62,15 +64,29 @@ class IcebergDestination(SqlDestination[IcebergSession]):
 
     def _write(self, batch: WriteBatch) -> int:
         parts = _KeptParts(batch.parts)
-        while True:
-            try:
+        for _ in range(_TRIES):
+            with suppress(TryAgain):
                 return super()._write(replace(batch, parts=parts))
-            except TryAgain:
-                if parts.is_cut:  # the caller has them once more
-                    raise
+            if parts.is_cut:
+                raise DestinationUnavailable("a table was made, or changed by somebody else, while a batch was written")
+        return super()._write(replace(batch, parts=parts))
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """See Destination."""
+        for _ in range(_TRIES):
+            rows = self._read(schema)
+            with suppress(TryAgain):  # another process has changed the table since this transaction began
+                first = next(rows, None)
+                break
+        else:
+            rows = self._read(schema)
+            first = next(rows, None)
+        if first is not None:
+            yield first
+        del first
+        yield from rows
+
+    def _read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         target = arrow_schema(schema)
         with self._catalog.reading_beside() as session:
             place = self._place(session, schema)

@@ -13,6 +13,7 @@ from etl_core.errors import (
     DestinationUnusable,
     EtlError,
     TableError,
+    TryAgain,
     ValueOutOfRange,
 )
 from etl_core.identifiers import TableName
@@ -32,6 +33,8 @@ _RIGHTS = (
 def explain(error: duckdb.Error, uri: str) -> EtlError:
     """The error for a failure of the catalog as a whole."""
     message = str(error)
+    if "reachable state" in message:  # it was changed after the transaction had begun
+        return TryAgain(f"a table in the catalog {uri} was changed while it was looked at")
     if "Conflict_409" in message:
         return DestinationUnavailable(
             f"another writer has changed a table or the bookkeeping in the catalog {uri} meanwhile; nothing of this"
@@ -47,6 +50,8 @@ def explain(error: duckdb.Error, uri: str) -> EtlError:
             f"the bookkeeping in the catalog {uri} is missing or was changed",
             hint="start again: tables whose progress is not known are named then; copy them: etl resync TABLE",
         )
+    if "returned a non-200 status code" in message and not is_bad_request(error):
+        return DestinationUnavailable(f"the catalog {uri} failed")
     if isinstance(error, (duckdb.HTTPException, duckdb.IOException, duckdb.TransactionException)):
         return DestinationUnavailable(f"the catalog {uri} or its storage failed ({type(error).__name__})")
     if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import duckdb
 import pyarrow as pa
@@ -176,7 +176,8 @@ class IcebergSession(EngineSession):
         except duckdb.CatalogException:
             return None
         finally:
-            self._connection.execute("SET python_enable_replacements = true")
+            with suppress(duckdb.Error):  # a failure may have ended the transaction, and nothing is scanned then
+                self._connection.execute("SET python_enable_replacements = true")
 
     def _place(self, name: TableName) -> Query:
         return self.identifier(name.namespace, name.name)
