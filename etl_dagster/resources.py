@@ -123,13 +123,14 @@ class DuckDBDestinationResource(DestinationResource):
     """A DuckDB file. It is open only while a batch is written, so that others can read between."""
 
     path: str = option_field(DUCKDB, "path")
+    storage_version: Literal["v1.0.0", "v1.2.0", "v1.4.0", "v1.5.0", "latest"] = option_field(DUCKDB, "storage_version")
 
     @property
     def type(self) -> str:
         return "duckdb"
 
     def options(self) -> dict[str, Any]:
-        return {"path": plain(self.path)}
+        return {"path": plain(self.path), "storage_version": self.storage_version}
 
     def table_uri(self, table: "TableName") -> str:
         file = Path(plain(self.path) or "").resolve()

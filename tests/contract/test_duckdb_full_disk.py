@@ -37,7 +37,7 @@ connection._SETTINGS = (
 path, megabytes = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (megabytes << 20, resource.RLIM_INFINITY))
 destination = DuckDBDestination(path, "shop")
-done, first, kept = 0, 100, []
+done, first = 0, 100
 
 def fill(count):
     global first
@@ -67,12 +67,19 @@ def copy():
 
 def copy_by_threads():
     with destination.copy(orders(17_000, "big")) as copying:
-        for _ in range(ROWS):
-            part = rows(orders(), fill(40_000)).to_batches()[0]
-            writing = threading.Thread(target=copying.write, args=(part,))
+        together = threading.Barrier(ROWS)  # a thread that has ended may leave its number, and its file, to the next
+
+        def write_part(part):
+            together.wait()
+            copying.write(part)
+
+        writers = [
+            threading.Thread(target=write_part, args=(rows(orders(), fill(40_000)).to_batches()[0],))
+            for _ in range(ROWS)
+        ]
+        for writing in writers:
             writing.start()
-            kept.append(writing)  # so that no thread has the number of another
-        for writing in kept:
+        for writing in writers:
             writing.join()
         copying.publish(Lsn(900))
 """

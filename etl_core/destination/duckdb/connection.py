@@ -38,9 +38,10 @@ import duckdb
 
 from etl_core.destination.duckdb.compression import Compression
 from etl_core.destination.duckdb.failures import explain
+from etl_core.destination.duckdb.location import STORAGE_VERSION
 from etl_core.destination.duckdb.memory import memory_limit, reading_limit
 from etl_core.destination.duckdb.same_file import SameFile, wal_path
-from etl_core.destination.duckdb.statements import note_merge
+from etl_core.destination.duckdb.statements import create_file, note_merge
 from etl_core.destination.duckdb_sql.failures import holder, is_held
 from etl_core.destination.duckdb_sql.session import database_of
 from etl_core.destination.duckdb_sql.statements import text
@@ -95,12 +96,15 @@ _turns_guard = threading.Lock()
 class DatabaseFile:
     """The file at `path`, not opened yet. `wait_seconds` bounds the wait for another process to let go of it.
 
+    `storage_version` is that of a file that is made here; one that is there keeps its own.
+
     Settings are made after connecting, not passed to `connect`: DuckDB refuses a second connection of a process to a
     file unless both passed the same, and the user may have one.
     """
 
-    def __init__(self, path: Path, *, wait_seconds: float = 60.0) -> None:
+    def __init__(self, path: Path, *, storage_version: str = STORAGE_VERSION, wait_seconds: float = 60.0) -> None:
         self.path = path.absolute()
+        self._storage_version = storage_version
         self._wait_seconds = wait_seconds
         self._same = SameFile(self.path)
         self.stop = threading.Event()
@@ -202,7 +206,8 @@ class DatabaseFile:
         while True:
             try:
                 with self._turns.opening:
-                    self._same.exists()
+                    if not self._same.exists():
+                        self._create()
                     connection = duckdb.connect(self.path)
                     self._same.opened()
                     self._turns.connections += 1
@@ -223,3 +228,12 @@ class DatabaseFile:
                 give_up_at = min(give_up_at, time.monotonic() + _STOP_PATIENCE)
                 time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def _create(self) -> None:
+        """Makes the file, unless another process does at this moment."""
+        with duckdb.connect() as memory:
+            try:
+                memory.execute(text(create_file(self.path, self._storage_version)))
+            except duckdb.Error:
+                if not self.path.exists():
+                    raise

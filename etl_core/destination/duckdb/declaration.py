@@ -1,10 +1,11 @@
-"""`destination: {type: duckdb, …}`: its option, and how it is built. DuckDB is imported when it is."""
+"""`destination: {type: duckdb, …}`: its options, and how it is built. DuckDB is imported when it is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from etl_core.destination.declaration import DestinationType
+from etl_core.destination.duckdb.location import STORAGE_VERSION, STORAGE_VERSIONS
 from etl_core.destination.duckdb.readers import reader_names
 from etl_core.destination.options import Option, Options
 from etl_core.destination.url import DestinationUrl, after_scheme
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def _build(options: Options, pipeline: str) -> DuckDBDestination:
     from etl_core.destination.duckdb.destination import DuckDBDestination
 
-    return DuckDBDestination(options["path"], pipeline)
+    return DuckDBDestination(options["path"], pipeline, storage_version=options["storage_version"])
 
 
 _URL = "duckdb:PATH"
@@ -31,6 +32,14 @@ DUCKDB = DestinationType(
             kind="path",
             required=True,
             example="warehouse.duckdb",
+        ),
+        Option(
+            "storage_version",
+            "The oldest DuckDB that can read a file that is created; `latest` is the DuckDB that is installed here. An"
+            " existing file keeps its own.",
+            kind="choice",
+            default=STORAGE_VERSION,
+            choices=STORAGE_VERSIONS,
         ),
     ),
     reader_names=reader_names,

@@ -25,6 +25,7 @@ from etl_core.destination.duckdb.backup import back_up
 from etl_core.destination.duckdb.connection import DatabaseFile
 from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_reader
+from etl_core.destination.duckdb.location import STORAGE_VERSION
 from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
 from etl_core.destination.duckdb.session import DuckDBDatabase, DuckDBSession
 from etl_core.destination.duckdb_sql.dialect import DIALECT
@@ -51,8 +52,10 @@ _EXAMINE_WAIT = 2.0
 class DuckDBDestination(SqlDestination[DuckDBSession]):
     """See Destination. May be used from several threads; writers of one file take turns."""
 
-    def __init__(self, path: Path, pipeline: str, *, wait_seconds: float = 60.0) -> None:
-        self._file = DatabaseFile(path, wait_seconds=wait_seconds)
+    def __init__(
+        self, path: Path, pipeline: str, *, storage_version: str = STORAGE_VERSION, wait_seconds: float = 60.0
+    ) -> None:
+        self._file = DatabaseFile(path, storage_version=storage_version, wait_seconds=wait_seconds)
         self._duckdb = DuckDBDatabase(self._file)
         staging = self._file.path.with_name(self._file.path.name + ".staging") / pipeline
         super().__init__(DIALECT, self._duckdb, pipeline, staging)

@@ -1,8 +1,9 @@
-"""The SQL that only a DuckDB file needs: what compresses and merges it."""
+"""The SQL that only a DuckDB file needs: what makes, compresses and merges it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from psycopg import sql
 
@@ -11,6 +12,12 @@ from etl_core.destination.sql.dialect import NAMESPACE, Query
 from etl_core.schema.table import Column
 
 _LENGTHS = {"VARCHAR": "strlen", "JSON": "strlen", "BLOB": "octet_length"}
+
+
+def create_file(path: Path, storage_version: str) -> Query:
+    """Makes the file, when it is executed in another database."""
+    attach = sql.SQL("ATTACH {} AS made (STORAGE_VERSION {})")
+    return attach.format(sql.Literal(str(path)), sql.Literal(storage_version))
 
 
 def note_merge(database: str) -> Query:

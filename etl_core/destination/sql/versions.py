@@ -38,14 +38,17 @@ _LOG = """WITH RECURSIVE _etl_log AS NOT MATERIALIZED (
     FROM {log} AS _etl_t WHERE "_etl_lsn" >= {since}
 )"""
 _RESETS = """_etl_resets AS (
-    SELECT _etl_place, lead(_etl_place, 1, {end}) OVER by_place AS _etl_until,
+    SELECT _etl_place, coalesce(lead(_etl_place) OVER by_place, {end}) AS _etl_until,
         lead(_etl_place) OVER by_place AS _etl_next, lead("_etl_committed_at") OVER by_place AS _etl_next_at
     FROM (
         SELECT _etl_place, min("_etl_committed_at") AS "_etl_committed_at" FROM _etl_log
         WHERE "_etl_op" IN ('copy', 'truncate') GROUP BY _etl_place
     ) AS _etl_t WINDOW by_place AS (ORDER BY _etl_place)
 )"""
-"""From where to where versions of rows may be valid, if nothing ends them before; those of copied rows may go on."""
+"""From where to where versions of rows may be valid, if nothing ends them before; those of copied rows may go on.
+
+`lead` has one argument: DuckDB 1.5 cannot read a view of DuckDB 2.0 in which it has three.
+"""
 _EVENTS = """_etl_events AS NOT MATERIALIZED (
     SELECT {columns}, "_etl_op", "_etl_lsn", "_etl_seq", "_etl_committed_at", "_etl_unchanged", _etl_place,
         "_etl_op" <> 'delete' AS _etl_lives, {old} IS NOT NULL AS _etl_moved, FALSE AS _etl_brings
