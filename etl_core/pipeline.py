@@ -271,8 +271,10 @@ class Pipeline(PipelineControl):
         Tables that are set back are copied while it runs. After `seconds` no copy begins, and those under way are
         finished first: a snapshot ends with its session, so one that is given up begins anew the next time, and a time
         that is too short for a table would never have it copied. When it is stopped, copies are given up. After a
-        TransientError they go on, so that the caller can run again. After `prepare`.
+        TransientError they go on, so that the caller can run again. After `prepare`. Raises DestinationError, before
+        anything is copied, if the destination has nothing of what was copied before.
         """
+        self.check_destination()
         self._copies.start()
         try:
             streamed = self._streaming.stream(seconds=seconds, finishes=self._finishes_copies)

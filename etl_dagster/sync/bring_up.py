@@ -101,6 +101,8 @@ class BringUp:
             status = self._status(status.name)
         if status.state is not TableState.INIT:
             raise StateConflict(f"another process has begun to copy {status.name}")
+        if not self._full_refresh:
+            self._pipeline.check_destination()
         result = self._pipeline.copy(status, share=share)
         if isinstance(result, EtlError):
             raise result

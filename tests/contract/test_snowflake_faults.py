@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +21,7 @@ from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
 from etl_core.testing.destination_tables import INT4, batch, changes, contents, orders, partial, publish
 from etl_core.testing.postgres import Database
-from etl_core.testing.snowflake_double import SnowflakeAccount
+from etl_core.testing.snowflake_double import Session, SnowflakeAccount
 
 TABLE = orders()
 OLD, NEW = (1, "a", "b", 1), (2, "c", "d", 2)
@@ -83,21 +85,46 @@ def test_what_a_transaction_decided_is_done_though_an_answer_is_lost(
     assert not account.connect(True).rows('SELECT 1 FROM "_etl"."pending"')
 
 
-def test_a_process_that_comes_late_does_not_bring_old_rows_back(
-    destination: SnowflakeDestination, account: SnowflakeAccount, tmp_path: Path
+def test_no_batch_comes_between_a_clone_and_its_end(
+    destination: SnowflakeDestination,
+    account: SnowflakeAccount,
+    tmp_path: Path,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It has read what is pending, and another process has done that and written a batch before it goes on."""
+    """A CLONE has found its source, and takes long; another writer sees what is pending meanwhile."""
     other = SnowflakeDestination(account.connect, "double", "shop", tmp_path)
+    account.guard = contextlib.nullcontext()  # type: ignore[assignment]  # as in Snowflake, DDL waits for nobody
+    make = Session._make
+    written = threading.Event()
 
-    def overtake() -> None:
-        assert other.positions().tables == {TABLE.table_id: Lsn(200)}
+    def write() -> None:
+        other.positions()
         other.write(batch(changes(TABLE, inserts=[NEW]), expected=200, new=300))
+        written.set()
 
+    writer = threading.Thread(target=write)
+
+    def is_waiting() -> bool:
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(database.execute(waiting))
+
+    def slowly(
+        session: Session, schema: str, name: str, definition: str, source: str | None, *, replaces: bool
+    ) -> None:
+        if source is not None and writer.ident is None:
+            writer.start()
+            while not written.is_set() and not is_waiting():
+                time.sleep(0.01)
+        make(session, schema, name, definition, source, replaces=replaces)
+
+    monkeypatch.setattr(Session, "_make", slowly)
     with destination.copy(TABLE) as copy:
-        account.before["COMMIT"] = lambda: account.before.update({"CREATE OR REPLACE TABLE": overtake})
         copy.publish(Lsn(200))
-    assert contents(destination, TABLE) == Counter([NEW])
+    writer.join(300)
+    assert written.is_set()
     assert destination.positions().tables == {TABLE.table_id: Lsn(300)}
+    assert contents(destination, TABLE) == Counter([NEW])
 
 
 def test_of_two_writers_that_expect_the_same_one_is_refused(

@@ -42,6 +42,7 @@ PARAMETERS: Mapping[str, object] = {
     "TIMESTAMP_NTZ_OUTPUT_FORMAT": "YYYY-MM-DD HH24:MI:SS.FF6",
     "LOCK_TIMEOUT": 900,
     "CLIENT_SESSION_KEEP_ALIVE": True,
+    "ABORT_DETACHED_QUERY": True,  # what a process that died has begun does not end after its successor's work
 }
 """Of every session: what an account or a user has set otherwise would change values or names.
 
@@ -101,7 +102,7 @@ class Link:
     def begin(self) -> None:
         """Begins a transaction, for which temporary tables can be made."""
         if self._work is None:
-            work = sql.Identifier(f"{WORK_PREFIX}{self._pipeline}_{secrets.token_hex(8)}")
+            work = sql.Identifier(f"{WORK_PREFIX}{self._pipeline}${secrets.token_hex(8)}")
             self.define(sql.SQL("CREATE TRANSIENT SCHEMA {}").format(work))
             self._work = work
             for connection in (self._beside(), self._main):

@@ -51,7 +51,8 @@ def _build(options: Options, pipeline: str) -> SnowflakeDestination:
 
 
 def _check(options: Options) -> None:  # noqa: ARG001
-    if importlib.util.find_spec("snowflake") is None:
+    # A folder of that name is a package too.
+    if importlib.util.find_spec("snowflake") is None or importlib.util.find_spec("snowflake.connector") is None:
         raise config_error(
             "destination.type",
             "snowflake needs a package that is not installed",

@@ -163,7 +163,7 @@ class SnowflakeSession(Session):
         if made is None:
             made = self._make()
             there, place = self.identifier(before.namespace, before.name), sql.Identifier(NAMESPACE, made)
-            self.define(sql.SQL("CREATE TABLE {} LIKE {}").format(place, there))
+            self.define(sql.SQL("CREATE TABLE {} LIKE {} COPY GRANTS").format(place, there))
             copied = self.execute(sql.SQL("INSERT INTO {} SELECT * FROM {}").format(place, there))
         self._gone.add(before)
         self._put(name, made)
@@ -265,7 +265,7 @@ class SnowflakeDatabase:
             for statement in SUPPORT:
                 link.define(statement)
             self._finish(link)
-            for (name,) in link.run(_OLD_SCHEMAS, (f"{WORK_PREFIX}{self._pipeline}_",)).fetchall():
+            for (name,) in link.run(_OLD_SCHEMAS, (f"{WORK_PREFIX}{self._pipeline}$",)).fetchall():
                 link.define(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
             for (name,) in link.run(_OLD_TABLES, (NAMESPACE, f"{MADE_PREFIX}{self._pipeline}$")).fetchall():
                 link.define(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(NAMESPACE, name)))
@@ -314,7 +314,18 @@ class SnowflakeDatabase:
             raise
 
     def _finish(self, link: Link) -> None:
-        """Does what committed transactions have written down. Two processes may do so at once."""
+        """Does what committed transactions have written down.
+
+        In this writer's turn: a batch that came between another's CLONE and its end would be replaced by that.
+        """
+        if not self._pending(link):
+            return
+        link.begin()
+        link.run(sql.SQL("UPDATE {} SET taken_at = CURRENT_TIMESTAMP()").format(_TURNS))
+        self._do_pending(link)
+        link.rollback()
+
+    def _do_pending(self, link: Link) -> None:
         for namespace, name, made in self._pending(link):
             table = sql.Identifier(namespace, name)
             done = sql.SQL("DELETE FROM {} WHERE pipeline = ? AND namespace = ? AND name = ?").format(_PENDING)

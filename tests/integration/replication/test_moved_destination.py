@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from etl_core.config import DestinationConfig
 from etl_core.destination.bigquery.destination import from_options
 from etl_core.destination.memory import MemoryDatabase, MemoryDestination
 from etl_core.errors import DestinationError, EtlError, SlotInUse
+from etl_core.replication.handover import Handover
 from etl_core.state.table_state import COPIED, TableState
 from etl_core.testing.postgres import Database, create_database
 
@@ -133,3 +135,33 @@ def test_while_a_stream_writes_elsewhere_nothing_is_copied(lab: Lab, opened: Cal
     assert states(moved) == [TableState.READY, TableState.ERRORED]
     moved.sync_all()
     assert_equal(lab, moved)
+
+
+def test_nothing_is_copied_into_another_destination_before_it_is_refused(
+    lab: Lab, opened: Callable[[str], Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new table of the source is copied in the background; with it the destination would no longer be empty."""
+    for table in ("often", "rare"):
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int); INSERT INTO {table} VALUES (1000, 0)")
+    lab.publish()
+    pipeline = opened("duckdb")
+    pipeline.sync()
+    lab.caught_up(pipeline)
+    pipeline.close()
+    lab.execute("CREATE TABLE fresh (id int PRIMARY KEY, n int); INSERT INTO fresh VALUES (1, 0)")
+    elsewhere = opened("postgres")
+    elsewhere.prepare()
+    before = {status.name.name: (status.state, status.error) for status in elsewhere.store.tables()}
+    assert before["fresh"] == (TableState.INIT, None)
+    begin = Handover.start
+
+    def begin_late(handover: Handover, *given: Any) -> Any:
+        while any(status.state not in COPIED for status in elsewhere.store.tables()):
+            time.sleep(0.01)
+        return begin(handover, *given)
+
+    monkeypatch.setattr(Handover, "start", begin_late)
+    with pytest.raises(DestinationError, match="has nothing of pipeline"):
+        elsewhere.run(seconds=1)
+    assert {status.name.name: (status.state, status.error) for status in elsewhere.store.tables()} == before
+    assert elsewhere.destination.positions().tables == {}
