@@ -23,6 +23,8 @@ _SETTINGS = (
 class _Opened:
     connection: duckdb.DuckDBPyConnection
     cursors: int = 0
+    is_left: bool = False
+    """Closed with its last cursor."""
 
 
 class Instance:
@@ -50,8 +52,8 @@ class Instance:
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own for the `with` block. Raises what DuckDB and `prepare` raise.
 
-        After a failure in the block the next one is of a new instance: DuckDB itself may not be able to go on, or what
-        it is connected to does not answer.
+        After a failure in the block the next one is of a new instance, once nobody else uses what only one can attach:
+        DuckDB itself may not be able to go on, or what it is connected to does not answer.
         """
         opened, cursor = self._begin()
         try:
@@ -79,13 +81,14 @@ class Instance:
             opened.cursors -= 1
             if opened.cursors:
                 return
-            if self._opened is not opened:
+            if opened.is_left:
+                self._forget(opened)
                 opened.connection.close()
             elif self._detach is not None:
                 try:
                     opened.connection.execute(self._detach)
                 except duckdb.Error:  # it is taken away with the instance, then
-                    self._opened = None
+                    self._forget(opened)
                     opened.connection.close()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
@@ -102,13 +105,23 @@ class Instance:
     def _leave(self, opened: _Opened) -> None:
         """The cursors of other threads keep the instance until they are closed."""
         with self._guard:
-            if self._opened is opened:
-                self._opened = None
+            opened.is_left = True
+            if self._attach is None:  # else what is attached cannot be attached in another one meanwhile
+                self._forget(opened)
 
     def close(self) -> None:
         """The next cursor opens it again; cursors that are open keep it. Idempotent."""
         with self._guard:
-            opened, self._opened = self._opened, None
-            if opened is not None and not opened.cursors:
+            opened = self._opened
+            if opened is None:
+                return
+            opened.is_left = True
+            if self._attach is None or not opened.cursors:
+                self._opened = None
+            if not opened.cursors:
                 with suppress(duckdb.Error):
                     opened.connection.close()
+
+    def _forget(self, opened: _Opened) -> None:
+        if self._opened is opened:
+            self._opened = None

@@ -52,7 +52,8 @@ def etl(folder: Path, *arguments: str) -> str:
 def test_each_type_says_what_it_can_and_why_it_cannot_be_used(tmp_path: Path) -> None:
     said = etl(tmp_path, "destinations")
     assert (
-        "postgres  (etl-dagster)  postgresql://USER@HOST/DATABASE\n  write_mode: mirror, soft_delete, append\n" in said
+        "postgres  (etl-dagster)  postgresql://USER@HOST/DATABASE\n  write_mode: mirror, soft_delete, append, history\n"
+        in said
     )
     assert "duckdb  not installed: destination type duckdb needs the Python package duckdb" in said
     assert "  → run: pip install 'etl-dagster[duckdb]'\n" in said
@@ -73,7 +74,7 @@ def test_the_same_for_programs(tmp_path: Path) -> None:
     assert {name: types[name]["availability"] for name in (*wanted, "silent")} == {**wanted, "silent": "installed"}
     assert types["postgres"]["url"] == "postgresql://USER@HOST/DATABASE"
     assert list(types["postgres"]["can"]) == [capability.name for capability in CAPABILITIES]
-    told = {"append": True, "history": False, "without_key": True, "shared_access": True, "stored_array": "text[]"}
+    told = {"append": True, "history": True, "without_key": True, "shared_access": True, "stored_array": "text[]"}
     assert told.items() <= types["postgres"]["can"].items()
     # What the declaration says is known without the library, what the destination itself says is not.
     assert (types["duckdb"]["can"]["history"], types["duckdb"]["can"]["backup"]) == (True, None)
