@@ -88,6 +88,7 @@ def running(program: str, directory: Path) -> Iterator[SeaweedFS]:
         "-admin.ui=false",
         "-webdav=false",
         "-s3.port.lance=0",
+        f"-volume.max={16 * _WAREHOUSES}",  # each warehouse takes several; else as many as the disk has room for
         "-tableBucket=" + ",".join(f"lake{at}" for at in range(1, _WAREHOUSES + 1)),
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
