@@ -44,7 +44,7 @@ def _lines(one: Described) -> Iterator[str]:
         if one.hint is not None:
             yield f"  → {one.hint}"
         return
-    yield from _listed("write_mode", [mode for mode, capability in MODES.items() if one.answers[capability]])
+    yield from _listed("write_mode", [", ".join(mode for mode, capability in MODES.items() if one.answers[capability])])
     rest = [(capability.title.replace("`", ""), one.answers[capability]) for capability in CAPABILITIES[len(MODES) :]]
     yield from _listed("can", [title for title, answer in rest if answer is True])
     yield from _listed("cannot", [title for title, answer in rest if answer is False])
@@ -53,4 +53,4 @@ def _lines(one: Described) -> Iterator[str]:
 
 def _listed(what: str, values: Sequence[str]) -> Iterator[str]:
     if values:
-        yield f"  {what}: {', '.join(values)}"
+        yield f"  {what}: {'; '.join(values)}"
