@@ -253,7 +253,7 @@ def reader_names(config: DestinationConfig) -> ReaderNames:
         raise ConfigError(
             f"destination type {config.type} keeps no tables that can be queried",
             field=_FIELD,
-            hint="use a type that does, such as bigquery, duckdb, postgres or snowflake",
+            hint="use a type that does; etl destinations lists what there is",
         )
     return names
 
