@@ -8,7 +8,8 @@ import dagster as dg
 
 from etl_core.errors import ConfigError
 
-_SECRET_NAME = re.compile("passw|secret|token|private_key", re.IGNORECASE)
+# `credentials` and `private_key_file` are names of files; a key in their place is known by its text.
+_SECRET_NAME = re.compile("passw|secret|token|private_key(?!_file$)|credential$|access_key$", re.IGNORECASE)
 # In an address also where the password is not percent-encoded; after the colon of a host stands a port.
 _SECRET = re.compile(r"://[^@/?#]*:(?!\d+(?:[/?,]|$))[^@]*@|\b(?:ssl)?password\s*=", re.IGNORECASE)
 _KEY = re.compile(r'"private_key"\s*:|-----BEGIN [A-Z ]*PRIVATE KEY')

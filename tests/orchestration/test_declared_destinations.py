@@ -1,14 +1,37 @@
 """Resources whose fields are the options that a destination's type declares."""
 
+import os
+
 import dagster as dg
 import pytest
 from pydantic import ValidationError
 
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
-from etl_dagster import DuckLakeDestinationResource, IcebergDestinationResource, SnowflakeDestinationResource
+from etl_dagster import (
+    DestinationResource,
+    DuckLakeDestinationResource,
+    IcebergDestinationResource,
+    PostgresReplicationResource,
+    SnowflakeDestinationResource,
+    StateStoreResource,
+    build_postgres_replication,
+)
 
 ORDERS = TableName("public", "orders")
+
+
+def loaded(destination: DestinationResource) -> dg.Definitions:
+    """Of a pipeline into it, as a code location loads it."""
+    shop = PostgresReplicationResource(
+        name="shop",
+        dsn="postgresql://replicator@127.0.0.1:1/shop",
+        publication="shop_pub",
+        tables=["public.orders"],
+        state=StateStoreResource(url="sqlite:///shop.state.db"),
+        destination=destination,
+    )
+    return build_postgres_replication(shop)
 
 
 def test_the_options_are_those_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +56,29 @@ def test_a_secret_as_text_is_refused() -> None:
         assert "hunter2" not in str(refused.value)
     with pytest.raises(ValidationError, match="catalog holds a password") as refused:
         DuckLakeDestinationResource(catalog="postgresql://etl:hunter2@db.example.com/lake", data="files")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["credential", "token", "s3_access_key", "s3_secret_key"])
+def test_a_secret_that_python_read_is_refused_when_the_code_location_loads(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATALOG_SECRET", "etl:hunter2")
+    read: dict[str, str] = {field: os.environ["CATALOG_SECRET"]}
+    catalog = IcebergDestinationResource(uri="https://catalog.example.com", warehouse="shop", **read)
+    with pytest.raises(
+        dg.DagsterInvalidDefinitionError, match=f'{field} holds .* dg.EnvVar."CATALOG_SECRET"'
+    ) as refused:
+        loaded(catalog)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_file_of_a_key_is_no_secret_and_the_key_is() -> None:
+    names = {"account": "a-b", "user": "ETL", "database": "shop"}
+    loaded(SnowflakeDestinationResource(private_key_file="key.p8", **names))
+    key = "-----BEGIN PRIVATE KEY-----\nhunter2"
+    with pytest.raises((ValidationError, dg.DagsterInvalidDefinitionError)) as refused:
+        loaded(SnowflakeDestinationResource(private_key_file=key, **names))
     assert "hunter2" not in str(refused.value)
 
 
