@@ -1,17 +1,23 @@
 """Resources whose fields are the options that a destination's type declares."""
 
 import os
+import re
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from etl_core.destination.registry import find_type
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
 from etl_dagster import (
     DestinationResource,
     DuckLakeDestinationResource,
     IcebergDestinationResource,
+    PostgresReplicationComponent,
     PostgresReplicationResource,
     SnowflakeDestinationResource,
     StateStoreResource,
@@ -19,6 +25,7 @@ from etl_dagster import (
 )
 
 ORDERS = TableName("public", "orders")
+PAGES = Path(__file__).parents[2] / "docs" / "destinations"
 
 
 def loaded(destination: DestinationResource) -> dg.Definitions:
@@ -94,3 +101,37 @@ def test_a_name_that_a_variable_holds_is_not_known_yet() -> None:
 def test_what_is_wrong_is_told_when_the_code_location_loads() -> None:
     with pytest.raises(ConfigError, match=r"destination\.data: must be a directory, or s3://bucket/prefix"):
         DuckLakeDestinationResource(catalog="lake.ducklake", data="gs://bucket/lake").check()
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("ducklake", "LAKE_PASSWORD"),
+        ("iceberg", "CATALOG_CREDENTIAL"),
+        ("snowflake", "SNOWFLAKE_KEY_PASSPHRASE"),
+    ],
+)
+def test_the_page_has_one_destination_in_python_and_in_yaml(
+    name: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (PAGES / f"{name}.md").read_text().split("## In Dagster\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(code, shown)  # noqa: S102
+    attributes = {
+        "name": "shop",
+        "source": {"dsn": "postgresql://replicator@127.0.0.1:1/shop", "publication": "shop_pub"},
+        "state": {"url": "sqlite:///shop.state.db"},
+        "tables": ["public.orders"],
+        **yaml.safe_load(text),
+    }
+    component = PostgresReplicationComponent.from_attributes_dict(attributes=attributes)
+    both = (shown["destination"], component.destination)
+    for destination in both:
+        loaded(destination)  # reads no variable
+    monkeypatch.setenv(variable, "etl:hunter2")
+    in_python, in_yaml = (find_type(name).read_options(destination.options()) for destination in both)
+    assert in_python == in_yaml
+    assert "etl:hunter2" in in_python.values()
+    assert both[0].table_uri(ORDERS) == both[1].table_uri(ORDERS)
