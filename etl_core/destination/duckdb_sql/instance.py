@@ -81,15 +81,14 @@ class Instance:
             opened.cursors -= 1
             if opened.cursors:
                 return
+            if self._detach is not None:
+                try:  # also of one that is closed next: whoever still has rows of it would keep what is attached
+                    opened.connection.execute(self._detach)
+                except duckdb.Error:  # it is taken away with the instance, then
+                    opened.is_left = True
             if opened.is_left:
                 self._forget(opened)
                 opened.connection.close()
-            elif self._detach is not None:
-                try:
-                    opened.connection.execute(self._detach)
-                except duckdb.Error:  # it is taken away with the instance, then
-                    self._forget(opened)
-                    opened.connection.close()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect()
