@@ -5,13 +5,14 @@ Each test has a warehouse of its own. Ports are free ones of the loopback interf
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etl_core.destination.iceberg.catalog import Access
+from etl_core.testing.postgres_process import free_port
 
 KEY, SECRET = "ak", "secretkey"
 _WAREHOUSES = 256
@@ -77,6 +79,14 @@ def _folders() -> list[str]:
 @contextmanager
 def running(program: str, directory: Path) -> Iterator[SeaweedFS]:
     """The server with its data in `directory`, until the `with` block ends."""
+    with ExitStack() as stack:
+        with (Path(tempfile.gettempdir()) / "etl-seaweedfs.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # what one has found free is taken before another one looks
+            found = _start(stack, program, directory)
+        yield found
+
+
+def _start(stack: ExitStack, program: str, directory: Path) -> SeaweedFS:
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
     command = [
         program,
@@ -93,16 +103,14 @@ def running(program: str, directory: Path) -> Iterator[SeaweedFS]:
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-    with (
-        (directory / "weed.log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=directory, env=environment) as server,
-    ):
-        try:
-            found = SeaweedFS(f"http://127.0.0.1:{ports['s3.port.iceberg']}", f"http://127.0.0.1:{ports['s3.port']}")
-            _wait(server, found, directory / "weed.log")
-            yield found
-        finally:
-            server.kill()
+    log = stack.enter_context((directory / "weed.log").open("wb"))
+    server = stack.enter_context(
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=directory, env=environment)
+    )
+    stack.callback(server.kill)
+    found = SeaweedFS(f"http://127.0.0.1:{ports['s3.port.iceberg']}", f"http://127.0.0.1:{ports['s3.port']}")
+    _wait(server, found, directory / "weed.log")
+    return found
 
 
 def _wait(server: subprocess.Popen[bytes], found: SeaweedFS, log: Path) -> None:
@@ -128,10 +136,7 @@ def _token(uri: str) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        found: list[int] = []
-        for _ in range(count):
-            listener = stack.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            found.append(listener.getsockname()[1])
-    return found
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)
