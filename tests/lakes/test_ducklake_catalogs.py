@@ -156,7 +156,7 @@ def test_readers_of_another_process_see_whole_batches_at_any_time(tmp_path: Path
 
 
 def test_a_batch_of_many_tables_is_one_snapshot(tmp_path: Path) -> None:
-    destination = lake(tmp_path, "ours")
+    destination = lake(tmp_path, "ours", cadence=Cadence(0.0, 0.0))
     destination.prepare()
     tables = [orders(16_400 + at, f"t{at}") for at in range(50)]
     for table in tables:
@@ -190,6 +190,18 @@ def test_small_files_become_large_ones_between_batches(tmp_path: Path) -> None:
     assert _fetch(compacting, "SELECT compacted_at IS NOT NULL FROM _etl.turns") == [(True,)]
     assert compacting.positions().tables == {TableId(A.table_id): Lsn(120)}
     compacting.close()
+
+
+def test_what_is_younger_than_it_is_kept_stays_in_sqlite_too(tmp_path: Path) -> None:
+    """There DuckLake compares moments as texts, in two spellings."""
+    destination = lake(tmp_path, "ours", f"sqlite:{tmp_path / 'catalog.sqlite'}", Cadence(0.001, 3600.0))
+    destination.prepare()
+    publish(destination, A, [(1, "a", "b", 1)])
+    for at in range(100, 106):
+        destination.write(batch(changes(A, upserts=[(1, "a", "b", at)]), expected=at, new=at + 1))
+    assert _fetch(destination, "SELECT min(snapshot_id) FROM ducklake_snapshots('lake')") == [(0,)]
+    assert _fetch(destination, "SELECT compacted_at IS NOT NULL FROM _etl.turns") == [(True,)]
+    destination.close()
 
 
 def test_what_a_person_set_or_wrote_wrong_is_said(tmp_path: Path) -> None:

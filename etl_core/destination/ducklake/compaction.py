@@ -35,8 +35,8 @@ _TABLES = f"""
     SELECT schema_name, table_name FROM duckdb_tables() AS t WHERE database_name = '{DATABASE}' AND (
         schema_name = '_etl' OR EXISTS (
             SELECT 1 FROM {DATABASE}._etl.watermarks AS w
-            WHERE w.pipeline = ? AND w.namespace = t.schema_name AND w.name = t.table_name))
-    ORDER BY 1, 2
+            WHERE w.namespace = t.schema_name AND w.name = t.table_name))
+    ORDER BY random()
 """  # noqa: S608
 _COMPACTED_AT = f"SELECT max(compacted_at) FROM {DATABASE}._etl.turns"  # noqa: S608
 _NOTE = f"UPDATE {DATABASE}._etl.turns SET compacted_at = now()"  # noqa: S608
@@ -59,13 +59,10 @@ class Cadence:
 
 
 class Compaction:
-    """Of the tables of one pipeline. Used by the thread that writes."""
+    """Of the tables of all pipelines of the lake, which share a cadence. Used by the thread that writes."""
 
-    def __init__(
-        self, lake: Lake, pipeline: str, cadence: Cadence, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, lake: Lake, cadence: Cadence, clock: Callable[[], float] = time.monotonic) -> None:
         self._lake = lake
-        self._pipeline = pipeline
         self._cadence = cadence
         self._clock = clock
         self._next_at: float | None = None
@@ -93,7 +90,8 @@ class Compaction:
         if self._waiting:
             return
         if self._waiting is not None:
-            self._end()
+            self._next_at = self._clock() + self._cadence.every
+            self._expire()
         self._waiting = None
 
     def _begin(self) -> list[tuple[str, str]] | None:
@@ -104,7 +102,9 @@ class Compaction:
             if at is not None and seconds < self._cadence.every:
                 self._next_at = self._clock() + self._cadence.every - seconds
                 return None
-            return connection.execute(_TABLES, [self._pipeline]).fetchall()
+            tables = connection.execute(_TABLES).fetchall()
+        self._expire()
+        return tables
 
     def _compact(self, schema: str, table: str) -> None:
         began = self._clock()
@@ -117,15 +117,25 @@ class Compaction:
         if took > _LONG:
             _log.warning("a batch waited %.0f s for the compaction of %s.%s", took, schema, table)
 
-    def _end(self) -> None:
-        self._next_at = self._clock() + self._cadence.every
-        calls = []
+    def _expire(self) -> None:
+        """Notes the round first: a run of a minute may not live to its end, and the next one goes on with other tables.
+
+        And the newest snapshot, which alone is never expired, is then one that changed `_etl.turns`: a writer that
+        began before all that is expired is refused by it.
+        """
+        calls: list[sql.Composable] = [sql.SQL(_NOTE)]
         if self._cadence.keep_snapshots:
-            kept = datetime.now(UTC) - timedelta(seconds=self._cadence.keep_snapshots)
+            now = datetime.now(UTC)
+            kept, unread = self._day(now - timedelta(seconds=self._cadence.keep_snapshots)), self._day(now - _READERS)
             calls.append(sql.SQL(_EXPIRE).format(lake=sql.Literal(DATABASE), at=sql.Literal(kept.isoformat())))
-            unread = datetime.now(UTC) - _READERS
             calls.append(sql.SQL(_CLEAN).format(lake=sql.Literal(DATABASE), at=sql.Literal(unread.isoformat())))
-        self._run([*calls, sql.SQL(_NOTE)])
+        self._run(calls)
+
+    def _day(self, at: datetime) -> datetime:
+        """A moment that DuckLake compares right: in SQLite it compares texts, where all of a day is before its `T`."""
+        if self._lake.catalog.kind != "sqlite":
+            return at
+        return at.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(microseconds=1)
 
     def _run(self, calls: Sequence[sql.Composable]) -> None:
         with self._lake.turn(), self._lake.open() as connection:

@@ -57,7 +57,7 @@ class DuckLakeDestination(SqlDestination[LakeSession]):
         place = staging.absolute() / hashlib.sha256(str(catalog).encode()).hexdigest()[:12]
         self._lake = Lake(catalog, storage, pipeline, place / "tmp", wait_seconds=wait_seconds)
         super().__init__(DIALECT, LakeDatabase(self._lake), pipeline, place / pipeline)
-        self._compaction = Compaction(self._lake, pipeline, cadence)
+        self._compaction = Compaction(self._lake, cadence)
 
     def examine(self) -> str:
         """See ExaminableDestination."""

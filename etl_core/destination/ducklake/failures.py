@@ -16,8 +16,8 @@ from etl_core.identifiers import TableName
 
 _FULL = re.compile("o space left|File too large|quota exceeded|disk is full")
 _BUSY = re.compile("database is locked|database table is locked|database is busy")
-_RIGHT = re.compile("ermission denied|ead-only|readonly database|AccessDenied|403")
-_LOST_FILE = re.compile("No such file|404|NoSuchKey|Cannot open file|not find file")
+_RIGHT = re.compile("ermission denied|ead-only|readonly database|AccessDenied|HTTP (code )?403")
+_LOST_FILE = re.compile("No such file|HTTP (code )?404|NoSuchKey|Cannot open file|not find file")
 _OTHER_DATA = re.compile("DATA_PATH|does not match existing data path")
 _REPORT = "report this as a bug"
 
