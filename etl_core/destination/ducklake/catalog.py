@@ -95,8 +95,8 @@ def read_storage(options: Options) -> Storage:
 
 def _s3_secret(options: Options) -> list[tuple[str, str]]:
     found = {name: options[name] or _variable(names) for name, names in _VARIABLES.items()}
-    if options["s3_key_id"]:  # the environment's secret and token belong to another key
-        found |= {name: options[name] for name in ("s3_secret", "s3_session_token")}
+    if options["s3_secret"]:  # the environment's token belongs to another key
+        found["s3_session_token"] = options["s3_session_token"]
     secret = [
         (parameter, str(found[name]))
         for name, parameter in (
