@@ -17,6 +17,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 from google.cloud.bigquery_storage_v1 import types as storage
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
+from benchmarks.loading import ORDERS, make_rows
 from benchmarks.session import Result, Session
 from etl_core.batch import TableChanges
 from etl_core.destination.bigquery.cdc import CdcWriter, Sent
@@ -25,10 +26,8 @@ from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.protobuf import RowEncoder
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.lsn import Lsn
-from etl_core.schema import pg_types
-from etl_core.schema.table import Column, PgType, TableSchema
+from etl_core.schema.table import TableSchema
 from etl_core.testing.bigquery_write_rules import message_class
-from etl_core.testing.destination_tables import INT4, INT8, TEXT, numeric_modifier, table
 from etl_core.values.arrow import arrow_schema, key_schema
 
 _SEQUENCE = "16B3740/100000001/1"
@@ -40,8 +39,8 @@ _BLOCK_BYTES = 64_000_000
 
 def bigquery_encode(session: Session) -> Result:
     """`session.rows` rows of 8 columns, a third of one column NULL: to requests, and through a server that says yes."""
-    schema = _schema()
-    rows = _rows(schema, session.rows)
+    schema = ORDERS
+    rows = make_rows(np.arange(session.rows))
     encoder = RowEncoder(schema.columns, schema.column_names)
     few = to_bigquery(rows.slice(0, _REFERENCE_ROWS), schema.columns, schema.name)
     reference, ours, sending, sent = [], [], [], Sent()
@@ -75,17 +74,17 @@ def bigquery_merge(_: Session) -> Result:
     A clustered table is stored in blocks with the range of the key in each; read are those that meet the bounds, all
     columns of them. Blocks are taken to have 64 MB. What BigQuery reads is in the log and in Dagster's metadata.
     """
-    schema, random = _schema(), np.random.default_rng(1)
+    schema, random = ORDERS, np.random.default_rng(1)
     keys = {
         "appended": np.arange(_TABLE_ROWS, _TABLE_ROWS + _CHANGED_ROWS),
         "in_the_newest_percent": random.integers(_TABLE_ROWS - _TABLE_ROWS // 100, _TABLE_ROWS, _CHANGED_ROWS),
         "anywhere": random.integers(0, _TABLE_ROWS, _CHANGED_ROWS),
     }
-    width = _rows(schema, 10_000).nbytes / 10_000
+    width = make_rows(np.arange(10_000)).nbytes / 10_000
     per_block = int(_BLOCK_BYTES / width)
     details = {}
     for where, touched in keys.items():
-        rows = _rows(schema, _CHANGED_ROWS).set_column(0, "id", pa.array(touched))
+        rows = make_rows(np.arange(_CHANGED_ROWS)).set_column(0, "id", pa.array(touched))
         empty = arrow_schema(schema).empty_table()
         changes = TableChanges(schema, empty, rows.cast(empty.schema), key_schema(schema).empty_table())
         bounds = key_bounds(changes, stored_columns(schema), 0)
@@ -101,38 +100,6 @@ def _number(bound: object) -> int:
     assert isinstance(bound, ScalarQueryParameter)
     assert isinstance(bound.value, int)
     return bound.value
-
-
-def _schema() -> TableSchema:
-    return table(
-        "orders",
-        Column("id", INT8),
-        Column("quantity", INT4),
-        Column("paid", PgType(pg_types.BOOL, "bool")),
-        Column("weight", PgType(pg_types.FLOAT8, "float8")),
-        Column("price", PgType(pg_types.NUMERIC, "numeric"), numeric_modifier(12, 2)),
-        Column("ordered_at", PgType(pg_types.TIMESTAMPTZ, "timestamptz")),
-        Column("customer", TEXT),
-        Column("note", TEXT),
-    )
-
-
-def _rows(schema: TableSchema, count: int) -> pa.Table:
-    random = np.random.default_rng(1)
-    cents = pa.array(random.integers(0, 10**9, count)).cast(pa.decimal128(19, 0)).cast(pa.decimal128(21, 2))
-    columns: list[pa.Array[Any]] = [
-        pa.array(np.arange(count)),
-        pa.array(random.integers(-5, 100_000, count).astype(np.int32)),
-        pa.array(random.random(count) > 0.5),
-        pa.array(random.random(count)),
-        cents.cast(pa.decimal128(12, 2)),
-        pa.array(random.integers(1_600_000_000_000_000, 1_700_000_000_000_000, count)).cast(
-            pa.timestamp("us", tz="UTC")
-        ),
-        pa.array([f"customer {at} of a middling length" for at in range(count)]),
-        pa.array([None if at % 3 == 0 else f"note {at}" for at in range(count)]),
-    ]
-    return pa.Table.from_arrays(columns, schema=arrow_schema(schema))
 
 
 def _microseconds(work: Callable[[], object], rows: int) -> float:

@@ -64,13 +64,14 @@ def make_load(rows: int) -> Load:
     known, deleted = np.split(scattered[: 6 * changes // 10], [4 * changes // 10])
     new = np.arange(rows, rows + 4 * changes // 10)
     return Load(
-        _rows(np.arange(rows)),
-        _rows(np.concatenate([known, new])),
+        make_rows(np.arange(rows)),
+        make_rows(np.concatenate([known, new])),
         pa.Table.from_arrays([pa.array(deleted)], schema=key_schema(ORDERS)),
     )
 
 
-def _rows(ids: Any) -> pa.Table:
+def make_rows(ids: Any) -> pa.Table:
+    """Rows of `ORDERS` with these ids, a third of one column NULL; the same for the same ids."""
     random, count = np.random.default_rng(1), len(ids)
     cents = pa.array(random.integers(0, 10**9, count)).cast(pa.decimal128(19, 0)).cast(pa.decimal128(21, 2))
     moments = random.integers(1_600_000_000_000_000, 1_700_000_000_000_000, count)
