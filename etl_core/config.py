@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from etl_core.config_secrets import read_password, run_password_command
 from etl_core.config_tables import TableSettings as TableSettings
 from etl_core.config_tables import check_hash_key
+from etl_core.config_telemetry import TelemetryConfig
 from etl_core.config_values import WHOLE_URL, check_tables, did_you_mean
 from etl_core.config_values import BatchConfig as BatchConfig
 from etl_core.config_values import CopyConfig as CopyConfig
@@ -325,6 +326,7 @@ class PipelineConfig:
     write_mode: WriteMode = WriteMode.MIRROR
     policy: TablePolicy = field(default_factory=TablePolicy)
     types: Mapping[str, str] = field(default_factory=dict)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     @property
     def write_modes(self) -> list[tuple[str, WriteMode]]:

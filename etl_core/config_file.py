@@ -23,6 +23,7 @@ import yaml
 from etl_core.config import DestinationConfig, PipelineConfig, SourceConfig, StateConfig
 from etl_core.config_paths import absolute_dsn, absolute_keyword, absolute_url
 from etl_core.config_tables import TableSettings, read_tables, read_write_mode
+from etl_core.config_telemetry import ListenAddress, TelemetryConfig
 from etl_core.config_values import (
     ALL_PUBLISHED,
     BatchConfig,
@@ -306,7 +307,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
     allow_append_only = root.flag("allow_append_only", False)
     tables, hash_key, write_mode = root.section("tables"), root.text("hash_key"), root.text("write_mode")
     policy = read_policy("", {name: root.take(name) for name in POLICY_FIELDS})
-    types = root.section("types")
+    types, metrics, traces = root.section("types"), root.section("metrics"), root.section("traces")
     root.finish()
     return PipelineConfig(
         pipeline=pipeline,
@@ -321,6 +322,7 @@ def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
         write_mode=WriteMode.MIRROR if write_mode is None else read_write_mode("write_mode", write_mode),
         policy=policy.over(TablePolicy()),
         types={} if types is None else read_types("types", types.rest()),
+        telemetry=_telemetry(metrics, traces),
     )
 
 
@@ -423,3 +425,15 @@ def _copy(section: _Section) -> CopyConfig:
     )
     section.finish()
     return copy
+
+
+def _telemetry(metrics: _Section | None, traces: _Section | None) -> TelemetryConfig:
+    prometheus, opentelemetry = None, False
+    if metrics is not None:
+        prometheus = metrics.required("prometheus", metrics.text("prometheus"), 'write prometheus: ":9187"')
+        metrics.finish()
+    if traces is not None:
+        opentelemetry = traces.flag("opentelemetry", False)
+        traces.finish()
+    address = None if prometheus is None else ListenAddress.parse("metrics.prometheus", prometheus)
+    return TelemetryConfig(address, opentelemetry)

@@ -130,6 +130,7 @@ def _build_parser() -> argparse.ArgumentParser:
     sources.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the file, replaced (standard output)")
     destinations = add("destinations", "List the destinations that are installed, and what each can do.")
     destinations.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object")
+    add("metrics", "Serve the metrics of a pipeline that something else runs, such as Dagster, until stopped.")
     add("failpoints", "List the places where ETL_FAILPOINTS can make a test process fail, and how.")
     teardown = add("teardown", "Drop the slots and the publication this pipeline created, and forget its state.")
     teardown.add_argument("--yes", action="store_true", default=argparse.SUPPRESS, help="do not ask")

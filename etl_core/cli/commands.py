@@ -22,6 +22,7 @@ _SHORT: dict[str, str] = {
     "approve": "etl_core.cli.approve",
     "pause": "etl_core.cli.tables",
     "resume": "etl_core.cli.tables",
+    "metrics": "etl_core.cli.metrics",
     "backup": "etl_core.cli.backup",
     "dbt-sources": "etl_core.cli.dbt_sources",
     "teardown": "etl_core.cli.teardown",

@@ -15,6 +15,8 @@ from etl_core.cli.session import Session
 from etl_core.cli.verify import verify
 from etl_core.config import PipelineConfig
 from etl_core.pipeline import Pipeline
+from etl_core.replication.observer import Observers
+from etl_core.telemetry.setup import Telemetry
 
 _LONG: dict[str, Callable[[Session], int]] = {"sync": sync, "stream": stream, "run": run, "verify": verify}
 
@@ -24,9 +26,11 @@ def run_long_command(arguments: Arguments, config: PipelineConfig, interrupt: In
     stop = Event()
     display = _choose_display(arguments, config)
     interrupt.stops(stop, display.say)
-    with Pipeline(config, observer=display, stop=stop) as pipeline:
+    telemetry = Telemetry(config.telemetry, config.pipeline)
+    observer = Observers(display, *telemetry.observers) if telemetry.observers else display
+    with Pipeline(config, observer=observer, stop=stop) as pipeline:
         session = Session(pipeline, arguments, display, interrupt)
-        with display:
+        with display, telemetry.served(pipeline):
             status = _LONG[arguments.command](session)
         session.print_results()
     return status

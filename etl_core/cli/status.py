@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from etl_core.cli.arguments import Arguments
 from etl_core.cli.exit_status import DONE
-from etl_core.cli.status_json import lag_seconds, status_object
+from etl_core.cli.status_json import status_object
 from etl_core.cli.texts import (
     NOTHING,
     STATE_WORDS,
@@ -22,7 +22,7 @@ from etl_core.cli.texts import (
 )
 from etl_core.control import PipelineControl
 from etl_core.identifiers import TableId, TableName
-from etl_core.replication.status import PipelineStatus
+from etl_core.replication.status import PipelineStatus, lag_seconds
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
@@ -86,7 +86,7 @@ def _stream(known: PipelineStatus, now: datetime) -> str:
         return "has not begun: etl stream"
     parts = [
         f"replicated up to {progress.flushed_lsn}",
-        _in_step(known, lag_seconds(known, now) or 0.0),
+        _in_step(known, lag_seconds(known.progress, known.slot, now) or 0.0),
         f"{progress.rows:,} row changes" if progress.rows else "",
         f"{progress.rows_per_second:,.0f} rows/s lately" if progress.rows_per_second else "",
     ]

@@ -9,14 +9,11 @@ from datetime import UTC, datetime
 
 from etl_core.config import PipelineConfig
 from etl_core.lsn import Lsn
-from etl_core.replication.status import PipelineStatus
+from etl_core.replication.status import PipelineStatus, lag_seconds
 from etl_core.source.slot import SlotStatus
 from etl_core.source.transport import Transport
 from etl_core.state.store import TableStatus
 from etl_core.write_mode import WriteMode
-
-_FRESH = 8.0
-"""Seconds: a stream notes its lag every 2 s while a change waits, and every 5 s that there is none."""
 
 
 def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) -> dict[str, object]:
@@ -36,22 +33,6 @@ def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) 
     }
 
 
-def lag_seconds(known: PipelineStatus, now: datetime) -> float | None:
-    """How old the oldest change is that is not yet written, in seconds; None before the first batch or position.
-
-    A stream that runs notes it every few seconds, by the server's clock, also while nothing can be written. Where the
-    last note is older, because nobody streams or the stream does not move, it may be as old as the note makes it.
-    """
-    progress = known.progress
-    if progress is None:
-        return None
-    lag = progress.lag_seconds or 0.0
-    is_fresh = progress.updated_at is None or (now - progress.updated_at).total_seconds() < _FRESH
-    if (known.slot is not None and known.slot.active and is_fresh) or progress.updated_at is None:
-        return lag
-    return lag + max(0.0, (now - progress.updated_at).total_seconds())
-
-
 def _stream(known: PipelineStatus, now: datetime) -> dict[str, object] | None:
     progress = known.progress
     if progress is None:
@@ -60,7 +41,7 @@ def _stream(known: PipelineStatus, now: datetime) -> dict[str, object] | None:
         "active": None if known.slot is None else known.slot.active,
         "flushed_lsn": str(progress.flushed_lsn),
         "commit_time": _time(progress.commit_time),
-        "lag_seconds": lag_seconds(known, now),
+        "lag_seconds": lag_seconds(known.progress, known.slot, now),
         "rows": progress.rows,
         "rows_per_second": progress.rows_per_second,
         "updated_at": _time(progress.updated_at),

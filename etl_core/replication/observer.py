@@ -74,6 +74,65 @@ class Observer:
         """Nothing can be done until something outside ends, such as a transaction that a slot must wait for."""
 
 
+class Observers(Observer):
+    """Tells everything to each of several."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def on_state(self, table: TableName, state: TableState) -> None:
+        for observer in self._observers:
+            observer.on_state(table, state)
+
+    def on_activated(self, table: TableName, watermark: Lsn) -> None:
+        for observer in self._observers:
+            observer.on_activated(table, watermark)
+
+    def on_deactivated(self, table: TableName) -> None:
+        for observer in self._observers:
+            observer.on_deactivated(table)
+
+    def on_copy_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
+        for observer in self._observers:
+            observer.on_copy_progress(table, rows, size, total_size)
+
+    def on_copied(self, table: TableName, rows: int, seconds: float) -> None:
+        for observer in self._observers:
+            observer.on_copied(table, rows, seconds)
+
+    def on_comparing(self, table: TableName, *, is_again: bool) -> None:
+        for observer in self._observers:
+            observer.on_comparing(table, is_again=is_again)
+
+    def on_compare_progress(self, table: TableName, rows: int, size: int, total_size: int) -> None:
+        for observer in self._observers:
+            observer.on_compare_progress(table, rows, size, total_size)
+
+    def on_compared(self, table: TableName, rows: int, seconds: float) -> None:
+        for observer in self._observers:
+            observer.on_compared(table, rows, seconds)
+
+    def on_flush(self, flush: Flush) -> None:
+        for observer in self._observers:
+            observer.on_flush(flush)
+
+    def on_table_error(self, table: TableName, error: EtlError) -> None:
+        for observer in self._observers:
+            observer.on_table_error(table, error)
+
+    def on_retry(self, error: EtlError, wait: float) -> None:
+        for observer in self._observers:
+            observer.on_retry(error, wait)
+
+    def on_notice(self, sentence: str) -> None:
+        for observer in self._observers:
+            observer.on_notice(sentence)
+
+    def on_waiting(self, reason: str) -> None:
+        for observer in self._observers:
+            observer.on_waiting(reason)
+
+
 def tell_shortened(observer: Observer, sentences: Sequence[str]) -> None:
     """The first notices, and how many more there are: a thousand tables may have the same."""
     for sentence in sentences[:_SHOWN_NOTICES]:

@@ -11,6 +11,7 @@ import hashlib
 import secrets
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -22,6 +23,7 @@ from etl_core.errors import TransientError
 from etl_core.protocol.segment import PADDING, Frames
 
 _BOUND = np.dtype(np.int64)
+_open: weakref.WeakSet[Spool] = weakref.WeakSet()
 _SEALED_BYTES = 1 << 20
 """At a time. The keystream is SHAKE-256 of key, piece and place: 2.6 ns a byte, where the disk takes 1 or 2."""
 
@@ -57,6 +59,12 @@ class Spool:
         self._pieces = 0
         # The pieces of one file may be in two batches, of which one is written and given up while the other is read.
         self._lock = threading.Lock()
+        _open.add(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk; 0 once the last of its pieces is gone."""
+        return 0 if self._file.closed else self._end
 
     def put(self, frames: Frames) -> SpooledFrames:
         """Raises SpoolUnavailable when the disk is full or fails."""
@@ -112,6 +120,11 @@ class Spool:
     def _close_if_empty(self) -> None:
         if self._pieces == 0:
             self._file.close()
+
+
+def spooled_bytes() -> int:
+    """Of all spools of this process, on disk."""
+    return sum(spool.size for spool in list(_open))
 
 
 class SpooledFrames:

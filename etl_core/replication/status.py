@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from etl_core.destination.protocol import Destination, Positions, WaitingDestination
 from etl_core.errors import EtlError
@@ -22,6 +23,10 @@ _LOOK_PATIENCE = 8.0
 """Seconds in which the source and the destination are to answer for `etl status`; they are asked at once."""
 _HELD_PATIENCE = 2.0
 """Seconds for which `etl status` waits for a destination that another process holds."""
+_FRESH = timedelta(seconds=8)
+"""A stream notes its lag every 2 s while a change waits, and every 5 s that there is none."""
+_IN_STEP = timedelta(minutes=1)
+"""How old the last note of a stream that runs may be: one that is older is of a stream that hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +132,23 @@ def stream_error(store: StateStore) -> StreamError | None:
     if error is None or progress is None or progress.updated_at is None:
         return error
     return error if error.at >= progress.updated_at else None
+
+
+def lag_seconds(progress: ReplicationProgress | None, slot: SlotStatus | None, now: datetime) -> float | None:
+    """How old the oldest change is that is not yet written, in seconds; None before the first batch or position.
+
+    A stream that runs notes it every few seconds, by the server's clock, also while nothing can be written. Where the
+    last note is older, because nobody streams or the stream does not move, it may be as old as the note makes it.
+    """
+    if progress is None:
+        return None
+    lag = progress.lag_seconds or 0.0
+    is_fresh = progress.updated_at is None or now - progress.updated_at < _FRESH
+    if (slot is not None and slot.active and is_fresh) or progress.updated_at is None:
+        return lag
+    return lag + max(0.0, (now - progress.updated_at).total_seconds())
+
+
+def is_in_step(progress: ReplicationProgress | None, now: datetime) -> bool:
+    """Whether a stream has noted lately how far it is."""
+    return progress is not None and progress.updated_at is not None and now - progress.updated_at < _IN_STEP

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -56,6 +56,7 @@ FROM pg_catalog.pg_replication_slots s
 """
 _WAL_LIMIT = b"SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"
 _ONE = _STATUS + "WHERE s.slot_name = %s"
+_NAMED = _STATUS + "WHERE s.slot_name = ANY(%s) ORDER BY s.slot_name"
 _UNREAD = (
     _STATUS
     + """WHERE pg_catalog.starts_with(s.slot_name::text, 'etl_') AND s.plugin = 'pgoutput' AND NOT s.temporary
@@ -120,6 +121,13 @@ class SlotStatus:
     inactive_since: str | None
     bytes_behind: int | None
     database_oid: int | None = None
+
+    @property
+    def bytes_kept(self) -> int | None:
+        """The WAL that the server keeps because of this slot, from `restart_lsn` to the end."""
+        if self.bytes_behind is None or self.confirmed_flush_lsn is None or self.restart_lsn is None:
+            return None
+        return self.bytes_behind + self.confirmed_flush_lsn - self.restart_lsn
 
     @property
     def is_lost(self) -> bool:
@@ -194,6 +202,14 @@ def slot_status(conn: Connection, name: str) -> SlotStatus | None:
     except psycopg.Error as error:
         raise translate(error) from None
     return _status(*row) if row else None
+
+
+def slot_statuses(conn: Connection, names: Collection[str]) -> list[SlotStatus]:
+    """Those of these slots that there are, by name."""
+    try:
+        return [_status(*row) for row in conn.execute(_NAMED, (list(names),)).fetchall()]
+    except psycopg.Error as error:
+        raise translate(error) from None
 
 
 def unread_slots(conn: Connection) -> list[SlotStatus]:
