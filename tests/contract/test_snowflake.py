@@ -25,6 +25,7 @@ from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_counting_suite import CountingSuite
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
 from etl_core.testing.destination_log_suite import LogSuite
+from etl_core.testing.destination_multiset_suite import MultisetSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
 from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import ChangesSuite, DestinationSuite
@@ -59,7 +60,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
         outside.close()
 
 
-class TestSnowflake(LogSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
+class TestSnowflake(LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
     @pytest.fixture
     def make_destination(self, connect: Connect, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: SnowflakeDestination(connect, "test", pipeline, tmp_path)

@@ -22,6 +22,10 @@ from tests.integration.replication.conftest import Lab, lab
 __all__ = ["lab"]
 pytestmark = pytest.mark.timeout(900)
 PATIENCE = 300.0
+REMOVAL = """
+UPDATE lines SET n = 7 WHERE ctid = (SELECT min(ctid) FROM lines WHERE n IS NULL);
+DELETE FROM lines WHERE ctid IN (SELECT ctid FROM lines WHERE n > 0 ORDER BY n, ctid LIMIT 2)
+"""
 
 
 @pytest.fixture
@@ -76,6 +80,8 @@ def test_killed_where_the_catalog_has_it_and_nobody_knows(lab: Lab, access: Acce
     lab.execute("CREATE TABLE b (id int PRIMARY KEY, body text)")
     lab.execute("INSERT INTO a SELECT i, 'a', repeat('x', 9000) FROM generate_series(1, 50) i")
     lab.execute("INSERT INTO b SELECT i, 'b' FROM generate_series(1, 50) i")
+    lab.execute("CREATE TABLE lines (n int, body text); ALTER TABLE lines REPLICA IDENTITY FULL")
+    lab.execute("INSERT INTO lines SELECT nullif(i % 3, 0), 'equal' FROM generate_series(1, 9) i")
     lab.publish()
     for failpoint in (failpoints.COPY_STAGED, failpoints.COPY_PUBLISHED):
         assert lab.process("run", failpoint=f"{failpoint}:kill").wait(PATIENCE) == -signal.SIGKILL
@@ -83,6 +89,7 @@ def test_killed_where_the_catalog_has_it_and_nobody_knows(lab: Lab, access: Acce
     _assert_same(lab, access, "a", "b")
     for at in range(2):
         lab.execute(f"UPDATE a SET body = 'a{at}' WHERE id % 7 = {at}; DELETE FROM b WHERE id % 11 = {at}")  # noqa: S608
+        lab.execute(f"{REMOVAL}; INSERT INTO lines VALUES ({at}, NULL), ({at}, NULL)")  # noqa: S608
         lab.execute(f"INSERT INTO b VALUES ({1000 + at}, 'new'); UPDATE a SET id = id + 500 WHERE id = {10 + at}")  # noqa: S608
         killed = lab.process("run", failpoint=f"{failpoints.BATCH_WRITTEN}:kill")
         assert killed.wait(PATIENCE) == -signal.SIGKILL

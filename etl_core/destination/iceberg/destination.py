@@ -122,6 +122,7 @@ class _KeptParts:
         yield from self._read
         for part in self._rest:
             self._bytes += part.inserts.nbytes + part.upserts.nbytes + part.deletes.nbytes
+            self._bytes += 0 if part.removals is None else part.removals.nbytes
             self.is_cut = self.is_cut or self._bytes > _KEPT_BYTES
             if self.is_cut:
                 self._read.clear()

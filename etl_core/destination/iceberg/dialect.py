@@ -2,8 +2,7 @@
 
 An lsn is decimal(20,0): Iceberg's long has 63 bits for a number. Attribute numbers are JSON.
 
-Rows have no number of their own, so rows of a table without a key cannot be removed: the plan says so. Views of
-versions are not made: another engine would not read DuckDB's.
+Views of versions are not made: another engine would not read DuckDB's.
 """
 
 from __future__ import annotations

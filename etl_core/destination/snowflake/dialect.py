@@ -11,13 +11,20 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, LiteralString
 
 import pyarrow as pa
 from psycopg import sql
 
-from etl_core.destination.snowflake.types import carried, handed_over_as, snowflake_type, to_snowflake, type_change
+from etl_core.destination.snowflake.types import (
+    carried,
+    handed_over_as,
+    snowflake_type,
+    some_value,
+    to_snowflake,
+    type_change,
+)
 from etl_core.destination.sql.dialect import Dialect, Query, Values
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.identifiers import TableName
@@ -97,6 +104,23 @@ class SnowflakeDialect(Dialect):
         return sql.SQL('SELECT * FROM ({}) AS "k" QUALIFY row_number() OVER (PARTITION BY {} ORDER BY {}) = 1').format(
             query, key, key
         )
+
+    def told_apart(self, value: Query, column: Column) -> Query | None:
+        # -0 and 0 are equal, and are half a circle apart.
+        return sql.SQL("ATAN2({}, -1)").format(value) if snowflake_type(column) == "FLOAT" else None
+
+    def row_values(self, alias: str, columns: Sequence[Column]) -> list[Query]:
+        """See Dialect. None of them is NULL, so that `=` compares them: which are is the last one."""
+        nulls = [sql.SQL("IFF({} IS NULL, '1', '0')").format(sql.Identifier(alias, column.name)) for column in columns]
+        values: list[Query] = []
+        for column in columns:
+            value, nothing = sql.Identifier(alias, column.name), sql.SQL(some_value(column))
+            told = [value, self.told_apart(value, column)]
+            values += [sql.SQL("COALESCE({}, {})").format(each, nothing) for each in told if each is not None]
+        return [*values, sql.SQL(" || ").join(nulls)]
+
+    def same_row(self, left: Query, right: Query) -> Query:
+        return sql.SQL("{} = {}").format(left, right)
 
     def dump_attnums(self, attnums: Mapping[str, int]) -> str:
         return json.dumps(dict(attnums))

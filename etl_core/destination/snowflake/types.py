@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, LiteralString
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -65,6 +65,18 @@ _TYPES: dict[pa.DataType, str] = {
     pa.timestamp("us"): "TIMESTAMP_NTZ(6)",
     pa.timestamp("us", tz="UTC"): "TIMESTAMP_TZ(6)",
 }
+_SOME: tuple[tuple[str, LiteralString], ...] = (
+    ("BOOLEAN", "FALSE"),
+    ("NUMBER", "0"),
+    ("FLOAT", "0"),
+    ("VARCHAR", "''"),
+    ("BINARY", "TO_BINARY('', 'HEX')"),
+    ("DATE", "CAST('2000-01-01' AS DATE)"),
+    ("TIMESTAMP_NTZ", "CAST('2000-01-01' AS TIMESTAMP_NTZ(6))"),
+    ("TIMESTAMP_TZ", "CAST('2000-01-01 00:00:00 +00:00' AS TIMESTAMP_TZ(6))"),
+    ("TIME", "CAST('00:00:00' AS TIME(6))"),
+)
+"""By how a type begins."""
 _BOUNDS: dict[pa.DataType, int] = {pa.int16(): 2**15, pa.int32(): 2**31, pa.int64(): 2**63}
 _NATIVE = re.compile(r"BOOLEAN|FLOAT|NUMBER\(\d+,\d+\)")
 _NUMBER = re.compile(r"NUMBER\((\d+),(\d+)\)")
@@ -77,6 +89,12 @@ def snowflake_type(column: Column) -> str:
         is_number = 0 <= arrow.scale <= min(arrow.precision, _WIDEST_SCALE)
         return f"NUMBER({arrow.precision},{arrow.scale})" if is_number else _TEXT
     return _TYPES.get(arrow, _TEXT)
+
+
+def some_value(column: Column) -> LiteralString:
+    """A value of the column's type, as SQL spells it."""
+    stored = snowflake_type(column)
+    return next(value for start, value in _SOME if stored.startswith(start))
 
 
 def _described(name: str) -> str:

@@ -103,8 +103,8 @@ class Dialect(ABC):
     replaces_by_select: ClassVar[bool] = False
     """Whether CREATE OR REPLACE TABLE … AS may select from the table that it replaces, in a transaction."""
     row_id: ClassVar[str | None] = None
-    """The column that the product gives every row, of another value in each; without it no row of a table without a
-    key can be removed."""
+    """The column that the product gives every row, of another value in each; without it rows of a table without a key
+    are found by all their columns, and equal ones written again (`removals`)."""
 
     versions: ClassVar[VersionsDialect | None] = None
     """How the product spells the views of versions; without it its tables cannot have write_mode history."""

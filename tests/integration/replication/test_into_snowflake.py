@@ -42,9 +42,11 @@ def _assert_same(lab: Lab) -> None:
     assert not [comparison for comparison in compared if not comparison.is_equal]
 
 
-def test_schema_changes_follow(lab: Lab) -> None:
+def test_schema_changes_follow_with_and_without_a_key(lab: Lab) -> None:
     lab.execute("CREATE TABLE a (id int PRIMARY KEY, name varchar(5), price numeric(6,2), gone int, tags text[])")
     lab.execute("INSERT INTO a VALUES (1, 'one', 1.5, 1, '{a,NULL}'), (2, 'two', 2.5, 2, NULL)")
+    lab.execute("CREATE TABLE lines (n int, line text); ALTER TABLE lines REPLICA IDENTITY FULL")
+    lab.execute("INSERT INTO lines SELECT nullif(i % 3, 0), 'equal' FROM generate_series(1, 9) i")
     lab.publish()
     lab.synced().close()
     for statement in (  # each a transaction of its own
@@ -57,6 +59,11 @@ def test_schema_changes_follow(lab: Lab) -> None:
         "INSERT INTO a VALUES (4, 'four', 1234567.25, 4)",
         "ALTER TABLE a DROP COLUMN gone",
         "DELETE FROM a WHERE id = 3",
+        "UPDATE lines SET n = 7 WHERE ctid = (SELECT min(ctid) FROM lines WHERE n IS NULL)",
+        "DELETE FROM lines WHERE ctid IN (SELECT ctid FROM lines WHERE n > 0 ORDER BY n, ctid LIMIT 2)",
+        "ALTER TABLE lines ADD COLUMN more float8",
+        "INSERT INTO lines VALUES (1, 'equal', '-0'), (1, 'equal', 0), (1, 'equal', 'NaN')",
+        "DELETE FROM lines WHERE n = 1 AND (more::text = '-0' OR more IS NULL)",
         "CREATE SCHEMA archive",
         "ALTER TABLE a SET SCHEMA archive",
         "INSERT INTO archive.a VALUES (5, 'five', 5)",
