@@ -30,7 +30,8 @@ _DIMENSIONS = 6
 class OutOfRange(StrEnum):
     """What becomes of a value that its type at the destination cannot hold: NaN, infinity, a year too far away.
 
-    REFUSE stops the table. CLAMP makes it the nearest value there is; NaN, which is near to none, becomes NULL.
+    REFUSE stops the table. CLAMP makes it the nearest value there is; NaN, which is near to none, becomes NULL. -0
+    becomes 0 by both of the others, as PostgreSQL holds the two for equal.
     """
 
     REFUSE = "refuse"
@@ -39,10 +40,8 @@ class OutOfRange(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ValueRange:
-    """What a destination holds of dates, times and intervals, where that is less than Arrow does.
-
-    Of dates and timestamps the days since 1970-01-01 from `first_day` to `last_day`, and no infinity; of times those
+class Calendar:
+    """Of dates and timestamps the days since 1970-01-01 from `first_day` to `last_day`, and no infinity; of times those
     before 24:00:00; of intervals so many months and days, either way.
     """
 
@@ -50,6 +49,18 @@ class ValueRange:
     last_day: int
     months: int
     days: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRange:
+    """What a destination holds of values, where that is less than Arrow does.
+
+    `calendar` is about dates, times and intervals, None where all of them are held. A destination without
+    `negative_zero` cannot tell -0 of a floating-point number from 0.
+    """
+
+    calendar: Calendar | None = None
+    negative_zero: bool = True
 
 
 DEFAULTS: Mapping[str, str] = {

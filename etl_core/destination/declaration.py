@@ -33,8 +33,8 @@ class DestinationType:
     `refuses(write_mode, options)` tells, as the end of a sentence, why tables cannot have that write mode, None where
     they can. Without it they can be mirrors alone.
 
-    `value_range` is what the destination holds of dates, times and intervals, if that is less than Arrow does. Values
-    beyond it come to the destination where `out_of_range` of a column is `refuse`, and it refuses them.
+    `value_range` is what the destination holds of dates, times and intervals, and of -0, if that is less than Arrow
+    does. Values beyond it come to the destination where `out_of_range` of a column is `refuse`, and it refuses them.
 
     `has_enums` tells whether a column may be an enum (`etl_core.schema.pg_types.is_enum`), stored with its labels.
 

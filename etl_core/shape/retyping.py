@@ -11,7 +11,7 @@ under domains, and in the bounds of ranges as structs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from etl_core.schema import pg_types
@@ -38,7 +38,8 @@ from etl_core.type_options import (
 )
 from etl_core.values.families import UNKNOWN as UNKNOWN_FAMILY
 from etl_core.values.numeric import is_declared
-from etl_core.values.registry import family_of
+from etl_core.values.ranges import has_floats
+from etl_core.values.registry import family_of, resolve
 
 _WITH_RANGE = (pg_types.TIMESTAMP, pg_types.TIMESTAMPTZ, pg_types.INTERVAL)
 _WITH_RANGE_THERE = (pg_types.DATE, pg_types.TIME)
@@ -89,9 +90,9 @@ def in_force(
         parts = list(_leaves(column.type, column.type_modifier, {**said, ARRAYS: DEFAULTS[ARRAYS]}))
     if not any(_is_unknown(part) for part, _ in parts):
         said.pop(UNKNOWN, None)
-    oids = _WITH_RANGE if value_range is None else (*_WITH_RANGE, *_WITH_RANGE_THERE)
+    limits = ValueRange() if value_range is None else value_range
     is_text = numeric == VARCHAR or (numeric is None and column.fraction_digits is None)
-    if is_key or not any(_has_range(*leaf, is_text, oids) for leaf in leaves):
+    if is_key or not any(_has_range(*leaf, is_text, limits) for leaf in leaves):
         said.pop(OUT_OF_RANGE, None)
     return said
 
@@ -192,11 +193,13 @@ def _is_wide_numeric(base: PgType, type_modifier: int) -> bool:
     return base.oid == pg_types.NUMERIC and not is_declared(type_modifier)
 
 
-def _has_range(base: PgType, type_modifier: int, is_text: bool, oids: Collection[int]) -> bool:
-    """Whether there are values of the type that its Arrow type cannot hold; `is_text` is about wide numerics."""
+def _has_range(base: PgType, type_modifier: int, is_text: bool, limits: ValueRange) -> bool:
+    """Whether there are values of the type that are not held; `is_text` is about wide numerics."""
     if base.oid == pg_types.NUMERIC:
         return not is_text or not _is_wide_numeric(base, type_modifier)
-    return base.oid in oids
+    if base.oid in _WITH_RANGE or (limits.calendar is not None and base.oid in _WITH_RANGE_THERE):
+        return True
+    return not limits.negative_zero and has_floats(resolve(base, type_modifier)[1])
 
 
 def _retyped(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> tuple[PgType, int]:

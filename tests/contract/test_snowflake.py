@@ -20,7 +20,7 @@ from etl_core.destination.protocol import Destination
 from etl_core.destination.snowflake.connection import Connect
 from etl_core.destination.snowflake.declaration import SNOWFLAKE, connector
 from etl_core.destination.snowflake.destination import SnowflakeDestination
-from etl_core.destination.snowflake.value_range import RANGE
+from etl_core.destination.snowflake.value_range import CALENDAR
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_counting_suite import CountingSuite
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
@@ -68,9 +68,9 @@ class TestSnowflake(LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, Sh
     def holds(self, column: Column, value: Any) -> bool:
         match column.name:
             case "date":
-                return bool(RANGE.first_day <= value <= RANGE.last_day)
+                return bool(CALENDAR.first_day <= value <= CALENDAR.last_day)
             case "timestamp" | "timestamptz" | "when":
-                return bool(RANGE.first_day * DAY <= value < (RANGE.last_day + 1) * DAY)
+                return bool(CALENDAR.first_day * DAY <= value < (CALENDAR.last_day + 1) * DAY)
             case "time":
                 return bool(value < DAY)
             case "unknowns":

@@ -53,6 +53,11 @@ def test_types_and_schema_changes(lab: Lab) -> None:
         " repeat('x', 9000), 1"
     )
     lab.execute(f"INSERT INTO a VALUES (1, {row}), (2, {row})")
+    lab.execute(
+        "CREATE TABLE zeros (id int PRIMARY KEY, f float8, p point, fs float4[]); INSERT INTO zeros VALUES"
+        " (1, 0, '(0,0)', '{0,-0}'), (2, '-0', '(-0,1)', NULL)"
+    )
+    lab.config = replace(lab.config, types={"out_of_range": "clamp"})
     lab.execute("INSERT INTO lines VALUES ('a', '30 days'), ('a', '1 month'), ('a', '1 month'), (NULL, NULL)")
     lab.publish()
     lab.synced().close()
@@ -70,6 +75,7 @@ def test_types_and_schema_changes(lab: Lab) -> None:
         "INSERT INTO lines VALUES ('b', '1 day')",
         "ALTER TABLE a RENAME TO b",
         "UPDATE b SET id = id + 100",
+        "INSERT INTO zeros SELECT i, CASE WHEN i % 2 = 0 THEN '-0' ELSE 0 END FROM generate_series(3, 40) i",
     ):
         lab.execute(statement)
     lab.caught_up(lab.pipeline())

@@ -54,7 +54,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.destination.bigquery.names import field_names, quoted
-from etl_core.destination.bigquery.ranges import RANGE
+from etl_core.destination.bigquery.ranges import CALENDAR
 from etl_core.errors import DestinationError
 from etl_core.identifiers import TableName
 from etl_core.schema.pg_types import format_type
@@ -66,7 +66,7 @@ from etl_core.values.text import Array, offsets_from_lengths, validity, view_buf
 
 ELEMENTS, ELEMENT = "elements", "element"
 
-FIRST_DAY, LAST_DAY = RANGE.first_day, RANGE.last_day
+FIRST_DAY, LAST_DAY = CALENDAR.first_day, CALENDAR.last_day
 _FIRST_MICROSECOND, _LAST_MICROSECOND = FIRST_DAY * DAY, (LAST_DAY + 1) * DAY - 1
 
 # Of NUMERIC: https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal_types
@@ -309,7 +309,7 @@ def _check_intervals(values: Array, column: Column, table: TableName) -> None:
     if valid is not None:
         parts = parts[valid]
     months, days = parts["months"].astype(np.int64), parts["days"].astype(np.int64)
-    if (np.abs(months) > RANGE.months).any() or (np.abs(days) > RANGE.days).any():
+    if (np.abs(months) > CALENDAR.months).any() or (np.abs(days) > CALENDAR.days).any():
         raise out_of_range(
             "an interval of more than 10,000 years, which BigQuery's INTERVAL cannot hold",
             column,

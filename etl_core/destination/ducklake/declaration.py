@@ -8,6 +8,7 @@ from etl_core.destination.declaration import DestinationType
 from etl_core.destination.ducklake.catalog import read_catalog, read_storage
 from etl_core.destination.ducklake.readers import reader_names
 from etl_core.destination.options import Option, Options
+from etl_core.type_options import ValueRange
 
 if TYPE_CHECKING:
     from etl_core.destination.ducklake.destination import DuckLakeDestination
@@ -88,5 +89,6 @@ DUCKLAKE = DestinationType(
         ),
     ),
     reader_names=reader_names,
+    value_range=ValueRange(negative_zero=False),
     refuses=lambda mode, options: None,  # noqa: ARG005
 )

@@ -4,25 +4,20 @@ DuckLake has no BIT, no ENUM and no array of a fixed length, so they are text an
 not all survive, so they are text as well: Parquet keeps of a time with time zone the moment in UTC, and of an interval
 milliseconds and nothing negative; what is written as JSON is not always read back.
 
-DuckDB 1.5 writes Parquet whose dictionaries hold -0 and 0 as one value, the one that came first, so -0 is refused: no
-answer to a query would say that it was lost, and `etl verify` would find a row that differs.
-
 A table whose rows the same transaction changed can be altered, as one of a DuckDB file cannot.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, LiteralString
+from typing import ClassVar, LiteralString
 
-import numpy as np
-import pyarrow as pa
 from psycopg import sql
 
 from etl_core.destination.duckdb_sql.dialect import DuckDBDialect
+from etl_core.destination.duckdb_sql.negative_zero import refuse_negative_zero
 from etl_core.destination.duckdb_sql.types import duckdb_type
 from etl_core.destination.sql.dialect import Query, Values
-from etl_core.errors import ValueOutOfRange
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column
 
@@ -64,13 +59,7 @@ class DuckLakeDialect(DuckDBDialect):
         return f"VARCHAR{text[2]}" if text else _FIXED.sub(r"\1[]", _INTERVAL.sub("VARCHAR", stored))
 
     def arrow_values(self, values: Values, column: Column, table: TableName) -> Values:
-        chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
-        if any(map(_has_negative_zero, chunks)):
-            raise ValueOutOfRange(
-                f"column {column.name} of {table} has a value -0, which may become 0 in DuckLake's files",
-                table=str(table),
-                hint="make it 0 at the source by adding 0 to it, or leave the column out: columns: {exclude: […]}",
-            )
+        refuse_negative_zero(values, column, table, self.product)
         return values
 
     def cast_in(self, value: Query, column: Column) -> Query:
@@ -88,19 +77,6 @@ def _is_converted(column: Column) -> bool:
     """Whether the Arrow values are of a type that DuckDB has and DuckLake does not keep."""
     of_duckdb = duckdb_type(column)
     return not _AS_TEXT.fullmatch(of_duckdb) and bool(_INTERVAL.search(of_duckdb) or _FIXED.search(of_duckdb))
-
-
-def _has_negative_zero(values: pa.Array[Any]) -> bool:
-    if pa.types.is_floating(values.type):
-        numbers = values.to_numpy(zero_copy_only=False)
-        return bool(np.any(np.signbit(numbers) & (numbers == 0)))
-    if isinstance(values, pa.StructArray):
-        return any(_has_negative_zero(values.field(at)) for at in range(values.type.num_fields))
-    if isinstance(values, pa.MapArray):
-        return _has_negative_zero(values.keys) or _has_negative_zero(values.items)
-    if isinstance(values, pa.ListArray | pa.FixedSizeListArray):
-        return _has_negative_zero(values.flatten())
-    return False
 
 
 DIALECT = DuckLakeDialect()

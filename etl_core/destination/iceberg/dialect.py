@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from psycopg import sql
 
 from etl_core.destination.duckdb_sql.dialect import DuckDBDialect
+from etl_core.destination.duckdb_sql.negative_zero import refuse_negative_zero
 from etl_core.destination.iceberg.types import handed_over, iceberg_type, iceberg_type_change
 from etl_core.destination.sql.dialect import Query, Values
 from etl_core.destination.sql.type_change import TypeChange
@@ -59,6 +60,7 @@ class IcebergDialect(DuckDBDialect):
         return _cast(value, iceberg_type(column), handed_over(column))
 
     def arrow_values(self, values: Values, column: Column, table: TableName) -> Values:
+        refuse_negative_zero(values, column, table, self.product)
         kind = values.type
         if pa.types.is_date32(kind) or pa.types.is_timestamp(kind):
             limit = 2**31 - 1 if pa.types.is_date32(kind) else 2**63 - 1

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
-from etl_core.destination.snowflake.value_range import RANGE
+from etl_core.destination.snowflake.value_range import CALENDAR
 from etl_core.destination.sql.dialect import Query, Values
 from etl_core.destination.sql.texts import as_hex, as_texts
 from etl_core.destination.sql.type_change import TypeChange
@@ -199,9 +199,9 @@ def _read(pg_type: PgType, modifier: int) -> tuple[PgType, int]:
 def _check_range(values: Array, column: Column, table: TableName) -> None:
     kind = values.type
     if pa.types.is_date32(kind):
-        outside = _is_outside(values.cast(pa.int32()), RANGE.first_day, RANGE.last_day)
+        outside = _is_outside(values.cast(pa.int32()), CALENDAR.first_day, CALENDAR.last_day)
     elif pa.types.is_timestamp(kind):
-        outside = _is_outside(values.cast(pa.int64()), RANGE.first_day * DAY, (RANGE.last_day + 1) * DAY - 1)
+        outside = _is_outside(values.cast(pa.int64()), CALENDAR.first_day * DAY, (CALENDAR.last_day + 1) * DAY - 1)
     elif pa.types.is_time64(kind) and _is_outside(values.cast(pa.int64()), 0, DAY - 1):
         what = "the time 24:00:00, which Snowflake's TIME cannot hold"
         raise out_of_range(what, column, table, f"{OPTION}, or store 00:00:00 in the source")

@@ -17,8 +17,9 @@ from etl_core.errors import CopiedAgain, ValueOutOfRange
 from etl_core.identifiers import TableName
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin, numeric_modifier
-from etl_core.schema.table import Column
-from etl_core.type_options import OutOfRange
+from etl_core.schema.table import Column, PgType
+from etl_core.shape.retyping import retyped
+from etl_core.type_options import OutOfRange, ValueRange
 from etl_core.values import load
 from etl_core.values.digits import digits_in
 from etl_core.values.ranges import DAY
@@ -43,6 +44,31 @@ def numbers(draw: st.DrawFn) -> str:
     """As numeric_out prints: no zero more before the point than one, any number of them at the end."""
     whole, fraction = draw(DIGITS).lstrip("0") or "0", draw(DIGITS) + "0" * draw(st.integers(0, 40))
     return draw(st.sampled_from(["", "-"])) + whole + (f".{fraction}" if fraction else "")
+
+
+@pytest.mark.parametrize("policy", [OutOfRange.NULL, OutOfRange.CLAMP])
+def test_negative_zero_becomes_zero_where_it_is_not_held(policy: OutOfRange) -> None:
+    limits, name = ValueRange(negative_zero=False), TableName("public", "t")
+    cases: dict[str, tuple[Column, str]] = {
+        "-0": (column_of(pg_types.FLOAT4), "0"),
+        "-0.0": (column_of(pg_types.FLOAT8), "0"),
+        "{-0,NULL,1.5,-1e-300,NaN}": (column_of(1022), "{0,NULL,1.5,-1e-300,NaN}"),
+        "(-0,1)": (column_of(pg_types.POINT), "(0,1)"),
+        "((-0,1),(2,-0))": (column_of(pg_types.POLYGON), "((0,1),(2,0))"),
+        "[-0,1]": (Column("c", PgType(70_004, "vector", "public"), 2), "[0,1]"),
+    }
+    for text, (plain, zero) in cases.items():
+        column = retyped(plain, {"out_of_range": policy.value}, is_key=False, value_range=limits)
+        values = load(pa.array([zero, text, None]).slice(1), column, name)
+        values.validate(full=True)
+        assert repr(values.to_pylist()) == repr(load(pa.array([zero, None]), plain, name).to_pylist())
+        assert "-0.0" in repr(load(pa.array([text]), plain, name).to_pylist())
+
+
+def column_of(oid: int) -> Column:
+    pg_type = builtin(oid)
+    assert pg_type is not None
+    return Column("c", pg_type)
 
 
 @given(st.lists(st.none() | numbers(), max_size=3), st.integers(1, 38), st.data())
