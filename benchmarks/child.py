@@ -28,6 +28,7 @@ from etl_core.source.connection import Connection, connect
 from etl_core.source.copy_ranges import all_into
 from etl_core.source.replication_stream import Pause, ReplicationStream
 from etl_core.source.snapshot import copy_statement, import_snapshot, plan_ranges
+from etl_core.source.snapshot_connections import SnapshotConnections
 from etl_core.source.table_copy import copy_table
 
 _DECODE_ROUNDS = 5
@@ -152,8 +153,7 @@ def copy_to_arrow(spec: dict[str, Any]) -> dict[str, float]:
 
         meter = Meter()
         copy_table(
-            lambda: _connect(spec, "copy"),
-            snapshot,
+            SnapshotConnections(lambda: _connect(spec, "copy"), snapshot),
             table,
             CONNECTIONS,
             all_into(count),

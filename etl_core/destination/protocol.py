@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -239,6 +239,17 @@ class CountingDestination(Protocol):
 
 
 @runtime_checkable
+class SessionDestination(Protocol):
+    """A destination for which each call costs much at its beginning, such as opening a file: asked once."""
+
+    def session(self) -> AbstractContextManager[None]:
+        """Keeps open, for the length of the block, what calls from any thread would otherwise open each for itself.
+
+        Others may have to wait meanwhile, so a block is short: a second, or what one copy takes. Raises as `positions`.
+        """
+
+
+@runtime_checkable
 class RemovingDestination(Protocol):
     """A destination that applies `TableChanges.removals`: asked for tables without a key."""
 
@@ -314,6 +325,11 @@ def why_no_removals(destination: Destination, schema: TableSchema) -> str | None
     if isinstance(destination, RemovingDestination):
         return destination.refuses_removals(schema)
     return "this type of destination does not do that"
+
+
+def session_of(destination: Destination) -> AbstractContextManager[None]:
+    """`SessionDestination.session`, where the destination has it."""
+    return destination.session() if isinstance(destination, SessionDestination) else nullcontext()
 
 
 def read_whole(work: Callable[[], _T]) -> _T:

@@ -73,6 +73,7 @@ from etl_core.source.publication import find_publication
 from etl_core.source.server import server_time
 from etl_core.source.slot import Blocker
 from etl_core.source.snapshot import check_unchanged, import_snapshot, lock_table
+from etl_core.source.snapshot_connections import SnapshotConnections
 from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
@@ -316,8 +317,7 @@ class TableCopier:
 
         def copy(plan: Plan) -> CopyResult:
             return copy_table(
-                lambda: self._source.connect(f"copy_{status.table_id}"),
-                snapshot_name,
+                SnapshotConnections(lambda: self._source.connect(f"copy_{status.table_id}"), snapshot_name),
                 replace(table, schema=shape.asked),
                 self._connections,
                 plan,

@@ -29,6 +29,7 @@ from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, Ranges, RangeWork
 from etl_core.source.ctid_range import CtidRange
 from etl_core.source.server import session_pids
+from etl_core.source.snapshot_connections import SnapshotConnections
 from etl_core.source.table_copy import CopyResult, OnProgress, copy_table
 from etl_core.state.schema_json import schema_to_json
 from etl_core.state.shared_copy import CopyOffer, OfferedRange, SharedCopyStore
@@ -182,8 +183,7 @@ def help_copy(
         raise TransientError(f"{name} has changed since the copy to be helped with began, or that copy is over")
     shape = shapes.of(table.schema)
     return copy_table(
-        lambda: source.connect(helper_role(offer.table_id)),
-        offer.snapshot_name,
+        SnapshotConnections(lambda: source.connect(helper_role(offer.table_id)), offer.snapshot_name),
         replace(table, schema=shape.asked),
         connections,
         lambda _: _HelpedRanges(store, offer, destination, shape),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from etl_core.errors import EtlError, SourceUnavailable, Stopped, TableError
+from etl_core.errors import EtlError, SourceLocked, SourceUnavailable, Stopped, TableError
 from etl_core.source.catalog import PublishedTable
 from etl_core.source.connection import Connection, text_encoding
 from etl_core.source.copy_blocks import BLOCK_BYTES, copy_blocks
@@ -24,10 +24,10 @@ from etl_core.source.snapshot import (
     as_table_error,
     check_unchanged,
     copy_statement,
-    import_snapshot,
     lock_table,
     plan_ranges,
 )
+from etl_core.source.snapshot_connections import SnapshotConnections
 from etl_core.values import read_csv
 
 _LOOK_EVERY_S = 0.1
@@ -78,8 +78,7 @@ def copy_range(
 
 
 def copy_table(
-    connect: Callable[[], Connection],
-    snapshot_name: str,
+    snapshot: SnapshotConnections,
     table: PublishedTable,
     connections: int,
     plan: Plan,
@@ -89,18 +88,19 @@ def copy_table(
     range_bytes: int = RANGE_BYTES,
     block_bytes: int = BLOCK_BYTES,
     load: Load | None = None,
+    waits: bool = True,
 ) -> CopyResult:
-    """Copies the table as the snapshot sees it, on up to `connections` connections at once.
+    """Copies the table as the snapshot sees it, on up to `connections` connections of `snapshot` at once.
 
-    `connect` opens an ordinary connection in autocommit mode. The connection that exported the snapshot must stay open.
     `plan` is given the ranges the table is cut into; the copy ends when it has none left for us. `on_progress(rows,
     size, total_size)`, never twice at once, says how many rows were copied so far and how many bytes of the table's
     files on the source are done, of how many. The result counts our ranges only. Each connection needs about ten times
     `block_bytes` of memory, more for rows that are larger than that. `load` is as for `copy_range`.
 
-    Raises TransientError if the table changed between the snapshot and now (take a new snapshot, read the table again),
-    Stopped when `stop` is set, TableError if this table cannot be copied, and what the plan's ranges raise. What was
-    written before an error is of no use: a copy is whole or discarded.
+    Raises SourceLocked, unless it `waits`, if another session has locked the table, TransientError if the table changed
+    between the snapshot and now (take a new snapshot, read the table again), Stopped when `stop` is set, TableError if
+    this table cannot be copied, and what the plan's ranges raise. What was written before an error is of no use: a copy
+    is whole or discarded.
     """
     if not table.schema.columns:
         raise TableError(
@@ -111,26 +111,26 @@ def copy_table(
     with contextlib.ExitStack() as stack:
         if stop.is_set():
             raise _stopped(table)
-        first = _open(connect, snapshot_name, stack)
-        lock_table(first, table, stop, wait=True)
+        first = _take(snapshot, stack)
+        if not lock_table(first, table, stop, wait=waits):
+            raise SourceLocked(f"table {table.name} is locked by another session")
         check_unchanged(first, table)
         ranges = plan_ranges(first, table, range_bytes)
         opened = [first]
         with contextlib.suppress(SourceUnavailable):  # a server without room for more lets the first copy alone
             while len(opened) < min(connections, len(ranges)):
-                another = _open(connect, snapshot_name, stack)
+                another = _take(snapshot, stack)
                 if not lock_table(another, table, stop, wait=False):
-                    another.close()
+                    snapshot.give_back(another)
                     break
                 opened.append(another)
         total_size = sum(part.size for part in ranges)
-        return _Copy(table, plan(ranges), total_size, on_progress, stop, block_bytes, load).run(opened)
+        return _Copy(snapshot, table, plan(ranges), total_size, on_progress, stop, block_bytes, load).run(opened)
 
 
-def _open(connect: Callable[[], Connection], snapshot_name: str, stack: contextlib.ExitStack) -> Connection:
-    conn = connect()
-    stack.callback(conn.close)
-    import_snapshot(conn, snapshot_name)
+def _take(snapshot: SnapshotConnections, stack: contextlib.ExitStack) -> Connection:
+    conn = snapshot.take()
+    stack.callback(snapshot.give_back, conn)
     return conn
 
 
@@ -143,6 +143,7 @@ class _Copy:
 
     def __init__(
         self,
+        snapshot: SnapshotConnections,
         table: PublishedTable,
         ranges: Ranges,
         total_size: int,
@@ -151,6 +152,7 @@ class _Copy:
         block_bytes: int,
         load: Load | None,
     ) -> None:
+        self._snapshot = snapshot
         self._table = table
         self._ranges = ranges
         self._total_size = total_size
@@ -200,7 +202,7 @@ class _Copy:
             self._halt.set()
         finally:
             # Not at the end of the copy: a REINDEX that waits for this transaction holds up the other connections.
-            conn.close()
+            self._snapshot.give_back(conn)
 
     def _next(self, conn: Connection) -> RangeWork | None:
         work = self._ranges.take(conn)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,12 @@ class DuckDBDestination(SqlDestination[DuckDBSession]):
                 return f"{path} does not exist yet; it is created at the first start"
         with self._file.open(wait_seconds=_EXAMINE_WAIT):
             return f"{path} can be written"
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """See SessionDestination. Other processes wait meanwhile, as for any open file."""
+        with self._file.open():
+            yield
 
     def stop_on(self, stop: threading.Event, on_waiting: Callable[[str], None]) -> None:
         """See WaitingDestination."""

@@ -20,6 +20,7 @@ from etl_core.source.copy_ranges import all_into
 from etl_core.source.ctid_range import CtidRange
 from etl_core.source.slot import create_slot
 from etl_core.source.snapshot import import_snapshot, plan_ranges
+from etl_core.source.snapshot_connections import SnapshotConnections
 from etl_core.source.table_copy import CopyResult, copy_range, copy_table
 from etl_core.testing.database import Database
 
@@ -53,8 +54,7 @@ class Copying:
     ) -> CopyResult:
         assert self.slot.snapshot_name is not None
         return copy_table(
-            open_one or self.connect,
-            self.slot.snapshot_name,
+            SnapshotConnections(open_one or self.connect, self.slot.snapshot_name),
             table,
             connections,
             all_into(sink or self.batches.append),
