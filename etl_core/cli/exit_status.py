@@ -5,6 +5,8 @@ from __future__ import annotations
 DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
+UNKNOWN = 2
+"""Of `etl status`: whether something needs a person cannot be told now."""
 NOT_FINISHED = 3
 """The time given was over before the goal was reached; the same command goes on."""
 INTERRUPTED = 130

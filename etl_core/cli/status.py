@@ -7,7 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from etl_core.cli.arguments import Arguments
-from etl_core.cli.exit_status import DONE
+from etl_core.cli.exit_status import DONE, FAILED, UNKNOWN
+from etl_core.cli.failures import say
 from etl_core.cli.status_json import status_object
 from etl_core.cli.texts import (
     NOTHING,
@@ -21,14 +22,17 @@ from etl_core.cli.texts import (
     waiting_since,
 )
 from etl_core.control import PipelineControl
+from etl_core.errors import TransientError
 from etl_core.identifiers import TableId, TableName
-from etl_core.replication.status import PipelineStatus, lag_seconds
+from etl_core.replication.health import Health, judge
+from etl_core.replication.status import PipelineStatus, lag_seconds, seconds_to_limit
 from etl_core.source.slot import SlotStatus
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
 from etl_core.write_mode import WriteMode
 
 _SHOWN = 5
+_EXIT = {Health.HEALTHY: DONE, Health.NEEDS_YOU: FAILED, Health.UNKNOWN: UNKNOWN}
 _MODES = {
     WriteMode.SOFT_DELETE: "deleted rows stay, with _etl_deleted_at",
     WriteMode.APPEND: "a row for every change, with _etl_op",
@@ -42,15 +46,20 @@ def status(pipeline: PipelineControl, arguments: Arguments) -> int:
         from etl_core.cli.schema_status import schema_status  # types need pyarrow, which takes long to load
 
         return schema_status(pipeline, arguments.schema, as_json=arguments.json)
-    known = pipeline.status()
+    try:
+        known = pipeline.status()
+    except TransientError as error:  # of the state store: what it holds is not known, nor whether it needs a person
+        say(str(error), error.hint)
+        return UNKNOWN
     now = datetime.now(UTC)
+    exit_status = _EXIT[judge(known).health]
     if arguments.json:
         put(json.dumps(status_object(pipeline.config, known, now), indent=2, ensure_ascii=False))
-        return DONE
+        return exit_status
     put(f"pipeline     {pipeline.config.pipeline} → {pipeline.config.destination.type}")
     for line in status_lines(known, now, pipeline.config.write_mode_of):
         put(line)
-    return DONE
+    return exit_status
 
 
 def status_lines(
@@ -71,9 +80,10 @@ def status_lines(
     if known.held_by is not None:
         lines.append(f"held         by {known.held_by}: changes are written when it has ended")
     if known.slot is not None:
-        lines.append(f"slot         {_slot(known.slot)}")
+        lines.append(f"slot         {_slot(known.slot, known.wal_rate)}")
     elif not known.source_error:
         lines.append("slot         does not exist: changes are not kept for this pipeline")
+    lines += [f"other slot   {_slot(slot, known.wal_rate)}" for slot in known.slots if slot != known.slot]
     lines += [f"source       {sentence}" for sentence in known.unsafe[:_SHOWN]]
     if len(known.unsafe) > _SHOWN:
         lines.append(f"source       and {len(known.unsafe) - _SHOWN} more: etl doctor")
@@ -99,7 +109,7 @@ def _in_step(known: PipelineStatus, lag: float) -> str:
     return f"{'nobody streams, ' if known.slot is not None else ''}in step {duration(lag)} ago"
 
 
-def _slot(slot: SlotStatus) -> str:
+def _slot(slot: SlotStatus, wal_rate: float | None) -> str:
     reader = f"read by server process {slot.active_pid}" if slot.active else "nobody reads it"
     parts = [
         f"{slot.name}: {slot.wal_status or 'unknown'}",
@@ -107,9 +117,18 @@ def _slot(slot: SlotStatus) -> str:
         reader,
         f"confirmed {slot.confirmed_flush_lsn}" if slot.confirmed_flush_lsn is not None else "",
         f"{size(slot.bytes_behind)} behind" if slot.bytes_behind is not None else "",
-        f"{size(slot.safe_wal_size)} to the WAL limit" if slot.safe_wal_size is not None else "no WAL limit",
+        f"{size(slot.bytes_kept)} of WAL kept" if slot.bytes_kept is not None else "",
+        _to_limit(slot, wal_rate),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _to_limit(slot: SlotStatus, wal_rate: float | None) -> str:
+    if slot.safe_wal_size is None:
+        return "no WAL limit"
+    seconds = seconds_to_limit(slot, wal_rate)
+    lasts = "" if seconds is None else f": {duration(seconds)} at the server's average rate"
+    return f"{size(slot.safe_wal_size)} to the WAL limit{lasts}"
 
 
 def _ahead(known: PipelineStatus) -> set[TableId]:

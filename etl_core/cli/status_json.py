@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from etl_core.config import PipelineConfig
 from etl_core.lsn import Lsn
-from etl_core.replication.status import PipelineStatus, lag_seconds
+from etl_core.replication.health import judge
+from etl_core.replication.status import PipelineStatus, lag_seconds, seconds_to_limit
 from etl_core.source.slot import SlotStatus
 from etl_core.source.transport import Transport
 from etl_core.state.store import TableStatus
@@ -18,8 +19,11 @@ from etl_core.write_mode import WriteMode
 
 def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) -> dict[str, object]:
     """The object that is printed."""
+    verdict = judge(known)
     return {
         "pipeline": config.pipeline,
+        "health": verdict.health,
+        "reasons": list(verdict.reasons),
         "source": {
             "reachable": known.source_error is None,
             "error": known.source_error,
@@ -28,7 +32,8 @@ def status_object(config: PipelineConfig, known: PipelineStatus, now: datetime) 
         },
         "destination": {"type": config.destination.type, "error": known.destination_error},
         "stream": _stream(known, now),
-        "slot": None if known.slot is None else _slot(known.slot),
+        "slot": None if known.slot is None else _slot(known.slot, known.wal_rate),
+        "other_slots": [_slot(slot, known.wal_rate) for slot in known.slots if slot != known.slot],
         "tables": [_table(table, known, config.write_mode_of(table.name)) for table in known.tables],
     }
 
@@ -60,7 +65,7 @@ def _transport(transport: Transport) -> dict[str, object]:
     }
 
 
-def _slot(slot: SlotStatus) -> dict[str, object]:
+def _slot(slot: SlotStatus, wal_rate: float | None) -> dict[str, object]:
     return {
         "name": slot.name,
         "active": slot.active,
@@ -70,7 +75,9 @@ def _slot(slot: SlotStatus) -> dict[str, object]:
         "restart_lsn": _lsn(slot.restart_lsn),
         "confirmed_flush_lsn": _lsn(slot.confirmed_flush_lsn),
         "bytes_behind": slot.bytes_behind,
+        "bytes_kept": slot.bytes_kept,
         "bytes_to_wal_limit": slot.safe_wal_size,
+        "seconds_to_wal_limit": seconds_to_limit(slot, wal_rate),
     }
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from etl_core.destination.protocol import Destination, Positions, WaitingDestination
-from etl_core.errors import EtlError
+from etl_core.errors import EtlError, PermanentError
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.look import Look
 from etl_core.replication.source import Source
 from etl_core.source.publication import told_harms
-from etl_core.source.slot import SlotStatus, slot_status
+from etl_core.source.server import average_wal_rate
+from etl_core.source.slot import SlotStatus, slot_statuses
 from etl_core.source.transport import Transport, transport_of
 from etl_core.state.store import ReplicationProgress, StateStore, StreamError, TableStatus
 from etl_core.state.table_state import COPIED, TableState
@@ -53,6 +54,12 @@ class PipelineStatus:
     """Where the source refuses UPDATE and DELETE because of the publication, a sentence each."""
     ignored: Mapping[TableId, Sequence[str]] = field(default_factory=dict)
     """The changes of columns that are ignored, of each table with some, as `column note (added)`."""
+    destination_needs_you: bool = False
+    """Whether `destination_error` is one that does not pass by itself."""
+    slots: Sequence[SlotStatus] = ()
+    """All that the pipeline owns and that there are, the main slot too, by name."""
+    wal_rate: float | None = None
+    """Bytes of WAL a second that the source writes, on average since its statistics began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +71,22 @@ class _SourceSeen:
     copies: frozenset[TableId]
     transport: Transport | None
     unsafe: Sequence[str] = ()
+    slots: Sequence[SlotStatus] = ()
+    wal_rate: float | None = None
 
 
 def read_status(source: Source, store: StateStore, destination: Destination, hold: StreamHold) -> PipelineStatus:
     """What is known, without changing anything; a source or destination out of reach is told, not raised."""
     store.migrate()
     copied = [table.name for table in store.tables() if table.state in COPIED]
-    asked_source = Look("the source", lambda: _look_at_source(source, hold, copied))
+    owned = {slot.name for slot in store.owned_slots()} | {source.main_slot}
+    asked_source = Look("the source", lambda: _look_at_source(source, hold, copied, owned))
     asked_destination = Look("the destination", lambda: _look_at_destination(destination))
     tables, progress = store.tables(), store.progress()
     seen = _SourceSeen(None, None, frozenset(), None)
     watermarks: dict[TableId, Lsn] = {}
     source_error = destination_error = None
+    destination_needs_you = False
     try:
         seen = asked_source.answer(_LOOK_PATIENCE)
     except EtlError as error:
@@ -88,7 +99,7 @@ def read_status(source: Source, store: StateStore, destination: Destination, hol
     try:
         watermarks = dict(asked_destination.answer(_LOOK_PATIENCE).tables)
     except EtlError as error:
-        destination_error = str(error)
+        destination_error, destination_needs_you = str(error), isinstance(error, PermanentError)
     return PipelineStatus(
         tables,
         watermarks,
@@ -100,17 +111,25 @@ def read_status(source: Source, store: StateStore, destination: Destination, hol
         seen.holder,
         seen.transport,
         seen.unsafe,
+        destination_needs_you=destination_needs_you,
+        slots=seen.slots,
+        wal_rate=seen.wal_rate,
     )
 
 
-def _look_at_source(source: Source, hold: StreamHold, copied: Sequence[TableName]) -> _SourceSeen:
+def _look_at_source(
+    source: Source, hold: StreamHold, copied: Sequence[TableName], owned: Collection[str]
+) -> _SourceSeen:
     with source.connect("status") as connection:
+        slots = slot_statuses(connection, owned)
         return _SourceSeen(
-            slot_status(connection, source.main_slot),
+            next((slot for slot in slots if slot.name == source.main_slot), None),
             hold.describe(connection),
             source.running_copies(connection),
             transport_of(connection),
             told_harms(connection, source.publication, copied, only_refused=True),
+            slots,
+            average_wal_rate(connection),
         )
 
 
@@ -152,3 +171,13 @@ def lag_seconds(progress: ReplicationProgress | None, slot: SlotStatus | None, n
 def is_in_step(progress: ReplicationProgress | None, now: datetime) -> bool:
     """Whether a stream has noted lately how far it is."""
     return progress is not None and progress.updated_at is not None and now - progress.updated_at < _IN_STEP
+
+
+def seconds_to_limit(slot: SlotStatus, wal_rate: float | None) -> float | None:
+    """How long until the server takes the slot's WAL if nobody reads it and WAL is written at this rate, in seconds.
+
+    None without a limit, or if the rate is not known.
+    """
+    if slot.safe_wal_size is None or not wal_rate:
+        return None
+    return max(0, slot.safe_wal_size) / wal_rate

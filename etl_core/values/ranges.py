@@ -29,7 +29,7 @@ def without_negative_zero(values: Array) -> Array:
         numbers = numbers_of(values, np.float32 if pa.types.is_float32(kind) else np.float64)
         if not (np.signbit(numbers) & (numbers == 0)).any():
             return values
-        return fixed_width(kind, numbers + numbers.dtype.type(0), validity(values))
+        return fixed_width(kind, np.add(numbers, 0.0, dtype=numbers.dtype), validity(values))
     if isinstance(values, pa.StructArray):
         fields = [values.field(at) for at in range(kind.num_fields)]
         found = [without_negative_zero(each) for each in fields]

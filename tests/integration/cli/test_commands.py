@@ -79,7 +79,8 @@ def test_status_as_json(project: Project) -> None:
     assert known["stream"]["active"] is False
     assert known["stream"]["lag_seconds"] >= 0
     assert known["slot"]["name"] == project.slot
-    assert known["slot"]["bytes_behind"] >= 0
+    assert known["slot"]["bytes_kept"] >= known["slot"]["bytes_behind"] >= 0
+    assert (known["health"], known["reasons"], known["other_slots"]) == ("healthy", [], [])
     assert [(table["name"], table["state"], table["rows_copied"]) for table in known["tables"]] == [
         ("public.items", "ready", 200),
         ("public.orders", "ready", 1000),
@@ -139,6 +140,7 @@ def test_a_change_that_waits_is_shown_listed_and_approved(project: Project) -> N
     [orders] = [one for one in json.loads(project.run("status", "--json").out)["tables"] if one["error"]]
     assert (orders["name"], orders["state"], orders["waits_for"]) == ("public.orders", "errored", "approve")
     assert orders["waits_since"] == orders["updated_at"]
+    assert project.run("status").status == 1
     for command in ("status", "approve"):
         shown = project.run(command).out
         assert "waits for approval since " in shown
@@ -181,7 +183,7 @@ def test_a_failed_table_fails_the_command_and_only_itself(project: Project) -> N
     assert streamed.status == 1
     assert "caught up at " in streamed.out
     shown = project.run("status")
-    assert shown.status == 0
+    assert shown.status == 1
     assert "    → set types.unknown" in shown.out
 
 

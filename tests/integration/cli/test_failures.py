@@ -34,10 +34,11 @@ def test_a_stopped_server(project: Project) -> None:
         way_out = "etl teardown then forgets" if command[0] == "teardown" else "  → check that the server runs"
         assert way_out in lost.err
     known = project.run("status")
-    assert known.status == 0
+    assert known.status == 2
     assert "source       cannot connect to " in known.out
     assert "public.orders  ready" in known.out
     told = json.loads(project.run("status", "--json").out)
+    assert (told["health"], told["reasons"]) == ("unknown", ["the source did not answer"])
     assert told["source"]["reachable"] is False
     assert told["slot"] is None
     assert told["stream"]["active"] is None
@@ -89,7 +90,7 @@ def test_a_destination_out_of_reach_does_not_hide_the_rest(project: Project) -> 
     project.run("run", "--until-caught-up")
     project.warehouse.write_bytes(b"this is no database file" * 1000)
     known = project.run("status")
-    assert known.status == 0
+    assert known.status == 1
     assert "destination  " in known.out
     assert "is not a DuckDB database" in known.out
     assert "public.orders  ready" in known.out
