@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
+from typing import Final, TypeAlias
 
 from etl_core.config_values import config_error, did_you_mean, wrong_kind
 
@@ -61,6 +62,17 @@ class ValueRange:
 
     calendar: Calendar | None = None
     negative_zero: bool = True
+
+
+class EveryValue(Enum):
+    """What a destination holds that reads PostgreSQL's text into PostgreSQL's own types: all that the source has."""
+
+    EVERY_VALUE = "every value"
+
+
+EVERY_VALUE: Final = EveryValue.EVERY_VALUE
+Held: TypeAlias = ValueRange | EveryValue | None
+"""What a destination holds of a type's values: None for those that Arrow has."""
 
 
 DEFAULTS: Mapping[str, str] = {

@@ -83,7 +83,7 @@ class ReplicatedTable:
                 if status is not None or not tables
                 else f"is that its name? The tables are: {', '.join(str(status.name) for status in tables[:8])}",
             )
-        return self._shapes().of(stored[1]).target
+        return self._shapes().of(stored[1]).readable
 
 
 def _check_installed(library: str) -> None:

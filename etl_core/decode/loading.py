@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from etl_core.decode.split import Cells, gather
 from etl_core.identifiers import TableName
 from etl_core.schema.table import Column, PgType
-from etl_core.type_options import OutOfRange, ValueRange
+from etl_core.type_options import Held, OutOfRange
 from etl_core.values import load
 from etl_core.values.text import Array
 
@@ -35,7 +35,7 @@ def load_cells(data: NDArray[np.uint8], wanted: Sequence[Wanted]) -> list[Array]
 
     Raises ValueOutOfRange, see `values.load`, for the first column of the first type that has one.
     """
-    groups: dict[tuple[PgType, int, OutOfRange, ValueRange | None], list[int]] = {}
+    groups: dict[tuple[PgType, int, OutOfRange, Held], list[int]] = {}
     for number, one in enumerate(wanted):
         column = one.column
         loaded_by = column.type, column.type_modifier, column.out_of_range, column.value_range

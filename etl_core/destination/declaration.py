@@ -13,7 +13,7 @@ from etl_core.destination.options import Option, Options
 from etl_core.destination.protocol import Destination
 from etl_core.destination.reader_names import ReaderNames
 from etl_core.destination.url import DestinationUrl
-from etl_core.type_options import ValueRange
+from etl_core.type_options import Held
 from etl_core.write_mode import WriteMode
 
 
@@ -35,6 +35,7 @@ class DestinationType:
 
     `value_range` is what the destination holds of dates, times and intervals, and of -0, if that is less than Arrow
     does. Values beyond it come to the destination where `out_of_range` of a column is `refuse`, and it refuses them.
+    One that reads PostgreSQL's text into PostgreSQL's types has EVERY_VALUE, and is given text.
 
     `has_enums` tells whether a column may be an enum (`etl_core.schema.pg_types.is_enum`), stored with its labels.
 
@@ -51,7 +52,7 @@ class DestinationType:
     check: Callable[[Options], object] | None = None
     reader_names: Callable[[Options], ReaderNames | None] | None = None
     refuses: Callable[[WriteMode, Options], str | None] | None = None
-    value_range: ValueRange | None = None
+    value_range: Held = None
     has_enums: bool = False
     types: Mapping[str, str] = field(default_factory=dict)
     url: DestinationUrl | None = None

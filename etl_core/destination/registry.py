@@ -26,7 +26,7 @@ from etl_core.destination.options import masked, read_options
 from etl_core.destination.protocol import Destination
 from etl_core.destination.reader_names import ReaderNames
 from etl_core.errors import ConfigError, EtlError
-from etl_core.type_options import ValueRange
+from etl_core.type_options import Held
 from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
@@ -228,8 +228,8 @@ def default_types(config: DestinationConfig) -> Mapping[str, str]:
     return find_type(config.type).type.types
 
 
-def value_range(config: DestinationConfig) -> ValueRange | None:
-    """What the destination holds of dates, times and intervals, None where that is no less than Arrow does."""
+def value_range(config: DestinationConfig) -> Held:
+    """What the destination holds of values, None where that is what Arrow has."""
     return find_type(config.type).type.value_range
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
-from etl_core.type_options import OutOfRange, ValueRange
+from etl_core.type_options import Held, OutOfRange
 
 
 class ReplicaIdentity(StrEnum):
@@ -81,8 +81,11 @@ class Column:
     comment: str | None = field(default=None, compare=False)
     out_of_range: OutOfRange = OutOfRange.REFUSE
     """What becomes of values that the type's Arrow type cannot hold. The source's own columns refuse them."""
-    value_range: ValueRange | None = None
-    """The destination's, where `out_of_range` is about values beyond that too."""
+    value_range: Held = None
+    """The destination's, where `out_of_range` is about values beyond that too.
+
+    EVERY_VALUE where the values are carried as the text that PostgreSQL prints, whatever their type.
+    """
     fraction_digits: int | None = field(default=None, compare=False)
     """By `types.numeric: auto`, how many digits after the point its numerics have at the destination: a DECIMAL(38,s).
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import base_type, builtin, is_array_json, numeric_modifier, under_domains
+from etl_core.schema.pg_types import base_type, builtin, is_array_json, numeric_modifier, parts_of, under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.type_options import (
     ARRAYS,
@@ -23,6 +23,7 @@ from etl_core.type_options import (
     DEFAULTS,
     DOUBLE,
     ENUM,
+    EVERY_VALUE,
     JSON,
     NUMERIC,
     OUT_OF_RANGE,
@@ -31,6 +32,7 @@ from etl_core.type_options import (
     STRUCT,
     UNKNOWN,
     VARCHAR,
+    Held,
     OutOfRange,
     ValueRange,
     decimal_digits,
@@ -47,7 +49,7 @@ _WITH_RANGE_THERE = (pg_types.DATE, pg_types.TIME)
 _RANGES = (TypeKind.RANGE, TypeKind.MULTIRANGE)
 
 
-def retyped(column: Column, words: Mapping[str, str], *, is_key: bool, value_range: ValueRange | None = None) -> Column:
+def retyped(column: Column, words: Mapping[str, str], *, is_key: bool, value_range: Held = None) -> Column:
     """The column as the destination has it by `words`; itself, where they change nothing.
 
     A key refuses what is out of range, whatever they say: two rows would have one key. `value_range` is the
@@ -56,6 +58,10 @@ def retyped(column: Column, words: Mapping[str, str], *, is_key: bool, value_ran
     said = in_force(column, words, is_key=is_key, value_range=value_range)
     if column.fraction_digits is not None and NUMERIC not in said:
         said = {**said, NUMERIC: f"decimal({DECIMAL_DIGITS},{column.fraction_digits})"}
+    if value_range is EVERY_VALUE and _is_printed(column, said):
+        # For whoever reads it from there in Arrow's types.
+        policy = OutOfRange.REFUSE if is_key else OutOfRange(words.get(OUT_OF_RANGE, OutOfRange.REFUSE))
+        return replace(column, value_range=EVERY_VALUE, out_of_range=policy)
     if not said:
         return column
     new, modifier = _retyped(column.type, column.type_modifier, said)
@@ -64,12 +70,11 @@ def retyped(column: Column, words: Mapping[str, str], *, is_key: bool, value_ran
     policy = OutOfRange(said.get(OUT_OF_RANGE, OutOfRange.REFUSE))
     if policy is column.out_of_range:
         return column
-    return replace(column, out_of_range=policy, value_range=value_range)
+    limits = value_range if isinstance(value_range, ValueRange) else None
+    return replace(column, out_of_range=policy, value_range=limits)
 
 
-def in_force(
-    column: Column, words: Mapping[str, str], *, is_key: bool, value_range: ValueRange | None = None
-) -> Mapping[str, str]:
+def in_force(column: Column, words: Mapping[str, str], *, is_key: bool, value_range: Held = None) -> Mapping[str, str]:
     """Those of `words` that make a difference to the column; equal ones give equal values."""
     said = {option: word for option, word in words.items() if word != DEFAULTS[option]}
     leaves = list(_leaves(column.type, column.type_modifier, said))
@@ -90,11 +95,23 @@ def in_force(
         parts = list(_leaves(column.type, column.type_modifier, {**said, ARRAYS: DEFAULTS[ARRAYS]}))
     if not any(_is_unknown(part) for part, _ in parts):
         said.pop(UNKNOWN, None)
-    limits = ValueRange() if value_range is None else value_range
+    limits = value_range if isinstance(value_range, ValueRange) else ValueRange()
     is_text = numeric == VARCHAR or (numeric is None and column.fraction_digits is None)
     if is_key or not any(_has_range(*leaf, is_text, limits) for leaf in leaves):
         said.pop(OUT_OF_RANGE, None)
+    if value_range is EVERY_VALUE and column.fraction_digits is None and _is_printed(column, said):
+        said.pop(OUT_OF_RANGE, None)
     return said
+
+
+def _is_printed(column: Column, said: Mapping[str, str]) -> bool:
+    """Whether a destination that reads PostgreSQL's text is given the values so: none of the words is about them.
+
+    money is not: its text is by the locale of each database.
+    """
+    if any(part.oid == pg_types.MONEY for part in parts_of(column.type)):
+        return False
+    return _retyped(column.type, column.type_modifier, said) == (column.type, column.type_modifier)
 
 
 def is_counted(column: Column) -> bool:
@@ -109,7 +126,7 @@ def is_array(column: Column) -> bool:
     return base_type(column.type).kind is TypeKind.ARRAY
 
 
-def applies(option: str, word: str, column: Column, value_range: ValueRange | None = None) -> bool:
+def applies(option: str, word: str, column: Column, value_range: Held = None) -> bool:
     """Whether `option` is about columns of this type, which may be no key's; `word` is what is said."""
     words = {
         NUMERIC: DOUBLE,
@@ -124,7 +141,8 @@ def applies(option: str, word: str, column: Column, value_range: ValueRange | No
     given = {RANGE: STRUCT, option: words[option] if word in (DEFAULTS[option], VARCHAR) else word}
     if option == OUT_OF_RANGE:
         given[NUMERIC] = DOUBLE
-    return option in in_force(column, given, is_key=False, value_range=value_range)
+    limits = value_range if isinstance(value_range, ValueRange) else None
+    return option in in_force(column, given, is_key=False, value_range=limits)
 
 
 def _leaves(pg_type: PgType, type_modifier: int, said: Mapping[str, str]) -> Iterator[tuple[PgType, int]]:

@@ -26,8 +26,8 @@ from etl_core.type_options import (
     RANGE,
     UNKNOWN,
     VARCHAR,
+    Held,
     OutOfRange,
-    ValueRange,
     read_types,
 )
 from etl_core.write_mode import WriteMode
@@ -61,7 +61,7 @@ class Rules:
     mode_field: str = field(default=_OF_ALL, compare=False)
     type_fields: Mapping[tuple[str, str | None], str] = field(default_factory=dict, compare=False)
     """By option and column, None for the table."""
-    value_range: ValueRange | None = field(default=None, compare=False)
+    value_range: Held = field(default=None, compare=False)
     """The destination's."""
     ignores: bool = False
     """Whether changes of the table's columns are ignored."""
@@ -173,7 +173,7 @@ class Rules:
         return json.dumps(stored, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str, value_range: ValueRange | None = None) -> Rules | None:
+    def from_json(cls, text: str, value_range: Held = None) -> Rules | None:
         """None for what `to_json` did not write: it cannot be told what the rules were then."""
         try:
             stored: dict[str, Any] = json.loads(text)
@@ -202,7 +202,7 @@ def rules_for(
     key_check: str | None,
     write_mode: WriteMode = WriteMode.MIRROR,
     types: Mapping[str, str] | None = None,
-    value_range: ValueRange | None = None,
+    value_range: Held = None,
     schema_changes: SchemaChanges = SchemaChanges.APPLY,
 ) -> Rules:
     """Of two entries that say the same of a column or of the table, the later one decides.

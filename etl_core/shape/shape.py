@@ -23,6 +23,7 @@ from etl_core.schema.change_log import (
 from etl_core.schema.deleted_rows import DELETED_AT, keeps_deleted
 from etl_core.schema.table import Column, TableSchema
 from etl_core.shape.transforms import Function
+from etl_core.type_options import EVERY_VALUE
 from etl_core.values import read_csv
 from etl_core.values.arrow import arrow_schema, arrow_type, key_schema
 from etl_core.values.text import text_array
@@ -142,6 +143,18 @@ class Shape:
         gone = {kept.target.name for kept in self._columns if kept.is_gone}
         columns = tuple(column for column in self.target.columns if column.name not in gone)
         return replace(self.target, columns=columns) if gone else self.target
+
+    @property
+    def readable(self) -> TableSchema:
+        """`target`, every column in an Arrow type of its own: as people read it, where the destination is given text.
+
+        Reading then raises ValueOutOfRange for what Arrow does not have, unless `out_of_range` says otherwise.
+        """
+        columns = self.target.columns
+        if all(column.value_range is not EVERY_VALUE for column in columns):
+            return self.target
+        plain = (replace(one, value_range=None) if one.value_range is EVERY_VALUE else one for one in columns)
+        return replace(self.target, columns=tuple(plain))
 
     @cached_property
     def stored(self) -> TableSchema:

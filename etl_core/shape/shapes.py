@@ -21,7 +21,7 @@ from etl_core.shape.keyed_hash import HashKey
 from etl_core.shape.retyping import applies, is_counted
 from etl_core.shape.rules import Rules, check_settings, rules_for
 from etl_core.shape.shape import Shape, identity
-from etl_core.type_options import REFUSE, UNKNOWN, ValueRange
+from etl_core.type_options import EVERY_VALUE, REFUSE, UNKNOWN, Held
 from etl_core.values.digits import Digits
 from etl_core.write_mode import WriteMode
 
@@ -44,7 +44,7 @@ class Shapes:
         hash_key: str | None = None,
         write_mode: WriteMode = WriteMode.MIRROR,
         types: Mapping[str, str] | None = None,
-        value_range: ValueRange | None = None,
+        value_range: Held = None,
         schema_changes: SchemaChanges = SchemaChanges.APPLY,
     ) -> None:
         """`write_mode`, `types` and `schema_changes` are those of tables whose settings have none.
@@ -73,7 +73,7 @@ class Shapes:
         hash_key: str | None,
         write_mode: WriteMode = WriteMode.MIRROR,
         types: Mapping[str, str] | None = None,
-        value_range: ValueRange | None = None,
+        value_range: Held = None,
         schema_changes: SchemaChanges = SchemaChanges.APPLY,
     ) -> Shapes:
         """Raises ConfigError for what is wrong with the settings, whatever the tables are."""
@@ -83,7 +83,8 @@ class Shapes:
     def __bool__(self) -> bool:
         """Whether any table may have another shape than the source's."""
         is_mirror = self._write_mode is WriteMode.MIRROR
-        return bool(self._settings) or bool(self._types) or not is_mirror or self._ignores
+        is_printed = self._value_range is EVERY_VALUE
+        return bool(self._settings) or bool(self._types) or not is_mirror or self._ignores or is_printed
 
     @property
     def hides(self) -> bool:
@@ -408,9 +409,7 @@ def _still_by_its_old_name(before: TableSchema, now: TableSchema, column: str, n
     )
 
 
-def _unknown_columns(
-    entry: TableSettings, matched: Sequence[TableSchema], value_range: ValueRange | None
-) -> Iterator[ConfigError]:
+def _unknown_columns(entry: TableSettings, matched: Sequence[TableSchema], value_range: Held) -> Iterator[ConfigError]:
     columns = {name for schema in matched for name in schema.column_names}
     for where, column in entry.columns.named():
         if column not in columns:

@@ -12,12 +12,18 @@ import pyarrow as pa
 
 from etl_core.schema.pg_types import under_domains
 from etl_core.schema.table import Column, TableSchema, TypeKind
+from etl_core.type_options import EVERY_VALUE
 from etl_core.values.families import UNKNOWN
 from etl_core.values.registry import resolve
 
 
 def arrow_type(column: Column) -> pa.DataType:
-    """The Arrow type of a column's values; binary (the raw text) for a type we do not know."""
+    """The Arrow type of a column's values; binary (the raw text) for a type we do not know.
+
+    string for those that are carried as they are printed.
+    """
+    if column.value_range is EVERY_VALUE:
+        return pa.string()
     return resolve(column.type, column.type_modifier)[1]
 
 

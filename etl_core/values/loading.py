@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from etl_core.errors import ValueOutOfRange
 from etl_core.identifiers import TableName
-from etl_core.schema.pg_types import base_type, dimensions, is_array_json, is_enum, under_domains
-from etl_core.schema.table import Column, TypeKind
-from etl_core.type_options import OutOfRange
+from etl_core.schema.pg_types import base_type, dimensions, is_array_json, is_enum, parts_of, under_domains
+from etl_core.schema.table import Column, PgType, TypeKind
+from etl_core.type_options import EVERY_VALUE, OutOfRange
 from etl_core.values.array_json import load_array_json
 from etl_core.values.arrays import split_arrays, split_outermost
 from etl_core.values.composites import split_composites
@@ -20,8 +23,19 @@ from etl_core.values.enums import check_labels
 from etl_core.values.range_types import split_multiranges, split_ranges
 from etl_core.values.ranges import within
 from etl_core.values.refusal import not_utf8
-from etl_core.values.registry import resolve
-from etl_core.values.text import Array, Mask, Positions, bitmap, boolean, buffer_of, is_utf8, mask_of, one_text
+from etl_core.values.registry import is_struct, resolve
+from etl_core.values.text import (
+    Array,
+    Mask,
+    Positions,
+    as_string,
+    bitmap,
+    boolean,
+    buffer_of,
+    is_utf8,
+    mask_of,
+    one_text,
+)
 
 Scalar: TypeAlias = "pa.Scalar[Any]"
 
@@ -35,6 +49,8 @@ def load(text: Array, column: Column, table: TableName) -> Array:
     naming table and column, for one that is refused, for an array of other dimensions than its list has, for more
     digits than a decimal has, for text that is no value of the type, and for text that is not UTF-8.
     """
+    if column.value_range is EVERY_VALUE:
+        return _load_printed(text, column, table)
     family, arrow = resolve(column.type, column.type_modifier)
     if family is None:
         return _PARTS[base_type(column.type).kind](text, arrow, column, table)
@@ -50,6 +66,22 @@ def load(text: Array, column: Column, table: TableName) -> Array:
     if column.value_range is not None and column.out_of_range is not OutOfRange.REFUSE:
         return within(values, column.out_of_range, column.value_range)
     return values
+
+
+def _load_printed(text: Array, column: Column, table: TableName) -> Array:
+    """The text itself. Raises CopiedAgain where a composite has another number of attributes than its type."""
+    values = as_string(text)
+    if not is_utf8(values):
+        raise not_utf8(column, table)
+    if _has_attributes(column.type):
+        with suppress(ValueOutOfRange):  # it need not fit into anything
+            load(values, replace(column, value_range=None, out_of_range=OutOfRange.NULL), table)
+    return values
+
+
+@lru_cache(maxsize=1024)
+def _has_attributes(pg_type: PgType) -> bool:
+    return any(is_struct(part) for part in parts_of(pg_type))
 
 
 def load_missing(column: Column, table: TableName) -> Scalar:

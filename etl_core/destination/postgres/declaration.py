@@ -9,6 +9,7 @@ from etl_core.destination.options import Option, Options
 from etl_core.destination.postgres.conninfo import parameters
 from etl_core.destination.postgres.readers import reader_names
 from etl_core.destination.url import DestinationUrl
+from etl_core.type_options import EVERY_VALUE
 
 if TYPE_CHECKING:
     from etl_core.destination.postgres.destination import PostgresDestination
@@ -47,5 +48,6 @@ POSTGRES = DestinationType(
     reader_names=reader_names,
     refuses=lambda mode, options: None,  # noqa: ARG005
     url=DestinationUrl("postgresql://USER@HOST/DATABASE", lambda url: {"dsn": url}),
+    value_range=EVERY_VALUE,
     types={"numeric": "varchar"},  # its digits as they are: PostgreSQL has numeric itself
 )

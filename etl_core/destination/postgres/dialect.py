@@ -1,8 +1,8 @@
 """How PostgreSQL spells what a table and its bookkeeping need.
 
-Rows come as text (`texts`), in a temporary table whose columns have the stored types, so that each value is parsed once
-and exactly. Keys are compared by `=`, which an index serves; rows without a key by the text of the whole row, which
-hashes, whatever types it has.
+Rows come as text, most of it the source's own (`EVERY_VALUE`) and the rest by `texts`, in a temporary table whose
+columns have the stored types, so that each value is parsed once and exactly. Keys are compared by `=`, which an index
+serves; rows without a key by the text of the whole row, which hashes, whatever types it has.
 
 An lsn is numeric(20): bigint has 63 bits for a number.
 """

@@ -25,7 +25,8 @@ FROM pg_catalog.pg_type t
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
 WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
-  AND t.typcategory <> 'A' AND t.typtype <> 'p' AND t.typisdefined AND (c.relkind IS NULL OR c.relkind = 'c')
+  AND (t.typcategory <> 'A' OR t.typtype = 'd') AND t.typtype <> 'p' AND t.typisdefined
+  AND (c.relkind IS NULL OR c.relkind = 'c')
 """
 
 

@@ -17,7 +17,14 @@ from psycopg import sql
 
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.schema import pg_types
-from etl_core.schema.pg_types import builtin, numeric_modifier, numeric_precision, under_domains
+from etl_core.schema.pg_types import (
+    builtin,
+    is_array_json,
+    numeric_modifier,
+    numeric_precision,
+    parts_of,
+    under_domains,
+)
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.values.money import money_type
 from etl_core.values.registry import family_of
@@ -60,6 +67,9 @@ _CLOCKS = {
     pg_types.TIMESTAMP: ("timestamp", "without time zone"),
     pg_types.TIMESTAMPTZ: ("timestamp", "with time zone"),
 }
+_INTERVAL_FIELDS = {"year": 2, "month": 1, "day": 3, "hour": 10, "minute": 11, "second": 12}
+"""The bits of a modifier (src/include/utils/datetime.h), from the largest field to the smallest."""
+_FULL_PRECISION = 0xFFFF
 _NAME_OBJECTS = frozenset(
     {
         pg_types.ACLITEM,
@@ -106,7 +116,10 @@ _INTEGERS = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
 
 
 def read_column(column: Column) -> Column:
-    """The column by whose type its text is read back: text is what the source's own type prints, but for money."""
+    """The column by whose type its text is read back.
+
+    Text is what the source's own type prints, but for money, and for arrays that are JSON.
+    """
     pg_type, modifier = _read(column.type, column.type_modifier)
     return replace(column, type=pg_type, type_modifier=modifier)
 
@@ -114,7 +127,9 @@ def read_column(column: Column) -> Column:
 def _read(pg_type: PgType, modifier: int) -> tuple[PgType, int]:
     if pg_type.oid == pg_types.MONEY:
         return _stored(pg_type, modifier, {})
-    if not _has_money(pg_type):
+    if is_array_json(pg_type):
+        return replace(pg_type, element=None), modifier
+    if not any(part.oid == pg_types.MONEY or is_array_json(part) for part in parts_of(pg_type)):
         return pg_type, modifier
     if pg_type.kind is TypeKind.DOMAIN:
         return _read(*under_domains(pg_type, modifier))
@@ -125,10 +140,7 @@ def _read(pg_type: PgType, modifier: int) -> tuple[PgType, int]:
 
 
 def _has_money(pg_type: PgType) -> bool:
-    parts = [attribute.type for attribute in pg_type.attributes]
-    if pg_type.element is not None:
-        parts.append(pg_type.element)
-    return pg_type.oid == pg_types.MONEY or any(map(_has_money, parts))
+    return any(part.oid == pg_types.MONEY for part in parts_of(pg_type))
 
 
 def type_name(column: Column, known: TypeNames) -> str:
@@ -139,6 +151,8 @@ def type_name(column: Column, known: TypeNames) -> str:
 def is_ordered(column: Column, known: TypeNames) -> bool:
     """Whether the stored type has an order: `=` says that two values are the same, and an index finds them."""
     base, _ = under_domains(*_stored(column.type, column.type_modifier, known))
+    while base.kind is TypeKind.ARRAY and base.element is not None:
+        base, _ = under_domains(base.element, -1)
     return base.oid in _ORDERED_OIDS or (family_of(base).name in _ORDERED and base.oid not in _NOT_ORDERED)
 
 
@@ -230,6 +244,8 @@ def _spell(pg_type: PgType, modifier: int, known: TypeNames) -> str:
         name = {pg_types.BPCHAR: "character", pg_types.BIT: "bit"}[pg_type.oid]
         length = modifier - 4 if pg_type.oid == pg_types.BPCHAR else modifier
         return f"{name}({length})" if modifier >= 0 else {"character": "bpchar", "bit": '"bit"'}[name]
+    if pg_type.oid == pg_types.INTERVAL:
+        return _spell_interval(modifier)
     name = _SPELLED.get(pg_type.oid, pg_type.name)
     if pg_type.oid == pg_types.VARCHAR and modifier >= 0:
         return f"{name}({modifier - 4})"
@@ -237,6 +253,16 @@ def _spell(pg_type: PgType, modifier: int, known: TypeNames) -> str:
         return f"{name}({modifier})"
     digits = numeric_precision(modifier) if pg_type.oid == pg_types.NUMERIC else None
     return name if digits is None else f"{name}({digits[0]},{digits[1]})"
+
+
+def _spell_interval(modifier: int) -> str:
+    """The fields and the precision that a modifier of `interval` says, as intervaltypmodout does."""
+    if modifier < 0:
+        return "interval"
+    fields = [field for field, bit in _INTERVAL_FIELDS.items() if modifier >> 16 & 1 << bit]
+    named = "" if len(fields) == len(_INTERVAL_FIELDS) else f" {fields[0]}{f' to {fields[-1]}' if fields[1:] else ''}"
+    precision = modifier & 0xFFFF
+    return f"interval{named}{'' if precision == _FULL_PRECISION else f'({precision})'}"
 
 
 def type_change(stored: str, column: Column, known: TypeNames) -> TypeChange:
@@ -261,7 +287,7 @@ def type_change(stored: str, column: Column, known: TypeNames) -> TypeChange:
     return TypeChange.COMPARABLE if all(is_scalar) else TypeChange.OTHER
 
 
-_LIMITED = frozenset({*_CLOCKS, pg_types.VARBIT})
+_LIMITED = frozenset({*_CLOCKS, pg_types.INTERVAL, pg_types.VARBIT})
 """Types whose modifier is a limit alone."""
 
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from etl_core.identifiers import TableName
 from etl_core.schema.pg_types import under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
+from etl_core.type_options import EVERY_VALUE
 from etl_core.values.datetimes import INFINITE_DAYS, INFINITE_MICROSECONDS
 from etl_core.values.refusal import not_utf8
 from etl_core.values.registry import family_of, is_list, is_struct
@@ -55,7 +56,8 @@ _BRACKETS = {"int2vector": ("", " ", ""), "oidvector": ("", " ", ""), "vector": 
 
 def as_texts(values: Array, column: Column, table: TableName) -> Array:
     """The values of `column`, in its Arrow type, as a string array. Raises ValueOutOfRange for what is no UTF-8."""
-    texts = _texts(values, column.type, column.type_modifier)
+    is_printed = column.value_range is EVERY_VALUE
+    texts = values if is_printed else _texts(values, column.type, column.type_modifier)
     if pa.types.is_binary(texts.type):
         texts = as_string(texts)
     if not is_utf8(texts):
