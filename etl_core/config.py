@@ -20,7 +20,7 @@ from etl_core.config_secrets import read_password, run_password_command
 from etl_core.config_tables import TableSettings as TableSettings
 from etl_core.config_tables import check_hash_key
 from etl_core.config_telemetry import TelemetryConfig
-from etl_core.config_values import WHOLE_URL, check_tables, did_you_mean
+from etl_core.config_values import WHOLE_URL, check_tables, unknown_key
 from etl_core.config_values import BatchConfig as BatchConfig
 from etl_core.config_values import CopyConfig as CopyConfig
 from etl_core.config_values import config_error as config_error
@@ -48,6 +48,11 @@ _URL_TYPES = {"postgresql": "postgres"}
 _NAME_BYTES = 63  # NAMEDATALEN - 1
 
 
+def is_secret(keyword: str) -> bool:
+    """Whether the value of a connection keyword is not to be shown."""
+    return re.search(_SECRET, keyword) is not None
+
+
 def redacted(dsn_or_url: str) -> str:
     """A connection URL or libpq keyword string with its secrets as `***`, to be shown.
 
@@ -64,7 +69,7 @@ def redacted(dsn_or_url: str) -> str:
 
 
 def _redacted_conninfo(parameters: _Conninfo) -> str:
-    shown = {key: _HIDDEN if re.search(_SECRET, key) else value for key, value in parameters.items()}
+    shown = {key: _HIDDEN if is_secret(key) else value for key, value in parameters.items()}
     return make_conninfo("", **shown)
 
 
@@ -187,6 +192,8 @@ _OWN_NAMES = (
     "tables",
 )
 _INSTEAD = {"dbname": "write source.database", "replication": "etl decides it", "client_encoding": "it is always UTF8"}
+NOT_KEYWORDS = frozenset(_INSTEAD)
+"""Connection keywords of libpq that cannot be set."""
 
 
 def _check_keywords(keywords: Mapping[str, str]) -> None:
@@ -196,10 +203,10 @@ def _check_keywords(keywords: Mapping[str, str]) -> None:
         if keyword in _INSTEAD:
             raise config_error(where, "cannot be set", hint=_INSTEAD[keyword])
         if keyword not in known or keyword in _OWN_NAMES:
-            raise config_error(
+            raise unknown_key(
                 where,
-                "is neither ours nor a connection keyword of libpq",
-                hint=did_you_mean(keyword, known.union(_OWN_NAMES)),
+                known.union(_OWN_NAMES),
+                what="is unknown: neither an option of source nor a connection keyword of libpq",
             )
 
 

@@ -2,23 +2,17 @@
 
     etl.yaml:7: source.publication: must be text, not a number
 
-`${NAME}` in a value is the environment variable NAME (`$${` is a literal `${`). Relative paths in the file, such
-as a DuckDB file's, are relative to the file's folder. A YAML library's own words may quote the text around an
-error, where a password can stand: they are not repeated beyond single characters.
+Relative paths in the file, such as a DuckDB file's, are relative to the file's folder.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
-import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
-
-import yaml
 
 from etl_core.config import DestinationConfig, PipelineConfig, SourceConfig, StateConfig
 from etl_core.config_paths import absolute_dsn, absolute_keyword, absolute_url
@@ -33,11 +27,12 @@ from etl_core.config_values import (
     as_quantity,
     as_text,
     config_error,
-    did_you_mean,
     parse_duration,
     parse_size,
+    unknown_key,
     wrong_kind,
 )
+from etl_core.config_yaml import read_document
 from etl_core.errors import ConfigError
 from etl_core.identifiers import check_pipeline_name
 from etl_core.policies import POLICY_FIELDS, TablePolicy, read_policy
@@ -48,14 +43,8 @@ from etl_core.write_mode import WriteMode
 
 _T = TypeVar("_T")
 
-_VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_QUOTED = re.compile(r"'(?!<)[^']{2,}'")
-_TAG = "tag:yaml.org,2002:"
-_NESTED = ("tables.", "types.")
-"""What is below has no secret in it, so that every key may be named; `null` is the name of a transform."""
-_WORD_NULL = ".out_of_range"
-"""In a field with this, `null` is a word."""
+SCHEMA_FILE = Path(__file__).with_name("etl.schema.json")
+"""The JSON Schema of the file, for editors: written by `make docs` of `etl_core.config_schema`."""
 
 _REMOVED = {"unknown_types_to_bytes": "it was removed: true is types: {unknown: bytes}, false types: {unknown: refuse}"}
 """What to write for fields that there were."""
@@ -63,13 +52,13 @@ _REMOVED = {"unknown_types_to_bytes": "it was removed: true is types: {unknown: 
 
 def load_config(path: Path | str) -> PipelineConfig:
     """Reads and checks the file at `path`. Raises ConfigError, with `field` and `line` where there are."""
-    path = Path(path)
-    text = _read(path)
-    lines: dict[str, int] = {}
+    document = read_document(path)
     try:
-        return _pipeline(_Section("", _parse(text, lines)), path.absolute().parent)
+        if document.faults:
+            raise document.faults[0]
+        return build_config(document.values, document.folder)
     except ConfigError as error:
-        located = _located(error, path, lines)
+        located = document.located(error)
     raise located
 
 
@@ -77,156 +66,11 @@ def locate(error: ConfigError, path: Path | str) -> ConfigError:
     """An error about a field that was found only when the configuration was used, as `load_config` would tell it."""
     if error.field is None or error.line is not None:
         return error
-    path = Path(path)
-    lines: dict[str, int] = {}
     try:
-        _parse(_read(path), lines)
+        return read_document(path).located(error)
     except ConfigError:
         return error  # the file is no longer what was loaded
-    return _located(error, path, lines)
 
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file", hint="name the configuration file with -c") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _located(error: ConfigError, path: Path, lines: dict[str, int]) -> ConfigError:
-    """`error` with the line of its field, or of the nearest section around it that is in the file."""
-    message, line = str(error), error.line
-    if error.field is not None:
-        if not message.startswith(f"{error.field}: "):
-            message = f"{error.field}: {message}"
-        around = [
-            known for known in lines if error.field == known or error.field.startswith((f"{known}.", f"{known}["))
-        ]
-        line = line or lines.get(max(around, key=len, default=""))
-    return ConfigError(f"{path}:{line or 1}: {message}", field=error.field, line=line or 1, hint=error.hint)
-
-
-# From YAML to plain values
-
-
-def _parse(text: str, lines: dict[str, int]) -> dict[str, object]:
-    """The document as dicts, lists and scalars; the line of each dotted field goes into `lines`."""
-    problem = None
-    try:
-        loader = yaml.SafeLoader(text)
-        _refuse_aliases(text)
-        node = loader.get_single_node()
-    except yaml.YAMLError as error:
-        problem = _syntax_error(error, text)
-    if problem is not None:
-        raise problem
-    if not isinstance(node, yaml.MappingNode):
-        raise ConfigError("the file must hold a mapping that begins with pipeline:", line=1)
-    return _mapping(loader, node, "", lines)
-
-
-def _refuse_aliases(text: str) -> None:
-    """Nothing here needs them, and an unquoted password that begins with * or & reads as one."""
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ConfigError(
-                "YAML aliases are not supported",
-                line=event.start_mark.line + 1 if event.start_mark else None,
-                hint="put text that begins with * or & into quotes",
-            )
-
-
-def _syntax_error(error: yaml.YAMLError, text: str) -> ConfigError:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        line = error.problem_mark.line + 1
-        problem = _QUOTED.sub("…", error.problem or "")
-    else:
-        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
-        problem = "a character that YAML does not allow"
-    source_line = text.split("\n")[line - 1] if line <= text.count("\n") + 1 else ""
-    return ConfigError(
-        f"not valid YAML: {problem}",
-        line=line,
-        hint="inside { } and [ ] put a value with ${…} into quotes" if "${" in source_line else None,
-    )
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, field: str, lines: dict[str, int]) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        is_null = key_node.tag == f"{_TAG}null" and key_node.value == "null" and field.startswith(_NESTED)
-        if not isinstance(key_node, yaml.ScalarNode) or (key_node.tag != f"{_TAG}str" and not is_null):
-            raise ConfigError(f"{field}: a key must be text" if field else "a key must be text", line=line)
-        key = key_node.value
-        # Within a field's value a key may be part of an unquoted password: {hunter2}. Errors name the field only.
-        is_value = "." in field and not field.startswith(_NESTED)
-        where = field if is_value else f"{field}.{key}" if field else key
-        if key in values:
-            error = config_error(where, "has a key twice" if where == field else f"stands in line {lines[where]} too")
-            error.line = line
-            raise error
-        lines.setdefault(where, line)
-        values[key] = _value(loader, value_node, where, lines)
-    return values
-
-
-def _value(loader: yaml.SafeLoader, node: yaml.Node, field: str, lines: dict[str, int]) -> object:
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(loader, node, field, lines)
-    if isinstance(node, yaml.SequenceNode):
-        items = []
-        for index, item in enumerate(node.value):
-            where = f"{field}[{index}]"
-            lines[where] = item.start_mark.line + 1
-            items.append(_value(loader, item, where, lines))
-        return items
-    return _scalar(loader, node, field)
-
-
-def _scalar(loader: yaml.SafeLoader, node: yaml.Node, field: str) -> object:
-    kind = node.tag.removeprefix(_TAG)
-    if kind in ("str", "timestamp"):
-        return _expand(str(node.value), field)
-    if kind not in ("int", "float", "bool", "null"):
-        raise config_error(
-            field, "has a YAML tag that is not supported", hint="put text that begins with ! into quotes"
-        )
-    try:
-        value: object = loader.construct_object(node)
-    except (ValueError, KeyError, IndexError):
-        raise config_error(field, "is not what its YAML tag says") from None
-    if value is None and node.value == "null" and field.startswith(_NESTED) and _WORD_NULL in field:
-        return "null"
-    if value is None:
-        raise config_error(field, "has no value", hint="give it one, or remove the line")
-    return value
-
-
-def _expand(text: str, field: str) -> str:
-    """`text` with the values of the environment variables it names."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[1]:
-            return match[0][1:]
-        if not _VARIABLE_NAME.fullmatch(match[2]):
-            raise config_error(
-                field, "has ${…} without the name of an environment variable", hint="write $${ for a literal ${"
-            )
-        if match[2] not in os.environ:
-            raise config_error(
-                field, f"the environment variable {match[2]} is not set", hint=f"export {match[2]}=… first"
-            )
-        return os.environ[match[2]]
-
-    return _VARIABLE.sub(value, text)
-
-
-# From plain values to the configuration
 
 _PUBLICATION = "name the publication to be read, such as shop_pub; if it does not exist it is created for source.tables"
 
@@ -234,7 +78,7 @@ _PUBLICATION = "name the publication to be read, such as shop_pub; if it does no
 class _Section:
     """A mapping of the file: each key is taken once, and what is left at the end is unknown."""
 
-    def __init__(self, field: str, values: dict[str, object]) -> None:
+    def __init__(self, field: str, values: Mapping[str, object]) -> None:
         self._field = field
         self._left = dict(values)
         self._known: list[str] = []
@@ -253,7 +97,9 @@ class _Section:
     def required(self, key: str, value: _T | None, hint: str | None = None) -> _T:
         if value is None:
             slip = difflib.get_close_matches(key, self._left, n=1)
-            raise config_error(self.where(key), "is missing", hint=f"did you mean it by {slip[0]}?" if slip else hint)
+            if slip:
+                raise unknown_key(self.where(slip[0]), [key])
+            raise config_error(self.where(key), "is missing", hint=hint)
         return value
 
     def text(self, key: str) -> str | None:
@@ -291,16 +137,15 @@ class _Section:
 
     def finish(self) -> None:
         for key in self._left:
-            raise config_error(
-                self.where(key),
-                "is unknown",
-                hint=_REMOVED.get(self.where(key))
-                or did_you_mean(key, self._known)
-                or f"known here: {', '.join(self._known)}",
-            )
+            where = self.where(key)
+            if where in _REMOVED:
+                raise config_error(where, "is unknown", hint=_REMOVED[where])
+            raise unknown_key(where, self._known, hint=f"known here: {', '.join(self._known)}")
 
 
-def _pipeline(root: _Section, folder: Path) -> PipelineConfig:
+def build_config(values: Mapping[str, object], folder: Path) -> PipelineConfig:
+    """The configuration that a file in `folder` with these values has. Raises ConfigError with a field."""
+    root = _Section("", values)
     pipeline = check_pipeline_name(root.required("pipeline", root.text("pipeline")))
     source, destination = root.section("source"), _destination(root, folder)
     state, batch, copy = root.section("state"), root.section("batch"), root.section("copy")

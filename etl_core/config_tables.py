@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from etl_core.config_values import as_choice, check_positive, config_error, in_field, wrong_kind
+from etl_core.config_values import as_choice, check_positive, config_error, in_field, unknown_key, wrong_kind
 from etl_core.identifiers import TableName
 from etl_core.policies import POLICY_FIELDS, PolicySettings, read_policy
 from etl_core.table_pattern import TablePattern
@@ -127,8 +127,9 @@ def _settings(where: str, pattern: str, settings: object) -> TableSettings:
     if not isinstance(settings, Mapping):
         raise wrong_kind(where, "a mapping", settings)
     known = ("columns", "types", "write_mode", *POLICY_FIELDS)
-    for key in settings.keys() - set(known):
-        raise config_error(f"{where}.{key}", "is unknown", hint=f"known here: {', '.join(known)}")
+    for key in settings:
+        if key not in known:
+            raise unknown_key(f"{where}.{key}", known, hint=f"known here: {', '.join(known)}")
     mode = settings.get("write_mode")
     return TableSettings(
         pattern,

@@ -49,10 +49,28 @@ def config_error(where: str, what: str, *, hint: str | None = None) -> ConfigErr
     return ConfigError(f"{where}: {what}", field=where, hint=hint)
 
 
+class UnknownKey(ConfigError):
+    """A key that is not known. `meant` is the known one that is most like it, if one is."""
+
+    meant: str | None = None
+
+
+def unknown_key(where: str, known: Collection[str], *, what: str = "is unknown", hint: str | None = None) -> UnknownKey:
+    """The error for the dotted field `where`, whose last part is not in `known`; `hint` is for what is like none."""
+    word = where.rpartition(".")[2]
+    error = UnknownKey(f"{where}: {what}", field=where, hint=did_you_mean(word, known) or hint)
+    error.meant = _closest(word, known)
+    return error
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str | None:
     """A hint that names the known word most like `word`, if one is."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else None
+    close = _closest(word, known)
+    return None if close is None else f"did you mean {close}?"
+
+
+def _closest(word: str, known: Collection[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, known, n=1)), None)
 
 
 def parse_size(text: str | int) -> int:

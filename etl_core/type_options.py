@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, TypeAlias
 
-from etl_core.config_values import config_error, did_you_mean, wrong_kind
+from etl_core.config_values import config_error, did_you_mean, unknown_key, wrong_kind
 
 NUMERIC, JSON, ARRAYS, ENUM, RANGE = "numeric", "json", "arrays", "enum", "range"
 UNKNOWN, OUT_OF_RANGE = "unknown", "out_of_range"
@@ -97,6 +97,11 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def words_of(option: str) -> tuple[str, ...]:
+    """The words of `option`, but for those with numbers in them."""
+    return _WORDS[option]
+
+
 def decimal_digits(word: str) -> tuple[int, int] | None:
     """Precision and scale of `decimal(p,s)`, None for another word of `numeric`."""
     match = _DECIMAL.fullmatch(word)
@@ -115,8 +120,7 @@ def read_types(where: str, given: object) -> Mapping[str, str]:
         raise wrong_kind(where, "a mapping", given)
     for option in given:
         if option not in DEFAULTS:
-            hint = did_you_mean(str(option), list(DEFAULTS)) or f"known here: {', '.join(DEFAULTS)}"
-            raise config_error(f"{where}.{option}", "is unknown", hint=hint)
+            raise unknown_key(f"{where}.{option}", list(DEFAULTS), hint=f"known here: {', '.join(DEFAULTS)}")
     return {option: read_word(f"{where}.{option}", option, word) for option, word in given.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from etl_core.cli.arguments import Arguments
+from etl_core.cli.chosen import chosen_tables
 from etl_core.cli.exit_status import DONE
 from etl_core.cli.texts import BY_WHOM, approved, put, told_ignored, waiting_since
 from etl_core.control import PipelineControl
@@ -10,11 +11,13 @@ from etl_core.control import PipelineControl
 
 def approve(pipeline: PipelineControl, arguments: Arguments) -> int:
     pipeline.store.migrate()
-    if not arguments.tables:
+    ignored = pipeline.ignored()
+    chosen = chosen_tables(
+        pipeline, arguments, lambda status: status.waits_for is not None or status.table_id in ignored
+    )
+    if not chosen:
         _list(pipeline)
         return DONE
-    chosen = [pipeline.find(name) for name in arguments.tables]  # all of them exist, or none is touched
-    ignored = pipeline.ignored()
     for status in chosen:
         pipeline.approve(status)
         put(f"{status.name} is approved: {approved(status, ignored.get(status.table_id, ()))}")

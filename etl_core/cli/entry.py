@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from etl_core import __version__
-from etl_core.cli.arguments import Arguments, parse_arguments
-from etl_core.cli.exit_status import DONE, FAILED
+from etl_core.cli.arguments import Arguments
+from etl_core.cli.exit_status import FAILED
 from etl_core.cli.failures import report, reported_threads, say
 from etl_core.cli.interrupt import Interrupt
 from etl_core.cli.logs import show_logs
+from etl_core.cli.parser import parse_arguments
 from etl_core.errors import ConfigError, TransientError
 
 _log = logging.getLogger(__name__)
@@ -48,17 +49,13 @@ def run(argv: Sequence[str] | None, interrupt: Interrupt) -> int:
 
 def _run(arguments: Arguments, interrupt: Interrupt) -> int:
     # Imported here, one after the other: `etl --help` waits for none of it, a wrong configuration not for the engine.
+    from etl_core.cli.commands import find_command_alone
+
+    alone = find_command_alone(arguments.command)
+    if alone is not None:
+        return alone(arguments)
     from etl_core.config_file import load_config, locate
 
-    if arguments.command == "destinations":  # without a configuration, as the next one
-        from etl_core.cli.destinations import destinations
-
-        return destinations(arguments)
-    if arguments.command == "failpoints":
-        from etl_core.replication.failpoint_actions import describe_failpoints
-
-        describe_failpoints(print)
-        return DONE
     config = load_config(arguments.config)
     from etl_core.cli.commands import run_command
     from etl_core.replication.failpoint_actions import activate_from_environment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from etl_core.cli.chosen import chosen_tables, is_not_paused
 from etl_core.cli.exit_status import DONE, FAILED, NOT_FINISHED
 from etl_core.cli.follow import follow
 from etl_core.cli.session import Session
@@ -20,17 +21,18 @@ _ENDED = {Ended.REACHED: "caught up", Ended.STOPPED: "stopped", Ended.TIME: "the
 
 def sync(session: Session) -> int:
     """Copies, with a line for each table. Fails if a table failed now, or stands failed from before."""
-    pipeline, tables = session.pipeline, session.arguments.tables
+    pipeline, arguments = session.pipeline, session.arguments
     pipeline.prepare()
-    for name in tables:
-        pipeline.find(name)  # all of them exist, or none is touched
+    named = None
+    if arguments.tables:
+        named = [status.name for status in chosen_tables(pipeline, arguments, is_not_paused)]
     began = time.monotonic()
-    if session.arguments.all:
+    if arguments.all:
         results = pipeline.sync_all()
     else:
-        if not tables:
+        if named is None:
             pipeline.check_destination()
-        results = pipeline.sync(tables or None)
+        results = pipeline.sync(named)
     _show_copies(session, results, time.monotonic() - began)
     if pipeline.stop.is_set() and any(isinstance(result, EtlError) for result in results):
         session.results.append("stopped before every table was copied: etl sync copies the others")

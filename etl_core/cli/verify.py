@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from etl_core.cli.chosen import chosen_tables
 from etl_core.cli.exit_status import DONE, FAILED
 from etl_core.cli.session import Session
 from etl_core.cli.texts import columns, number, plural
@@ -14,10 +15,13 @@ from etl_core.replication.compare import Comparison
 
 
 def verify(session: Session) -> int:
-    pipeline, tables = session.pipeline, session.arguments.tables
+    pipeline, arguments = session.pipeline, session.arguments
     pipeline.prepare()
-    session.display.begin(f"comparing {plural(len(tables or pipeline.store.tables()), 'table')}")
-    comparisons = pipeline.verify(tables or None)
+    named = None
+    if arguments.tables:
+        named = [status.name for status in chosen_tables(pipeline, arguments, lambda _: True)]
+    session.display.begin(f"comparing {plural(len(pipeline.store.tables() if named is None else named), 'table')}")
+    comparisons = pipeline.verify(named)
     session.results.extend(comparison_lines(comparisons))
     return DONE if all(comparison.is_equal for comparison in comparisons) else FAILED
 

@@ -22,6 +22,7 @@ from etl_core.config_values import (
     did_you_mean,
     parse_duration,
     parse_size,
+    unknown_key,
 )
 from etl_core.errors import ConfigError
 
@@ -129,12 +130,10 @@ def read_options(
     names = [option.name for option in declared]
     for name in (*given, *elsewhere):
         if name not in names:
-            raise ConfigError(
-                f"destination type {type} has no option {name!r}",
-                field=f"destination.{name}",
-                hint=did_you_mean(name, names)
-                or (f"remove it; the options of {type} are: {', '.join(names)}" if names else "remove it; it has none"),
-            )
+            rest = f"; the options of {type} are: {', '.join(names)}" if names else "; it has none"
+            error = unknown_key(f"destination.{name}", names, hint=f"remove it{rest}")
+            error.args = (f"destination type {type} has no option {name!r}",)
+            raise error
     known = {option: given.get(option.name, option.default) for option in declared if option.name not in elsewhere}
     for option, value in known.items():
         if option.required and value is None:

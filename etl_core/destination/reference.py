@@ -23,7 +23,7 @@ _WRITTEN: Mapping[Kind, str] = {
     "choice": "One of the words that are listed.",
     "mapping": "A mapping of text to text.",
 }
-_VARIABLE = r"\$\{"
+VARIABLE = r"\$\{"
 """The value is an environment variable's, and is known when the configuration is read."""
 
 
@@ -108,7 +108,7 @@ def destination_schema(types: Mapping[str, DestinationType]) -> dict[str, Any]:
         "title": "destination",
         "description": "Where a pipeline replicates to: its type and options, or a URL.",
         "type": ["object", "string"],
-        "pattern": rf"^[A-Za-z][A-Za-z0-9+_-]*:|{_VARIABLE}",
+        "pattern": rf"^[A-Za-z][A-Za-z0-9+_-]*:|{VARIABLE}",
         "properties": {"type": {"description": f"{', '.join(types)}; a type that is installed; or module:name."}},
         "required": ["type"],
         "allOf": [_of_type(name, declared.options) for name, declared in types.items() if declared.options is not None],
@@ -132,19 +132,19 @@ def _schema(option: Option) -> dict[str, Any]:
         described["default"] = option.default
     if option.example is not None:
         described["examples"] = [option.example]
-    return described | _SHAPES.get(
-        option.kind, {"type": "string", "anyOf": [{"enum": [*option.choices]}, {"pattern": _VARIABLE}]}
+    return described | SHAPES.get(
+        option.kind, {"type": "string", "anyOf": [{"enum": [*option.choices]}, {"pattern": VARIABLE}]}
     )
 
 
-_SHAPES: Mapping[Kind, dict[str, Any]] = {
+SHAPES: Mapping[Kind, dict[str, Any]] = {
     "text": {"type": "string", "minLength": 1},
     "path": {"type": "string", "minLength": 1},
     "place": {"type": "string", "minLength": 1},
-    "integer": {"type": ["integer", "string"], "pattern": rf"^[0-9]+$|{_VARIABLE}"},
-    "size": {"type": ["number", "string"], "pattern": rf"^\s*[0-9.]+\s*([kKmMgG][iI]?)?[bB]?\s*$|{_VARIABLE}"},
-    "duration": {"type": ["number", "string"], "pattern": rf"^\s*[0-9.]+\s*(ms|s|m|min|h)?\s*$|{_VARIABLE}"},
-    "flag": {"type": ["boolean", "string"], "pattern": rf"^(true|false)$|{_VARIABLE}"},
+    "integer": {"type": ["integer", "string"], "pattern": rf"^[0-9]+$|{VARIABLE}"},
+    "size": {"type": ["number", "string"], "pattern": rf"^\s*[0-9.]+\s*([kKmMgG][iI]?)?[bB]?\s*$|{VARIABLE}"},
+    "duration": {"type": ["number", "string"], "pattern": rf"^\s*[0-9.]+\s*(ms|s|m|min|h)?\s*$|{VARIABLE}"},
+    "flag": {"type": ["boolean", "string"], "pattern": rf"^(true|false)$|{VARIABLE}"},
     "mapping": {"type": "object", "additionalProperties": {"type": "string"}},
 }
 """`pattern` says nothing of numbers and truth values. What a choice may be stands in its option."""

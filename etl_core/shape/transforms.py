@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etl_core.config_values import did_you_mean
-from etl_core.errors import ConfigError
+from etl_core.config_values import unknown_key
 from etl_core.schema import pg_types
 from etl_core.schema.pg_types import builtin
 from etl_core.schema.table import Column, PgType
@@ -95,9 +94,13 @@ def transform_named(name: str, where: str) -> Transform:
     found = _REGISTERED.get(name)
     if found is None:
         known = ["include", "exclude", "rename", *_REGISTERED]
-        hint = did_you_mean(name, known) or f"known here: {', '.join(known)}"
-        raise ConfigError(f"{where}: is unknown", field=where, hint=hint)
+        raise unknown_key(where, known, hint=f"known here: {', '.join(known)}")
     return found
+
+
+def registered_transforms() -> tuple[Transform, ...]:
+    """All that the settings may name."""
+    return tuple(_REGISTERED.values())
 
 
 register(Transform("hash", _hash, as_text, keeps_unique=True, needs_key=True))

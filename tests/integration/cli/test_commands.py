@@ -129,6 +129,20 @@ def test_pause_resume_and_resync(project: Project) -> None:
     assert "copied 2 tables: 1,201 rows" in again.out
     assert project.run("verify").status == 0
 
+    paused = project.run("pause", "or*", "--quiet")
+    assert paused.out == "public.orders is paused; its data stays as it is\n"
+    assert project.run("resync", "--all").out.startswith("public.items will be copied again")  # not what is paused
+    assert project.run("pause", "--all").out.splitlines() == ["public.items is paused; its data stays as it is"]
+    assert project.run("pause", "public.*").out == "no table to pause\n"
+    assert project.run("resume", "--all").out.count("is resumed: it will be copied") == 2
+    nothing = project.run("resync", "sales.*", "orders")
+    assert nothing.status == 2
+    assert "matches sales.*\n  → its tables: public." in nothing.err
+    assert "copied 2 tables" in project.run("run", "--until-caught-up").out
+    assert project.run("resume", "--all").out == "no table is paused or failed\n"
+    assert "equal: 1 table, 1,001 rows" in project.run("verify", "--table", "public.o*").out
+    assert "copied 1 table: 200 rows" in project.run("sync", "--table", "*.items").out
+
 
 def test_a_change_that_waits_is_shown_listed_and_approved(project: Project) -> None:
     project.configure(more="schema_changes: approve")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from etl_core import __version__
-from etl_core.cli.arguments import Arguments, parse_arguments
+from etl_core.cli import main
+from etl_core.cli.arguments import Arguments
+from etl_core.cli.examples import EXAMPLES
+from etl_core.cli.parser import SHELLS, build_parser, parse_arguments
 from etl_core.identifiers import TableName
+from etl_core.table_pattern import TablePattern
 
 
 @pytest.mark.parametrize(
@@ -27,6 +35,14 @@ from etl_core.identifiers import TableName
         ("status --json", Arguments("status", json=True)),
         ("verify --table orders", Arguments("verify", tables=[TableName("public", "orders")])),
         ("pause a b", Arguments("pause", tables=[TableName("public", "a"), TableName("public", "b")])),
+        ("pause --all", Arguments("pause", all=True)),
+        ("resync a sales.*", Arguments("resync", tables=[TableName("public", "a"), TablePattern("sales.*")])),
+        ('verify --table "x*"', Arguments("verify", tables=[TableName("public", "x*")])),
+        ("approve", Arguments("approve")),
+        ("init host=db --to duckdb:x", Arguments("init", source="host=db", to="duckdb:x")),
+        ("config check", Arguments("config check")),
+        ("config check -v x.yaml", Arguments("config check", file=Path("x.yaml"), verbose=1)),
+        ("completion zsh", Arguments("completion", shell="zsh")),  # noqa: S604
         ("teardown --yes", Arguments("teardown", yes=True)),
         # What holds for all commands may stand on either side of the command.
         ("-c x.yaml -v status", Arguments("status", config=Path("x.yaml"), verbose=1)),
@@ -36,6 +52,29 @@ from etl_core.identifiers import TableName
 )
 def test_a_line_is_read(line: str, wanted: Arguments) -> None:
     assert parse_arguments(line.split()) == wanted
+
+
+def test_every_command_has_examples_and_all_of_them_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [command for command, _ in subcommands(build_parser())]
+    assert EXAMPLES.keys() == {"etl", *commands}
+    for lines in EXAMPLES.values():
+        for line, _ in lines:
+            etl, *arguments = shlex.split(line.partition(" > ")[0])
+            assert etl == "etl"
+            parse_arguments(arguments)
+    for command in commands:
+        with pytest.raises(SystemExit):
+            parse_arguments([*command.split()[1:], "--help"])
+        assert f"examples:\n  {EXAMPLES[command][0][0]}" in capsys.readouterr().out
+
+
+def subcommands(parser: argparse.ArgumentParser, name: str = "etl") -> list[tuple[str, argparse.ArgumentParser]]:
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, below in action.choices.items():
+                found += [(f"{name} {word}", below), *subcommands(below, f"{name} {word}")]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -49,7 +88,7 @@ def test_a_line_is_read(line: str, wanted: Arguments) -> None:
         ("sync --table a..b", "argument --table: 'a..b' is not a table name"),
         ("sync --all --table orders", "not allowed with argument"),
         ("sync orders", "unrecognized arguments: orders"),
-        ("resync", "the following arguments are required: TABLE"),
+        ("resync", "one of the arguments TABLE --all is required"),
         ("doctor --table orders", "unrecognized arguments"),
     ],
 )
@@ -76,3 +115,31 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         parse_arguments(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"etl {__version__}\n"
+
+
+def test_the_package_is_the_command() -> None:
+    shown = subprocess.run([sys.executable, "-m", "etl_core", "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"etl {__version__}\n"
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in SHELLS:
+        assert main(["completion", shell]) == 0
+        assert "resync" in capsys.readouterr().out
+    main(["completion", "bash"])
+    (tmp_path / "etl.bash").write_text(capsys.readouterr().out)
+    (tmp_path / "eu.yaml").touch()
+    program = """
+    source ./etl.bash
+    complete_after() {
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+        "$(complete -p etl | sed 's/.*-F \\([^ ]*\\).*/\\1/')"
+        echo "${COMPREPLY[@]}"
+    }
+    complete_after etl res
+    complete_after etl run --un
+    complete_after etl config c
+    complete_after etl -c eu
+    """
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["resync resume", "--until-caught-up", "check", "eu.yaml"], done.stderr

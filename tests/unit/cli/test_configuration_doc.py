@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from etl_core.cli import main
-from etl_core.cli.arguments import parse_arguments
+from etl_core.cli.parser import parse_arguments
 from etl_core.cli.status_json import status_object
 from etl_core.config import BatchConfig, CopyConfig, PipelineConfig, SourceConfig
 from etl_core.config_file import load_config
@@ -154,6 +154,6 @@ def test_every_command_is_documented(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         parse_arguments(["--help"])
     commands = re.findall(r"^    ([\w-]+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert len(commands) == 16
+    assert len(commands) == 19
     for command in commands:
         assert f"`etl {command}" in TEXT

@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "sentence", "hint"),
     [
-        ("publication:", "publicaton:", "etl.yaml:2: source.publication: is missing", "did you mean"),
+        ("publication:", "publicaton:", "etl.yaml:4: source.publicaton: is unknown", "did you mean"),
         ("pipeline: shop", "pipeline: My Shop", "etl.yaml:1: pipeline: 'My Shop' cannot name a pipeline", "use up to"),
         (
             "type: duckdb",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
+from etl_core.cli.config_faults import find_faults
 from etl_core.config import BatchConfig, CopyConfig
 from etl_core.config_file import load_config
+from etl_core.config_yaml import read_document
 from etl_core.destination.registry import find_type
 from etl_core.errors import ConfigError
 from etl_core.identifiers import TableName
@@ -241,7 +243,7 @@ def test_a_password_command_is_arguments(write: Write, tmp_path: Path, command: 
 # What is wrong (replaced in FULL), the line, the field, a part of the message, a part of the hint.
 WRONG = {
     "pipeline name": ("pipeline: shop", "pipeline: Shop-1", 1, "pipeline", "'Shop-1' cannot name", "lower-case"),
-    "pipeline missing": ("pipeline: shop", "pipline: shop", 1, "pipeline", "is missing", "pipline"),
+    "pipeline misspelt": ("pipeline: shop", "pipline: shop", 1, "pipline", "is unknown", "did you mean pipeline?"),
     "unknown section": ("batch:", "batches:", 8, "batches", "is unknown", "did you mean batch?"),
     "unknown and nothing like it": ("copy:", "xyz:", 9, "xyz", "is unknown", "known here: pipeline, source,"),
     "removed": (
@@ -255,7 +257,7 @@ WRONG = {
     "unknown field": ("workers", "worker", 9, "copy.worker", "is unknown", "did you mean workers?"),
     "unknown keyword": ("publication:", "sslmod: x\n  publication:", 4, "source.sslmod", "nor a conn", "sslmode?"),
     "publication missing": ("  publication: shop_pub\n", "", 2, "source.publication", "is missing", "created for"),
-    "publication misspelt": ("publication:", "publicaton:", 2, "source.publication", "is missing", "publicaton"),
+    "publication misspelt": ("publication:", "publicaton:", 4, "source.publicaton", "is unknown", "mean publication?"),
     "text expected": ("shop_pub", "17", 4, "source.publication", "must be text, not a number", "quotes"),
     "yes is not text": ("shop_pub", "yes", 4, "source.publication", "must be text, not true or false", "quotes"),
     "list expected": ('[public.orders, \'"Sales"."Order"\']', "x", 5, "source.tables", "must be a list, not text", ""),
@@ -276,8 +278,8 @@ WRONG = {
     "flag expected": ("only: true", "only: 0", 10, "allow_append_only", "must be true or false", ""),
     "port expected": (
         "dsn: postgresql://user@host:5432/shop",
-        "port: x",
-        3,
+        "host: db\n  port: x",
+        4,
         "source.port",
         "must be a whole number",
         "",
@@ -298,9 +300,9 @@ WRONG = {
     "control character": ("shop_pub", "shop\x07", 4, None, "a character that YAML does not allow", ""),
     "table column": (
         "copy:",
-        "tables:\n  public.users:\n    columns:\n      hash: [a,\n        a]\ncopy:",
+        "tables:\n  public.users:\n    columns:\n      mask: [a,\n        a]\ncopy:",
         13,
-        "tables.public.users.columns.hash[1]",
+        "tables.public.users.columns.mask[1]",
         "column a is listed twice",
         "",
     ),
@@ -310,7 +312,7 @@ WRONG = {
         11,
         "tables.a.*.colums",
         "is unknown",
-        "known here: columns",
+        "did you mean columns?",
     ),
     "table pattern": ("copy:", "tables:\n  a.b.c: {}\ncopy:", 10, "tables.a.b.c", "not a table name", "namespace"),
     "short hash key": ("copy:", "hash_key: x\ncopy:", 9, "hash_key", "must have 16 characters", "openssl"),
@@ -330,6 +332,17 @@ def test_an_error_names_line_and_field(
     assert what in str(error)
     assert hint in (error.hint or "")
     assert error.__context__ is None
+    found = [str(fault) for fault in faults_of(file)]
+    assert str(error) in found
+    assert len(found) == 1 or field == "destination.path"  # a path that is a mapping with a key twice has two
+
+
+def faults_of(file: Path) -> Sequence[ConfigError]:
+    """What `etl config check` names."""
+    try:
+        return find_faults(read_document(file))[1]
+    except ConfigError as error:
+        return [error]
 
 
 def test_the_message_is_one_line_to_click(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
