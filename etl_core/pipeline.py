@@ -20,8 +20,9 @@ from etl_core.lsn import Lsn
 from etl_core.replication.background import BackgroundCopies
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.compare import Comparison
+from etl_core.replication.copied import Copied
 from etl_core.replication.copied_before import check_not_another, copied_tables
-from etl_core.replication.copy import Copied, TableCopier
+from etl_core.replication.copy import TableCopier
 from etl_core.replication.observer import Observer
 from etl_core.replication.permission import Permission
 from etl_core.replication.prepare import Preparation
@@ -89,7 +90,8 @@ class Pipeline(PipelineControl):
         )
         self._copies = BackgroundCopies(
             self._to_copy,
-            lambda status, stop, drain: self._copier(stop, drain=drain).copy_or_fail(status),
+            lambda tables: self._copier(self.stop).bundles(tables),
+            lambda bundle, stop, drain: self._copier(stop, drain=drain).copy_bundle(bundle),
             config.copy.workers,
             self.observer,
         )

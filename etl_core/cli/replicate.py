@@ -11,7 +11,7 @@ from etl_core.cli.follow import follow
 from etl_core.cli.session import Session
 from etl_core.cli.texts import columns, duration, plural, rate
 from etl_core.errors import EtlError, TableError
-from etl_core.replication.copy import Copied
+from etl_core.replication.copied import Copied
 from etl_core.replication.stream import Ended, Streamed
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState

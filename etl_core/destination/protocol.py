@@ -250,6 +250,17 @@ class SessionDestination(Protocol):
 
 
 @runtime_checkable
+class GroupDestination(Protocol):
+    """A destination that publishes several copies in one transaction: an ability of its own, asked once."""
+
+    def publish_together(self, copies: Sequence[tuple[TableCopy, Lsn, int]]) -> Sequence[int]:
+        """`TableCopy.publish` of copies that this destination has begun, with their watermarks and expected rows.
+
+        All or none; after an error each may be published by itself.
+        """
+
+
+@runtime_checkable
 class RemovingDestination(Protocol):
     """A destination that applies `TableChanges.removals`: asked for tables without a key."""
 

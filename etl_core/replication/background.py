@@ -21,7 +21,8 @@ class BackgroundCopies:
     """Looks about every second for tables to copy, and copies `workers` of them at a time, until stopped.
 
     A table that comes to be copied while a long copy runs waits for a free worker, not for that copy to end.
-    `find` gives the tables to copy now; `copy(status, stop, drain)` copies one and returns soon after `stop` is set.
+    `find` gives the tables to copy now, and `bundle` puts those that are not being copied into bundles;
+    `copy(bundle, stop, drain)` copies one and returns soon after `stop` is set.
     After `drain` is set it begins no copy, and finishes those under way. An error of a table is in its state; `copy`
     raises what nobody expects.
     """
@@ -29,11 +30,13 @@ class BackgroundCopies:
     def __init__(
         self,
         find: Callable[[], Sequence[TableStatus]],
-        copy: Callable[[TableStatus, threading.Event, threading.Event], object],
+        bundle: Callable[[Sequence[TableStatus]], Sequence[Sequence[TableStatus]]],
+        copy: Callable[[Sequence[TableStatus], threading.Event, threading.Event], object],
         workers: int,
         observer: Observer,
     ) -> None:
         self._find = find
+        self._bundle = bundle
         self._copy = copy
         self._workers = workers
         self._observer = observer
@@ -71,12 +74,15 @@ class BackgroundCopies:
                     self._stop.wait(_LOOK_EVERY)
 
     def _look(self, pool: ThreadPoolExecutor, copying: dict[TableId, Future[object]]) -> None:
-        for table_id in [table_id for table_id, future in copying.items() if future.done()]:
-            future = copying.pop(table_id)
+        done = {future for future in copying.values() if future.done()}
+        for table_id in [table_id for table_id, future in copying.items() if future in done]:
+            del copying[table_id]
+        for future in done:
             self._told(future.result)
-        for status in self._find():
-            if status.table_id not in copying:
-                copying[status.table_id] = pool.submit(self._copy, status, self._stop, self._drain)
+        fresh = [status for status in self._find() if status.table_id not in copying]
+        for bundle in self._bundle(fresh) if fresh else ():
+            future = pool.submit(self._copy, bundle, self._stop, self._drain)
+            copying |= {status.table_id: future for status in bundle}
 
     def _told(self, call: Callable[[], object]) -> None:
         try:

@@ -15,19 +15,13 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 
 from etl_core.destination.protocol import (
-    AppendingCopy,
     Destination,
-    HistoryDestination,
-    KeepingCopy,
-    KeptRows,
-    LoggedCopy,
     SharedCopy,
     TableCopy,
-    check_count,
 )
 from etl_core.errors import (
     DecisionNeeded,
@@ -35,14 +29,16 @@ from etl_core.errors import (
     SlotInUse,
     StateConflict,
     Stopped,
-    TableAbsent,
     TableError,
     TransientError,
     where,
 )
-from etl_core.identifiers import TableName
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.os_errors import explain_os_error
+from etl_core.replication.copied import Copied
+from etl_core.replication.copy_description import CopyDescriptions, Described
+from etl_core.replication.copy_publish import CopyEnd
 from etl_core.replication.failpoints import (
     COPY_FINISHED,
     COPY_PUBLISHED,
@@ -51,10 +47,9 @@ from etl_core.replication.failpoints import (
     SLOT_CREATED,
     reach,
 )
-from etl_core.replication.followed import note_renamed
+from etl_core.replication.group_copy import GroupCopy, find_groups
 from etl_core.replication.observer import Observer
 from etl_core.replication.permission import Permission
-from etl_core.replication.removals import check_removals
 from etl_core.replication.repeated_copies import AT_ONCE, copies_for
 from etl_core.replication.shaping import Shaping
 from etl_core.replication.shared_copy import SharedRanges, layout_of, live_helpers
@@ -62,24 +57,16 @@ from etl_core.replication.source import Source
 from etl_core.replication.table_errors import failed_update, retry_time
 from etl_core.shape.shape import Shape
 from etl_core.shape.shapes import Shapes
-from etl_core.source.absence import left_out
-from etl_core.source.catalog import PublishedTable, published_table
+from etl_core.source.catalog import published_table
 from etl_core.source.connection import Connection
 from etl_core.source.copy_ranges import Plan, all_into
-from etl_core.source.digits import count_digits
-from etl_core.source.fingerprint import look
-from etl_core.source.plan import read_plan
-from etl_core.source.publication import find_publication
-from etl_core.source.server import server_time
-from etl_core.source.slot import Blocker
-from etl_core.source.snapshot import check_unchanged, import_snapshot, lock_table
+from etl_core.source.slot import Blocker, CreatedSlot
 from etl_core.source.snapshot_connections import SnapshotConnections
 from etl_core.source.table_copy import CopyResult, copy_table
 from etl_core.state.shared_copy import CopyOffer
 from etl_core.state.store import Remembered, StateStore, TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.table_pattern import TableSelection
-from etl_core.values.digits import digits_told
 
 _log = logging.getLogger(__name__)
 
@@ -87,16 +74,6 @@ RETRY_AFTER = timedelta(seconds=30)
 _SLOTS = 8
 """How many copied tables may wait for the stream to take them in before the next copy begins."""
 _SLOT_WAIT = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """A finished initial copy. `seconds` includes waiting for the snapshot."""
-
-    name: TableName
-    rows: int
-    seconds: float
-    snapshot_lsn: Lsn
 
 
 class TableCopier:
@@ -131,14 +108,42 @@ class TableCopier:
         self._workers = workers
         self._connections = connections_per_table
         self._share = share
-        self._selection = selection
         self._stop = stop
         self._drain = drain or threading.Event()
+        self._descriptions = CopyDescriptions(source, store, destination, shapes, permission, selection, stop)
 
     def copy_all(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
         """Copies tables that are in INIT, `workers` at a time; one result a table. One that fails becomes ERRORED."""
         with ThreadPoolExecutor(self._workers, thread_name_prefix="copy") as pool:
-            return list(pool.map(self.copy_or_fail, tables))
+            outcomes: dict[TableId, Copied | EtlError] = {}
+            for bundle in pool.map(self.copy_bundle, self.bundles(tables)):
+                outcomes |= bundle
+        return [outcomes[status.table_id] for status in tables]
+
+    def bundles(self, tables: Sequence[TableStatus]) -> list[Sequence[TableStatus]]:
+        """The tables, which are in INIT, in groups to be copied together, and those alone that are not small."""
+        shared = self._share is not None
+        groups = [] if shared else find_groups(self._source, self._permission, tables, self._workers)
+        grouped = {status.table_id for group in groups for status in group}
+        return [*([status] for status in tables if status.table_id not in grouped), *groups]
+
+    def copy_bundle(self, tables: Sequence[TableStatus]) -> dict[TableId, Copied | EtlError]:
+        """Copies one of `bundles`: what cannot be copied with the others is copied alone. As `copy_or_fail`."""
+        outcomes: dict[TableId, Copied | EtlError] = {}
+        alone = tables
+        if len(tables) > 1 and not (self._stop.is_set() or self._drain.is_set()):
+            group = GroupCopy(
+                self._source,
+                self._store,
+                self._destination,
+                self._observer,
+                self._shapes,
+                self._descriptions,
+                stop=self._stop,
+                on_wait=self._on_wait,
+            )
+            outcomes, alone = group.copy(tables)
+        return outcomes | {status.table_id: self.copy_or_fail(status) for status in alone}
 
     def copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
         """Copies one table that is in INIT; returns the error of one that fails, which becomes ERRORED."""
@@ -253,61 +258,43 @@ class TableCopier:
             slot,
             status.table_id,
             export_snapshot=True,
-            on_wait=lambda blockers: self._on_wait(status.name, blockers),
+            on_wait=lambda blockers: self._on_wait(str(status.name), blockers),
             stop=self._stop,
         )
         reach(SLOT_CREATED, exporter)
         if created.snapshot_name is None:
             raise TableError(f"the server exported no snapshot for {status.name}", table=str(status.name))
-        remembered, taken_at = self._remember(status, created.snapshot_name, created.consistent_point)
-        table, shape = self._count_digits(status, *self._describe(status), created.snapshot_name, reason)
-        with self._destination.copy(shape.target) as staging:
-            keeping = _as_keeping(staging, status.name) if shape.keeps_deleted else None
-            appending = _as_appending(staging, status.name) if shape.keeps_log else None
-            if shape.target.history and not isinstance(self._destination, HistoryDestination):
-                raise _cannot(status.name, "history", "show the versions of its rows")
-            staged = self._stage(status, table, shape, created.snapshot_name, created.consistent_point, staging)
-            reach(COPY_STAGED, exporter)
-            if appending is not None:
-                logged = LoggedCopy(taken_at, self._changed_values(status, shape))
-                rows = appending.publish_appending(created.consistent_point, staged, logged)
-            elif keeping is not None:
-                kept = KeptRows(taken_at, self._changed_values(status, shape))
-                rows = keeping.publish_keeping(created.consistent_point, staged, kept)
-            else:
-                rows = staging.publish(created.consistent_point, staged)
-        check_count(status.name, rows, staged)
-        return rows, remembered, shape
-
-    def _changed_values(self, status: TableStatus, shape: Shape) -> frozenset[str]:
-        before = self._store.schema(status.table_id)
-        return self._shapes.changed_values(
-            self._store.shape(status.table_id), None if before is None else before[1], shape.source
-        )
-
-    def _remember(self, status: TableStatus, snapshot_name: str, snapshot_lsn: Lsn) -> tuple[Remembered, datetime]:
-        """What the catalog says of the table in the copy's own snapshot: everything later is a change.
-
-        And the moment of the snapshot, by the server's clock.
-        """
-        with self._source.connect("catalog") as connection:
-            taken_at = server_time(connection)
-            import_snapshot(connection, snapshot_name)
-            found = look(connection, self._source.publication, [status.table_id]).tables.get(status.table_id)
-        if found is None:
-            raise TransientError(
-                f"{status.name} was created or dropped while its copy was starting",
-                hint="the copy starts again with a new snapshot",
-            )
-        return Remembered(found, snapshot_lsn), taken_at
+        role = f"copy_{status.table_id}"
+        with SnapshotConnections(lambda: self._source.connect(role), created.snapshot_name, keeps=True) as snapshot:
+            remembered, taken_at = self._descriptions.remember(snapshot, [status], created.consistent_point)
+            described = self._descriptions.describe([status])[status.table_id]
+            in_snapshot = remembered[status.table_id]
+            for found in (in_snapshot, described):
+                if isinstance(found, EtlError):
+                    raise found
+            assert isinstance(in_snapshot, Remembered)  # noqa: S101 - for the type checker
+            assert isinstance(described, Described)  # noqa: S101
+            described = self._descriptions.with_digits(status, described, snapshot, reason)
+            shape = described.shape
+            with self._destination.copy(shape.target) as staging:
+                end = CopyEnd(self._destination, staging, shape, status.name)
+                staged = self._stage(status, described, snapshot, created, staging)
+                snapshot.close()
+                reach(COPY_STAGED, exporter)
+                rows = end.publish(
+                    created.consistent_point,
+                    staged,
+                    taken_at,
+                    lambda: self._descriptions.changed_values(status, shape),
+                )
+        return rows, in_snapshot, shape
 
     def _stage(
         self,
         status: TableStatus,
-        table: PublishedTable,
-        shape: Shape,
-        snapshot_name: str,
-        snapshot_lsn: Lsn,
+        described: Described,
+        snapshot: SnapshotConnections,
+        created: CreatedSlot,
         staging: TableCopy,
     ) -> int:
         """Returns how many rows were staged, here and elsewhere."""
@@ -317,80 +304,26 @@ class TableCopier:
 
         def copy(plan: Plan) -> CopyResult:
             return copy_table(
-                SnapshotConnections(lambda: self._source.connect(f"copy_{status.table_id}"), snapshot_name),
-                replace(table, schema=shape.asked),
+                snapshot,
+                replace(described.table, schema=described.shape.asked),
                 self._connections,
                 plan,
                 on_progress,
                 self._stop,
-                load=shape.load,
+                load=described.shape.load,
             )
 
         if self._share is None or not isinstance(staging, SharedCopy):
             return copy(all_into(staging.write)).rows
-        layout = layout_of(table, self._shapes)
-        offer = CopyOffer(status.table_id, self._share, snapshot_name, snapshot_lsn, layout, staging.address)
+        layout = layout_of(described.table, self._shapes)
+        offer = CopyOffer(
+            status.table_id, self._share, created.snapshot_name, created.consistent_point, layout, staging.address
+        )
         shared = SharedRanges(self._store.shared_copies, offer, staging, on_progress)
         try:
             return shared.copy(copy, lambda: live_helpers(self._source, status.table_id), self._stop)
         finally:
             self._store.shared_copies.end(status.table_id, self._share)
-
-    def _describe(self, status: TableStatus) -> tuple[PublishedTable, Shape]:
-        with self._source.connect("catalog") as connection:
-            table = published_table(connection, status.table_id, self._source.publication)
-            if table is None:
-                raise TableAbsent(
-                    f"{status.name} is no longer in publication {self._source.publication}",
-                    table=str(status.name),
-                    hint="add it again, or take it out of the configuration",
-                )
-            if self._selection is not None and self._selection.leaves_out(table.name):
-                raise left_out(status.name, table.name)
-            note_renamed(self._store, self._selection, status, table.name)
-            self._permission.check_copy(connection, status, table.schema)
-            table = replace(table, schema=self._permission.kept(table.schema))
-            lost = [one for plan in read_plan(connection, [table.name]) for one in plan.lost_partitions]
-            publication = find_publication(connection, self._source.publication)
-        if lost:
-            raise TableError(
-                f"partition {lost[0].name} of {status.name} is "
-                f"{'a foreign table' if lost[0].kind == 'f' else 'unlogged'}, whose changes PostgreSQL does not send:"
-                " the destination would silently lack them",
-                table=str(status.name),
-                hint="detach the partition; or set publish_via_partition_root = false for the publication, and"
-                " replicate the other partitions as tables of their own",
-            )
-        stored = self._store.schema(status.table_id)
-        if stored is not None:
-            self._shapes.check_shown(stored[1], table.schema, self._store.shape(status.table_id))
-        shape = self._shapes.of(table.schema)
-        if publication is not None:
-            check_removals(self._destination, shape.target, publication)
-        return table, shape
-
-    def _count_digits(
-        self, status: TableStatus, table: PublishedTable, shape: Shape, snapshot_name: str, reason: str | None
-    ) -> tuple[PublishedTable, Shape]:
-        """With the digits that the numerics of the snapshot have, or had for which the table is copied: the `reason`.
-
-        They are asked for before anything is staged.
-        """
-        stored = self._store.schema(status.table_id)
-        before = None if stored is None else stored[1]
-        columns = self._shapes.columns_to_count(table.schema, before)
-        if not columns:
-            return table, shape
-        with self._source.connect(f"copy_{status.table_id}") as connection:
-            import_snapshot(connection, snapshot_name)
-            lock_table(connection, table, self._stop, wait=True)
-            check_unchanged(connection, table)
-            found = {**count_digits(connection, table, columns, self._stop)}
-        told = digits_told(reason, table.name)
-        if told is not None and told[0] in found:
-            found[told[0]] = found[told[0]].also(told[1])
-        schema = self._shapes.decided(table.schema, before, found)
-        return replace(table, schema=schema), self._shapes.of(schema)
 
     def _wait_for_slots(self) -> None:
         """Waits while the running stream has many tables to take in: every one of them holds a slot of the server."""
@@ -414,7 +347,7 @@ class TableCopier:
         if main is not None and not main.active and (progress is None or progress.flushed_lsn <= snapshot_lsn):
             self._source.drop_if_owned(slot)
 
-    def _on_wait(self, table: TableName, blockers: Sequence[Blocker]) -> None:
+    def _on_wait(self, table: str, blockers: Sequence[Blocker]) -> None:
         if self._drain.is_set():
             raise Stopped(f"the copy of {table} was given up: it has not begun, as other transactions run")
         who = "; ".join(map(str, blockers)) or "running transactions"
@@ -450,25 +383,3 @@ class TableCopier:
         with contextlib.suppress(TransientError):  # else at the next copy, or the next start
             self._source.drop_if_owned(slot)
         self._observer.on_table_error(status.name, error)
-
-
-def _as_keeping(staging: TableCopy, name: TableName) -> KeepingCopy:
-    """Raises TableError before anything is staged."""
-    if not isinstance(staging, KeepingCopy):
-        raise _cannot(name, "soft_delete", "keep deleted rows")
-    return staging
-
-
-def _as_appending(staging: TableCopy, name: TableName) -> AppendingCopy:
-    """Raises TableError before anything is staged."""
-    if not isinstance(staging, AppendingCopy):
-        raise _cannot(name, "append", "append a copy to a log")
-    return staging
-
-
-def _cannot(name: TableName, mode: str, what: str) -> TableError:
-    return TableError(
-        f"{name} has write_mode {mode}, and this destination cannot {what}",
-        table=str(name),
-        hint="use write_mode: mirror",
-    )

@@ -337,7 +337,11 @@ class Handover:
                 self._catch_ups.add(catch_up)
 
     def _copy_again(self, status: TableStatus) -> None:
-        self._move(status, TableState.INIT)
+        again = None
+        if status.sync_slot is None:  # as it was copied in a group; with a reason it is in no other
+            why = "it changed while it was copied together with other tables, and is copied again alone"
+            again = TableUpdate(error=f"{status.name}: {why}", is_requested=True)
+        self._move(status, TableState.INIT, again)
         self._slots.drop(status)
 
     def _finish_catch_up(

@@ -34,12 +34,17 @@ class Permission:
         self._says_policy = config.says_policy
         said = (config.policy.schema_changes, *(one.policy.schema_changes for one in config.tables))
         self._ignores = SchemaChanges.IGNORE in said
+        self._says_any = any(policy != TablePolicy() for policy in (config.policy, *(t.policy for t in config.tables)))
         self._store = store
         self._shapes = shapes
 
     def may_ask(self, status: TableStatus) -> bool:
         """Whether `check_copy` may have something against a copy of the table."""
         return not status.is_requested and self._policy(status, status.name) != TablePolicy()
+
+    def has_policy(self, status: TableStatus) -> bool:
+        """Whether there is anything to ask about the table, also if nobody needs to be asked about its next copy."""
+        return self._says_any and self._policy(status, status.name) != TablePolicy()
 
     def still_waits(self, status: TableStatus) -> bool:
         """Whether the policy by which a schema change waits is still the table's."""

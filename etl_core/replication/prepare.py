@@ -397,11 +397,14 @@ class Preparation:
     def reset_dead_copies(self) -> None:
         """Sets tables that nobody copies any more back to INIT."""
         copying = [status for status in self._store.tables() if status.state is TableState.DATA_SYNC]
-        running = self._running_copies() if copying else frozenset()
+        if not copying:
+            return
+        with self._source.connect("prepare") as connection:
+            running = self._source.running_copies(connection)
         for status in copying:
             # A copy's session ends after its state has moved. So one without a session whose state has not moved, as
             # seen after the sessions were, has died; it may also have finished since we saw its state first.
-            if status.table_id not in running and self._store.table(status.table_id) == status:
+            if status not in running and self._store.table(status.table_id) == status:
                 if status.sync_slot is not None:
                     self._source.drop_if_owned(status.sync_slot)
                 with contextlib.suppress(StateConflict):  # its process, or another one, was faster
@@ -412,11 +415,6 @@ class Preparation:
         status = self._source.slot_status(name)
         if status is None or not status.active:
             self._source.drop_if_owned(name)
-
-    def _running_copies(self) -> frozenset[TableId]:
-        """The tables that a process somewhere is copying now, as the server sees it."""
-        with self._source.connect("prepare") as connection:
-            return self._source.running_copies(connection)
 
 
 def _replaces_copy(name: TableName, lost: Iterable[TableStatus]) -> bool:

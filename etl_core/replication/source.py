@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from etl_core.source.connection import Connection, connect
 from etl_core.source.ddl_trigger import trigger_state
 from etl_core.source.server import application_names, server_info
 from etl_core.source.slot import Blocker, CreatedSlot, SlotStatus, copy_slot, create_slot, drop_slot, slot_status
-from etl_core.state.store import OwnedSlot, StateStore
+from etl_core.state.store import OwnedSlot, StateStore, TableStatus
 
 if TYPE_CHECKING:
     from etl_core.source.replication_stream import ReplicationStream
@@ -31,6 +31,17 @@ class KeptChanges:
 
     slot: str
     confirmed_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCopies:
+    """The tables that have a copy of their own, and the sessions: a group's is called as its slot is."""
+
+    tables: Set[TableId] = frozenset()
+    sessions: Set[str] = frozenset()
+
+    def __contains__(self, status: TableStatus) -> bool:
+        return status.table_id in self.tables or status.sync_slot in self.sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,14 @@ class Source:
     def new_sync_slot(self, table_id: TableId) -> str:
         """A name for the slot of the copy that is about to begin: no other copy has it."""
         return sync_slot_name(self.pipeline, table_id, secrets.token_hex(3))
+
+    def new_group(self) -> str:
+        """A role for the session of a group of copies that is about to begin: no other group has it."""
+        return f"group_{secrets.token_hex(3)}"
+
+    def group_slot(self, role: str) -> str:
+        """What the slot of a group is called, and its session on the server."""
+        return f"etl_{self.pipeline}_{role}"
 
     def connect(self, role: str, *, replication: bool = False, autocommit: bool = True) -> Connection:
         """A connection called `etl_<pipeline>_<role>` on the server."""
@@ -134,11 +153,12 @@ class Source:
             # Closing would drop it too, but a moment later.
             drop_slot(connection, name)
 
-    def running_copies(self, connection: Connection) -> frozenset[TableId]:
-        """The tables that a process somewhere is copying now, as the server sees it."""
-        prefix = f"etl_{self.pipeline}_copy_"
-        names = application_names(connection, prefix)
-        return frozenset(TableId(int(name[len(prefix) :])) for name in names if name[len(prefix) :].isdigit())
+    def running_copies(self, connection: Connection) -> RunningCopies:
+        """What a process somewhere is copying now, as the server sees it."""
+        own = f"etl_{self.pipeline}_"
+        names = application_names(connection, own)
+        ids = (name.removeprefix(f"{own}copy_") for name in names)
+        return RunningCopies(frozenset(TableId(int(one)) for one in ids if one.isdigit()), frozenset(names))
 
     def keep_changes(self, table_id: TableId) -> KeptChanges | None:
         """Keeps what the main slot has not confirmed in a slot of the table's own; None if the server refuses that."""

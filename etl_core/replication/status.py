@@ -12,7 +12,7 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.replication.hold import StreamHold
 from etl_core.replication.look import Look
-from etl_core.replication.source import Source
+from etl_core.replication.source import RunningCopies, Source
 from etl_core.source.publication import told_harms
 from etl_core.source.server import average_wal_rate
 from etl_core.source.slot import SlotStatus, slot_statuses
@@ -64,11 +64,11 @@ class PipelineStatus:
 
 @dataclass(frozen=True, slots=True)
 class _SourceSeen:
-    """What the source said for the status. `copies` are the tables that a process somewhere is copying."""
+    """What the source said for the status. `copies` are those that a process somewhere makes."""
 
     slot: SlotStatus | None
     holder: str | None
-    copies: frozenset[TableId]
+    copies: RunningCopies
     transport: Transport | None
     unsafe: Sequence[str] = ()
     slots: Sequence[SlotStatus] = ()
@@ -83,7 +83,7 @@ def read_status(source: Source, store: StateStore, destination: Destination, hol
     asked_source = Look("the source", lambda: _look_at_source(source, hold, copied, owned))
     asked_destination = Look("the destination", lambda: _look_at_destination(destination))
     tables, progress = store.tables(), store.progress()
-    seen = _SourceSeen(None, None, frozenset(), None)
+    seen = _SourceSeen(None, None, RunningCopies(), None)
     watermarks: dict[TableId, Lsn] = {}
     source_error = destination_error = None
     destination_needs_you = False
@@ -93,7 +93,7 @@ def read_status(source: Source, store: StateStore, destination: Destination, hol
         source_error = str(error)
     else:
         # A copy's session is there as long as its state; seen before the states, so that none just begun is missed.
-        died = {t.table_id for t in tables if t.state is TableState.DATA_SYNC} - seen.copies
+        died = {t.table_id for t in tables if t.state is TableState.DATA_SYNC and t not in seen.copies}
         if died:
             tables = [_if_copy_died(store, table) if table.table_id in died else table for table in tables]
     try:

@@ -7,7 +7,7 @@ https://www.postgresql.org/docs/current/catalogs.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,9 +181,14 @@ def find_table_id(conn: Connection, name: TableName) -> TableId | None:
 
 def published_table(conn: Connection, table_id: TableId, publication: str) -> PublishedTable | None:
     """One table as of now; None if it does not exist or is not published."""
-    condition = sql.SQL("WHERE c.oid = {}").format(sql.Literal(int(table_id)))
+    return published_among(conn, [table_id], publication).get(table_id)
+
+
+def published_among(conn: Connection, table_ids: Sequence[TableId], publication: str) -> dict[TableId, PublishedTable]:
+    """Those of the tables that exist and are published, as of now."""
+    condition = sql.SQL("WHERE c.oid = ANY ({}::oid[])").format(sql.Literal([int(table_id) for table_id in table_ids]))
     tables = _read_tables(conn, _published(conn, publication), sql.SQL(_LEAVES), condition)
-    return tables[0] if tables else None
+    return {table.schema.table_id: table for table in tables}
 
 
 def table_schema(conn: Connection, table_id: TableId) -> TableSchema | None:

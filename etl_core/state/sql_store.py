@@ -7,7 +7,7 @@ transitions are guarded by its version besides, because their callers decided on
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Row
 
-from etl_core.errors import ClaimLost, StateConflict
+from etl_core.errors import StateConflict
 from etl_core.identifiers import TableId, TableName, check_pipeline_name
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -24,8 +24,9 @@ from etl_core.state.schema_json import schema_from_json, schema_to_json
 from etl_core.state.sql_engine import begin_migration, open_engine
 from etl_core.state.sql_errors import translated
 from etl_core.state.sql_migrations import apply_migrations
-from etl_core.state.sql_rows import PipelineRows, fields_of, values_of
+from etl_core.state.sql_rows import fields_of, values_of
 from etl_core.state.sql_shared_copy import SqlSharedCopyStore
+from etl_core.state.sql_transitions import TransitionRows, table_status
 from etl_core.state.store import (
     Hold,
     OwnedSlot,
@@ -36,15 +37,11 @@ from etl_core.state.store import (
     StateStore,
     StreamError,
     TableStatus,
-    TableUpdate,
-    Transition,
 )
-from etl_core.state.table_state import TableState, check_transition
+from etl_core.state.table_state import TableState
 
 _ALL_TABLES = TableId(0)
 """No table has this OID: under it stands what was checked for all of them."""
-HISTORY_KEPT = 200
-"""Transitions per table."""
 
 
 def utc_now() -> datetime:
@@ -63,12 +60,11 @@ def open_store(url: str, pipeline: str, *, now: Callable[[], datetime] | None = 
     return SqlStateStore(engine, place, pipeline, now)
 
 
-class SqlStateStore(PipelineRows):
+class SqlStateStore(TransitionRows):
     """A StateStore on an engine of `sql_engine`. `place` names the database in messages, without a secret."""
 
     def __init__(self, engine: Engine, place: str, pipeline: str, now: Callable[[], datetime] | None) -> None:
-        super().__init__(engine, place, pipeline)
-        self._now = now or utc_now
+        super().__init__(engine, place, pipeline, now or utc_now)
         self._has_a_clock = engine.dialect.name == "postgresql" and now is None
         self.shared_copies = SqlSharedCopyStore(self._sql, pipeline, self._read, self._write)
 
@@ -88,11 +84,11 @@ class SqlStateStore(PipelineRows):
     def tables(self) -> Sequence[TableStatus]:
         rows = self._rows(self._sql.tables)
         # Sorted here: databases differ in how they order names.
-        return sorted(map(_table_status, rows), key=lambda status: (status.name, status.table_id))
+        return sorted(map(table_status, rows), key=lambda status: (status.name, status.table_id))
 
     def table(self, table_id: TableId) -> TableStatus | None:
         row = self._row(self._sql.tables, table_id)
-        return None if row is None else _table_status(row)
+        return None if row is None else table_status(row)
 
     def add_table(self, table_id: TableId, name: TableName, *, is_requested: bool = True) -> TableStatus:
         tables, now = self._sql.tables, self._now()
@@ -105,9 +101,9 @@ class SqlStateStore(PipelineRows):
                     table_id, name, TableState.INIT, version, updated_at=now, is_requested=is_requested
                 )
                 connection.execute(sa.insert(tables).values(self._table_row(status)))
-                self._append_history(connection, status, None)
+                self._append_history(connection, [(status, None)])
                 return status
-            status = _table_status(row)
+            status = table_status(row)
             if status.name != name:
                 status = replace(status, name=name, version=status.version + 1, updated_at=now)
                 values = self._table_row(status)
@@ -128,42 +124,6 @@ class SqlStateStore(PipelineRows):
                 sql.copy_ranges,
             ):
                 connection.execute(sa.delete(table).where(*self._mine(table, table_id)))
-
-    def transition(
-        self, current: TableStatus, to: TableState, update: TableUpdate | None = None, *, claim: str | None = None
-    ) -> TableStatus:
-        check_transition(current.state, to)
-        status = current.moved(to, update or TableUpdate(), self._now())
-        tables = self._sql.tables
-        with self._write() as connection:
-            if claim is not None:
-                self._check_claim(connection, claim)
-            moved = connection.execute(
-                sa.update(tables)
-                .where(*self._mine(tables, current.table_id), tables.c.version == current.version)
-                .values(self._table_row(status))
-            )
-            if moved.rowcount != 1:
-                raise StateConflict(
-                    f"table {current.name} is no longer in the state {current.state.name} that was read",
-                    hint="another process moved or removed it: read the table again",
-                )
-            self._append_history(connection, status, current.state)
-        return status
-
-    def history(self, table_id: TableId, limit: int = 50) -> Sequence[Transition]:
-        history = self._sql.history
-        statement = self._select(history, table_id).order_by(history.c.version.desc()).limit(limit)
-        with self._read() as connection:
-            rows = connection.execute(statement).all()
-        return [Transition(table_id, row.from_state, row.to_state, row.at, row.error) for row in rows]
-
-    def tables_once_in(self, states: Collection[TableState]) -> Set[TableId]:
-        history = self._sql.history
-        found = sa.select(history.c.table_id).distinct()
-        with self._read() as connection:
-            rows = connection.execute(found.where(*self._mine(history), history.c.to_state.in_(states))).all()
-        return {row.table_id for row in rows}
 
     def progress(self) -> ReplicationProgress | None:
         row = self._row(self._sql.progress)
@@ -202,11 +162,6 @@ class SqlStateStore(PipelineRows):
                 )
             connection.execute(sa.insert(table).values(values))
         return stored
-
-    def _check_claim(self, connection: Connection, claim: str) -> None:
-        progress = self._sql.progress
-        if connection.scalar(sa.select(progress.c.claim).where(*self._mine(progress))) != claim:
-            raise ClaimLost(f"another process has claimed the stream of pipeline {self._pipeline}")
 
     def _later_than(self, previous: ReplicationProgress | None) -> datetime:
         """Now, but never what `previous` has: that tells two writers apart, also by a clock that stands still."""
@@ -398,34 +353,6 @@ class SqlStateStore(PipelineRows):
         row = connection.execute(statement).one_or_none()
         return None if row is None else (row.version, schema_from_json(row.schema_json))
 
-    def _append_history(self, connection: Connection, status: TableStatus, from_state: TableState | None) -> None:
-        history = self._sql.history
-        connection.execute(
-            sa.insert(history).values(
-                pipeline=self._pipeline,
-                table_id=status.table_id,
-                version=status.version,
-                from_state=from_state,
-                to_state=status.state,
-                at=status.updated_at,
-                error=status.error,
-            )
-        )
-        mine = self._mine(history, status.table_id)
-        kept = sa.select(history.c.version).where(*mine).order_by(history.c.version.desc()).limit(1)
-        oldest_kept = kept.offset(HISTORY_KEPT - 1).scalar_subquery()
-        connection.execute(sa.delete(history).where(*mine, history.c.version < oldest_kept))
-
-    def _table_row(self, status: TableStatus) -> dict[str, Any]:
-        values = {**values_of(status), "namespace": status.name.namespace, "name": status.name.name}
-        return {"pipeline": self._pipeline, **values}
-
 
 def _remembered(row: Row[Any]) -> Remembered:
     return remembered_from_json(row.fingerprint_json, row.lsn, has_gap=bool(row.has_gap))
-
-
-def _table_status(row: Row[Any]) -> TableStatus:
-    values = fields_of(row)
-    name = TableName(values.pop("namespace"), values.pop("name"))
-    return TableStatus(name=name, **values)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from etl_core.errors import StateConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.fingerprint import Fingerprint
@@ -218,6 +219,20 @@ class SchemaVersion:
     saved_at: datetime
 
 
+Move: TypeAlias = tuple[TableStatus, TableState, TableUpdate]
+"""A table as it was read, the state it is to have, and what comes with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedCopy:
+    """What is stored of a copy that was published: by which settings it was made (`shape`), and what the table was."""
+
+    move: Move
+    schema: TableSchema
+    shape: str
+    remembered: Remembered
+
+
 class StateStore(Protocol):
     """The store of one pipeline. Every method is one transaction."""
 
@@ -251,6 +266,15 @@ class StateStore(Protocol):
         Its name becomes that of `current`. With `claim`, only while the stored progress has that claim: a stream that
         was replaced decides nothing any more. Raises ClaimLost then, StateConflict if someone else was first,
         IllegalTransition (a PermanentError) if the table of transitions has no such arrow.
+        """
+
+    def transition_all(self, moves: Sequence[Move]) -> list[TableStatus | StateConflict]:
+        """As `transition`, of several tables in one transaction; for one that is not as it was read, the error."""
+
+    def finish_copies(self, copies: Sequence[FinishedCopy]) -> list[TableStatus | StateConflict]:
+        """In one transaction `save_schema`, `save_shape` and `save_fingerprint` of finished copies, and their moves.
+
+        For a table that is not as it was read, the error: it is not moved.
         """
 
     def history(self, table_id: TableId, limit: int = 50) -> Sequence[Transition]:

@@ -18,8 +18,8 @@ from dataclasses import replace
 
 import pytest
 
-from etl_core.destination.protocol import Destination, Positions, TableCopy
-from etl_core.errors import DestinationUnavailable, TableError, WatermarkConflict
+from etl_core.destination.protocol import Destination, GroupDestination, Positions, TableCopy
+from etl_core.errors import DestinationUnavailable, EtlError, TableError, WatermarkConflict
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
 from etl_core.testing.destination_schemas_suite import SchemaSuite
@@ -124,6 +124,26 @@ class ChangesSuite(WatermarkSuite):
             _write_and_fail(copy)
         assert publish(destination, orders(), [(3, "newer", "n", 6)]) == 1
         assert contents(destination, orders()) == Counter([(3, "newer", "n", 6)])
+
+    def test_copies_are_published_together_or_not_at_all(self, destination: Destination) -> None:
+        publish(destination, orders(), [(1, "old", "n", 5)])
+        other = orders(16_401, "others")
+        if not isinstance(destination, GroupDestination):
+            return  # its copies are published one by one
+        with destination.copy(orders()) as one, destination.copy(other) as two:
+            one.write(rows(orders(), [(2, "new", "n", 5)]).to_batches()[0])
+            two.write(rows(other, [(3, "new", "n", 6)]).to_batches()[0])
+            with pytest.raises(EtlError):
+                destination.publish_together([(one, Lsn(200), 1), (two, Lsn(200), 9)])
+            assert destination.positions().tables == {orders().table_id: Lsn(100)}
+            assert contents(destination, orders()) == Counter([(1, "old", "n", 5)])
+            assert two.publish(Lsn(200), 1) == 1
+        with destination.copy(orders()) as one, destination.copy(other) as two:
+            one.write(rows(orders(), [(4, "new", "n", 5)]).to_batches()[0])
+            assert list(destination.publish_together([(one, Lsn(300), 1), (two, Lsn(300), 0)])) == [1, 0]
+        assert destination.positions().tables == {orders().table_id: Lsn(300), other.table_id: Lsn(300)}
+        assert contents(destination, orders()) == Counter([(4, "new", "n", 5)])
+        assert contents(destination, other) == Counter()
 
     def test_a_copy_may_bring_another_schema(self, destination: Destination) -> None:
         publish(destination, orders(), [(1, "old", "n", 5)])

@@ -20,6 +20,7 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import ZERO, Lsn
 from etl_core.schema.table import Column, PgType, ReplicaIdentity, TableSchema, TypeKind
 from etl_core.state.store import (
+    FinishedCopy,
     Hold,
     ReplicationProgress,
     SourceIdentity,
@@ -231,6 +232,37 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
             store.transition(added, TableState.DATA_SYNC, TableUpdate(error="late"))
         assert store.table(ORDERS) == moved
         assert len(store.history(ORDERS)) == 2
+
+    def test_many_move_at_once_and_one_that_moved_meanwhile_is_told(self, store: StateStore) -> None:
+        ids = [TableId(number) for number in range(1, 6)]
+        added = [store.add_table(table_id, TableName("public", f"t{table_id}")) for table_id in ids]
+        paused = store.transition(added[2], TableState.PAUSED)
+        begun = store.transition_all([(status, TableState.DATA_SYNC, TableUpdate()) for status in added])
+        assert isinstance(begun[2], StateConflict)
+        copying = [status for status in begun if isinstance(status, TableStatus)]
+        assert [store.table(table_id) for table_id in ids] == [*copying[:2], paused, *copying[2:]]
+        stopped = store.transition(copying[3], TableState.ERRORED)
+        store.save_schema(replace(SCHEMA, table_id=ids[0]), Lsn(1))
+        store.save_schema(replace(SCHEMA, table_id=ids[1], comment="of before"), Lsn(1))
+        finished = store.finish_copies(
+            [
+                FinishedCopy(
+                    (status, TableState.FINISHED_COPY, TableUpdate(snapshot_lsn=LAST, rows_copied=20)),
+                    replace(SCHEMA, table_id=status.table_id),
+                    f'{{"of": {status.table_id}}}',
+                    replace(REMEMBERED, fingerprint=replace(REMEMBERED.fingerprint, table_id=status.table_id)),
+                )
+                for status in copying
+            ]
+        )
+        assert [isinstance(status, StateConflict) for status in finished] == [False, False, False, True]
+        assert [store.table(table_id) for table_id in ids] == [*finished[:2], paused, finished[2], stopped]
+        found = [store.schema(table_id) for table_id in ids if table_id != paused.table_id]
+        assert [version for version, _ in filter(None, found)] == [1, 2, 1, 1]
+        assert store.shapes()[ids[3]] == f'{{"of": {ids[3]}}}'
+        assert set(store.fingerprints()) == {ids[0], ids[1], ids[3], ids[4]}
+        moves = [(move.from_state, move.to_state) for move in store.history(ids[0])]
+        assert moves[:2] == [(TableState.DATA_SYNC, TableState.FINISHED_COPY), (TableState.INIT, TableState.DATA_SYNC)]
 
     def test_an_arrow_that_does_not_exist_is_refused(self, store: StateStore) -> None:
         added = store.add_table(ORDERS, ORDERS_NAME)

@@ -21,7 +21,7 @@ from etl_dagster.sync.step import CopyCost, CopyProgress, Synced
 
 if TYPE_CHECKING:
     from etl_core.pipeline import Pipeline
-    from etl_core.replication.copy import Copied
+    from etl_core.replication.copied import Copied
     from etl_dagster.resources import PostgresReplicationResource
     from etl_dagster.sync.step_batch import StepBatch
 

@@ -16,7 +16,9 @@ from etl_core.destination.duckdb.compression import TextSizes, sizes_of
 from etl_core.destination.duckdb.session import DuckDBDatabase, DuckDBSession
 from etl_core.destination.duckdb_sql.dialect import DIALECT
 from etl_core.destination.protocol import KeptRows, LoggedCopy
+from etl_core.destination.sql.bookkeeping import Bookkeeping
 from etl_core.destination.sql.copy import StagedCopy
+from etl_core.destination.sql.histories import Histories
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 
@@ -38,6 +40,13 @@ class DuckDBCopy(StagedCopy[DuckDBSession]):
         with self._guard:
             self._sizes += sizes
 
-    def _load(self, session: DuckDBSession, watermark: Lsn, keep: KeptRows | LoggedCopy | None) -> int:
+    def _load(
+        self,
+        session: DuckDBSession,
+        book: Bookkeeping,
+        histories: Histories,
+        watermark: Lsn,
+        keep: KeptRows | LoggedCopy | None,
+    ) -> int:
         session.will_compress(self._sizes)
-        return super()._load(session, watermark, keep)
+        return super()._load(session, book, histories, watermark, keep)

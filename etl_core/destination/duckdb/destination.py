@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +28,17 @@ from etl_core.destination.duckdb.copy import DuckDBCopy
 from etl_core.destination.duckdb.failures import DiskFull, explain_table, of_reader
 from etl_core.destination.duckdb.location import STORAGE_VERSION
 from etl_core.destination.duckdb.memory import MemoryRaised, is_raised
-from etl_core.destination.duckdb.session import DuckDBDatabase, DuckDBSession
+from etl_core.destination.duckdb.session import DuckDBDatabase, DuckDBSession, KeepingSession
 from etl_core.destination.duckdb_sql.dialect import DIALECT
 from etl_core.destination.duckdb_sql.session import database_of
 from etl_core.destination.duckdb_sql.statements import table_identifier, text
+from etl_core.destination.protocol import TableCopy, read_whole
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.destination import SqlDestination
+from etl_core.destination.sql.histories import Histories
 from etl_core.errors import CopyNeeded, DestinationError, EtlError
 from etl_core.identifiers import TableId, TableName
+from etl_core.lsn import Lsn
 from etl_core.schema.change_log import current_view, history_view, rows_of, versions_of
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
@@ -91,6 +94,23 @@ class DuckDBDestination(SqlDestination[DuckDBSession]):
         """See WaitingDestination."""
         self._file.stop = stop
         self._file.on_waiting = on_waiting
+
+    def publish_together(self, copies: Sequence[tuple[TableCopy, Lsn, int]]) -> list[int]:
+        """See GroupDestination."""
+
+        def publish() -> list[int]:
+            with self._file.transaction(tables=len(copies)) as connection:
+                session = KeepingSession(self._file, connection)
+                book = self._book(session)
+                book.keep_tables()  # who writes to the file in this process waits, and others have to
+                histories = Histories(DIALECT, session, book)
+                return [
+                    copy.publish_in(session, book, histories, watermark, expected)
+                    for copy, watermark, expected in copies
+                    if isinstance(copy, DuckDBCopy)
+                ]
+
+        return read_whole(publish)
 
     def _begin_copy(self, schema: TableSchema, directory: Path, *, is_known: bool) -> DuckDBCopy:
         self._wrote = True

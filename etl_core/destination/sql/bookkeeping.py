@@ -24,24 +24,12 @@ from etl_core.destination.aside import is_aside
 from etl_core.destination.protocol import Positions, check_stream
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
+from etl_core.destination.sql.stored_tables import NO_TABLE, KeptTables, StoredTable
 from etl_core.errors import WatermarkConflict
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 from etl_core.values.text import fixed_width
-
-_NO_TABLE = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTable:
-    """A row of `_etl.watermarks`. `attnums` tells a column from one that was dropped and added again."""
-
-    pipeline: str
-    table_id: TableId
-    name: TableName
-    lsn: Lsn | None
-    attnums: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +51,18 @@ class Bookkeeping:
         self._dialect = dialect
         self._session = session
         self.pipeline = pipeline
+        self._keeps = False
+        self._kept: KeptTables | None = None
         self._names = {
             "namespace": session.identifier(dialect.namespace),
             "watermarks": session.identifier(dialect.namespace, "watermarks"),
             "streams": session.identifier(dialect.namespace, "streams"),
             "logs": session.identifier(dialect.namespace, "logs"),
         }
+
+    def keep_tables(self) -> None:
+        """What `all_tables` gives is read once from now on: where nobody else changes it in the transaction."""
+        self._keeps = True
 
     def create(self) -> None:
         """Idempotent."""
@@ -85,6 +79,24 @@ class Bookkeeping:
 
     def all_tables(self) -> list[StoredTable]:
         """Of every pipeline."""
+        return self._read_tables() if not self._keeps else self._known().all()
+
+    def called(self, name: TableName) -> list[StoredTable]:
+        """Those of every pipeline whose name is the same to the product."""
+        known = self._known() if self._keeps else KeptTables(self._dialect.fold, self._read_tables())
+        return known.called(name)
+
+    def stored(self, table_id: TableId) -> StoredTable | None:
+        """The table of this pipeline."""
+        known = self._known() if self._keeps else KeptTables(self._dialect.fold, self._read_tables())
+        return known.of(self.pipeline, table_id)
+
+    def _known(self) -> KeptTables:
+        if self._kept is None:
+            self._kept = KeptTables(self._dialect.fold, self._read_tables())
+        return self._kept
+
+    def _read_tables(self) -> list[StoredTable]:
         query = self._query("SELECT pipeline, table_id, namespace, name, lsn, attnums FROM {watermarks}")
         return [
             StoredTable(
@@ -102,7 +114,7 @@ class Bookkeeping:
         return {
             stored.table_id: stored
             for stored in self.all_tables()
-            if stored.pipeline == self.pipeline and stored.table_id != _NO_TABLE
+            if stored.pipeline == self.pipeline and stored.table_id != NO_TABLE
         }
 
     def positions(self) -> Positions:
@@ -192,6 +204,8 @@ class Bookkeeping:
 
         One without a row has no watermark, so no writer passes the fence for it.
         """
+        if self._keeps and self.stored(schema.table_id) is None and not self.called(schema.name):
+            return
         self._run(
             "UPDATE {watermarks} SET updated_at = CURRENT_TIMESTAMP"
             " WHERE (pipeline = {} AND table_id = {}) OR (namespace = {} AND name = {})",
@@ -207,14 +221,17 @@ class Bookkeeping:
         The name that the table had before stays ours: another table may come under it, as when two swap names.
         """
         name = schema.name
-        self._run("DELETE FROM {watermarks} WHERE namespace = {} AND name = {}", name.namespace, name.name)
-        self._run(
-            "UPDATE {watermarks} SET table_id = {}, lsn = NULL, updated_at = CURRENT_TIMESTAMP"
-            " WHERE pipeline = {} AND table_id = {}",
-            _NO_TABLE,
-            self.pipeline,
-            int(schema.table_id),
-        )
+        attnums = {column.name: column.attnum for column in schema.columns}
+        is_new = self._keeps and self.stored(schema.table_id) is None and not self.called(name)
+        if not is_new:
+            self._run("DELETE FROM {watermarks} WHERE namespace = {} AND name = {}", name.namespace, name.name)
+            self._run(
+                "UPDATE {watermarks} SET table_id = {}, lsn = NULL, updated_at = CURRENT_TIMESTAMP"
+                " WHERE pipeline = {} AND table_id = {}",
+                NO_TABLE,
+                self.pipeline,
+                int(schema.table_id),
+            )
         self._run(
             "INSERT INTO {watermarks} (pipeline, table_id, namespace, name, lsn, attnums, updated_at)"
             " VALUES ({}, {}, {}, {}, {}, {}, CURRENT_TIMESTAMP)",
@@ -223,12 +240,15 @@ class Bookkeeping:
             name.namespace,
             name.name,
             int(lsn),
-            self._dialect.dump_attnums({column.name: column.attnum for column in schema.columns}),
+            self._dialect.dump_attnums(attnums),
         )
+        if self._kept is not None:
+            self._kept.put(StoredTable(self.pipeline, schema.table_id, name, lsn, attnums))
 
     def move_table(self, table_id: TableId, name: TableName) -> None:
         """The table has another name now; whose that was before is forgotten."""
         self.free_name(name)
+        self._kept = None
         self._run(
             "UPDATE {watermarks} SET namespace = {}, name = {} WHERE pipeline = {} AND table_id = {}",
             name.namespace,
@@ -239,11 +259,12 @@ class Bookkeeping:
 
     def free_name(self, name: TableName) -> None:
         """Forgets the row of a table of that name that nobody brings up to date any more."""
+        self._kept = None
         self._run(
             "DELETE FROM {watermarks} WHERE namespace = {} AND name = {} AND (lsn IS NULL OR table_id = {})",
             name.namespace,
             name.name,
-            _NO_TABLE,
+            NO_TABLE,
         )
 
     def logs(self) -> list[StoredLog]:
@@ -276,6 +297,7 @@ class Bookkeeping:
         self._run("DELETE FROM {logs} WHERE pipeline = {} AND table_id = {}", log.pipeline, int(log.table_id))
 
     def put_attnums(self, table_id: TableId, attnums: Mapping[str, int]) -> None:
+        self._kept = None
         self._run(
             "UPDATE {watermarks} SET attnums = {} WHERE pipeline = {} AND table_id = {}",
             self._dialect.dump_attnums(attnums),
@@ -284,6 +306,7 @@ class Bookkeeping:
         )
 
     def forget(self, table_id: TableId) -> None:
+        self._kept = None
         self._run(
             "UPDATE {watermarks} SET lsn = NULL, updated_at = CURRENT_TIMESTAMP WHERE pipeline = {} AND table_id = {}",
             self.pipeline,

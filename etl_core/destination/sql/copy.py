@@ -14,7 +14,7 @@ from etl_core.destination.change_log import emptied, stamped
 from etl_core.destination.protocol import KeptRows, LoggedCopy, check_count, read_whole
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, check_can_be_kept
-from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.sql.bookkeeping import Bookkeeping
 from etl_core.destination.sql.deleted_rows import RowsToKeep
 from etl_core.destination.sql.dialect import Dialect
 from etl_core.destination.sql.histories import Histories
@@ -22,6 +22,7 @@ from etl_core.destination.sql.names import check_columns, check_name
 from etl_core.destination.sql.renames import Renames
 from etl_core.destination.sql.session import Database, Session
 from etl_core.destination.sql.staging import Staging
+from etl_core.destination.sql.stored_tables import StoredTable
 from etl_core.lsn import Lsn
 from etl_core.schema.change_log import has_log
 from etl_core.schema.table import TableSchema
@@ -77,12 +78,25 @@ class StagedCopy(Generic[SessionT]):
         return read_whole(lambda: self._publish(watermark, expected, logged))
 
     def _publish(self, watermark: Lsn, expected: int | None, kept: KeptRows | LoggedCopy | None) -> int:
-        name = self._schema.name
         with self._database.transaction() as session:
-            with session.table_errors(name):
-                loaded = self._load(session, watermark, kept)
-                session.check_deferred(name)
-            check_count(name, loaded, expected)  # in the transaction, which leaves the old table then
+            book = Bookkeeping(self._dialect, session, self._pipeline)
+            return self.publish_in(session, book, Histories(self._dialect, session, book), watermark, expected, kept)
+
+    def publish_in(
+        self,
+        session: SessionT,
+        book: Bookkeeping,
+        histories: Histories,
+        watermark: Lsn,
+        expected: int | None,
+        kept: KeptRows | LoggedCopy | None = None,
+    ) -> int:
+        """Publishes in a transaction that others may be published in, too; its end makes it durable."""
+        name = self._schema.name
+        with session.table_errors(name):
+            loaded = self._load(session, book, histories, watermark, kept)
+            session.check_deferred(name)
+        check_count(name, loaded, expected)  # in the transaction, which leaves the old table then
         return loaded
 
     def _check_before(self) -> None:
@@ -93,26 +107,29 @@ class StagedCopy(Generic[SessionT]):
             book = Bookkeeping(self._dialect, session, self._pipeline)
             if not book.exists():
                 return
+            histories = Histories(self._dialect, session, book)
             if self._schema.history:
-                Histories(self._dialect, session, book).check_views(self._schema, self._schema.name)
+                histories.check_views(self._schema, self._schema.name)
             before, name = book.tables().get(self._schema.table_id), self._schema.name
             if before is not None and before.name != name:
-                self._check_name(session, book, self._schema)
-                self._additions(session, book, replace(self._schema, name=before.name))
+                self._check_name(session, book, histories, self._schema)
+                self._additions(session, book, histories, replace(self._schema, name=before.name))
             elif before is None and any(other.name == name and other.lsn for other in book.tables().values()):
-                self._check_name(session, book, self._schema)  # that table is put aside
+                self._check_name(session, book, histories, self._schema)  # that table is put aside
             else:
-                self._additions(session, book, self._schema)
+                self._additions(session, book, histories, self._schema)
 
-    def _check_name(self, session: SessionT, book: Bookkeeping, schema: TableSchema) -> Collection[str]:
-        Histories(self._dialect, session, book).check_table(schema)
-        present = session.relations(views=True)
-        return check_name(self._dialect, schema, self._pipeline, book.all_tables(), present, session.is_left)
+    def _check_name(
+        self, session: SessionT, book: Bookkeeping, histories: Histories, schema: TableSchema
+    ) -> Collection[str]:
+        histories.check_table(schema)
+        present, called = session.relations_called(self._dialect, schema.name), book.called(schema.name)
+        return check_name(self._dialect, schema, self._pipeline, called, present, session.is_left)
 
-    def _additions(self, session: SessionT, book: Bookkeeping, schema: TableSchema) -> Additions:
+    def _additions(self, session: SessionT, book: Bookkeeping, histories: Histories, schema: TableSchema) -> Additions:
         """What people have added to the table that is there. Raises TableError if it must not be replaced."""
         dialect = self._dialect
-        ours = self._check_name(session, book, schema)
+        ours = self._check_name(session, book, histories, schema)
         if not ours:
             return Additions()
         additions = session.additions(schema.name, ours)
@@ -122,14 +139,19 @@ class StagedCopy(Generic[SessionT]):
         check_can_be_kept(dialect, schema, additions, ours, types)
         return additions
 
-    def _load(self, session: SessionT, watermark: Lsn, keep: KeptRows | LoggedCopy | None) -> int:
+    def _load(
+        self,
+        session: SessionT,
+        book: Bookkeeping,
+        histories: Histories,
+        watermark: Lsn,
+        keep: KeptRows | LoggedCopy | None,
+    ) -> int:
         dialect = self._dialect
-        book = Bookkeeping(dialect, session, self._pipeline)
         book.hold(self._schema)
         # First: the rows of before, which may be kept, are found under the name of now; those of another table stay.
-        histories = Histories(dialect, session, book)
         schema = replace(self._schema, name=Renames(dialect, session, book, histories).brought(self._schema, watermark))
-        additions = self._additions(session, book, schema)
+        additions = self._additions(session, book, histories, schema)
         session.create_namespace(schema.name.namespace)
         kept = dialect.temporary("etl$kept")
         if additions.columns:

@@ -13,9 +13,9 @@ from etl_core.batch import TableChanges
 from etl_core.destination.protocol import KeptRows, LoggedCopy
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import StoredColumn
-from etl_core.destination.sql.bookkeeping import StoredTable
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.destination.sql.session import Session
+from etl_core.destination.sql.stored_tables import StoredTable
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.destination.sql.versions import rename_unchanged
 from etl_core.errors import TableError

@@ -16,7 +16,7 @@ from etl_core.batch import TableChanges, WriteBatch
 from etl_core.destination.aside import is_aside
 from etl_core.destination.protocol import Positions
 from etl_core.destination.sql import statements
-from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.sql.bookkeeping import Bookkeeping
 from etl_core.destination.sql.copy import SessionT, StagedCopy
 from etl_core.destination.sql.deleted_rows import count_living
 from etl_core.destination.sql.dialect import Dialect
@@ -25,6 +25,7 @@ from etl_core.destination.sql.removals import refuses_removals
 from etl_core.destination.sql.renames import Renames
 from etl_core.destination.sql.session import Database, Session
 from etl_core.destination.sql.staging import StagedPart, discard_abandoned
+from etl_core.destination.sql.stored_tables import StoredTable
 from etl_core.destination.sql.writer import TableWriter
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn

@@ -12,9 +12,10 @@ from dataclasses import replace
 from psycopg import sql
 
 from etl_core.destination.aside import is_aside
-from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredLog, StoredTable
+from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredLog
 from etl_core.destination.sql.dialect import Dialect
 from etl_core.destination.sql.session import Session
+from etl_core.destination.sql.stored_tables import StoredTable
 from etl_core.destination.sql.versions import current, versions
 from etl_core.errors import TableError
 from etl_core.identifiers import TableId, TableName
@@ -82,8 +83,9 @@ class Histories:
 
         `is_ordered` tells whether none of these is beyond the copy, `has_keys` whether they have the keys they had.
         """
-        stored = {(table.pipeline, table.table_id) for table in self._book.all_tables()}
-        for other in self._known():
+        known = self._known()
+        stored = {(table.pipeline, table.table_id) for table in self._book.all_tables()} if known else set()
+        for other in known:
             if (other.pipeline, other.table_id) not in stored:
                 self._forget(other)  # another table has its name now
         log = self._of(schema)

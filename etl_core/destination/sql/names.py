@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from etl_core.destination.sql.bookkeeping import StoredTable
 from etl_core.destination.sql.dialect import Dialect
+from etl_core.destination.sql.stored_tables import StoredTable
 from etl_core.errors import TableError
 from etl_core.identifiers import TableName
 from etl_core.schema.change_log import is_old

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etl_core.destination.aside import aside_name
-from etl_core.destination.sql.bookkeeping import Bookkeeping, StoredTable
+from etl_core.destination.sql.bookkeeping import Bookkeeping
 from etl_core.destination.sql.dialect import Dialect
 from etl_core.destination.sql.histories import Histories
 from etl_core.destination.sql.names import check_name
 from etl_core.destination.sql.session import Session
+from etl_core.destination.sql.stored_tables import StoredTable
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -38,28 +39,28 @@ class Renames:
         A table that had the name before is put aside. If it has it since `lsn`, nothing is renamed. Raises TableError
         if the name is somebody else's.
         """
-        tables = [stored for stored in self._book.all_tables() if stored.pipeline == self._book.pipeline]
-        own = next((stored for stored in tables if stored.table_id == schema.table_id), None)
+        own = self._book.stored(schema.table_id)
         target = schema.name
         if own is not None and own.name == target:
             return target
         self._histories.check_table(schema)
-        there = self._session.relations(views=True)
-        stored = self._book.all_tables()
-        check_name(self._dialect, schema, self._book.pipeline, stored, there, self._session.is_left)
-        for other in tables:
+        there = self._session.relations_called(self._dialect, target)
+        own_there = [] if own is None else self._session.relations_called(self._dialect, own.name)
+        called = self._book.called(target)
+        check_name(self._dialect, schema, self._book.pipeline, called, there, self._session.is_left)
+        for other in called:
             is_live = other.table_id and other.lsn is not None and other.table_id != schema.table_id
-            if not is_live or not self._is_same(other.name, target):
+            if not is_live or other.pipeline != self._book.pipeline:
                 continue
             if other.lsn is not None and other.lsn > lsn:
                 return self._aside(schema.table_id, target) if own is None else own.name
             self._move(other, self._aside(other.table_id, target), there)
-        if own is None or not self._is_there(own.name, there):
+        if own is None or not self._is_there(own.name, own_there):
             return target
         if not self._is_same(own.name, target):
             self._clear(target)
             self._session.create_namespace(target.namespace)
-        self._move(own, target, there)
+        self._move(own, target, own_there)
         return target
 
     def _aside(self, table_id: TableId, name: TableName) -> TableName:

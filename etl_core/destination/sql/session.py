@@ -81,6 +81,13 @@ class Session(ABC):
     def relations(self, *, views: bool) -> Sequence[tuple[str, str]]:
         """Namespace and name of all tables, and of all views."""
 
+    def relations_called(self, dialect: Dialect, name: TableName) -> Sequence[tuple[str, str]]:
+        """Those of all tables and views whose name is the same to the product."""
+        same = dialect.fold(name.namespace), dialect.fold(name.name)
+        return [
+            other for other in self.relations(views=True) if (dialect.fold(other[0]), dialect.fold(other[1])) == same
+        ]
+
     @abstractmethod
     def additions(self, name: TableName, ours: Collection[str]) -> Additions:
         """What is added to the table beside the columns `ours`; none if the table is not there.

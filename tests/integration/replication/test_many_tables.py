@@ -13,7 +13,7 @@ import pytest
 
 from etl_core.config import CopyConfig
 from etl_core.destination.memory import MemoryDatabase, MemoryDestination
-from etl_core.replication.copy import Copied
+from etl_core.replication.copied import Copied
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Lab

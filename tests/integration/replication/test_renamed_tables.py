@@ -19,7 +19,7 @@ from etl_core.destination.aside import is_aside
 from etl_core.errors import CopiedAgain, EtlError, StateConflict, TableAbsent, TransientError
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints
-from etl_core.replication.copy import Copied
+from etl_core.replication.copied import Copied
 from etl_core.replication.followed import names_followed
 from etl_core.source.doctor import examine
 from etl_core.state.table_state import TableState

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
-from etl_core.replication.copy import Copied
+from etl_core.replication.copied import Copied
 from etl_core.replication.repeated_copies import AT_ONCE
 from etl_core.state.table_state import TableState
 

@@ -32,6 +32,14 @@ BOUNDARIES = [name for name in failpoints.ALL if name not in ELSEWHERE]
 """Those that an ordinary run reaches."""
 OF_CATCH_UPS = {failpoints.CATCHUP_WRITTEN, failpoints.SYNC_DONE_STORED}
 """Those that the second process need not reach: the first one's table has caught up, and the other may need not."""
+OF_COPIES = {
+    failpoints.COPY_STARTED,
+    failpoints.SLOT_CREATED,
+    failpoints.COPY_STAGED,
+    failpoints.COPY_PUBLISHED,
+    failpoints.COPY_FINISHED,
+}
+"""Both tables are copied together first. The second process dies in a copy of one alone, if the stream passed it."""
 
 
 def stop_when_ready(lab: Lab, process: subprocess.Popen[bytes]) -> None:
@@ -53,8 +61,9 @@ def test_killed_twice_at_a_boundary(
     with churn("a", "b"):
         name, _, time = failpoint.partition(":")  # the second slot is that of a copy
         for number in range(2):  # the second process recovers from the first one's end, and dies in the same place
-            process = lab.process("run", failpoint=f"{name}:kill:{time or 1}")
-            if number and name in OF_CATCH_UPS:
+            hits = 2 if number and name in OF_COPIES else time or 1
+            process = lab.process("run", failpoint=f"{name}:kill:{hits}")
+            if number and name in OF_CATCH_UPS | OF_COPIES:
                 stop_when_ready(lab, process)
             assert process.wait(PATIENCE) in ((0, -signal.SIGKILL) if number else (-signal.SIGKILL,))
     pipeline = lab.pipeline()

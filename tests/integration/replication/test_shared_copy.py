@@ -22,7 +22,7 @@ from etl_core.errors import EtlError, StateConflict, TransientError
 from etl_core.identifiers import TableName
 from etl_core.pipeline import Pipeline
 from etl_core.replication import failpoints
-from etl_core.replication.copy import Copied
+from etl_core.replication.copied import Copied
 from etl_core.state.shared_copy import OfferedRange
 
 if TYPE_CHECKING:

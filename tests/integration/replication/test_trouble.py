@@ -23,7 +23,7 @@ from etl_core.errors import (
 )
 from etl_core.identifiers import TableId, TableName
 from etl_core.replication import failpoints, prepare
-from etl_core.replication.copy import Copied
+from etl_core.replication.copied import Copied
 from etl_core.replication.prepare import Preparation
 from etl_core.schema.table import TableSchema
 from etl_core.state.sql_store import open_store

@@ -13,7 +13,7 @@ import pytest
 from etl_core.errors import OutcomeUnknown, SlotInUse, StateConflict, StateStoreUnavailable, TableError
 from etl_core.identifiers import TableName
 from etl_core.replication import failpoints
-from etl_core.replication.copy import Copied
+from etl_core.replication.copied import Copied
 from etl_core.replication.source import Source
 from etl_core.state.sql_store import open_store
 from etl_core.state.table_state import TableState

@@ -25,8 +25,9 @@ from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
 from etl_core.state import sql_engine
 from etl_core.state.sql_errors import translated
-from etl_core.state.sql_store import HISTORY_KEPT, open_store
+from etl_core.state.sql_store import open_store
 from etl_core.state.sql_tables import LsnText
+from etl_core.state.sql_transitions import HISTORY_KEPT
 from etl_core.state.store import Hold, ReplicationProgress, StateStore, TableUpdate
 from etl_core.state.table_state import TableState
 

@@ -1,0 +1,104 @@
+"""Small tables copied in a group: what becomes of one that cannot be copied so, or that changes meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etl_core.config import CopyConfig
+from etl_core.errors import EtlError
+from etl_core.identifiers import TableName
+from etl_core.replication import failpoints
+from etl_core.replication.copied import Copied
+from etl_core.state.table_state import TableState
+
+if TYPE_CHECKING:
+    from etl_core.state.store import TableStatus
+    from tests.integration.replication.conftest import Lab, Watched
+
+TABLES = [f"t{number}" for number in range(1, 9)]
+
+
+def create(lab: Lab) -> None:
+    for table in TABLES:
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, note text, amount numeric)")
+        lab.execute(f"INSERT INTO {table} SELECT n, 'note ' || n, n / 4.0 FROM generate_series(1, 20) n")  # noqa: S608
+    lab.publish()
+
+
+def find(pipeline: Watched, table: str) -> TableStatus:
+    return pipeline.find(TableName("public", table))
+
+
+def copies(pipeline: Watched, table: str) -> int:
+    """How often the table was copied."""
+    history = pipeline.store.history(find(pipeline, table).table_id)
+    return sum(move.to_state is TableState.FINISHED_COPY for move in history)
+
+
+def test_tables_that_change_while_their_group_is_copied_are_copied_again_alone(lab: Lab) -> None:
+    create(lab)
+    pipeline = lab.pipeline(copy=CopyConfig(workers=1))
+    seen: list[TableState] = []
+
+    def change() -> None:
+        if seen:
+            return
+        with lab.unprepared() as other:  # another process, which must not take the group for dead
+            seen.extend(status.state for status in other.status().tables)
+            other.sync([])
+            assert {status.state for status in other.store.tables()} == {TableState.DATA_SYNC}
+        lab.execute("UPDATE t3 SET note = 'changed'")
+        lab.execute("DELETE FROM t5 WHERE id < 9")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+
+    with lab.running(pipeline, pipeline.stream), failpoints.activated(failpoints.COPY_STAGED, change):
+        pipeline.observer.until_flushed(pipeline.current_lsn())  # the stream has begun
+        assert {type(outcome) for outcome in pipeline.sync()} == {Copied}
+        assert seen == [TableState.DATA_SYNC] * len(TABLES)
+        pipeline.observer.until_ready("t1", "t2", "t4", "t6", "t7", "t8")
+        for table in ("t3", "t5"):
+            pipeline.observer.until_state(table, TableState.INIT)
+            waiting = find(pipeline, table)
+            assert waiting.error is not None
+            assert "copied together with other tables" in waiting.error
+            assert waiting.is_requested
+        assert {type(outcome) for outcome in pipeline.sync()} == {Copied}
+        pipeline.observer.until_ready(*TABLES)
+        lab.execute("UPDATE t3 SET amount = 7")
+        lab.execute("DELETE FROM t1 WHERE id = 1")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+    assert [copies(pipeline, table) for table in ("t1", "t3", "t5", "t8")] == [1, 2, 2, 1]
+    lab.assert_equal(pipeline)
+
+
+def test_a_table_that_fails_in_a_group_fails_no_other(lab: Lab) -> None:
+    create(lab)
+    lab.execute('CREATE TABLE "T1" (id int PRIMARY KEY)')  # in DuckDB the name of another
+    lab.execute("CREATE TABLE nan (id int PRIMARY KEY, a numeric)")
+    lab.execute("INSERT INTO nan VALUES (1, 0.5), (2, 'NaN')")
+    lab.execute("CREATE TABLE long (id int PRIMARY KEY, text text)")
+    lab.execute("INSERT INTO long SELECT n, repeat('x', 2000000) FROM generate_series(1, 4) n")
+    pipeline = lab.pipeline()
+    outcomes = pipeline.sync()
+    failed = {status.name.name for status in pipeline.store.tables() if status.state is TableState.ERRORED}
+    assert len(failed) == len([outcome for outcome in outcomes if isinstance(outcome, EtlError)])
+    assert failed in ({"nan", "t1"}, {"nan", "T1"})
+    for name in failed:
+        status = find(pipeline, name)
+        assert (status.attempts, status.error is None, status.hint is None) == (1, False, False)
+    lab.assert_equal(pipeline, errored=sorted(failed))
+
+
+def test_a_group_replaces_tables_of_before(lab: Lab) -> None:
+    create(lab)
+    pipeline = lab.synced()
+    lab.execute("ALTER TABLE t2 ADD COLUMN more int")
+    lab.execute("ALTER TABLE t4 RENAME TO t9")
+    lab.execute("CREATE TABLE t4 (id int PRIMARY KEY)")
+    lab.execute("INSERT INTO t4 VALUES (1)")
+    lab.execute("UPDATE t6 SET amount = 1")
+    lab.execute("TRUNCATE t8")
+    pipeline.prepare()
+    assert {type(outcome) for outcome in pipeline.sync_all()} == {Copied}
+    assert [copies(pipeline, table) for table in ("t1", "t4", "t9")] == [2, 1, 2]
+    lab.assert_equal(pipeline)
