@@ -28,11 +28,15 @@ from etl_core.source.fingerprint import look
 from etl_core.source.plan import TablePlan, read_plan
 from etl_core.source.publication import Publication, find_publication
 from etl_core.source.server import server_time
-from etl_core.source.snapshot import check_unchanged, lock_table
+from etl_core.source.snapshot import check_unchanged, lock_table, plan_ranges
 from etl_core.source.snapshot_connections import SnapshotConnections
 from etl_core.state.store import Remembered, StateStore, TableStatus
 from etl_core.table_pattern import TableSelection
 from etl_core.values.digits import digits_told
+
+
+class NotSmall(TransientError):
+    """A table that is larger than its statistics say, or has long values: it is copied alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +162,12 @@ class CopyDescriptions:
         reason: str | None,
         *,
         waits: bool = True,
+        most_bytes: int | None = None,
     ) -> Described:
         """With the digits that the numerics of the snapshot have, or had for which the table is copied: the `reason`.
 
-        They are asked for before anything is staged. Raises SourceLocked, unless it `waits`, for a locked table.
+        They are asked for before anything is staged. Raises SourceLocked, unless it `waits`, for a locked table, and
+        NotSmall for one whose files have more than `most_bytes`: counting reads all of them.
         """
         table = described.table
         stored = self._store.schema(status.table_id)
@@ -174,6 +180,8 @@ class CopyDescriptions:
             if not lock_table(connection, table, self._stop, wait=waits):
                 raise SourceLocked(f"table {table.name} is locked by another session")
             check_unchanged(connection, table)
+            if most_bytes is not None and sum(part.size for part in plan_ranges(connection, table)) > most_bytes:
+                raise NotSmall(f"{table.name} has grown since its size was noted")
             found = {**count_digits(connection, table, columns, self._stop)}
         finally:
             snapshot.give_back(connection)

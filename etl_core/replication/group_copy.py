@@ -29,7 +29,7 @@ from etl_core.errors import EtlError, SlotInUse, StateConflict, Stopped, Transie
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.replication.copied import Copied
-from etl_core.replication.copy_description import CopyDescriptions, Described
+from etl_core.replication.copy_description import CopyDescriptions, Described, NotSmall
 from etl_core.replication.copy_publish import CopyEnd
 from etl_core.replication.failpoints import (
     COPY_FINISHED,
@@ -61,10 +61,6 @@ _SMALL_BYTES = 1 << 20
 """Of a small table's file, as of its last VACUUM or ANALYZE."""
 _LARGEST_BYTES = 4 << 20
 """What the file of a small table has at most when it is copied, and its rows in Arrow, where long values count, too."""
-
-
-class _NotSmall(TransientError):
-    """A table that has grown since its size was noted, or has long values."""
 
 
 @dataclass(slots=True)
@@ -230,7 +226,9 @@ class GroupCopy:
             in_snapshot, described = remembered[status.table_id], all_described[status.table_id]
             if isinstance(in_snapshot, Remembered) and isinstance(described, Described):
                 with self._leaving(status):
-                    counted = self._descriptions.with_digits(status, described, snapshot, None, waits=False)
+                    counted = self._descriptions.with_digits(
+                        status, described, snapshot, None, waits=False, most_bytes=_LARGEST_BYTES
+                    )
                     ready.append((status, counted, in_snapshot))
         begun = []
         with session_of(self._destination):  # to look at the table of before
@@ -255,12 +253,12 @@ class GroupCopy:
             nonlocal size
             size += rows.nbytes
             if size > _LARGEST_BYTES:
-                raise _NotSmall(f"{name} has long values")
+                raise NotSmall(f"{name} has long values")
             member.staging.write(rows)
 
         def plan(ranges: Sequence[CtidRange]) -> Ranges:
             if sum(part.size for part in ranges) > _LARGEST_BYTES:
-                raise _NotSmall(f"{name} has grown")
+                raise NotSmall(f"{name} has grown")
             return all_into(write)(ranges)
 
         def on_progress(rows: int, size: int, total_size: int) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from etl_core.config import CopyConfig
 from etl_core.errors import EtlError
 from etl_core.identifiers import TableName
-from etl_core.replication import failpoints
+from etl_core.replication import copy_description, failpoints
 from etl_core.replication.copied import Copied
+from etl_core.source.digits import count_digits
 from etl_core.state.table_state import TableState
 
 if TYPE_CHECKING:
+    from etl_core.source.catalog import PublishedTable
+    from etl_core.source.connection import Connection
     from etl_core.state.store import TableStatus
     from tests.integration.replication.conftest import Lab, Watched
 
@@ -101,4 +106,23 @@ def test_a_group_replaces_tables_of_before(lab: Lab) -> None:
     pipeline.prepare()
     assert {type(outcome) for outcome in pipeline.sync_all()} == {Copied}
     assert [copies(pipeline, table) for table in ("t1", "t4", "t9")] == [2, 1, 2]
+    lab.assert_equal(pipeline)
+
+
+def test_the_digits_of_a_large_table_without_statistics_are_not_counted_for_a_group(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(lab)
+    lab.execute("CREATE TABLE large (id int PRIMARY KEY, a numeric) WITH (autovacuum_enabled = false)")
+    lab.execute("INSERT INTO large SELECT n, n / 8.0 FROM generate_series(1, 150000) n")
+    counted: list[str] = []
+
+    def count(connection: Connection, table: PublishedTable, *rest: Any) -> Any:
+        counted.append(table.name.name)
+        return count_digits(connection, table, *rest)
+
+    monkeypatch.setattr(copy_description, "count_digits", count)
+    pipeline = lab.pipeline()
+    assert {type(outcome) for outcome in pipeline.sync()} == {Copied}
+    assert sorted(counted) == sorted([*TABLES, "large"])
     lab.assert_equal(pipeline)

@@ -266,7 +266,7 @@ def test_a_connection_that_dies_in_a_copy_costs_only_another_try(
     lab.publish()
     pipeline = lab.pipeline()
     place = failpoints.SLOT_CREATED if victim == "snapshot" else failpoints.COPY_STAGED
-    killed = []
+    killed: list[str] = []
 
     def kill() -> None:
         if len(killed) < 2:  # the group of both tables, then a copy of one of them

@@ -21,11 +21,12 @@ from etl_core.errors import (
     StateStoreUnavailable,
     TableError,
 )
-from etl_core.identifiers import TableId, TableName
+from etl_core.identifiers import TableName
 from etl_core.replication import failpoints, prepare
 from etl_core.replication.copied import Copied
-from etl_core.replication.prepare import Preparation
+from etl_core.replication.source import RunningCopies, Source
 from etl_core.schema.table import TableSchema
+from etl_core.source.connection import Connection
 from etl_core.state.sql_store import open_store
 from etl_core.state.table_state import TableState
 from etl_core.testing.scripted_destination import Fault
@@ -255,13 +256,13 @@ def test_a_copy_that_ends_while_another_process_looks_for_dead_ones_keeps_its_sl
 
         return hold
 
-    look = Preparation._running_copies
+    look = Source.running_copies
 
-    def look_after_the_end(preparation: Preparation) -> frozenset[TableId]:
+    def look_after_the_end(source: Source, connection: Connection) -> RunningCopies:
         """The other process has seen the copy's state; now it ends, with its session, before that is looked for."""
         go_on.set()
         assert finished.wait(PATIENCE)
-        return look(preparation)
+        return look(source, connection)
 
     with (
         failpoints.activated(failpoints.COPY_PUBLISHED, at(published, go_on)),
@@ -269,7 +270,7 @@ def test_a_copy_that_ends_while_another_process_looks_for_dead_ones_keeps_its_sl
         lab.running(copying, copying.sync) as copy,
     ):
         assert published.wait(PATIENCE)
-        monkeypatch.setattr(Preparation, "_running_copies", look_after_the_end)
+        monkeypatch.setattr(Source, "running_copies", look_after_the_end)
         other.prepare()
         slot = other.find(TableName("public", "a")).sync_slot
         assert slot in lab.slots()

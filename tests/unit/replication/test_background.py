@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -13,6 +14,10 @@ from etl_core.replication.background import BackgroundCopies
 from etl_core.replication.observer import Observer
 from etl_core.state.store import TableStatus
 from etl_core.state.table_state import TableState
+
+
+def alone(tables: Sequence[TableStatus]) -> list[Sequence[TableStatus]]:
+    return [[status] for status in tables]
 
 
 @pytest.mark.parametrize("error", [SourceUnavailable("away"), ZeroDivisionError("of a row that nobody is to see")])
@@ -33,7 +38,7 @@ def test_it_looks_again_after_an_error(error: Exception, monkeypatch: pytest.Mon
         looked_again.set()
         return []
 
-    copies = BackgroundCopies(look, lambda *_: None, 1, Told())
+    copies = BackgroundCopies(look, alone, lambda *_: None, 1, Told())
     copies.start()
     assert looked_again.wait(300)
     copies.stop()
@@ -49,7 +54,8 @@ def test_a_table_that_comes_later_does_not_wait_for_a_long_copy(monkeypatch: pyt
     long_runs, late_is_copied = threading.Event(), threading.Event()
     copied: list[TableId] = []
 
-    def copy(status: TableStatus, stop: threading.Event, _drain: threading.Event) -> None:
+    def copy(bundle: Sequence[TableStatus], stop: threading.Event, _drain: threading.Event) -> None:
+        [status] = bundle
         copied.append(status.table_id)
         if status is long:
             long_runs.set()
@@ -57,7 +63,7 @@ def test_a_table_that_comes_later_does_not_wait_for_a_long_copy(monkeypatch: pyt
         else:
             late_is_copied.set()
 
-    copies = BackgroundCopies(lambda: [long, late] if long_runs.is_set() else [long], copy, 2, Observer())
+    copies = BackgroundCopies(lambda: [long, late] if long_runs.is_set() else [long], alone, copy, 2, Observer())
     copies.start()
     assert late_is_copied.wait(300)
     copies.stop()
