@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS
-from benchmarks.load import SHAPES
+from benchmarks.load import SHAPES, create_shape, make_changes
+from benchmarks.server import Server
+from etl_core.testing.postgres import Database, Postgres, PostgresServer
 
 ROOT = Path(__file__).parents[2]
 TOGETHER = [
@@ -19,11 +21,10 @@ TOGETHER = [
 ]
 """What shares a server and a backlog, in one call each."""
 OVER_KINDS = [
-    (("shapes", "--kinds", "tls"), "shape_{shape}_tls_ratio", tuple(SHAPES)),
-    (("shapes", "--kinds", "tcp,unix", "--shapes", "large"), "shape_{shape}_unix_to_tcp", ("large",)),
-    (("latency", "--kinds", "tcp,tls"), "latency_{shape}_tls_p50_ms", ("50", "500")),
+    (("shapes", "--kinds", "tcp,tls,unix", "--shapes", "oltp"), {"shape_oltp_tls_ratio", "shape_oltp_unix_to_tcp"}),
+    (("latency", "--kinds", "tcp,tls"), {"latency_50_tls_p50_ms", "latency_500_tls_p50_ms"}),
 ]
-"""What is measured over each kind of connection, and a key that it must give; shapes are compared with the source."""
+"""What is measured over each kind of connection, and keys that it must give; the shape is compared with the source."""
 LONG = ("copy_bigquery", "orchestration")
 """They need an emulator and a `dagster dev` of their own: type-checked only."""
 
@@ -43,7 +44,7 @@ def run(out: Path, *arguments: str) -> dict[str, float]:
 
 def test_none_is_left_out() -> None:
     together = [name for names in TOGETHER for name in names]
-    assert sorted({*together, *(arguments[0] for arguments, _, _ in OVER_KINDS), *LONG}) == sorted(BENCHMARKS)
+    assert sorted({*together, *(arguments[0] for arguments, _ in OVER_KINDS), *LONG}) == sorted(BENCHMARKS)
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=lambda names: names[0])
@@ -53,12 +54,23 @@ def test_it_measures_something(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert all(value >= 0 for value in figures.values()), figures
 
 
-@pytest.mark.parametrize(("arguments", "key", "shapes"), OVER_KINDS, ids=["shapes-tls", "shapes-tcp-unix", "latency"])
-def test_it_measures_over_a_kind_of_connection(
-    tmp_path: Path, arguments: tuple[str, ...], key: str, shapes: tuple[str, ...], request: pytest.FixtureRequest
-) -> None:
-    if "tls" in arguments[2]:
-        request.getfixturevalue("tls_postgres")  # skips where no PostgreSQL has TLS
+@pytest.mark.parametrize(("arguments", "keys"), OVER_KINDS, ids=["shapes", "latency"])
+@pytest.mark.usefixtures("tls_postgres")  # skips where no PostgreSQL has TLS
+def test_it_measures_over_each_kind_of_connection(tmp_path: Path, arguments: tuple[str, ...], keys: set[str]) -> None:
     figures = run(tmp_path / "figures.json", *arguments)
-    assert figures.keys() >= {key.format(shape=shape) for shape in shapes}
+    assert figures.keys() >= keys
     assert all(value > 0 for value in figures.values()), figures
+
+
+def test_every_shape_makes_its_changes(postgres: Postgres) -> None:
+    if not isinstance(postgres, PostgresServer):
+        pytest.skip("the unix socket of a container is not on this machine")
+    postgres.start()
+    server = Server(postgres)
+    for name, shape in SHAPES.items():
+        create_shape(server, f"shape_{name}", shape)
+        with server.connect(f"shape_{name}") as connection:
+            before = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+            assert make_changes(server, f"shape_{name}", shape, 4) == 4 * shape.rows
+            assert connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone() != before
+        Database(postgres, f"shape_{name}").drop()
