@@ -7,9 +7,17 @@ when it is first used, as every run and every step pays for the import.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dagster_shared.libraries import DagsterLibraryRegistry
-
 from etl_core import __version__
+
+try:
+    from dagster_shared.libraries import DagsterLibraryRegistry
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "dagster_shared":
+        raise
+    raise ImportError(
+        "etl_dagster needs Dagster, which is not installed; the command etl works without it;"
+        " run: pip install 'etl-dagster[dagster]'"
+    ) from None
 
 if TYPE_CHECKING:
     from etl_dagster.any_destination import AnyDestinationResource as AnyDestinationResource
