@@ -28,6 +28,8 @@ from etl_core.source.role import may_create_roles, role_statements
 from etl_core.source.selected import all_tables
 
 _ROLE = "etl"
+_SHOWN = 5
+"""Tables that are named in a line; the file has all of them."""
 _NAMES = {"dbname": "database"}
 """What connection keywords of libpq are called in the configuration."""
 _FIRST = ("host", "port", "dbname", "user")
@@ -46,7 +48,7 @@ def init(arguments: Arguments) -> int:
     """Raises ConfigError for a file that exists and a URL that is wrong, before anything is written."""
     path = arguments.config
     _check_new(path)
-    source = SourceConfig(publication=_ROLE, dsn=arguments.source)
+    source = _source(arguments.source)
     if arguments.to is not None:
         check_destination(DestinationConfig.from_url(arguments.to))
     found = _look(source)
@@ -67,8 +69,17 @@ def init(arguments: Arguments) -> int:
         status = doctor(pipeline, Arguments("doctor", config=path))
     etl = "etl" if path == CONFIG else f"etl -c {path}"
     put()
-    put(f"next: {etl} run" if status == DONE else f"when that is done: {etl} doctor, then {etl} run")
+    exports = "".join(f"export {name}=…; " for name in environment)
+    put(f"next: {exports}{etl} run" if status == DONE else f"when that is done: {exports}{etl} doctor; {etl} run")
     return status
+
+
+def _source(url: str | None) -> SourceConfig:
+    try:
+        return SourceConfig(publication=_ROLE, dsn=url)
+    except ConfigError as error:
+        said = str(error).removeprefix(f"{error.field}: ")
+        raise ConfigError(f"the source's URL {said}", hint=error.hint) from None
 
 
 def _check_new(path: Path) -> None:
@@ -131,19 +142,18 @@ def _draft(source: SourceConfig, to: str | None, found: _Found) -> tuple[Draft, 
 
 
 def _tell(path: Path, draft: Draft, found: _Found) -> None:
-    harmed = sum(bool(table.harms) for table in found.tables)
-    put(f"wrote {path}: {plural(len(found.tables) - harmed, 'table')} of database {found.database}")
+    harmed = [str(table.name) for table in found.tables if table.harms]
+    put(f"wrote {path}: {plural(len(found.tables) - len(harmed), 'table')} of database {found.database}")
     if harmed:
-        put(
-            f"{plural(harmed, 'table')} without a usable key: left out as comments there, with the ways to include them"
-        )
+        shown = ", ".join(harmed[:_SHOWN]) + (f" and {len(harmed) - _SHOWN} more" if len(harmed) > _SHOWN else "")
+        put(f"commented out there, as they have no usable key, with the ways to include them: {shown}")
     if draft.destination_variable is not None:
         put(f"its destination is not in the file, as it has a password: set {draft.destination_variable} to its URL")
     for key, name in draft.variables.items():
         put(f"the {key} is not in the file: set the environment variable {name} for every command")
     if found.sql:
         put()
-        put(f"SQL of a role that can do no more than replicate; then give it a password (in psql: \\password {_ROLE}):")
+        put(f"if you want a role that can do no more than replicate (then, in psql: \\password {_ROLE}):")
         for statement in found.sql:
             put(f"    {statement};")
     put()

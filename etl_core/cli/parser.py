@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias, TypeVar
@@ -22,6 +24,8 @@ _T = TypeVar("_T")
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 _TABLE = 'namespace.name, or a pattern of them in quotes: "public.*"'
 _EXAMPLES = "examples:"
+_UNKNOWN_COMMAND = re.compile(r"argument (?:COMMAND|check\|schema): invalid choice: '([^']*)' \(choose from (.*)\)")
+"""In the words of argparse, which lists every command."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
@@ -47,7 +51,13 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong as `etl: sentence` and `  → hint`."""
 
     def error(self, message: str) -> NoReturn:
-        say(message, f"{self.prog} --help")
+        unknown = _UNKNOWN_COMMAND.match(message)
+        if unknown is not None:
+            close = difflib.get_close_matches(unknown[1], re.findall(r"[\w-]+", unknown[2]), n=1)
+            hint = f"did you mean {self.prog} {close[0]}?" if close else f"{self.prog} --help lists them"
+            say(f"there is no command {unknown[1]!r}", hint)
+        else:
+            say(message, f"{self.prog} --help")
         raise SystemExit(WRONG_USAGE)
 
 

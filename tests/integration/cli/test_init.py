@@ -37,15 +37,15 @@ def test_from_a_url_to_a_pipeline_that_runs(project: Project, monkeypatch: pytes
     for url, to, error in (
         (database.dsn, "mysql:x", "there is no destination type 'mysql'"),
         (f"{database.dsn}x", "duckdb:shop.duckdb", "does not exist"),
-        ("postgresql://a:b@c@d/shop", "duckdb:shop.duckdb", "has no valid host and port"),
+        ("postgresql://a:b@c@d/shop", "duckdb:shop.duckdb", "etl: the source's URL has no valid host and port"),
     ):
         assert error in project.run("init", url, "--to", to).err
         assert not file.exists()
 
     by_admin = project.run("init", database.dsn)
     assert by_admin.status == 0, by_admin.err
-    assert by_admin.out.startswith(f"wrote etl.yaml: 4 tables of database {database.name}\n3 tables without")
-    assert by_admin.out.endswith("ready to replicate\n\nnext: etl run\n")
+    assert by_admin.out.startswith(f"wrote etl.yaml: 4 tables of database {database.name}\ncommented out there")
+    assert by_admin.out.endswith(f"ready to replicate\n\nnext: export {project.pipeline.upper()}_PASSWORD=…; etl run\n")
     statements = [line.strip() for line in by_admin.out.splitlines() if line.startswith("    ")]
     statements = [line for line in statements if not line.startswith("ALTER SYSTEM")]
     assert [line.split()[0] for line in statements] == ["CREATE", "GRANT", "GRANT", "CREATE"]
@@ -64,9 +64,9 @@ def check_a_role_of_its_own(project: Project, monkeypatch: pytest.MonkeyPatch) -
     address = database.dsn.partition("@")[2]
     written = project.run("-c", "own.yaml", "init", f"postgresql://etl:{quote(PASSWORD, safe='')}@{address}")
     assert written.status == 0, written.out + written.err
-    assert "SQL of a role" not in written.out
+    assert "if you want a role" not in written.out
     assert f"set the environment variable {variable} for every command" in written.out
-    assert written.out.endswith("next: etl -c own.yaml run\n")
+    assert written.out.endswith(f"next: export {variable}=…; etl -c own.yaml run\n")
     text = file.read_text(encoding="utf-8")
     assert PASSWORD not in text + written.out
     assert text.startswith(f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\n")
@@ -101,7 +101,8 @@ def test_a_destination_with_a_password_is_a_variable(project: Project) -> None:
     assert destination != project.database.dsn
     written = project.run("-c", "pg.yaml", "init", project.database.dsn, "--to", destination)
     assert written.status == 1  # doctor cannot reach it
-    assert written.out.endswith("when that is done: etl -c pg.yaml doctor, then etl -c pg.yaml run\n")
+    assert "\nwhen that is done: export " in written.out
+    assert written.out.endswith("=…; etl -c pg.yaml doctor; etl -c pg.yaml run\n")
     variable = f"{project.pipeline.upper()}_DESTINATION"
     assert f"set {variable} to its URL" in written.out
     values = yaml.safe_load((project.folder / "pg.yaml").read_text(encoding="utf-8"))

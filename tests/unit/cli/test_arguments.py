@@ -80,7 +80,6 @@ def subcommands(parser: argparse.ArgumentParser, name: str = "etl") -> list[tupl
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("fly", "invalid choice: 'fly'"),
         ("status --jso", "unrecognized arguments: --jso"),
         ("run --for 5x", "argument --for: '5x' is not a duration"),
         ("run --for 0s", "the time must be greater than 0"),
@@ -101,6 +100,20 @@ def test_wrong_usage_is_said_in_two_lines(line: str, sentence: str, capsys: pyte
     assert sentence in first
     assert second.startswith("  → etl ")
     assert second.endswith("--help")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("fly", "etl: there is no command 'fly'\n  → etl --help lists them\n"),
+        ("statsu --json", "etl: there is no command 'statsu'\n  → did you mean etl status?\n"),
+        ("config chek", "etl: there is no command 'chek'\n  → did you mean etl config check?\n"),
+    ],
+)
+def test_a_misspelt_command(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(line.split())
+    assert (ended.value.code, capsys.readouterr().err) == (2, told)
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
