@@ -27,7 +27,7 @@ from etl_core.destination.bigquery.protobuf import RowEncoder
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
-from etl_core.testing.bigquery_write_rules import message_class
+from etl_core.testing.servers.bigquery_write_rules import message_class
 from etl_core.values.arrow import arrow_schema, key_schema
 
 _SEQUENCE = "16B3740/100000001/1"

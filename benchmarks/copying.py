@@ -9,7 +9,7 @@ from benchmarks.backlog import make_backlog
 from benchmarks.measuring import Run, cpu_per_million, details, in_turn, ratio, run_child
 from benchmarks.session import Result, Session
 from benchmarks.workload import create_workload
-from etl_core.testing.bigquery_emulator import running_emulator
+from etl_core.testing.servers.bigquery_emulator import running_emulator
 
 _DATABASE = "copied"
 _FEW = "copied_few"

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.loading import BY_HAND
 from benchmarks.measuring import Run, median_of, run_child
 from benchmarks.session import Result, Session
-from etl_core.testing.seaweedfs import SeaweedFS, running
+from etl_core.testing.servers.seaweedfs import SeaweedFS, running
 
 _LAKES = Path(sys.prefix) / "lakes"
 """The DuckDB that has extensions; `make venv` puts it there."""

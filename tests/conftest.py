@@ -16,7 +16,6 @@ import pytest
 from hypothesis import settings
 
 from etl_core.errors import ConfigError
-from etl_core.testing.bigquery_emulator import BigQueryEmulator, running_emulator
 from etl_core.testing.postgres import (
     Database,
     Postgres,
@@ -26,6 +25,7 @@ from etl_core.testing.postgres import (
     postgres_from_environment,
     temporary_postgres,
 )
+from etl_core.testing.servers.bigquery_emulator import BigQueryEmulator, running_emulator
 from tests.own_package import install
 
 # Some environments forbid Python to keep what it has compiled. The tests start hundreds of processes, and each would

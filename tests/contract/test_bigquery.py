@@ -15,7 +15,6 @@ pytest.importorskip("google.cloud.bigquery", reason="the extra is missing: pip i
 from etl_core.destination.bigquery.destination import BigQueryDestination, from_options
 from etl_core.destination.protocol import Destination
 from etl_core.schema.table import Column, TableSchema
-from etl_core.testing.bigquery_emulator import BigQueryEmulator
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
 from etl_core.testing.destination_log_suite import LogSuite, RotatedLogs
 from etl_core.testing.destination_multiset_suite import MultisetSuite
@@ -24,6 +23,7 @@ from etl_core.testing.destination_sharing_suite import SharingSuite
 from etl_core.testing.destination_suite import DestinationSuite
 from etl_core.testing.destination_values_suite import CASES, Case
 from etl_core.testing.destination_watermark_suite import MakeDestination
+from etl_core.testing.servers.bigquery_emulator import BigQueryEmulator
 
 pytestmark = pytest.mark.timeout(1200)
 

@@ -30,7 +30,6 @@ from etl_core.errors import DestinationUnavailable, TableError, ValueOutOfRange
 from etl_core.lsn import Lsn
 from etl_core.schema import pg_types
 from etl_core.schema.table import Column, PgType, TableSchema
-from etl_core.testing.bigquery_write_server import BigQueryWriteServer, Fault, Kind
 from etl_core.testing.destination_tables import (
     INT4,
     INT8,
@@ -46,6 +45,7 @@ from etl_core.testing.destination_tables import (
     table,
 )
 from etl_core.testing.destination_values_suite import CASES
+from etl_core.testing.servers.bigquery_write_server import BigQueryWriteServer, Fault, Kind
 
 PATH = "projects/p/datasets/d/tables/orders"
 Rows = Sequence[Sequence[Any]]

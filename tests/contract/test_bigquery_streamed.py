@@ -31,7 +31,6 @@ from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field
 from etl_core.errors import DestinationUnavailable, TableError, WatermarkConflict
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column, ReplicaIdentity, TableSchema
-from etl_core.testing.bigquery_write_server import BigQueryWriteServer, Fault
 from etl_core.testing.destination_tables import (
     INT4,
     TEXT,
@@ -45,6 +44,7 @@ from etl_core.testing.destination_tables import (
     publish,
     rows,
 )
+from etl_core.testing.servers.bigquery_write_server import BigQueryWriteServer, Fault
 from tests.contract.stalls import dies, once_before
 
 ORDERS = replace(orders(), replica_identity=ReplicaIdentity.FULL)

@@ -32,7 +32,7 @@ from etl_core.testing.destination_suite import ChangesSuite, DestinationSuite
 from etl_core.testing.destination_watermark_suite import MakeDestination
 from etl_core.testing.hostile import HostileDestination
 from etl_core.testing.postgres import Database
-from etl_core.testing.snowflake_double import SnowflakeAccount
+from etl_core.testing.servers.snowflake_double import SnowflakeAccount
 from etl_core.values.ranges import DAY
 
 

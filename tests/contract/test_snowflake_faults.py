@@ -21,7 +21,7 @@ from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
 from etl_core.testing.destination_tables import INT4, batch, changes, contents, orders, partial, publish
 from etl_core.testing.postgres import Database
-from etl_core.testing.snowflake_double import Session, SnowflakeAccount
+from etl_core.testing.servers.snowflake_double import Session, SnowflakeAccount
 
 TABLE = orders()
 OLD, NEW = (1, "a", "b", 1), (2, "c", "d", 2)

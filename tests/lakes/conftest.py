@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import duckdb
 import pytest
 
-from etl_core.testing.seaweedfs import SeaweedFS, find_weed, running
+from etl_core.testing.servers.seaweedfs import SeaweedFS, find_weed, running
 from tests.integration.replication.conftest import churn, churned, lab
 
 __all__ = ["churn", "churned", "lab"]

@@ -30,7 +30,7 @@ from etl_core.testing.destination_tables import INT4, INT8, array_of, batch, cha
 from etl_core.testing.destination_values_suite import CASES, MISSING, Case, Missing
 from etl_core.testing.destination_watermark_suite import MakeDestination
 from etl_core.testing.hostile import HostileDestination
-from etl_core.testing.seaweedfs import SeaweedFS
+from etl_core.testing.servers.seaweedfs import SeaweedFS
 
 _REFUSES_NAME = "it refuses a name"
 _NESTED = ("ints", "int4ranges")

@@ -20,7 +20,7 @@ from etl_core.destination.iceberg.destination import IcebergDestination
 from etl_core.errors import DestinationUnavailable, WatermarkConflict
 from etl_core.lsn import Lsn
 from etl_core.testing.destination_tables import batch, changes, contents, orders, publish, stream_at
-from etl_core.testing.seaweedfs import SeaweedFS
+from etl_core.testing.servers.seaweedfs import SeaweedFS
 
 A, B = orders(16_400, "a"), orders(16_401, "b")
 ROW, NEW = (1, "a", "b", 1), (2, "c", "d", 2)

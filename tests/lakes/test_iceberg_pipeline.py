@@ -16,7 +16,7 @@ from etl_core.destination.duckdb_sql.extensions import load_extensions
 from etl_core.destination.iceberg.catalog import Access
 from etl_core.replication import failpoints
 from etl_core.state.table_state import TableState
-from etl_core.testing.seaweedfs import SeaweedFS
+from etl_core.testing.servers.seaweedfs import SeaweedFS
 from tests.integration.replication.conftest import Lab, lab
 
 __all__ = ["lab"]

@@ -14,8 +14,8 @@ from dagster_gcp_pandas import BigQueryPandasIOManager
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
-from etl_core.testing.bigquery_emulator import BigQueryEmulator
 from etl_core.testing.postgres import Database
+from etl_core.testing.servers.bigquery_emulator import BigQueryEmulator
 from etl_dagster import names
 from etl_dagster.resources import BigQueryDestinationResource, PostgresReplicationResource
 from etl_dagster.sync.assets import build_initial_sync_assets

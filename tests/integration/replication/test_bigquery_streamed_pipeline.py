@@ -28,7 +28,7 @@ from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field
 from etl_core.errors import EtlError
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
-from etl_core.testing.bigquery_write_server import BigQueryWriteServer
+from etl_core.testing.servers.bigquery_write_server import BigQueryWriteServer
 
 if TYPE_CHECKING:
     from tests.integration.replication.conftest import Churn, Lab

@@ -28,7 +28,9 @@ def _double(lab: Lab) -> Iterator[None]:
     """Another database of the server, which stands for Snowflake."""
     made = create_database(lab.database.server)
     options = {"dsn": made.dsn, "staging": str(lab.path.with_name("staging"))}
-    lab.config = replace(lab.config, destination=DestinationConfig("etl_core.testing.snowflake_double:DOUBLE", options))
+    lab.config = replace(
+        lab.config, destination=DestinationConfig("etl_core.testing.servers.snowflake_double:DOUBLE", options)
+    )
     yield
     lab.close()
     made.drop()

@@ -16,8 +16,8 @@ import grpc
 from google.cloud.bigquery_storage_v1 import types as storage
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 
-from etl_core.testing.bigquery_write_rules import Refused, Type, message_class, read_row
-from etl_core.testing.bigquery_write_server import BigQueryWriteServer
+from etl_core.testing.servers.bigquery_write_rules import Refused, Type, message_class, read_row
+from etl_core.testing.servers.bigquery_write_server import BigQueryWriteServer
 
 PATH = "projects/p/datasets/d/tables/t"
 STREAM = f"{PATH}/streams/_default"

@@ -334,7 +334,7 @@ DOUBLE = DestinationType(
     value_range=SNOWFLAKE.value_range,
     refuses=SNOWFLAKE.refuses,
 )
-"""For `type: etl_core.testing.snowflake_double:DOUBLE`."""
+"""For `type: etl_core.testing.servers.snowflake_double:DOUBLE`."""
 
 
 def _columns(tree: exp.Create) -> str:

@@ -28,7 +28,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
-from etl_core.testing.bigquery_write_rules import (
+from etl_core.testing.servers.bigquery_write_rules import (
     Refused,
     Type,
     check_key,
