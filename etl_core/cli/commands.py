@@ -36,6 +36,7 @@ _SHORT: dict[str, str] = {
     "resume": "etl_core.cli.tables",
     "metrics": "etl_core.cli.metrics",
     "backup": "etl_core.cli.backup",
+    "compact": "etl_core.cli.compact",
     "dbt-sources": "etl_core.cli.dbt_sources",
     "teardown": "etl_core.cli.teardown",
 }

@@ -62,6 +62,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "etl teardown": (("etl teardown", "says what it drops, and asks"), ("etl teardown --yes", "does not ask")),
     "etl backup": (("etl backup /backup/shop.duckdb", "also while a run writes the file"),),
+    "etl compact": (("etl compact", "every table"), ("etl compact public.orders", "")),
     "etl dbt-sources": (("etl dbt-sources models/sources.yml", "print it, without a file"),),
     "etl destinations": (("etl destinations", ""), ("etl destinations --json", "for programs")),
     "etl metrics": (("etl metrics", "at the address in metrics.prometheus of the configuration"),),

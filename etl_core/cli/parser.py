@@ -186,6 +186,8 @@ def _add_deciding(add: _Add) -> None:
 def _add_files(add: _Add) -> None:
     backup = add("backup", "Copy the destination's file (DuckDB), consistently, also while a run writes it.")
     backup.add_argument("file", type=Path, metavar="FILE", help="the copy; must not exist yet")
+    compact = add("compact", "Merge the small files of a lake (DuckLake, Iceberg), and let old snapshots expire.")
+    compact.add_argument("tables", nargs="*", type=_entry, default=argparse.SUPPRESS, metavar="TABLE", help=_TABLE)
     sources = add("dbt-sources", "Write a sources.yml for dbt: the replicated tables as sources.")
     sources.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the file, replaced (standard output)")
     destinations = add("destinations", "List the destinations that are installed, and what each can do.")

@@ -30,6 +30,8 @@ from etl_core.schema.table import TableSchema
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from etl_core.destination.compaction import Compacted
+
 _T = TypeVar("_T")
 
 
@@ -210,6 +212,17 @@ class BackupDestination(Protocol):
 
     def backup(self, target: Path) -> int:
         """Writes a consistent copy, beside a run, to a file that is not there yet; returns its bytes."""
+
+
+@runtime_checkable
+class CompactingDestination(Protocol):
+    """A destination whose tables have more and more files until they are compacted."""
+
+    def compact(self, tables: Sequence[TableName] | None) -> Iterator[Compacted]:
+        """Makes few large files of the tables' many, as far as can be, and tells of each table; None for all.
+
+        What the pipeline keeps of its tables is compacted with all. A batch that meets it waits, or is done again.
+        """
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from etl_core.destination.ducklake.catalog import read_catalog
 from etl_core.destination.ducklake.compaction import Cadence
 from etl_core.destination.ducklake.destination import DuckLakeDestination
 from etl_core.errors import ConfigError, DestinationUnusable, WatermarkConflict
-from etl_core.identifiers import TableId
+from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
 from etl_core.testing.destination_multiset_suite import MultisetSuite
@@ -178,8 +178,13 @@ def test_small_files_become_large_ones_between_batches(tmp_path: Path) -> None:
         part = changes(A, upserts=[(key, "a", "c", at) for key in range(at * 40, at * 40 + 40)], deletes=[(999 - at,)])
         destination.write(batch(part, expected=100 + at, new=101 + at))
     expected = contents(destination, A)
+    publish(destination, B, [(1, "a", "b", 1)])
+    destination.write(batch(changes(B, inserts=[(2, "a", "b", 1)]), expected=100, new=110))
     files = "SELECT count(*) FROM ducklake_list_files('lake', 'a', schema => 'public')"
     assert _fetch(destination, files) == [(11,)]
+    told = {each.table: each.error for each in destination.compact([B.name, TableName("public", "no")])}
+    assert (told["public.of_other"], "public.no" in str(told["public.no"])) == (None, True)
+    assert _fetch(destination, files.replace("'a'", "'of_other'")) == [(1,)]
     destination.close()
     compacting = lake(tmp_path, "ours", cadence=hourly)
     for at in range(110, 120):  # each goes on with one table at least
@@ -188,7 +193,7 @@ def test_small_files_become_large_ones_between_batches(tmp_path: Path) -> None:
     assert contents(compacting, A) == expected
     assert _fetch(compacting, "SELECT count(*) < 15 FROM ducklake_snapshots('lake')") == [(True,)]
     assert _fetch(compacting, "SELECT compacted_at IS NOT NULL FROM _etl.turns") == [(True,)]
-    assert compacting.positions().tables == {TableId(A.table_id): Lsn(120)}
+    assert compacting.positions().tables[A.table_id] == Lsn(120)
     compacting.close()
 
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from psycopg import sql
 
+from etl_core.destination.compaction import Compacted
 from etl_core.destination.duckdb_sql.statements import text
 from etl_core.destination.ducklake.catalog import DATABASE
 from etl_core.destination.ducklake.connection import Lake
-from etl_core.errors import EtlError
+from etl_core.errors import EtlError, TableError
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,22 @@ class Compaction:
         self._waiting: list[tuple[str, str]] | None = None
         """The tables that a round which has begun has left."""
 
+    def run(self, tables: Sequence[tuple[str, str]] | None) -> Iterator[Compacted]:
+        """Compacts these tables, or all, whatever the cadence says, and tells of each."""
+        with self._lake.open() as connection:
+            there = connection.execute(_TABLES).fetchall()
+        for schema, table in sorted(there if tables is None else tables):
+            name, error = f"{schema}.{table}", None
+            try:
+                if (schema, table) not in there:
+                    raise TableError(f"{name} is not in the lake in {self._lake.catalog}", table=name)
+                self._compact(schema, table)
+            except EtlError as refused:
+                error = refused
+            yield Compacted(name, None, error)
+        if tables is None:
+            self._expire()  # snapshots are those of all tables
+
     def step(self) -> None:
         """Does some of what is due, if anything is."""
         if not self._cadence.every or (self._next_at is not None and self._clock() < self._next_at):
@@ -86,7 +103,11 @@ class Compaction:
         if self._waiting is None:
             self._waiting = self._begin()
         while self._waiting and self._clock() - began < _AT_A_TIME:
-            self._compact(*self._waiting.pop())
+            schema, table = self._waiting.pop()
+            try:
+                self._compact(schema, table)
+            except EtlError as error:
+                _log.info("%s.%s of the lake was not compacted: %s", schema, table, error)
         if self._waiting:
             return
         if self._waiting is not None:
@@ -109,10 +130,7 @@ class Compaction:
     def _compact(self, schema: str, table: str) -> None:
         began = self._clock()
         named = {"schema": sql.Literal(schema), "table": sql.Literal(table), "deleted": sql.Literal(_DELETED)}
-        try:
-            self._run([sql.SQL(call).format(lake=sql.Literal(DATABASE), **named) for call in _OF_TABLE])
-        except EtlError as error:
-            _log.info("%s.%s of the lake was not compacted: %s", schema, table, error)
+        self._run([sql.SQL(call).format(lake=sql.Literal(DATABASE), **named) for call in _OF_TABLE])
         took = self._clock() - began
         if took > _LONG:
             _log.warning("a batch waited %.0f s for the compaction of %s.%s", took, schema, table)

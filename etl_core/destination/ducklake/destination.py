@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from etl_core.batch import WriteBatch
+from etl_core.destination.compaction import Compacted
 from etl_core.destination.doctor import check_writable
 from etl_core.destination.duckdb_sql.statements import text
 from etl_core.destination.ducklake.catalog import Catalog, Storage
@@ -83,6 +84,10 @@ class DuckLakeDestination(SqlDestination[LakeSession]):
     def prepare(self) -> None:
         super().prepare()
         self._lake.keep_rows_in_files()
+
+    def compact(self, tables: Sequence[TableName] | None) -> Iterator[Compacted]:
+        """See CompactingDestination. All are those of every pipeline of the lake, as their snapshots are."""
+        return self._compaction.run(None if tables is None else [(name.namespace, name.name) for name in tables])
 
     def _write(self, batch: WriteBatch) -> int:
         self._compaction.step()

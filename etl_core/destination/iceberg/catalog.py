@@ -21,7 +21,7 @@ from etl_core.destination.duckdb_sql.instance import Instance
 from etl_core.destination.duckdb_sql.statements import text
 from etl_core.destination.iceberg.dialect import IcebergDialect
 from etl_core.destination.iceberg.failures import explain
-from etl_core.destination.iceberg.relay import Relay
+from etl_core.destination.iceberg.relay import Amend, Relay
 from etl_core.destination.iceberg.session import LAKE, LEFT, IcebergSession, NewTable
 from etl_core.destination.sql.dialect import Query
 from etl_core.destination.sql.statements import create_schema, drop
@@ -91,10 +91,16 @@ class Catalog:
                 self._make(missing)
                 raise TryAgain(f"{missing.name} was made in the catalog; it is filled by the next try") from None
 
-    def _run(self, connection: duckdb.DuckDBPyConnection) -> Iterator[IcebergSession]:
-        self._relay.begin()
-        connection.execute("BEGIN TRANSACTION")
+    @contextmanager
+    def replacing(self, amend: Amend) -> Iterator[IcebergSession]:
+        """As `transaction`, but the commit becomes what `amend` makes of it. Raises what `amend` raises."""
+        with self._taking_turn(None), self._cursor(self._instance) as connection:
+            yield from self._run(connection, amend)
+
+    def _run(self, connection: duckdb.DuckDBPyConnection, amend: Amend | None = None) -> Iterator[IcebergSession]:
         session = self._session(connection)
+        self._relay.begin(amend or session.sign)
+        connection.execute("BEGIN TRANSACTION")
         try:
             yield session
             session.mark_tables()
@@ -102,7 +108,12 @@ class Catalog:
             with suppress(duckdb.Error):  # a statement that failed may have ended the transaction
                 connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
+        try:
+            connection.execute("COMMIT")
+        except duckdb.Error:
+            if self._relay.error is not None:
+                raise self._relay.error from None
+            raise
         if self._relay.is_unknown:
             raise DestinationUnavailable(
                 f"the catalog {self.uri} did not answer whether it applied a commit",
@@ -120,6 +131,7 @@ class Catalog:
     def _run_alone(self, statements: Iterable[Query], table: TableName | None = None) -> None:
         # DuckDB takes a namespace for one that is there once it has looked for it, also if it did not find it.
         self._instance.close()
+        self._relay.begin()
         with self._cursor(self._instance) as connection:
             errors = nullcontext() if table is None else self._session(connection).table_errors(table)
             with errors:

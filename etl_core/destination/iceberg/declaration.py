@@ -44,10 +44,12 @@ _ACCESS = (
 
 def _build(options: Options, pipeline: str) -> IcebergDestination:
     from etl_core.destination.iceberg.catalog import Access
+    from etl_core.destination.iceberg.compaction import Cadence
     from etl_core.destination.iceberg.destination import IcebergDestination
 
     access = Access(**{option.name: options[option.name] for option in _ACCESS})
-    return IcebergDestination(access, pipeline, options["staging"])
+    cadence = Cadence(options["compact_every"], options["keep_snapshots"])
+    return IcebergDestination(access, pipeline, options["staging"], cadence)
 
 
 def _check(options: Options) -> None:
@@ -67,6 +69,20 @@ ICEBERG = DestinationType(
     check=_check,
     options=(
         *_ACCESS,
+        Option(
+            "compact_every",
+            "How often small files, and data files with many files of deletes, are written anew as few large ones,"
+            " between two batches; 0s for never.",
+            kind="duration",
+            default="15m",
+        ),
+        Option(
+            "keep_snapshots",
+            "How long a table's state can be queried after the next one replaced it; then it is forgotten, and files"
+            " that no other one needs are removed. 0s for always. It is done with a compaction.",
+            kind="duration",
+            default="168h",
+        ),
         Option(
             "staging",
             "The directory of this machine in which the rows of a copy wait until it is published. It needs room for"

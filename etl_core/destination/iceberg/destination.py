@@ -5,13 +5,13 @@ the tables of it or none, each only if it is in the state that the transaction h
 bookkeeping, so of two that expect the same positions one is refused. What became of a request whose answer was lost is
 read from the catalog (`relay`).
 
-Deletes are merge-on-read: files of positions. The extension merges no files: another engine compacts the tables.
+Deletes are merge-on-read: files of positions. `compaction` makes few files of many, between two batches.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +20,17 @@ import duckdb
 import pyarrow as pa
 
 from etl_core.batch import TableChanges, WriteBatch
+from etl_core.destination.compaction import Compacted
 from etl_core.destination.duckdb_sql.statements import text
 from etl_core.destination.iceberg.catalog import Access, Catalog
+from etl_core.destination.iceberg.compaction import NEVER, Cadence, Compaction
 from etl_core.destination.iceberg.dialect import IcebergDialect
 from etl_core.destination.iceberg.failures import explain_table
 from etl_core.destination.iceberg.session import IcebergSession
 from etl_core.destination.sql import statements
 from etl_core.destination.sql.destination import SqlDestination
 from etl_core.errors import CopyNeeded, DestinationUnavailable, TryAgain
+from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
 
@@ -43,11 +46,13 @@ class IcebergDestination(SqlDestination[IcebergSession]):
     `staging` is a directory of this machine, in which the rows of a copy wait until it is published.
     """
 
-    def __init__(self, access: Access, pipeline: str, staging: Path) -> None:
+    def __init__(self, access: Access, pipeline: str, staging: Path, cadence: Cadence = NEVER) -> None:
         self._iceberg = IcebergDialect()
         self._catalog = Catalog(access, self._iceberg)
         place = hashlib.sha256(repr((access.uri, access.warehouse)).encode()).hexdigest()[:12]
         super().__init__(self._iceberg, self._catalog, pipeline, staging / place / pipeline)
+        self._compaction = Compaction(self._catalog, access, cadence)
+        self._watermarks = TableName(self._iceberg.namespace, "watermarks")
 
     def examine(self) -> str:
         """See ExaminableDestination."""
@@ -63,6 +68,7 @@ class IcebergDestination(SqlDestination[IcebergSession]):
         super().prepare()
 
     def _write(self, batch: WriteBatch) -> int:
+        self._compaction.step(self._tables, self._watermarks)
         parts = _KeptParts(batch.parts)
         for _ in range(_TRIES):
             with suppress(TryAgain):
@@ -104,6 +110,17 @@ class IcebergDestination(SqlDestination[IcebergSession]):
                     table=str(schema.name),
                     hint=f"copy the table again: etl resync {schema.name}",
                 ) from None
+
+    def compact(self, tables: Sequence[TableName] | None) -> Iterator[Compacted]:
+        """See CompactingDestination."""
+        return self._compaction.run([*self._tables(), self._watermarks] if tables is None else tables)
+
+    def _tables(self) -> Sequence[TableName]:
+        """This pipeline's, and that of its stream's position."""
+        with self._catalog.reading() as session:
+            book = self._book(session)
+            ours = book.tables().values() if book.exists() else []
+        return [*(each.name for each in ours if each.lsn is not None), TableName(self._iceberg.namespace, "streams")]
 
     def close(self) -> None:
         self._catalog.close()

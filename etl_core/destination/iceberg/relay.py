@@ -9,6 +9,9 @@ So a commit is sent once. What the catalog refuses is passed on. Where the outco
 whether they have the snapshots of the commit; if that does not tell that it was applied, DuckDB is told that it was,
 so that it removes nothing, and `Relay.is_unknown` tells the caller, who reads the positions again. Files of a commit
 that was not applied stay in the bucket then; removing orphan files takes them away.
+
+A commit is changed on its way by what `Relay.begin` is given: snapshots say who made them, and those of a compaction
+leave files out.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
 _COMMIT = "/transactions/commit"
@@ -34,6 +37,9 @@ _OWN = frozenset({"host", "connection", "content-length", "transfer-encoding", "
 """Headers of one connection, which are not passed on."""
 _NO_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 _NAMESPACE_PARTS = "\x1f"
+
+Amend: TypeAlias = "Callable[[dict[str, Any]], None]"
+"""Changes the body of a commit before it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class Relay:
         self._guard = threading.Lock()
         self._commits: dict[bytes, _Answer] = {}
         self._unknown = False
+        self._amend: Amend | None = None
+        self._error: Exception | None = None
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> str:
@@ -69,16 +77,22 @@ class Relay:
             threading.Thread(target=self._server.serve_forever, name="iceberg-relay", daemon=True).start()
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def begin(self) -> None:
-        """Forgets the commits of before."""
+    def begin(self, amend: Amend | None = None) -> None:
+        """Forgets the commits of before. Where `amend` raises, a commit is not sent, and DuckDB is refused it."""
         with self._guard:
             self._commits.clear()
             self._unknown = False
+            self._amend, self._error = amend, None
 
     @property
     def is_unknown(self) -> bool:
         """Whether it is not known if a commit since `begin` was applied, though DuckDB was told that it was."""
         return self._unknown
+
+    @property
+    def error(self) -> Exception | None:
+        """What `amend` raised since `begin`."""
+        return self._error
 
     def stop(self) -> None:
         """Idempotent."""
@@ -97,14 +111,26 @@ class Relay:
         with self._guard:  # asked again before it is answered: the same commit, which is sent once
             known = hashlib.sha256(body).digest()
             if known not in self._commits:
-                answer = self._commit(path, passed, body)
+                answer = self._commit(path, passed, body if self._amend is None else self._amended(body, self._amend))
                 if answer is None:
                     return _refusal(HTTPStatus.SERVICE_UNAVAILABLE)
                 self._commits[known] = answer
             return self._commits[known]
 
-    def _commit(self, path: str, headers: Mapping[str, str], body: bytes) -> _Answer | None:
+    def _amended(self, body: bytes, amend: Amend) -> bytes | None:
+        """None if it is not to be sent."""
+        commit: dict[str, Any] = json.loads(body)
+        try:
+            amend(commit)
+        except Exception as error:
+            self._error = error
+            return None
+        return json.dumps(commit).encode()
+
+    def _commit(self, path: str, headers: Mapping[str, str], body: bytes | None) -> _Answer | None:
         """None if it was not sent."""
+        if body is None:
+            return _refusal(HTTPStatus.CONFLICT)
         try:
             answer = self._send("POST", path, headers, body)
         except (ConnectionRefusedError, _NoAddress):

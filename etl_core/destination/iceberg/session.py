@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -19,11 +20,14 @@ from etl_core.destination.sql.dialect import Query
 from etl_core.destination.sql.statements import delete_all, drop_column, insert_all, rename_column
 from etl_core.errors import EtlError, TableError
 from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 
 LAKE = "lake"
 """What DuckDB calls the attached catalog."""
-LEFT = "etl.left"
+PROPERTY = "etl."
+"""What properties of ours begin with."""
+LEFT = f"{PROPERTY}left"
 """The property of a table that is nobody's."""
 _RELATIONS = "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = 'lake'"
 _GOES = "etl$goes$"
@@ -51,6 +55,26 @@ class IcebergSession(EngineSession):
         self._database = LAKE
         self._uri = uri
         self._marks: dict[TableName, bool] = {}
+        self._pipeline: str | None = None
+        self._lsns: dict[TableName, Lsn] = {}
+
+    def will_move(self, pipeline: str, name: TableName, lsn: Lsn) -> None:
+        self._pipeline = pipeline
+        self._lsns[name] = lsn
+
+    def sign(self, commit: dict[str, Any]) -> None:
+        """Has the snapshots of a commit say which pipeline made them, and up to where the table is at its source."""
+        if self._pipeline is None:
+            return
+        for change in commit["table-changes"]:
+            identifier = change["identifier"]
+            said = {f"{PROPERTY}pipeline": self._pipeline}
+            lsn = self._lsns.get(TableName(".".join(identifier["namespace"]), identifier["name"]))
+            if lsn is not None:
+                said[f"{PROPERTY}lsn"] = str(lsn)
+            for update in change["updates"]:
+                if update["action"] == "add-snapshot":
+                    update["snapshot"]["summary"] |= said
 
     @property
     def left(self) -> Sequence[TableName]:
@@ -60,10 +84,11 @@ class IcebergSession(EngineSession):
     def mark_tables(self) -> None:
         """Has the commit say which tables are nobody's now, and which are not any more."""
         for name, is_left in self._marks.items():
-            call = "CALL set_iceberg_table_properties({}, {{{}: 'true'}})"
-            if not is_left:
-                call = "CALL remove_iceberg_table_properties({}, [{}])"
-            self.execute(sql.SQL(call).format(self._place(name), sql.Literal(LEFT)))
+            if is_left:
+                self.set_property(name, LEFT, "true")
+            else:
+                call = sql.SQL("CALL remove_iceberg_table_properties({}, [{}])")
+                self.execute(call.format(self._place(name), sql.Literal(LEFT)))
 
     def execute_with(self, query: Query, rows: pa.Table | pa.RecordBatchReader) -> int:
         if isinstance(rows, pa.Table):
@@ -93,8 +118,17 @@ class IcebergSession(EngineSession):
     def is_left(self, name: TableName) -> bool:
         if name in self._marks:
             return self._marks[name]
-        query = sql.SQL("SELECT count(*) FROM iceberg_table_properties({}) WHERE key = {}")
-        return bool(self.fetch(query.format(self._place(name), sql.Literal(LEFT)))[0][0])
+        return self.find_property(name, LEFT) is not None
+
+    def find_property(self, name: TableName, key: str) -> str | None:
+        """A property of a table that is there."""
+        query = sql.SQL("SELECT value FROM iceberg_table_properties({}) WHERE key = {}")
+        found = self.fetch(query.format(self._place(name), sql.Literal(key)))
+        return str(found[0][0]) if found else None
+
+    def set_property(self, name: TableName, key: str, value: str) -> None:
+        call = sql.SQL("CALL set_iceberg_table_properties({}, {{{}: {}}})")
+        self.execute(call.format(self._place(name), sql.Literal(key), sql.Literal(value)))
 
     def create_namespace(self, namespace: str) -> None:
         """Made with the table. DuckDB takes one for made whose transaction was undone."""
@@ -166,6 +200,8 @@ class IcebergSession(EngineSession):
         with self._emptied(name, columns) as table:
             written = self.execute(insert_all(table, [column for column, _ in columns], self._place(before)))
         self._marks[before] = True
+        if before in self._lsns:
+            self._lsns[name] = self._lsns.pop(before)
         return written or 1
 
     def _described(self, name: TableName) -> Sequence[StoredColumn] | None:

@@ -153,7 +153,10 @@ class Bookkeeping:
             self._session.rollback()
             _refuse(batch, self._stream(), self.tables())
             raise WatermarkConflict("a position is there twice, or another writer moved it while the batch was written")
-        return self.tables()
+        tables = self.tables()
+        for table_id, move in batch.watermarks.items():
+            self._session.will_move(self.pipeline, tables[table_id].name, move.new)
+        return tables
 
     def _move_watermarks(self, watermarks: Mapping[TableId, WatermarkMove]) -> bool:
         """Whether all were as expected."""
@@ -221,6 +224,7 @@ class Bookkeeping:
         The name that the table had before stays ours: another table may come under it, as when two swap names.
         """
         name = schema.name
+        self._session.will_move(self.pipeline, name, lsn)
         attnums = {column.name: column.attnum for column in schema.columns}
         is_new = self._keeps and self.stored(schema.table_id) is None and not self.called(name)
         if not is_new:

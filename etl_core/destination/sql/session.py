@@ -17,6 +17,7 @@ from etl_core.destination.sql import statements
 from etl_core.destination.sql.additions import Additions, StoredColumn
 from etl_core.destination.sql.dialect import Dialect, Query
 from etl_core.identifiers import TableName
+from etl_core.lsn import Lsn
 from etl_core.schema.table import Column, TableSchema
 
 if TYPE_CHECKING:
@@ -153,6 +154,9 @@ class Session(ABC):
     def is_taken(self, error: Exception) -> bool:  # noqa: ARG002 - writers that take turns meet none
         """Whether a row of the bookkeeping was refused, as another writer has just made the one of that key."""
         return False
+
+    def will_move(self, pipeline: str, name: TableName, lsn: Lsn) -> None:  # noqa: B027
+        """Told before a table's watermark becomes `lsn`, for a product that says so with the data, too."""
 
     def settle_key(self, schema: TableSchema) -> None:  # noqa: B027
         """Told when the table of that name has the columns of `schema`, for a product whose tables have keys."""

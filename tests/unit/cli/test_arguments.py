@@ -43,6 +43,8 @@ from etl_core.table_pattern import TablePattern
         ("config check", Arguments("config check")),
         ("config check -v x.yaml", Arguments("config check", file=Path("x.yaml"), verbose=1)),
         ("completion zsh", Arguments("completion", shell="zsh")),  # noqa: S604
+        ("compact", Arguments("compact")),
+        ("compact a", Arguments("compact", tables=[TableName("public", "a")])),
         ("teardown --yes", Arguments("teardown", yes=True)),
         # What holds for all commands may stand on either side of the command.
         ("-c x.yaml -v status", Arguments("status", config=Path("x.yaml"), verbose=1)),

@@ -154,6 +154,6 @@ def test_every_command_is_documented(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         parse_arguments(["--help"])
     commands = re.findall(r"^    ([\w-]+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert len(commands) == 19
+    assert len(commands) == 20
     for command in commands:
         assert f"`etl {command}" in TEXT
