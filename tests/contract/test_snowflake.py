@@ -24,6 +24,7 @@ from etl_core.destination.snowflake.value_range import CALENDAR
 from etl_core.schema.table import Column, TableSchema
 from etl_core.testing.destination_counting_suite import CountingSuite
 from etl_core.testing.destination_deleted_suite import DeletedRowsSuite
+from etl_core.testing.destination_history_suite import HistorySuite
 from etl_core.testing.destination_log_suite import LogSuite
 from etl_core.testing.destination_multiset_suite import MultisetSuite
 from etl_core.testing.destination_schemas_suite import AddColumn
@@ -60,7 +61,9 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
         outside.close()
 
 
-class TestSnowflake(LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite):
+class TestSnowflake(
+    HistorySuite, LogSuite, MultisetSuite, DeletedRowsSuite, CountingSuite, SharingSuite, DestinationSuite
+):
     @pytest.fixture
     def make_destination(self, connect: Connect, tmp_path: Path) -> MakeDestination:
         return lambda pipeline: SnowflakeDestination(connect, "test", pipeline, tmp_path)

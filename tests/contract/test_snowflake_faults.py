@@ -9,21 +9,30 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("snowflake.connector", reason="the extra is missing: pip install 'etl-dagster[snowflake]'")
 
+from snowflake.connector.errors import ProgrammingError
+
+from etl_core.destination.protocol import LoggedCopy
 from etl_core.destination.snowflake import connection
 from etl_core.destination.snowflake.destination import SnowflakeDestination
-from etl_core.errors import DestinationUnavailable, WatermarkConflict
+from etl_core.errors import DestinationUnavailable, TableError, WatermarkConflict
+from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
-from etl_core.testing.destination_tables import INT4, batch, changes, contents, orders, partial, publish
+from etl_core.testing.destination_deleted_suite import at
+from etl_core.testing.destination_history_suite import history
+from etl_core.testing.destination_log_suite import THEN, append_copy
+from etl_core.testing.destination_tables import INT4, INT8, TEXT, batch, changes, contents, orders, partial, publish
 from etl_core.testing.postgres import Database
 from etl_core.testing.servers.snowflake_double import Session, SnowflakeAccount
 
 TABLE = orders()
+_ID = Column("id", INT8, attnum=1)
 OLD, NEW = (1, "a", "b", 1), (2, "c", "d", 2)
 
 
@@ -83,6 +92,60 @@ def test_what_a_transaction_decided_is_done_though_an_answer_is_lost(
     destination.write(batch(changes(TABLE, inserts=[NEW]), expected=200, new=300))
     assert contents(destination, TABLE) == Counter([NEW])
     assert not account.connect(True).rows('SELECT 1 FROM "_etl"."pending"')
+
+
+def test_views_show_what_was_before_or_what_is_now(
+    destination: SnowflakeDestination, account: SnowflakeAccount, tmp_path: Path, database: Database
+) -> None:
+    """To anyone, between the statements that follow copies with another key; and whichever answer is lost."""
+    with_id = history()
+    with_both = history(old=(_ID, Column("note", TEXT, attnum=2)))
+    append_copy(destination, with_id, [(1, "n0", "x")], 100, LoggedCopy(THEN))
+    seen: set[tuple[Any, ...]] = set()
+    steps = ["CREATE OR REPLACE VIEW", "CREATE OR REPLACE TABLE", 'DELETE FROM "_etl"."pending']
+    lost = [None, *steps, 'CREATE OR REPLACE VIEW "public"."items_current"']
+    with SnowflakeAccount(database.dsn) as outside:
+        reader = outside.connect(True)
+
+        def look() -> None:
+            seen.add(tuple(reader.rows('SELECT "note", "_etl_lsn" FROM "public"."items_history"')))
+            account.before.update(dict.fromkeys(steps, look))
+
+        for at, statement in enumerate(lost, start=1):
+            schema, lsn = (with_both if at % 2 else with_id), 100 + 100 * at
+            account.before["COMMIT"] = lambda statement=statement: statement and account.lost.append(statement)
+            account.before.update(dict.fromkeys(steps, look))
+            with pytest.raises(DestinationUnavailable) if statement else contextlib.nullcontext():
+                append_copy(destination, schema, [(1, f"n{at}", "x")], lsn, LoggedCopy(THEN))
+            again = SnowflakeDestination(account.connect, "double", "shop", tmp_path)
+            assert again.positions().tables[schema.table_id] == Lsn(lsn)
+            account.before.clear()
+            [now] = [found.to_pylist() for found in again.read_versions(schema)]
+            assert [(row["note"], row["_etl_lsn"]) for row in now] == [(f"n{at}", lsn)]
+            again.close()
+            assert seen <= {((f"n{at - 1}", lsn - 100),), ((f"n{at}", lsn),)}, statement
+            seen.clear()
+
+
+def test_a_view_that_is_refused_is_missing_until_it_is_not(
+    destination: SnowflakeDestination, account: SnowflakeAccount
+) -> None:
+    """It stops neither its table nor another one."""
+    schema = replace(history(), table_id=TableId(77))
+
+    def refuse() -> None:
+        account.before["CREATE OR REPLACE VIEW"] = refuse
+        raise ProgrammingError(msg="Insufficient privileges to operate on schema", errno=3001)
+
+    account.before["CREATE OR REPLACE VIEW"] = refuse
+    append_copy(destination, schema, [(1, "a", "x")], 100, LoggedCopy(THEN))
+    destination.write(batch(changes(TABLE, inserts=[NEW]), expected=100, new=200))
+    with pytest.raises(TableError, match="is not as this pipeline left it"):
+        list(destination.read_versions(schema))
+    account.before.clear()
+    row = (2, "b", "y", None, "insert", 150, 1, at(THEN), None)
+    destination.write(batch(changes(schema, inserts=[row]), expected=100, new=200))
+    assert sum(found.num_rows for found in destination.read_versions(schema)) == 2
 
 
 def test_no_batch_comes_between_a_clone_and_its_end(

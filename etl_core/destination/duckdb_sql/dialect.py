@@ -42,11 +42,21 @@ class DuckDBVersions(VersionsDialect):
     def lists(self, names: Query, name: str) -> Query:
         return sql.SQL("coalesce(list_contains({}, {}), FALSE)").format(names, sql.Literal(name))
 
-    def carried(self, name: str, number: int, kind: Query, is_sent: Query, is_moved: Query, place: Query) -> Query:  # noqa: ARG002
+    def carried(
+        self,
+        value: Query,
+        name: str,
+        number: int,  # noqa: ARG002
+        kind: Query,
+        is_sent: Query,
+        is_moved: Query,
+        place: Query,
+        by_key: Query,
+    ) -> Query:
         return sql.SQL(
-            "last_value(CASE WHEN {} THEN struct_pack(value := {n}, moved := CAST(NULL AS HUGEINT)) WHEN {} THEN"
-            " struct_pack(value := CAST(NULL AS {}), moved := {}) END IGNORE NULLS) OVER by_key AS {n}"
-        ).format(is_sent, is_moved, kind, place, n=sql.Identifier(name))
+            "last_value(CASE WHEN {} THEN struct_pack(value := {}, moved := CAST(NULL AS HUGEINT)) WHEN {} THEN"
+            " struct_pack(value := CAST(NULL AS {}), moved := {}) END IGNORE NULLS) OVER ({}) AS {}"
+        ).format(is_sent, value, is_moved, kind, place, by_key, sql.Identifier(name))
 
     def value(self, alias: str, name: str, number: int) -> Query:  # noqa: ARG002
         return sql.SQL("struct_extract({}, 'value')").format(sql.Identifier(alias, name))

@@ -46,14 +46,26 @@ class PostgresVersions(VersionsDialect):
     def lists(self, names: Query, name: str) -> Query:
         return sql.SQL("coalesce({} = ANY ({}), FALSE)").format(sql.Literal(name), names)
 
-    def carried(self, name: str, number: int, kind: Query, is_sent: Query, is_moved: Query, place: Query) -> Query:
+    def carried(
+        self,
+        value: Query,
+        name: str,
+        number: int,
+        kind: Query,
+        is_sent: Query,
+        is_moved: Query,
+        place: Query,
+        by_key: Query,
+    ) -> Query:
         known = sql.SQL("{} OR {}").format(is_sent, is_moved)
         return sql.SQL(
-            "CAST({last}(CASE WHEN {sent} THEN {name} END, {known}) OVER by_key AS {kind}) AS {name},"
-            " {last}(CASE WHEN NOT ({sent}) THEN {place} END, {known}) OVER by_key AS {moved}"
+            "CAST({last}(CASE WHEN {sent} THEN {value} END, {known}) OVER ({by_key}) AS {kind}) AS {name},"
+            " {last}(CASE WHEN NOT ({sent}) THEN {place} END, {known}) OVER ({by_key}) AS {moved}"
         ).format(
             last=_LAST_KNOWN,
             sent=is_sent,
+            value=value,
+            by_key=by_key,
             known=known,
             kind=kind,
             place=place,

@@ -10,7 +10,6 @@ from etl_core.destination.declaration import DestinationType
 from etl_core.destination.options import Option, Options
 from etl_core.destination.snowflake.readers import reader_names
 from etl_core.destination.snowflake.value_range import RANGE
-from etl_core.write_mode import WriteMode
 
 if TYPE_CHECKING:
     from etl_core.destination.snowflake.connection import Connect
@@ -60,13 +59,6 @@ def _check(options: Options) -> None:  # noqa: ARG001
         )
 
 
-def _refuses(mode: WriteMode, options: Options) -> str | None:  # noqa: ARG001
-    is_kept = mode in (WriteMode.MIRROR, WriteMode.SOFT_DELETE, WriteMode.APPEND)
-    return (
-        None if is_kept else "its views of versions are not made there; with append it has the log that they would show"
-    )
-
-
 SNOWFLAKE = DestinationType(
     build=_build,
     check=_check,
@@ -102,6 +94,6 @@ SNOWFLAKE = DestinationType(
         ),
     ),
     reader_names=reader_names,
-    refuses=_refuses,
+    refuses=lambda mode, options: None,  # noqa: ARG005
     value_range=RANGE,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from etl_core.destination.sql.destination import SqlDestination
 from etl_core.errors import CopyNeeded, ValueOutOfRange
 from etl_core.identifiers import TableId, TableName
 from etl_core.lsn import Lsn
+from etl_core.schema.change_log import current_view, history_view, rows_of, versions_of
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
 
@@ -94,10 +95,22 @@ class SnowflakeDestination(SqlDestination[SnowflakeSession]):
 
     def read(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """See Destination. One query, whose rows are of the moment it began."""
+        return self._read(schema, None)
+
+    def read_current(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """See HistoryDestination."""
+        return self._read(rows_of(schema), current_view)
+
+    def read_versions(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        """See HistoryDestination."""
+        return self._read(versions_of(schema), history_view)
+
+    def _read(self, schema: TableSchema, view: Callable[[TableName], TableName] | None) -> Iterator[pa.RecordBatch]:
         target = arrow_schema(schema)
         with self._account.open() as link:
             session = SnowflakeSession(link, self._snowflake, self._pipeline)
             place = self._place(session, schema)
+            place = place if view is None else view(place)
             select = statements.select(self._snowflake, session.identifier(place.namespace, place.name), schema.columns)
             try:
                 for table in link.run(select).fetch_arrow_batches():

@@ -25,6 +25,7 @@ from etl_core.destination.snowflake.types import (
     to_snowflake,
     type_change,
 )
+from etl_core.destination.snowflake.versions import SnowflakeVersions
 from etl_core.destination.sql.dialect import Dialect, Query, Values
 from etl_core.destination.sql.type_change import TypeChange
 from etl_core.identifiers import TableName
@@ -53,10 +54,16 @@ class SnowflakeDialect(Dialect):
             pipeline VARCHAR NOT NULL, lsn NUMBER(20,0) NOT NULL, updated_at TIMESTAMP_TZ(6) NOT NULL,
             incarnation VARCHAR)
         """,
+        """
+        CREATE TABLE IF NOT EXISTS {logs} (
+            pipeline VARCHAR NOT NULL, table_id NUMBER(10,0) NOT NULL, since NUMBER(20,0), namespace VARCHAR,
+            name VARCHAR, views VARCHAR)
+        """,
     )
     reserved = frozenset({"INFORMATION_SCHEMA"})
     longest_name = 255
     alters_in_place = False
+    versions = SnowflakeVersions()
 
     def __init__(self) -> None:
         self._numbers = itertools.count()

@@ -2,10 +2,9 @@
 
 **Nothing is defined in a transaction, as that would commit it.** A second connection makes what is needed: a staging
 table for rows, a temporary one, a table that is to replace another. The transaction has only their rows. A table that
-replaces, renames or drops another is written down in `_etl.pending` in the transaction, and done when that is
-committed: `CREATE OR REPLACE TABLE … CLONE`, which is one step for readers and may be done again until it is noted as
-done. Whoever begins next does first what is still pending. Until then `SnowflakeSession` finds such a table where it
-was made.
+replaces, renames or drops another is written down in the transaction, and done when that is committed (`pending`):
+`CREATE OR REPLACE TABLE … CLONE`, which is one step for readers. So are views. Whoever begins next does first what is
+still pending. Until then `SnowflakeSession` finds such a table where it was made.
 
 **Writers take turns.** Snowflake is READ COMMITTED and enforces no key. Each transaction first updates the one row of
 `_etl.turns`, which it holds until it ends; statements begin after that, and so see all that was committed before. A
@@ -23,6 +22,7 @@ import pyarrow as pa
 from psycopg import sql
 from snowflake.connector.errors import Error
 
+from etl_core.destination.snowflake import pending
 from etl_core.destination.snowflake.connection import FILES, WORK_PREFIX, Link
 from etl_core.destination.snowflake.dialect import STORED_AS, SnowflakeDialect
 from etl_core.destination.snowflake.failures import ABSENT, explain, explain_table
@@ -35,7 +35,7 @@ from etl_core.identifiers import TableName
 from etl_core.schema.table import TableSchema
 
 MADE_PREFIX = "made$"
-_TURNS, _PENDING = sql.Identifier(NAMESPACE, "turns"), sql.Identifier(NAMESPACE, "pending")
+_TURNS = sql.Identifier(NAMESPACE, "turns")
 _LONGEST_TEXT = 16_777_216
 _OLD_SCHEMAS = sql.SQL(
     "SELECT schema_name FROM information_schema.schemata WHERE STARTSWITH(schema_name, ?)"
@@ -49,10 +49,7 @@ _OLD_TABLES = sql.SQL(
 SUPPORT = (
     sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(NAMESPACE)),
     sql.SQL("CREATE STAGE IF NOT EXISTS {}").format(FILES),
-    sql.SQL(
-        "CREATE TABLE IF NOT EXISTS {} (pipeline VARCHAR NOT NULL, namespace VARCHAR NOT NULL, name VARCHAR NOT NULL,"
-        " made VARCHAR)"
-    ).format(_PENDING),
+    *pending.SUPPORT,
     sql.SQL("CREATE TABLE IF NOT EXISTS {} AS SELECT CURRENT_TIMESTAMP() AS taken_at").format(_TURNS),
 )
 """The statements that create what is here if it is missing, in this order: `_TURNS` says that all is there."""
@@ -68,6 +65,8 @@ class SnowflakeSession(Session):
         self._places: dict[TableName, str] = {}
         """Tables of `_etl` in which other tables are until the transaction has ended."""
         self._gone: set[TableName] = set()
+        self._views: dict[TableName, Query | None] = {}
+        """The views that are to be made, in order, and to be dropped."""
         self._temporary: dict[str, Query] = {}
         self.made: list[str] = []
         """All tables of `_etl` that were made."""
@@ -113,6 +112,7 @@ class SnowflakeSession(Session):
         self._link.rollback()
         self._places.clear()
         self._gone.clear()
+        self._views.clear()
 
     def columns(self, name: TableName) -> Sequence[StoredColumn]:
         place = TableName(NAMESPACE, self._places[name]) if name in self._places else name
@@ -131,6 +131,9 @@ class SnowflakeSession(Session):
         found = self.fetch(query if views else query + sql.SQL(" WHERE table_type = 'BASE TABLE'"))
         there = {(namespace, name) for namespace, name in found if not namespace.startswith(WORK_PREFIX)}
         there -= {(name.namespace, name.name) for name in self._gone}
+        if views:
+            there -= {(name.namespace, name.name) for name, query in self._views.items() if query is None}
+            there |= {(name.namespace, name.name) for name, query in self._views.items() if query is not None}
         return [*(there | {(name.namespace, name.name) for name in self._places})]
 
     def additions(self, name: TableName, ours: Collection[str]) -> Additions:
@@ -181,6 +184,16 @@ class SnowflakeSession(Session):
         self._places[name] = made
         self._gone.discard(name)
 
+    def create_view(self, view: TableName, query: Query) -> None:
+        self._views.pop(view, None)
+        self._views[view] = query
+
+    def drop_view(self, view: TableName) -> None:
+        self._views[view] = None
+
+    def within_view(self, name: TableName) -> Query:
+        return pending.Shown(name.namespace, name.name)
+
     @contextmanager
     def table_errors(self, name: TableName) -> Iterator[None]:
         try:
@@ -194,10 +207,9 @@ class SnowflakeSession(Session):
     def note_pending(self) -> bool:
         """Writes down what is to be done after COMMIT; whether there is something."""
         steps: list[tuple[TableName, str | None]] = [*self._places.items(), *((name, None) for name in self._gone)]
-        for name, made in steps:
-            query = sql.SQL("INSERT INTO {} (pipeline, namespace, name, made) VALUES (?, ?, ?, ?)").format(_PENDING)
-            self.execute(query, (self._pipeline, name.namespace, name.name, made))
-        return bool(steps)
+        pending.note_tables(self._link, self._pipeline, steps)
+        pending.note_views(self._link, self._pipeline, self._views, self._places)
+        return bool(steps or self._views)
 
     def clean(self) -> None:
         """Drops what only the transaction has needed."""
@@ -299,50 +311,19 @@ class SnowflakeDatabase:
                 link.rollback()
                 link.begin()
                 return False
-            if not self._pending(link):
+            if not pending.is_pending(link, self._pipeline):
                 return True
             link.rollback()
             self._finish(link)
 
-    def _pending(self, link: Link) -> list[tuple[str, str, str | None]]:
-        query = sql.SQL("SELECT namespace, name, made FROM {} WHERE pipeline = ?").format(_PENDING)
-        try:
-            return [tuple(row) for row in link.run(query, (self._pipeline,)).fetchall()]
-        except Error as error:
-            if error.errno in ABSENT:
-                return []  # before `create`
-            raise
-
     def _finish(self, link: Link) -> None:
-        """Does what committed transactions have written down.
-
-        In this writer's turn: a batch that came between another's CLONE and its end would be replaced by that.
-        """
-        if not self._pending(link):
+        """Does what committed transactions have written down."""
+        if not pending.is_pending(link, self._pipeline):
             return
         link.begin()
         link.run(sql.SQL("UPDATE {} SET taken_at = CURRENT_TIMESTAMP()").format(_TURNS))
-        self._do_pending(link)
+        pending.finish(link, self._pipeline)
         link.rollback()
-
-    def _do_pending(self, link: Link) -> None:
-        for namespace, name, made in self._pending(link):
-            table = sql.Identifier(namespace, name)
-            done = sql.SQL("DELETE FROM {} WHERE pipeline = ? AND namespace = ? AND name = ?").format(_PENDING)
-            if made is None:
-                link.define(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
-                link.define(done + sql.SQL(" AND made IS NULL"), (self._pipeline, namespace, name))
-                continue
-            place = sql.Identifier(NAMESPACE, made)
-            link.define(statements.create_schema(sql.Identifier(namespace)))
-            try:
-                link.define(sql.SQL("CREATE OR REPLACE TABLE {} CLONE {} COPY GRANTS").format(table, place))
-            except Error as error:
-                if error.errno not in ABSENT:
-                    raise
-                # It was dropped once it had been cloned, by another process: rows may have come since.
-            link.define(sql.SQL("DROP TABLE IF EXISTS {}").format(place))
-            link.define(done + sql.SQL(" AND made = ?"), (self._pipeline, namespace, name, made))
 
 
 def _transaction_of(session: SnowflakeSession) -> object:

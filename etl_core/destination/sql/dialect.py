@@ -28,6 +28,11 @@ NAMESPACE = "_etl"
 class VersionsDialect(ABC):
     """What the views of a table's versions need besides (`versions`): windows, recursion, lists and pairs of values."""
 
+    inlined: ClassVar[Query] = sql.SQL("NOT MATERIALIZED ")
+    """Has the product work a common table expression out anew where it is used, as part of what uses it."""
+    once: ClassVar[Query] = sql.SQL("MATERIALIZED ")
+    """Has it work one out but once."""
+
     @abstractmethod
     def position(self, lsn: Query, seq: Query) -> Query:
         """One number that sorts as both do, of 63 and 32 bits."""
@@ -37,11 +42,22 @@ class VersionsDialect(ABC):
         """Whether a list of texts has `name`; false for NULL."""
 
     @abstractmethod
-    def carried(self, name: str, number: int, kind: Query, is_sent: Query, is_moved: Query, place: Query) -> Query:
-        """What `SELECT … WINDOW by_key` has for the column: in each row its last value, or the move that brought it.
+    def carried(
+        self,
+        value: Query,
+        name: str,
+        number: int,
+        kind: Query,
+        is_sent: Query,
+        is_moved: Query,
+        place: Query,
+        by_key: Query,
+    ) -> Query:
+        """What a select list has for the column `name`: in each row its last value, or the move that brought it.
 
         Of the rows up to it the last that is sent has the value, which may be NULL; one that is moved alone has `place`
-        instead. `kind` is the column's type, `number` tells it from others.
+        instead. `kind` is the column's type, `number` tells it from others. `by_key` is the window, without a frame:
+        the rows of a key in their order, in which those that have a value or are moved have places of their own.
         """
 
     @abstractmethod

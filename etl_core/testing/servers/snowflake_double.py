@@ -4,6 +4,7 @@ PostgreSQL is READ COMMITTED and has writers of one row wait, as Snowflake is an
 
 - a statement that defines something commits the transaction of its session, cannot be rolled back and waits for nobody,
 - what is defined is there for all sessions at once; CREATE OR REPLACE and CLONE are one step,
+- a view is its text: it has the tables that are called so when it is read, and no named windows,
 - names without quotes are upper case,
 - files come by PUT to a stage, and from there by COPY INTO.
 
@@ -36,7 +37,7 @@ _PREPARE = """
 CREATE SCHEMA catalog; CREATE SCHEMA data;
 CREATE TABLE catalog."SCHEMATA" ("SCHEMA_NAME" text PRIMARY KEY, "CREATED" timestamptz DEFAULT now());
 CREATE TABLE catalog."TABLES" ("TABLE_SCHEMA" text, "TABLE_NAME" text, "TABLE_TYPE" text DEFAULT 'BASE TABLE',
-    "CREATED" timestamptz DEFAULT now(), physical text, PRIMARY KEY ("TABLE_SCHEMA", "TABLE_NAME"));
+    "CREATED" timestamptz DEFAULT now(), physical text, definition text, PRIMARY KEY ("TABLE_SCHEMA", "TABLE_NAME"));
 CREATE SEQUENCE catalog.tables_made;
 CREATE VIEW catalog."COLUMNS" AS SELECT "TABLE_SCHEMA", "TABLE_NAME", a.attname AS "COLUMN_NAME",
     CASE t.typname WHEN 'numeric' THEN 'NUMBER' WHEN 'varchar' THEN 'TEXT' WHEN 'float8' THEN 'FLOAT'
@@ -51,6 +52,10 @@ CREATE VIEW catalog."COLUMNS" AS SELECT "TABLE_SCHEMA", "TABLE_NAME", a.attname 
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum;
 CREATE FUNCTION to_binary(text, text) RETURNS bytea LANGUAGE sql IMMUTABLE AS 'SELECT decode($1, $2)';
 CREATE FUNCTION current_transaction() RETURNS text LANGUAGE sql AS 'SELECT pg_current_xact_id()::text';
+CREATE FUNCTION earlier(anyelement, anyelement) RETURNS anyelement LANGUAGE sql IMMUTABLE STRICT AS 'SELECT $1';
+CREATE FUNCTION later(anyelement, anyelement) RETURNS anyelement LANGUAGE sql IMMUTABLE STRICT AS 'SELECT $2';
+CREATE AGGREGATE first_known(anyelement) (SFUNC = earlier, STYPE = anyelement);
+CREATE AGGREGATE last_known(anyelement) (SFUNC = later, STYPE = anyelement);
 CREATE FUNCTION current_warehouse() RETURNS text LANGUAGE sql AS $$SELECT 'LOADING'$$;
 """
 _PUT = re.compile(r"PUT 'file://[^']+' '(@[^']+)' AUTO_COMPRESS = FALSE OVERWRITE = TRUE")
@@ -131,7 +136,7 @@ class Session:
     def physical(self, schema: str, name: str) -> str:
         query = 'SELECT physical FROM catalog."TABLES" WHERE "TABLE_SCHEMA" = %s AND "TABLE_NAME" = %s'
         found = self.catalog.execute(query, (schema or self.schema, name)).fetchone()
-        if found is None:
+        if found is None or found[0] is None:
             raise ProgrammingError(msg=f"Object '{schema}.{name}' does not exist or not authorized.", errno=2003)
         return str(found[0])
 
@@ -143,17 +148,36 @@ class Session:
             raise ProgrammingError(msg=f"SQL compilation error: {error}", errno=1003, sqlstate="42000") from None
         if isinstance(tree, exp.Command):
             raise ProgrammingError(msg=f"the double does not know: {statement}", errno=1003, sqlstate="42000")
+        return self._resolved(tree).sql(dialect="postgres")
+
+    def _resolved(self, tree: exp.Expression) -> exp.Expression:
         for name in tree.find_all(exp.Identifier):
             if not name.quoted:
                 name.set("this", name.this.upper())
             name.set("quoted", True)
+        if any(select.args.get("windows") for select in tree.find_all(exp.Select)):
+            raise ProgrammingError(msg="the double knows no named windows", errno=1003, sqlstate="42000")
+        for known in list(tree.find_all(exp.IgnoreNulls)):
+            function = "first_known" if isinstance(known.this, exp.FirstValue) else "last_known"
+            known.replace(exp.Anonymous(this=function, expressions=[known.this.this]))
+        expressions = {expression.alias for expression in tree.find_all(exp.CTE)}
         for table in list(tree.find_all(exp.Table)):
             if table.db == "INFORMATION_SCHEMA":
                 table.set("db", exp.to_identifier("catalog", quoted=True))
-                continue
-            table.set("this", exp.to_identifier(self.physical(table.db, table.name), quoted=True))
-            table.set("db", exp.to_identifier("data", quoted=True))
-        return tree.sql(dialect="postgres")
+            elif table.db or table.name not in expressions:
+                self._resolve(table)
+        return tree
+
+    def _resolve(self, table: exp.Table) -> None:
+        query = 'SELECT definition FROM catalog."TABLES" WHERE "TABLE_SCHEMA" = %s AND "TABLE_NAME" = %s'
+        found = self.catalog.execute(query, (table.db or self.schema, table.name)).fetchone()
+        if found is not None and found[0] is not None:
+            shown = self._resolved(sqlglot.parse_one(found[0], read="snowflake"))
+            name = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(table.name, quoted=True))
+            table.replace(exp.Subquery(this=shown, alias=name))
+            return
+        table.set("this", exp.to_identifier(self.physical(table.db, table.name), quoted=True))
+        table.set("db", exp.to_identifier("data", quoted=True))
 
     # What is defined.
 
@@ -185,10 +209,15 @@ class Session:
                     pass
                 case exp.Create(), "TABLE":
                     self._create(tree)
+                case exp.Create(), "VIEW":
+                    self._create_view(tree, table)
+                case exp.Drop(), "VIEW":
+                    self._drop_view(tree, table)
                 case exp.Drop(), "SCHEMA":
                     self.catalog.execute('DELETE FROM catalog."SCHEMATA" WHERE "SCHEMA_NAME" = %s', (table.db,))
                     self.catalog.execute('DELETE FROM catalog."TABLES" WHERE "TABLE_SCHEMA" = %s', (table.db,))
                 case exp.Drop(), "TABLE":
+                    self._check_kind(table.db, table.name, "BASE TABLE")
                     gone = self.catalog.execute(
                         'DELETE FROM catalog."TABLES" WHERE "TABLE_SCHEMA" = %s AND "TABLE_NAME" = %s',
                         (table.db or self.schema, table.name),
@@ -199,6 +228,40 @@ class Session:
                     self.catalog.execute(self.translated(statement).encode())
                 case _:
                     raise ProgrammingError(msg=f"the double does not know: {statement}", errno=1003)
+
+    def _kind(self, schema: str, name: str) -> str | None:
+        query = 'SELECT "TABLE_TYPE" FROM catalog."TABLES" WHERE "TABLE_SCHEMA" = %s AND "TABLE_NAME" = %s'
+        found = self.catalog.execute(query, (schema or self.schema, name)).fetchone()
+        return None if found is None else str(found[0])
+
+    def _check_kind(self, schema: str, name: str, kind: str) -> None:
+        """Raises ProgrammingError if there is something of another kind."""
+        if self._kind(schema, name) not in (kind, None):
+            raise ProgrammingError(msg=f"Object '{name}' already exists as another kind.", errno=2203)
+
+    def _create_view(self, tree: exp.Create, view: exp.Table) -> None:
+        """Its query must be one that can be run."""
+        self._check_kind(view.db, view.name, "VIEW")
+        assert tree.args.get("replace")
+        definition = tree.expression.sql(dialect="snowflake")
+        try:
+            self.catalog.execute(b"SELECT * FROM (%s) AS shown LIMIT 0" % self.translated(definition).encode())
+        except psycopg.Error as error:
+            raise _explained(error) from None
+        self.catalog.execute(
+            'INSERT INTO catalog."TABLES" ("TABLE_SCHEMA", "TABLE_NAME", "TABLE_TYPE", definition)'
+            " VALUES (%s, %s, 'VIEW', %s)"
+            ' ON CONFLICT ("TABLE_SCHEMA", "TABLE_NAME") DO UPDATE SET definition = excluded.definition',
+            (view.db, view.name, definition),
+        )
+
+    def _drop_view(self, tree: exp.Drop, view: exp.Table) -> None:
+        self._check_kind(view.db, view.name, "VIEW")
+        gone = self.catalog.execute(
+            'DELETE FROM catalog."TABLES" WHERE "TABLE_SCHEMA" = %s AND "TABLE_NAME" = %s', (view.db, view.name)
+        )
+        if not gone.rowcount and not tree.args.get("exists"):
+            raise ProgrammingError(msg=f"View '{view.name}' does not exist.", errno=2003)
 
     def _create(self, tree: exp.Create) -> None:
         table = tree.find(exp.Table)
@@ -223,6 +286,7 @@ class Session:
             self._make(schema, name, _columns(tree), None, replaces=is_there)
 
     def _make(self, schema: str, name: str, definition: str, source: str | None, *, replaces: bool) -> None:
+        self._check_kind(schema, name, "BASE TABLE")
         number = self.catalog.execute("SELECT nextval('catalog.tables_made')").fetchone()
         assert number is not None
         physical = f"t{number[0]}"

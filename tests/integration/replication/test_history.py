@@ -6,6 +6,7 @@ The oracle is PostgreSQL: triggers write a history table, and `SELECT` has the r
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import psycopg
 import pytest
+import sqlglot
 
 from etl_core.config import BatchConfig, DestinationConfig
 from etl_core.config_tables import read_tables
@@ -65,7 +67,7 @@ def lab(lab: Lab) -> Lab:
     return lab
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
+@pytest.fixture(params=["duckdb", "postgres", "snowflake"])
 def anywhere(request: pytest.FixtureRequest, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """The lab, into each product with such views; `rows` asks that."""
     if request.param == "duckdb":
@@ -73,11 +75,24 @@ def anywhere(request: pytest.FixtureRequest, lab: Lab, monkeypatch: pytest.Monke
         return
     warehouse = create_database(lab.database.server)
     options = {"dsn": warehouse.dsn, "staging": str(lab.path.with_name("staging"))}
-    lab.config = replace(lab.config, destination=DestinationConfig("postgres", options))
-    monkeypatch.setattr(lab, "rows", warehouse.execute)
-    yield lab
-    lab.close()
-    warehouse.drop()
+    with contextlib.ExitStack() as stack:
+        stack.callback(warehouse.drop)
+        if request.param == "postgres":
+            lab.config = replace(lab.config, destination=DestinationConfig("postgres", options))
+            monkeypatch.setattr(lab, "rows", warehouse.execute)
+        else:
+            double = pytest.importorskip(
+                "etl_core.testing.snowflake_double", reason="pip install 'etl-dagster[snowflake]'"
+            )
+            lab.config = replace(lab.config, destination=DestinationConfig(f"{double.__name__}:DOUBLE", options))
+            session = stack.enter_context(double.SnowflakeAccount(warehouse.dsn)).connect(True)
+            monkeypatch.setattr(
+                lab,
+                "rows",
+                lambda query: session.rows(sqlglot.transpile(query, "postgres", "snowflake", identify=True)[0]),
+            )
+        stack.callback(lab.close)
+        yield lab
 
 
 def shadow(lab: Lab, *tables: str) -> None:
