@@ -20,10 +20,11 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 from benchmarks.loading import ORDERS, make_rows
 from benchmarks.session import Result, Session
 from etl_core.batch import TableChanges
-from etl_core.destination.bigquery.cdc import CdcWriter, Sent
+from etl_core.destination.bigquery.cdc import CdcWriter
 from etl_core.destination.bigquery.changes import key_bounds
 from etl_core.destination.bigquery.columns import stored_columns
 from etl_core.destination.bigquery.protobuf import RowEncoder
+from etl_core.destination.bigquery.row_stream import Sent
 from etl_core.destination.bigquery.types import to_bigquery
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
@@ -41,7 +42,7 @@ def bigquery_encode(session: Session) -> Result:
     """`session.rows` rows of 8 columns, a third of one column NULL: to requests, and through a server that says yes."""
     schema = ORDERS
     rows = make_rows(np.arange(session.rows))
-    encoder = RowEncoder(schema.columns, schema.column_names)
+    encoder = RowEncoder.of(schema.columns, schema.column_names)
     few = to_bigquery(rows.slice(0, _REFERENCE_ROWS), schema.columns, schema.name)
     reference, ours, sending, sent = [], [], [], Sent()
     for _ in range(session.runs):

@@ -23,8 +23,9 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 )
 
 from etl_core.batch import TableChanges
-from etl_core.destination.bigquery import cdc
-from etl_core.destination.bigquery.cdc import CdcWriter, RowsRefused, needs_merge
+from etl_core.destination.bigquery import row_stream
+from etl_core.destination.bigquery.cdc import CdcWriter, needs_merge
+from etl_core.destination.bigquery.row_stream import RowsRefused
 from etl_core.destination.bigquery.types import arrow_schema_for, bigquery_field, from_bigquery, to_bigquery
 from etl_core.errors import DestinationUnavailable, TableError, ValueOutOfRange
 from etl_core.lsn import Lsn
@@ -151,7 +152,7 @@ def test_a_later_part_and_a_later_batch_win(target: Target) -> None:
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_every_fault_ends_exact(target: Target, kind: Kind, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # So small that a batch is many requests.
-    monkeypatch.setattr(cdc, "MAX_REQUEST_BYTES", cdc._ENVELOPE_BYTES + 450)
+    monkeypatch.setattr(row_stream, "MAX_REQUEST_BYTES", row_stream._ENVELOPE_BYTES + 450)
     target.create([(at, "old", "x" * 20, at) for at in range(10)])
     with target.writer() as writer:
         writer.write(changes(target.schema, inserts=[(99, "before", None, 0)]), Lsn(50), 1, 0)
@@ -242,7 +243,7 @@ def test_requests_are_as_large_as_allowed_and_not_larger(target: Target) -> None
         sent = writer.write(changes(target.schema, inserts=data), Lsn(100), 1, 0)
     sizes = target.server.requests[before:]
     assert len(sizes) == sent.requests == 3
-    assert max(sizes) < cdc.MAX_REQUEST_BYTES
+    assert max(sizes) < row_stream.MAX_REQUEST_BYTES
     assert sorted(sizes)[1] > 8_900_000
     assert target.contents() == target.expected(data)
 

@@ -13,7 +13,6 @@ in the transaction: dropped before it, the old values would be gone though the b
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,7 +30,7 @@ from etl_core.destination.bigquery.bookkeeping import (
 from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
 from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Clients
 from etl_core.destination.bigquery.failures import translated
-from etl_core.destination.bigquery.method import STREAMED
+from etl_core.destination.bigquery.method import STREAMED, is_stale
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, WatermarkConflict
 from etl_core.identifiers import TableId
@@ -137,7 +136,7 @@ class ColumnMoves:
             with translated("looking at a table", schema.name):
                 table = self._clients.rest().get_table(str(place), retry=RETRY, timeout=CALL_SECONDS)
             self._there[schema.table_id] = {field.name.lower(): field for field in table.schema}
-            self._stale[schema.table_id] = bool(re.search("[1-9]", table.max_staleness or ""))
+            self._stale[schema.table_id] = is_stale(table.max_staleness)
         there = self._there[schema.table_id].get(column.column.lower())
         if there is None:
             self._added.setdefault(schema.table_id, []).append(column)

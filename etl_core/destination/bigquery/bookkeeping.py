@@ -49,6 +49,7 @@ _SCHEMA = [
     bigquery.SchemaField("method", "STRING"),
     bigquery.SchemaField("epoch", "INT64"),
     bigquery.SchemaField("epoch_of", "STRING"),
+    bigquery.SchemaField("redo", "STRING"),
     bigquery.SchemaField("updated_at", "TIMESTAMP"),
 ]
 
@@ -77,6 +78,8 @@ class StoredTable:
     """Names in BigQuery and attribute numbers of columns that a try to stream has added, and maybe filled."""
     claim: Claim | None = None
     """Under which changes are streamed; a new one with every process that begins to, and after every failure."""
+    redo: str | None = None
+    """What is to be streamed to the table until it is where its watermark says; see `redo_log`."""
 
 
 class Bookkeeping:
@@ -94,7 +97,11 @@ class Bookkeeping:
         client = self._clients.rest()
         with translated("creating the bookkeeping"):
             table = bigquery.Table(str(self.tables_place), _SCHEMA)
-            client.create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
+            made = client.create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
+        if not any(column.name == "redo" for column in made.schema):  # it is of an older version
+            self._clients.run(
+                f"ALTER TABLE {self.tables_place.sql} ADD COLUMN IF NOT EXISTS redo STRING", "creating the bookkeeping"
+            )
         self._clients.run(
             f"INSERT INTO {self.tables_place.sql} (table_id) SELECT {_STREAM}"
             f" WHERE NOT EXISTS (SELECT 1 FROM {self.tables_place.sql} WHERE table_id = {_STREAM})",
@@ -152,6 +159,7 @@ class Bookkeeping:
                     row["method"],
                     tuple((name, attnum) for name, attnum in json.loads(row["added"] or "[]")),
                     None if row["epoch_of"] is None else Claim(row["epoch"], row["epoch_of"]),
+                    row["redo"],
                 )
             )
         return tables, stream
@@ -180,17 +188,22 @@ class Bookkeeping:
     # --- the parts of a script that writes --------------------------------------------------------------------
 
     def fence(self, watermarks: Mapping[TableId, WatermarkMove]) -> str:
-        """The statement that ends the script unless every table has the watermark, and the claim, expected of it."""
+        """The statement that ends the script unless every table has the watermark, and the claim, expected of it.
+
+        And is where its watermark says.
+        """
         return (
             f"ASSERT (SELECT COUNT(*) FROM {self.tables_place.sql} t JOIN UNNEST(@moves) m"
-            " ON t.table_id = m.table_id AND t.watermark = m.expected AND (m.claim IS NULL OR t.epoch_of = m.claim))"
+            " ON t.table_id = m.table_id AND t.watermark = m.expected AND (m.claim IS NULL OR t.epoch_of = m.claim)"
+            " AND t.redo IS NULL)"
             f" = {len(watermarks)} AS '{FENCE}'"
         )
 
     def moves(self) -> str:
-        """The statement that moves the watermarks."""
+        """The statement that moves the watermarks, and notes what is to be streamed until the tables are there."""
         return (
-            f"UPDATE {self.tables_place.sql} t SET watermark = m.new, updated_at = CURRENT_TIMESTAMP()"
+            f"UPDATE {self.tables_place.sql} t SET watermark = m.new, redo = m.redo,"
+            " updated_at = CURRENT_TIMESTAMP()"
             " FROM UNNEST(@moves) m WHERE t.table_id = m.table_id"
         )
 
@@ -272,7 +285,8 @@ class Bookkeeping:
         self._clients.run(
             f"UPDATE {self.tables_place.sql} SET namespace = @namespace, name = @name, dataset = @dataset,"
             " table_name = @table, columns = @columns, dropped = NULL, added = NULL, watermark = @watermark,"
-            " method = @method, epoch = NULL, epoch_of = NULL, updated_at = CURRENT_TIMESTAMP() WHERE table_id = @id",
+            " method = @method, epoch = NULL, epoch_of = NULL, redo = NULL,"
+            " updated_at = CURRENT_TIMESTAMP() WHERE table_id = @id",
             "storing a watermark",
             _row_parameters(schema, place, watermark, method),
         )
@@ -295,9 +309,26 @@ class Bookkeeping:
 
     def forget(self, table_id: TableId) -> None:
         self._clients.run(
-            f"UPDATE {self.tables_place.sql} SET watermark = NULL WHERE table_id = @id",
+            f"UPDATE {self.tables_place.sql} SET watermark = NULL, redo = NULL WHERE table_id = @id",
             "removing a watermark",
             [bigquery.ScalarQueryParameter("id", "INT64", int(table_id))],
+        )
+
+    def has_redone(self, redone: Mapping[TableId, str]) -> None:
+        """Takes note that what these tables had in `redo` has been streamed."""
+        listed = [
+            bigquery.StructQueryParameter(
+                None,
+                bigquery.ScalarQueryParameter("table_id", "INT64", int(table_id)),
+                bigquery.ScalarQueryParameter("redo", "STRING", redo),
+            )
+            for table_id, redo in redone.items()
+        ]
+        self._clients.run(
+            f"UPDATE {self.tables_place.sql} t SET redo = NULL FROM UNNEST(@redone) r"
+            " WHERE t.table_id = r.table_id AND t.redo = r.redo",
+            "noting what was streamed",
+            [bigquery.ArrayQueryParameter("redone", "STRUCT", listed)],
         )
 
     # --- staging ----------------------------------------------------------------------------------------------
@@ -329,9 +360,14 @@ class Bookkeeping:
 
 
 def moves_parameter(
-    watermarks: Mapping[TableId, WatermarkMove], claims: Mapping[TableId, Claim] | None = None
+    watermarks: Mapping[TableId, WatermarkMove],
+    claims: Mapping[TableId, Claim] | None = None,
+    redo: Mapping[TableId, str] | None = None,
 ) -> Parameter:
-    """`@moves` of `Bookkeeping.fence` and `Bookkeeping.moves`; `claims` of those tables whose changes were streamed."""
+    """`@moves` of `Bookkeeping.fence` and `Bookkeeping.moves`.
+
+    `claims` are of those tables whose changes were streamed, `redo` of those to which they are to be.
+    """
     tokens = {table_id: claim.token for table_id, claim in (claims or {}).items()}
     return bigquery.ArrayQueryParameter(
         "moves",
@@ -343,6 +379,7 @@ def moves_parameter(
                 bigquery.ScalarQueryParameter("expected", "STRING", lsn_text(move.expected)),
                 bigquery.ScalarQueryParameter("new", "STRING", lsn_text(move.new)),
                 bigquery.ScalarQueryParameter("claim", "STRING", tokens.get(table_id)),
+                bigquery.ScalarQueryParameter("redo", "STRING", (redo or {}).get(table_id)),
             )
             for table_id, move in watermarks.items()
         ],

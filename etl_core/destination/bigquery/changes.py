@@ -21,8 +21,9 @@ from etl_core.destination.bigquery.change_streams import Attempt
 from etl_core.destination.bigquery.columns import StoredColumn
 from etl_core.destination.bigquery.connection import Clients, Parameter
 from etl_core.destination.bigquery.deleted_rows import mark_deleted
-from etl_core.destination.bigquery.method import STREAMED
+from etl_core.destination.bigquery.method import LOGGED, is_streamed
 from etl_core.destination.bigquery.names import Place
+from etl_core.destination.bigquery.redo_log import Redo, RedoLog, StagedChanges
 from etl_core.destination.bigquery.staging_tables import StagingTables
 from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
@@ -94,6 +95,9 @@ class Stager:
         """What streams the changes of those tables whose changes are."""
         self.moves = ColumnMoves(clients, tables)
         self.parts: list[StagedPart] = []
+        self.redo: dict[TableId, Redo] = {}
+        """What is to be streamed to tables once the batch is committed; there after `complete`."""
+        self._logged: dict[TableId, list[StagedChanges]] = {}
         self._staging = StagingTables(clients, book)
 
     def stage(self, changes: TableChanges) -> None:
@@ -103,8 +107,12 @@ class Stager:
         if schema.name != table.name:
             raise CopiedAgain(f"{table.name} was renamed to {schema.name}", table=str(schema.name), hint=COPIED_AGAIN)
         moved = self.moves.move(schema, changes.alterations)
-        if table.method == STREAMED:
-            self._stream(changes, table, moved)
+        if is_streamed(table.method):
+            self._check_streamed(changes, table, moved)
+            if table.method == LOGGED:
+                self._log(changes, moved)
+            else:
+                self._stream(changes, table, moved)
             return
         columns = moved.columns
         fill = self._stage_fill(schema, moved.overwritten)
@@ -132,22 +140,46 @@ class Stager:
         """Waits until everything is staged. Raises what went wrong."""
         self._staging.finish()
 
+    def complete(self, log: RedoLog) -> None:
+        """Makes the rows whole that are to be streamed out of the redo log. Their tables' columns are there."""
+        for table_id, parts in self._logged.items():
+            begins_at, final = self._watermarks[table_id].expected, self.moves.columns(table_id)
+            self.redo[table_id] = log.complete(self._tables[table_id], begins_at, parts, final, self._staging)
+
+    def keep_logged(self) -> None:
+        """Leaves to the redo log what may be in it."""
+        self._staging.keep([place for redo in self.redo.values() for place, _ in redo.parts])
+
     def drop(self) -> None:
         """Drops what was staged, whether it was to the end or not."""
         self._staging.drop()
 
-    def _stream(self, changes: TableChanges, table: StoredTable, moved: Moved) -> None:
-        schema, table_id = changes.schema, changes.schema.table_id
-        reason = needs_merge(changes)
+    def _log(self, changes: TableChanges, moved: Moved) -> None:
+        schema = changes.schema
+        rows = _rows_of(changes)
+        if rows is not None:
+            unchanged = tuple(partial.unchanged for partial in changes.partials)
+            place = self._stage_rows(f"redo_{schema.table_id}", rows, schema, moved.columns, bool(changes.partials))
+            self._logged.setdefault(schema.table_id, []).append(StagedChanges(schema, moved.columns, place, unchanged))
+
+    def _check_streamed(self, changes: TableChanges, table: StoredTable, moved: Moved) -> None:
+        """Raises TableError for a part that no rows can say."""
+        schema = changes.schema
+        reason = needs_merge(changes, are_completed=table.method == LOGGED)
         if reason is None and moved.overwritten and not self._are_empty(table, moved.overwritten, schema):
             reason = f"rows older than column {moved.overwritten[0].name} have, or may have, a value in it"
         if reason is not None:
+            how = "where it happens often, use method: load_merge"
+            if changes.partials:
+                how = "without destination.max_staleness, or with REPLICA IDENTITY FULL, it then happens no more"
             raise TableError(
                 f"changes of {schema.name} cannot be streamed, because {reason}",
                 table=str(schema.name),
-                hint=f"copy it again: etl resync {schema.name}; where it happens often, use method: load_merge, or with"
-                " unchanged TOAST values REPLICA IDENTITY FULL",
+                hint=f"copy it again: etl resync {schema.name}; {how}",
             )
+
+    def _stream(self, changes: TableChanges, table: StoredTable, moved: Moved) -> None:
+        table_id = changes.schema.table_id
         move = self._watermarks[table_id]
         add_columns(self._clients, self._book, self.moves, table_id, move)
         self.attempt.send(changes, table.place, moved.columns, move.expected)

@@ -29,7 +29,7 @@ from etl_core.destination.bigquery.connection import CALL_SECONDS, RETRY, Client
 from etl_core.destination.bigquery.deleted_rows import RowsToKeep, count_living, present_columns
 from etl_core.destination.bigquery.failures import translated
 from etl_core.destination.bigquery.layout import OWNER, Layout
-from etl_core.destination.bigquery.method import AUTO, STREAMED, choose
+from etl_core.destination.bigquery.method import AUTO, choose, is_streamed
 from etl_core.destination.bigquery.names import Place
 from etl_core.destination.bigquery.staging import PendingStream, commit
 from etl_core.destination.bigquery.statements import Descriptions
@@ -63,8 +63,8 @@ class BigQueryCopy:
         self._descriptions = Descriptions.of(present)
         self._present = present
         self._partition = layout.partition(schema)
-        self._method, reason = choose(schema, layout.method)
-        self._max_staleness = layout.max_staleness if self._method == STREAMED else None
+        self._method, reason = choose(schema, layout.method, may_be_stale=bool(layout.max_staleness))
+        self._max_staleness = layout.max_staleness if is_streamed(self._method) else None
         if layout.method == AUTO:
             _log.info("changes of %s go by %s, because %s", schema.name, self._method, reason)
         self._guard = threading.Lock()

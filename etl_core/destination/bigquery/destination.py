@@ -6,7 +6,7 @@ and aborts one of two that touch the same table. A job's id is chosen before it 
 lost is found again; what a process that died has sent may still commit, and then the next one's expectation fails. A
 copy has an argument of its own: see `copy`.
 
-Tables whose changes are streamed have no such transaction; `cdc` and `change_streams` have their argument. A batch of
+Tables whose changes are streamed have no such transaction; `cdc`, `change_streams` and `redo_log` have their argument. A batch of
 more than 99 tables is written in several transactions: see `transactions`.
 """
 
@@ -15,11 +15,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.ipc
-from google.cloud.bigquery_storage_v1 import types
 
 from etl_core.batch import WriteBatch
 from etl_core.destination.bigquery import statements
@@ -28,17 +25,27 @@ from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.change_streams import ChangeStreams
 from etl_core.destination.bigquery.changes import Stager
 from etl_core.destination.bigquery.columns import stored_columns
-from etl_core.destination.bigquery.connection import CALL_SECONDS, JOB_SECONDS, STORAGE_RETRY, Clients
+from etl_core.destination.bigquery.connection import Clients
 from etl_core.destination.bigquery.copy import BigQueryCopy, BigQueryPart, give_up
 from etl_core.destination.bigquery.failures import ORIGIN, REMOVAL, QuotaUsedUp, translated
-from etl_core.destination.bigquery.method import STREAMED
+from etl_core.destination.bigquery.method import is_streamed
 from etl_core.destination.bigquery.names import Place, check_dataset, place_of
 from etl_core.destination.bigquery.options import BigQueryOptions, parse_options
 from etl_core.destination.bigquery.pace import Pace
+from etl_core.destination.bigquery.reading import read_columns
+from etl_core.destination.bigquery.redo_log import RedoLog
 from etl_core.destination.bigquery.transactions import Transaction, transactions
 from etl_core.destination.bigquery.types import from_bigquery
 from etl_core.destination.protocol import Job, Positions
-from etl_core.errors import COPIED_AGAIN, CopiedAgain, CopyNeeded, DestinationError, EtlError, TableError
+from etl_core.errors import (
+    COPIED_AGAIN,
+    CopiedAgain,
+    CopyNeeded,
+    DestinationError,
+    EtlError,
+    TableError,
+    WatermarkConflict,
+)
 from etl_core.identifiers import TableId
 from etl_core.schema.table import TableSchema
 from etl_core.values.arrow import arrow_schema
@@ -56,14 +63,19 @@ class BigQueryDestination:
         self._clients = Clients(options)
         self._book = Bookkeeping(self._clients, pipeline, options.location)
         self._streams = ChangeStreams(self._clients, self._book)
+        self._redo = RedoLog(self._clients, self._book)
         self._pace = Pace()
 
     def prepare(self) -> None:
         self._book.create()
+        try:
+            self._redo.finish(self._book.tables().values())
+        except TableError as error:
+            _log.warning("%s; its next batch says so again", error)
 
     def discard_staging(self) -> None:
         """See StagingDestination."""
-        for prefix in ("copy", "part", "fill"):
+        for prefix in ("copy", "part", "fill", "redo"):
             for place in self._book.staged(prefix):
                 self._book.drop(place)
 
@@ -92,6 +104,10 @@ class BigQueryDestination:
 
     def _write(self, batch: WriteBatch) -> list[Job]:
         tables = self._book.fenced_tables(batch)
+        unfinished = [tables[table_id] for table_id in batch.watermarks if tables[table_id].redo]
+        if unfinished:
+            self._redo.finish(unfinished)
+            tables = self._book.tables()
         if self._drop_leftovers(tables, batch):
             tables = self._book.tables()
         attempt = self._streams.begin_batch([tables[table_id] for table_id in batch.watermarks])
@@ -113,33 +129,9 @@ class BigQueryDestination:
         """See Destination. The rows are those of the moment of the call, however long they are read."""
         columns = self._columns_in_bigquery(schema)
         place = self._settled(schema, columns)
-        session = types.ReadSession(
-            table=place.path,
-            data_format=types.DataFormat.ARROW,
-            read_options=types.ReadSession.TableReadOptions(selected_fields=columns),
-        )
         with translated("reading", schema.name):
-            begun = self._clients.read().create_read_session(
-                parent=f"projects/{self._clients.project}",
-                read_session=session,
-                max_stream_count=1,
-                retry=STORAGE_RETRY,
-                timeout=CALL_SECONDS,
-            )
-        return self._rows(schema, columns, begun)
-
-    def _rows(self, schema: TableSchema, columns: list[str], begun: types.ReadSession) -> Iterator[pa.RecordBatch]:
-        if not begun.streams:
-            return  # the table is empty
-        sent = pa.ipc.read_schema(pa.py_buffer(begun.arrow_schema.serialized_schema))
-        client: Any = self._clients.read()  # `read_rows` is without types
-        for stream in begun.streams:
-            with translated("reading", schema.name):
-                for message in client.read_rows(stream.name, retry=STORAGE_RETRY, timeout=JOB_SECONDS):
-                    block = pa.py_buffer(message.arrow_record_batch.serialized_record_batch)
-                    rows = pa.ipc.read_record_batch(block, sent)
-                    batch = pa.RecordBatch.from_arrays([rows.column(name) for name in columns], names=columns)
-                    yield self._read_batch(batch, schema)
+            batches = read_columns(self._clients, place, columns, schema.name)
+        return (self._read_batch(batch, schema) for batch in batches)
 
     def _read_batch(self, batch: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:
         try:
@@ -152,8 +144,9 @@ class BigQueryDestination:
         """The table, or of one whose changes are streamed the result of a query, which has all changes in it."""
         stored = self._book.tables().get(schema.table_id)
         place = self.place(schema)
-        if stored is None or stored.method != STREAMED:
+        if stored is None or not is_streamed(stored.method):
             return place
+        self._redo.finish([stored])
         job = self._clients.run(statements.select(place, columns), "reading", table=schema.name)
         return Place(job.destination.project, job.destination.dataset_id, job.destination.table_id)
 
@@ -180,7 +173,20 @@ class BigQueryDestination:
     def _apply(self, batch: WriteBatch, stager: Stager) -> list[Job]:
         for table_id in stager.moves.changed():
             add_columns(self._clients, self._book, stager.moves, table_id, batch.watermarks[table_id])
-        jobs = [self._run(transaction, stager) for transaction in transactions(self._book, batch, stager)]
+        stager.complete(self._redo)
+        jobs = []
+        try:
+            for transaction in transactions(self._book, batch, stager):
+                jobs.append(self._run(transaction, stager))
+                stager.keep_logged()
+        except (WatermarkConflict, TableError):
+            raise  # what was to be committed last is not
+        except BaseException:
+            stager.keep_logged()  # it may be committed
+            raise
+        if stager.redo:
+            written = self._book.tables()
+            self._redo.finish([written[table_id] for table_id in stager.redo if table_id in written])
         for table_id in stager.moves.changed():
             names = stager.moves.dropped(table_id)
             if names:

@@ -6,6 +6,8 @@ its copy to its next copy. https://cloud.google.com/bigquery/docs/change-data-ca
 
 from __future__ import annotations
 
+import re
+
 from etl_core.destination.bigquery.types import bigquery_field
 from etl_core.errors import TableError
 from etl_core.schema import pg_types
@@ -16,6 +18,8 @@ from etl_core.values.arrow import arrow_type
 from etl_core.write_mode import WriteMode
 
 LOAD_MERGE, STREAMED, AUTO = "load_merge", "storage_write_cdc", "auto"
+LOGGED = "storage_write_cdc_redo"
+"""Of a table, not of the configuration: streamed out of a redo log, in which rows are completed. See `redo_log`."""
 
 MAX_KEY_COLUMNS = 16
 
@@ -40,14 +44,28 @@ def refuses(mode: WriteMode, configured: str) -> str | None:
     return None
 
 
-def choose(schema: TableSchema, configured: str) -> tuple[str, str]:
-    """A table's method, and why, as the end of "because …". Raises TableError if it cannot be the configured one."""
+def is_streamed(method: str) -> bool:
+    """Whether a table's changes are streamed: such a table takes no DML, and is read through a query."""
+    return method in (STREAMED, LOGGED)
+
+
+def is_stale(max_staleness: str | None) -> bool:
+    """Whether reads of a table with this option, an interval, may lack changes that were streamed to it."""
+    return bool(re.search("[1-9]", max_staleness or ""))
+
+
+def choose(schema: TableSchema, configured: str, *, may_be_stale: bool = False) -> tuple[str, str]:
+    """A table's method, and why, as the end of "because …". Raises TableError if it cannot be the configured one.
+
+    `may_be_stale` is whether reads of streamed tables may be of older rows: from those no row can be completed.
+    """
     if configured == LOAD_MERGE:
         return LOAD_MERGE, "destination.method says so"
     reason = _KEEPS if keeps_deleted(schema) else _LOGS if keeps_log(schema) else key_refused(schema)
     if configured == STREAMED:
         if reason is None:
-            return STREAMED, "destination.method says so"
+            by_log = not may_be_stale and _unchanged_values(schema) is not None
+            return LOGGED if by_log else STREAMED, "destination.method says so"
         raise TableError(
             f"changes of {schema.name} cannot be streamed, because {reason}",
             table=str(schema.name),

@@ -24,9 +24,9 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -92,15 +92,17 @@ class EncodedRows:
 
 
 class RowEncoder:
-    """Encodes the rows of one table, whose columns are called `names` in BigQuery."""
+    """Encodes the rows of one table. `types` are by the columns' names in the rows, `names` those in BigQuery."""
 
-    def __init__(self, columns: Sequence[Column], names: Sequence[str]) -> None:
-        types = [bigquery_field(column) for column in columns]
-        self._fields = {
-            column.name: (at, kind) for at, (column, kind) in enumerate(zip(columns, types, strict=True), 1)
-        }
-        self._change_type, self._sequence = len(columns) + 1, len(columns) + 2
-        self.descriptor = _descriptor(names, types)
+    def __init__(self, types: Mapping[str, BigQueryType], names: Sequence[str]) -> None:
+        self._fields = {name: (at, kind) for at, (name, kind) in enumerate(types.items(), 1)}
+        self._change_type, self._sequence = len(types) + 1, len(types) + 2
+        self.descriptor = _descriptor(names, list(types.values()))
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], names: Sequence[str]) -> Self:
+        """Of a table with these columns."""
+        return cls({column.name: bigquery_field(column) for column in columns}, names)
 
     @property
     def schema(self) -> Any:

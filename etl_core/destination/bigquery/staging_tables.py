@@ -7,7 +7,7 @@ minute on them one after the other.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 
@@ -49,10 +49,21 @@ class StagingTables:
         self._on_their_way.append((self._threads.submit(self._fill, place, fields, rows, table), rows.nbytes))
         return place
 
+    def create(self, prefix: str, fields: Sequence[bigquery.SchemaField]) -> Place:
+        """An empty table of its own."""
+        place = self._book.staging_place(prefix)
+        self._places.append(place)
+        self._book.create_staging(place, fields)
+        return place
+
     def finish(self) -> None:
         """Waits until all rows are there. Raises the first thing that went wrong."""
         while self._on_their_way:
             self._finish_first()
+
+    def keep(self, places: Collection[Place]) -> None:
+        """Leaves tables to others."""
+        self._places = [place for place in self._places if place not in places]
 
     def drop(self) -> None:
         """Drops the tables; one that cannot be dropped now goes by itself."""

@@ -12,13 +12,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 from google.cloud import bigquery
 
 from etl_core.destination.bigquery.columns import StoredColumn, stored_columns
 from etl_core.destination.bigquery.failures import ORIGIN
 from etl_core.destination.bigquery.method import key_refused
 from etl_core.destination.bigquery.names import Place, quoted
-from etl_core.destination.bigquery.types import ELEMENT, ELEMENTS, BigQueryType, bigquery_field
+from etl_core.destination.bigquery.types import ELEMENT, ELEMENTS, WIDEST, BigQueryType, bigquery_field
 from etl_core.schema.table import TableSchema
 
 ROW, FINAL, PARTIAL = "_etl_row", "_etl_final", "_etl_partial"
@@ -181,19 +182,10 @@ def merge(
     keys that are looked for, so that BigQuery reads only the blocks that may hold them.
     """
     names = _names(columns)
-    groups = {
-        column.name: [str(number) for number, group in enumerate(unchanged, 1) if column.name in group]
-        for column in schema.columns
-    }
-    selected = []
-    for column in columns:
-        name, numbers = quoted(column.column), groups[column.name]
-        taken = f"IF(s.{PARTIAL} IN ({', '.join(numbers)}), o.{name}, s.{name})" if numbers else f"s.{name}"
-        selected.append(f"{taken} AS {name}")
-    keys = ", ".join(comparable("s", names[name], bigquery_field(schema.column(name))) for name in schema.key)
+    selected = _taken(columns, unchanged)
     once = (
         f"(SELECT * FROM {staged.sql} AS s WHERE TRUE"
-        f" QUALIFY ROW_NUMBER() OVER (PARTITION BY {keys} ORDER BY {FINAL} DESC) = 1)"
+        f" QUALIFY ROW_NUMBER() OVER (PARTITION BY {_keys('s', names, schema)} ORDER BY {FINAL} DESC) = 1)"
     )
     joined = f" LEFT JOIN {place.sql} AS o ON s.{PARTIAL} > 0 AND {_origin_matches(names, schema)}" if unchanged else ""
     matches = " AND ".join(
@@ -210,6 +202,63 @@ def merge(
         f" WHEN NOT MATCHED AND s.{FINAL} THEN INSERT ({', '.join(listed)})"
         f" VALUES ({', '.join(f's.{name}' for name in listed)})"
     )
+
+
+def complete(
+    target: Place,
+    staged: Place,
+    columns: Sequence[StoredColumn],
+    schema: TableSchema,
+    unchanged: Sequence[Sequence[str]],
+    held: str,
+) -> list[str]:
+    """Fills `target` with a staged part whose partial rows are whole: `columns` and FINAL.
+
+    `held` is what values are taken from: a table or a query in parentheses. Of a partial row that is not in it PARTIAL
+    is -1, and the script ends; others have 0.
+    """
+    names = _names(columns)
+    listed = ", ".join(quoted(column.column) for column in columns)
+    is_missing = f"IF(s.{PARTIAL} > 0 AND o.{quoted(names[schema.key[0]])} IS NULL, -1, 0)"
+    return [
+        f"INSERT INTO {target.sql} ({FINAL}, {PARTIAL}, {listed})"
+        f" SELECT s.{FINAL}, {is_missing}, {', '.join(_taken(columns, unchanged))} FROM {staged.sql} AS s"
+        f" LEFT JOIN {held} AS o ON s.{PARTIAL} > 0 AND {_origin_matches(names, schema)}",
+        f"ASSERT NOT EXISTS (SELECT 1 FROM {target.sql} WHERE {PARTIAL} < 0) AS '{ORIGIN}'",
+    ]
+
+
+def held_after(
+    place: Place,
+    earlier: Sequence[tuple[Place, Sequence[StoredColumn]]],
+    staged: Place,
+    columns: Sequence[StoredColumn],
+    schema: TableSchema,
+) -> str:
+    """The query, in parentheses, of the rows of a table after the parts `earlier`, which are not in it yet.
+
+    Of the table it has those alone that partial rows of `staged` come from.
+    """
+    names, number = _names(columns), "_etl_part"
+    listed = ", ".join(quoted(column.column) for column in columns)
+    wanted = " AND ".join(
+        f"{comparable('t', names[name], kind)} = {comparable('s', origin(at), kind)}"
+        for at, (name, kind) in enumerate((name, bigquery_field(schema.column(name))) for name in schema.key)
+    )
+    queries = [
+        f"SELECT {listed}, TRUE AS {FINAL}, 0 AS {number} FROM {place.sql} AS t"
+        f" WHERE EXISTS (SELECT 1 FROM {staged.sql} AS s WHERE s.{PARTIAL} > 0 AND {wanted})"
+    ]
+    for at, (part, there) in enumerate(earlier, 1):
+        values = ", ".join(
+            quoted(c.column) if c in there else f"CAST(NULL AS {c.type}) AS {quoted(c.column)}" for c in columns
+        )
+        queries.append(f"SELECT {values}, {FINAL}, {at} AS {number} FROM {part.sql}")
+    newest = (
+        f"SELECT * FROM ({' UNION ALL '.join(queries)}) AS u WHERE TRUE QUALIFY ROW_NUMBER() OVER"
+        f" (PARTITION BY {_keys('u', names, schema)} ORDER BY {number} DESC, {FINAL} DESC) = 1"
+    )
+    return f"(SELECT * FROM ({newest}) AS n WHERE {FINAL})"
 
 
 def bounds_of(column: StoredColumn, lowest: str, highest: str) -> str:
@@ -242,6 +291,21 @@ def _names(columns: Sequence[StoredColumn]) -> dict[str, str]:
     return {column.name: column.column for column in columns}
 
 
+def _keys(alias: str, names: Mapping[str, str], schema: TableSchema) -> str:
+    return ", ".join(comparable(alias, names[name], bigquery_field(schema.column(name))) for name in schema.key)
+
+
+def _taken(columns: Sequence[StoredColumn], unchanged: Sequence[Sequence[str]]) -> list[str]:
+    """The columns of staged rows s, with the values of o where they are unchanged."""
+    selected = []
+    for column in columns:
+        name = quoted(column.column)
+        numbers = [str(number) for number, group in enumerate(unchanged, 1) if column.name in group]
+        taken = f"IF(s.{PARTIAL} IN ({', '.join(numbers)}), o.{name}, s.{name})" if numbers else f"s.{name}"
+        selected.append(f"{taken} AS {name}")
+    return selected
+
+
 def _origin_matches(names: Mapping[str, str], schema: TableSchema) -> str:
     return " AND ".join(
         f"{comparable('o', names[name], kind)} = {comparable('s', origin(number), kind)}"
@@ -268,3 +332,15 @@ def field(name: str, kind: BigQueryType) -> bigquery.SchemaField:
     if kind.fields:
         return bigquery.SchemaField(name, "RECORD", fields=[field(*one) for one in kind.fields])
     return bigquery.SchemaField(name, kind.sql)
+
+
+def kind_of(column: bigquery.SchemaField) -> BigQueryType:
+    """The type of a column that `field` has made, with the widest decimals."""
+    if column.field_type != "RECORD":
+        return BigQueryType(column.field_type, WIDEST[column.field_type])
+    if column.fields[0].mode == "REPEATED":
+        element = kind_of(column.fields[0].fields[0])
+        inner = pa.list_(pa.field(ELEMENT, pa.struct([pa.field(ELEMENT, element.arrow)])))
+        return BigQueryType("STRUCT", pa.struct([pa.field(ELEMENTS, inner)]), element)
+    fields = tuple((field.name, kind_of(field)) for field in column.fields)
+    return BigQueryType("STRUCT", pa.struct([pa.field(name, kind.arrow) for name, kind in fields]), fields=fields)

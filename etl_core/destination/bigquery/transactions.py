@@ -63,7 +63,9 @@ def transactions(book: Bookkeeping, batch: WriteBatch, stager: Stager) -> Iterat
         parameters = [parameter for steps in group for parameter in steps.parameters]
         if moves:
             found = [book.fence(moves), *found, book.moves()]
-            parameters.append(moves_parameter(moves, stager.attempt.claims))
+            parameters.append(
+                moves_parameter(moves, stager.attempt.claims, {key: redo.dump() for key, redo in stager.redo.items()})
+            )
         if stream is not None:
             found.insert(0, book.stream_fence())
             parameters += stream_fence_parameters(stream)

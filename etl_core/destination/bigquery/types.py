@@ -92,6 +92,13 @@ _TYPES: dict[pa.DataType, tuple[str, pa.DataType]] = {
     pa.month_day_nano_interval(): ("INTERVAL", pa.month_day_nano_interval()),
 }
 
+WIDEST: dict[str, pa.DataType] = {
+    **dict(_TYPES.values()),
+    "NUMERIC": pa.decimal128(38, 9),
+    "BIGNUMERIC": pa.decimal256(76, 38),
+}
+"""The Arrow type that holds any value of a BigQuery type, by its name in SQL."""
+
 
 @dataclass(frozen=True, slots=True)
 class BigQueryType:

@@ -151,7 +151,7 @@ def test_a_column_reads_as_it_was_written(name: str, data: st.DataObject) -> Non
     start = data.draw(st.integers(0, len(drawn)))
     schema = table("t", Column("id", INT8), Column("one", pg_type, modifier))
     sent = to_bigquery(rows(schema, list(enumerate(drawn))), schema.columns, schema.name)
-    messages = _messages(RowEncoder(schema.columns, schema.column_names), sent.combine_chunks().slice(start))
+    messages = _messages(RowEncoder.of(schema.columns, schema.column_names), sent.combine_chunks().slice(start))
     assert [_read(m, "one") for m in messages] == [None if v is None else expected(v) for v in drawn[start:]]
     assert [m.id for m in messages] == list(range(start, len(drawn)))
     assert {(m._CHANGE_TYPE, m._CHANGE_SEQUENCE_NUMBER) for m in messages} <= {("UPSERT", _SEQUENCE)}
@@ -170,7 +170,7 @@ def test_an_array_reads_as_it_was_written(name: str, data: st.DataObject) -> Non
     schema = table("t", Column("many", array_of(90_000, pg_type), modifier), key=())
     given_rows = _lists(schema, drawn, storage_type)
     sent = to_bigquery(given_rows, schema.columns, schema.name).combine_chunks().slice(start)
-    messages = _messages(RowEncoder(schema.columns, ["many"]), sent)
+    messages = _messages(RowEncoder.of(schema.columns, ["many"]), sent)
     read = [[_read(e, "element") for e in m.many.elements] if m.HasField("many") else None for m in messages]
     assert read == [None if one is None else [None if v is None else expected(v) for v in one] for one in drawn[start:]]
 
@@ -188,7 +188,7 @@ def test_structs_read_as_they_were_written() -> None:
     ]
     given_rows = rows(schema, [(value, values[at:]) for at, value in enumerate(values)])
     sent = to_bigquery(given_rows, schema.columns, schema.name).combine_chunks().slice(1)
-    messages = _messages(RowEncoder(schema.columns, ["one", "many"]), sent)
+    messages = _messages(RowEncoder.of(schema.columns, ["one", "many"]), sent)
     assert [_struct(m, "one") for m in messages] == values[1:]
     assert [[_struct(e, "element") for e in m.many.elements] for m in messages] == [values[at:] for at in (1, 2, 3)]
 
@@ -230,7 +230,7 @@ def test_every_extreme_of_the_packed_forms() -> None:
     numbers = [largest, largest.copy_negate(), Decimal("0.000000128"), Decimal("-0.000000128"), Decimal(0)]
     bigs = [small, small.copy_negate(), Decimal(1).scaleb(-38), Decimal(-1).scaleb(-38), Decimal(0)]
     given_rows = rows(schema, list(zip(moments, numbers, bigs, strict=True)))
-    messages = _messages(RowEncoder(columns, ["d", "n", "b"]), to_bigquery(given_rows, columns, schema.name))
+    messages = _messages(RowEncoder.of(columns, ["d", "n", "b"]), to_bigquery(given_rows, columns, schema.name))
     assert [m.d for m in messages] == [_civil(_clock(moment)) for moment in moments]
     assert [m.n for m in messages] == [_numeric(number, 9) for number in numbers]
     assert [m.b for m in messages] == [_numeric(number, 38) for number in bigs]
@@ -242,7 +242,7 @@ def test_text_of_every_length_up_to_and_past_a_longer_varint() -> None:
     lengths = [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152]
     data = [(at, "x" * length, None if at % 2 else "ü" * length) for at, length in enumerate(lengths)]
     sent = to_bigquery(rows(schema, data), schema.columns, schema.name)
-    messages = _messages(RowEncoder(schema.columns, schema.column_names), sent)
+    messages = _messages(RowEncoder.of(schema.columns, schema.column_names), sent)
     assert [(m.id, m.one, _read(m, "two")) for m in messages] == data
 
 
@@ -250,7 +250,7 @@ def test_rows_come_in_stretches_and_none_is_lost(monkeypatch: pytest.MonkeyPatch
     schema = table("t", Column("id", INT8), Column("note", TEXT))
     data = [(at, "x" * at) for at in range(50)]
     sent = pa.concat_tables([to_bigquery(rows(schema, data[:7]), schema.columns, schema.name)] * 3)
-    encoder = RowEncoder(schema.columns, schema.column_names)
+    encoder = RowEncoder.of(schema.columns, schema.column_names)
     whole = [(m.id, m.note) for m in _messages(encoder, sent)]
     assert whole == data[:7] * 3
     monkeypatch.setattr(protobuf, "_BYTES_AT_ONCE", 64)
@@ -262,7 +262,7 @@ def test_a_delete_has_only_its_key() -> None:
     schema = table("t", Column("id", INT8), Column("note", TEXT), Column("n", INT4), key=("id", "n"))
     keys = pa.table({"id": pa.array([1, -1]), "n": pa.array([2, 3], pa.int32())})
     sent = to_bigquery(keys, [schema.columns[0], schema.columns[2]], schema.name)
-    messages = _messages(RowEncoder(schema.columns, ["id", "note", "amount"]), sent, "DELETE")
+    messages = _messages(RowEncoder.of(schema.columns, ["id", "note", "amount"]), sent, "DELETE")
     assert [(m.id, m.amount, _read(m, "note"), m._CHANGE_TYPE) for m in messages] == [
         (1, 2, None, "DELETE"),
         (-1, 3, None, "DELETE"),
@@ -273,5 +273,5 @@ def test_a_table_of_hundreds_of_columns_has_longer_tags() -> None:
     columns = tuple(Column(f"c{at}", INT4) for at in range(300))
     schema = table("t", *columns, key=())
     sent = to_bigquery(rows(schema, [tuple(range(300))]), columns, schema.name)
-    (message,) = _messages(RowEncoder(columns, schema.column_names), sent)
+    (message,) = _messages(RowEncoder.of(columns, schema.column_names), sent)
     assert [getattr(message, f"c{at}") for at in range(300)] == list(range(300))
