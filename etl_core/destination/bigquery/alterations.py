@@ -47,6 +47,8 @@ class Moved:
     columns: tuple[StoredColumn, ...]
     overwritten: tuple[StoredColumn, ...]
     """Those that came with it in which the rows there are must be given a value, or NULL."""
+    gone: tuple[str, ...]
+    """Those that went with it, as the source called them."""
 
 
 class ColumnMoves:
@@ -89,7 +91,8 @@ class ColumnMoves:
             # Its name in BigQuery stays, though another column may have come that differs by case only.
             columns.append(replace(column, column=known.column, attnum=column.attnum or known.attnum))
         self._columns[schema.table_id] = tuple(columns)
-        return Moved(tuple(columns), tuple(overwritten))
+        gone = tuple(name for name in before if name not in origin.values())
+        return Moved(tuple(columns), tuple(overwritten), gone)
 
     def table(self, table_id: TableId) -> StoredTable:
         """As it was before the batch."""

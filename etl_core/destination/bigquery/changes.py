@@ -17,6 +17,7 @@ from etl_core.destination.bigquery import removals, statements
 from etl_core.destination.bigquery.alterations import ColumnMoves, Moved, add_columns
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping, StoredTable
 from etl_core.destination.bigquery.cdc import needs_merge
+from etl_core.destination.bigquery.change_log import forget_unchanged
 from etl_core.destination.bigquery.change_streams import Attempt
 from etl_core.destination.bigquery.columns import StoredColumn
 from etl_core.destination.bigquery.connection import Clients, Parameter
@@ -28,6 +29,7 @@ from etl_core.destination.bigquery.staging_tables import StagingTables
 from etl_core.destination.bigquery.types import bigquery_field, to_bigquery
 from etl_core.errors import COPIED_AGAIN, CopiedAgain, TableError
 from etl_core.identifiers import TableId, TableName
+from etl_core.schema.change_log import keeps_log
 from etl_core.schema.table import Column, TableSchema
 from etl_core.values import load_missing
 from etl_core.values.arrow import arrow_field, key_schema
@@ -49,6 +51,8 @@ class StagedPart:
     removes: bool
     bounds: tuple[str, tuple[Parameter, Parameter]] | None
     fill: tuple[tuple[StoredColumn, ...], Place] | None
+    gone: tuple[str, ...]
+    """Columns that the part before had, as the source called them."""
 
     def statements(self, number: int, final: Sequence[StoredColumn]) -> list[str]:
         """In order; `final` are the columns that the table has in the end."""
@@ -58,6 +62,9 @@ class StagedPart:
             kept = [column for column in filled if column in final]
             if kept:
                 found.append(statements.fill(self.place, kept, values))
+        forget = forget_unchanged(self.place, self.gone) if keeps_log(self.schema) else None
+        if forget is not None:
+            found.append(forget)
         if self.truncate:
             found.append(statements.truncate(self.place))
         if self.mark_deleted is not None:
@@ -133,6 +140,7 @@ class Stager:
                 changes.removals is not None,
                 key_bounds(changes, columns, number),
                 fill,
+                moved.gone,
             )
         )
 

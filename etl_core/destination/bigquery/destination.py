@@ -6,8 +6,8 @@ and aborts one of two that touch the same table. A job's id is chosen before it 
 lost is found again; what a process that died has sent may still commit, and then the next one's expectation fails. A
 copy has an argument of its own: see `copy`.
 
-Tables whose changes are streamed have no such transaction; `cdc`, `change_streams` and `redo_log` have their argument. A batch of
-more than 99 tables is written in several transactions: see `transactions`.
+Tables whose changes are streamed have no such transaction; `cdc`, `change_streams` and `redo_log` have their argument.
+A batch of more than 99 tables is written in several transactions: see `transactions`.
 """
 
 from __future__ import annotations

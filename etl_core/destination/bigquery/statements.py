@@ -99,7 +99,7 @@ def replace_table(
     listed = ", ".join(f"('{key}', '{value}')" for key, value in labels.items())
     stale = "" if max_staleness is None else f", max_staleness = INTERVAL {max_staleness:.0f} SECOND"
     comment = schema.comment or before.table
-    described = "" if comment is None else f", description = {_literal(comment[:_LONGEST_DESCRIPTION])}"
+    described = "" if comment is None else f", description = {literal(comment[:_LONGEST_DESCRIPTION])}"
     return (
         f"CREATE OR REPLACE TABLE {place.sql} ({', '.join(definitions)}){by}{cluster}"
         f" OPTIONS (labels = [{listed}]{stale}{described})"
@@ -279,10 +279,10 @@ def transaction(statements: Sequence[str]) -> str:
 def _described(comment: str | None) -> str:
     if comment is None:
         return ""
-    return f" OPTIONS (description = {_literal(comment[:_LONGEST_COLUMN_DESCRIPTION])})"
+    return f" OPTIONS (description = {literal(comment[:_LONGEST_COLUMN_DESCRIPTION])})"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """A string of BigQuery's: its escapes are JSON's, but for surrogates, which `ensure_ascii` would make."""
     return json.dumps(text, ensure_ascii=False)
 
