@@ -90,8 +90,8 @@ class Pipeline(PipelineControl):
         )
         self._copies = BackgroundCopies(
             self._to_copy,
-            lambda tables: self._copier(self.stop).bundles(tables),
-            lambda bundle, stop, drain: self._copier(stop, drain=drain).copy_bundle(bundle),
+            lambda tables: self._copier(self.stop, is_repeated=True).bundles(tables),
+            lambda bundle, stop, drain: self._copier(stop, drain=drain, is_repeated=True).copy_bundle(bundle),
             config.copy.workers,
             self.observer,
         )
@@ -232,7 +232,12 @@ class Pipeline(PipelineControl):
         return self._copier(stop, share).copy_all(tables)
 
     def _copier(
-        self, stop: threading.Event, share: str | None = None, drain: threading.Event | None = None
+        self,
+        stop: threading.Event,
+        share: str | None = None,
+        drain: threading.Event | None = None,
+        *,
+        is_repeated: bool = False,
     ) -> TableCopier:
         return TableCopier(
             self.source,
@@ -247,6 +252,7 @@ class Pipeline(PipelineControl):
             selection=self.config.source.selection,
             stop=stop,
             drain=drain,
+            is_repeated=is_repeated,
         )
 
     # --- streaming --------------------------------------------------------------------------------------------

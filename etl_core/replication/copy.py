@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -47,7 +47,7 @@ from etl_core.replication.failpoints import (
     SLOT_CREATED,
     reach,
 )
-from etl_core.replication.group_copy import GroupCopy, find_groups
+from etl_core.replication.group_copy import GroupCopy, changed_in_group, find_groups
 from etl_core.replication.observer import Observer
 from etl_core.replication.permission import Permission
 from etl_core.replication.repeated_copies import AT_ONCE, copies_for
@@ -94,10 +94,13 @@ class TableCopier:
         selection: TableSelection | None = None,
         stop: threading.Event,
         drain: threading.Event | None = None,
+        is_repeated: bool = False,
     ) -> None:
         """When `drain` is set no copy begins, and one that still waits for its snapshot is given up.
 
-        With `share`, other processes may help with copies under this token, where the destination can do that."""
+        With `share`, other processes may help with copies under this token, where the destination can do that. When
+        `is_repeated` the caller looks for tables to copy again and again, and so for those that a stream sets back.
+        """
         self._source = source
         self._store = store
         self._destination = destination
@@ -110,6 +113,7 @@ class TableCopier:
         self._share = share
         self._stop = stop
         self._drain = drain or threading.Event()
+        self._is_repeated = is_repeated
         self._descriptions = CopyDescriptions(source, store, destination, shapes, permission, selection, stop)
 
     def copy_all(self, tables: Sequence[TableStatus]) -> list[Copied | EtlError]:
@@ -122,8 +126,8 @@ class TableCopier:
 
     def bundles(self, tables: Sequence[TableStatus]) -> list[Sequence[TableStatus]]:
         """The tables, which are in INIT, in groups to be copied together, and those alone that are not small."""
-        shared = self._share is not None
-        groups = [] if shared else find_groups(self._source, self._permission, tables, self._workers)
+        single = self._share is not None or not (self._is_repeated or self._is_handed_over())
+        groups = [] if single else find_groups(self._source, self._permission, tables, self._workers)
         grouped = {status.table_id for group in groups for status in group}
         return [*([status] for status in tables if status.table_id not in grouped), *groups]
 
@@ -143,7 +147,27 @@ class TableCopier:
                 on_wait=self._on_wait,
             )
             outcomes, alone = group.copy(tables)
+            if not self._is_repeated:
+                alone += self._set_back(outcomes)
         return outcomes | {status.table_id: self.copy_or_fail(status) for status in alone}
+
+    def _set_back(self, outcomes: Mapping[TableId, Copied | EtlError]) -> list[TableStatus]:
+        """Those of a group, in INIT, that a stream which began meanwhile may set back, or has: nothing kept changes.
+
+        Whoever copies once would leave them so.
+        """
+        copied = {table_id: one for table_id, one in outcomes.items() if isinstance(one, Copied)}
+        if not copied or self._is_handed_over(min(one.snapshot_lsn for one in copied.values())):
+            return []
+        again = []
+        for table_id in copied:
+            status = self._store.table(table_id)
+            if status is not None and status.state is TableState.FINISHED_COPY and status.sync_slot is None:
+                with contextlib.suppress(StateConflict):  # the stream has taken it in
+                    again.append(self._move(status, TableState.INIT, changed_in_group(status)))
+            elif status is not None and status.state is TableState.INIT:
+                again.append(status)
+        return again
 
     def copy_or_fail(self, status: TableStatus) -> Copied | EtlError:
         """Copies one table that is in INIT; returns the error of one that fails, which becomes ERRORED."""
@@ -342,10 +366,19 @@ class TableCopier:
                     self._source.drop_if_owned(owned.name, timeout=0.0)
 
     def _drop_needless_slot(self, slot: str, snapshot_lsn: Lsn) -> None:
-        main = self._source.slot_status(self._source.main_slot)
-        progress = self._store.progress()
-        if main is not None and not main.active and (progress is None or progress.flushed_lsn <= snapshot_lsn):
+        if self._is_handed_over(snapshot_lsn):
             self._source.drop_if_owned(slot)
+
+    def _is_handed_over(self, snapshot_lsn: Lsn | None = None) -> bool:
+        """Whether the next stream takes a copied table in before it passes its snapshot: see the top of this file.
+
+        Without a snapshot, whether it would if there were one as of now.
+        """
+        main = self._source.slot_status(self._source.main_slot)
+        if main is None or main.active:
+            return False
+        progress = None if snapshot_lsn is None else self._store.progress()
+        return progress is None or snapshot_lsn is None or progress.flushed_lsn <= snapshot_lsn
 
     def _on_wait(self, table: str, blockers: Sequence[Blocker]) -> None:
         if self._drain.is_set():

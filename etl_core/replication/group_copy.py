@@ -96,6 +96,12 @@ def find_groups(
     return [group for group in groups if len(group) > 1]
 
 
+def changed_in_group(status: TableStatus) -> TableUpdate:
+    """Of a table that was copied in a group and goes back to INIT: with a reason it is in no other group."""
+    why = "it changed while it was copied together with other tables, and is copied again alone"
+    return TableUpdate(error=f"{status.name}: {why}", is_requested=True)
+
+
 class GroupCopy:
     """One group of tables. `copy` is called once."""
 

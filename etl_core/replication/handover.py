@@ -40,6 +40,7 @@ from etl_core.replication.catch_ups import CatchUps, failure_of
 from etl_core.replication.catchup import CatchUp
 from etl_core.replication.copied_before import check_not_another, copied_tables, is_there
 from etl_core.replication.failpoints import READY_STORED, SYNC_DONE_STORED, TABLE_STOPPED, reach
+from etl_core.replication.group_copy import changed_in_group
 from etl_core.replication.observer import Observer
 from etl_core.replication.stopped_tables import StoppedTables
 from etl_core.replication.stream_fence import StreamFence
@@ -337,11 +338,7 @@ class Handover:
                 self._catch_ups.add(catch_up)
 
     def _copy_again(self, status: TableStatus) -> None:
-        again = None
-        if status.sync_slot is None:  # as it was copied in a group; with a reason it is in no other
-            why = "it changed while it was copied together with other tables, and is copied again alone"
-            again = TableUpdate(error=f"{status.name}: {why}", is_requested=True)
-        self._move(status, TableState.INIT, again)
+        self._move(status, TableState.INIT, changed_in_group(status) if status.sync_slot is None else None)
         self._slots.drop(status)
 
     def _finish_catch_up(
