@@ -20,7 +20,7 @@ from etl_core.lsn import Lsn
 from etl_core.replication.background import BackgroundCopies
 from etl_core.replication.catalog_watch import CatalogWatch
 from etl_core.replication.compare import Comparison
-from etl_core.replication.copied import Copied
+from etl_core.replication.copied import Copied, is_again_alone
 from etl_core.replication.copied_before import check_not_another, copied_tables
 from etl_core.replication.copy import TableCopier
 from etl_core.replication.observer import Observer
@@ -97,6 +97,7 @@ class Pipeline(PipelineControl):
         )
         self._has_looked = False
         self._drained_at: float | None = None
+        self._finished: set[TableId] = set()
 
     def close(self) -> None:
         """Ends copies in the background, closes the destination and the store. Idempotent."""
@@ -284,6 +285,7 @@ class Pipeline(PipelineControl):
         """
         self.check_destination()
         self._copies.start()
+        self._finished = set()
         try:
             streamed = self._streaming.stream(seconds=seconds, finishes=self._finishes_copies)
         except TransientError:
@@ -299,6 +301,13 @@ class Pipeline(PipelineControl):
         if self._copies.drain():
             self._drained_at = None
             self.observer.on_waiting("the time is over: finishing the copies that are under way; waiting for them")
+            return True
+        again = [one for one in self.store.tables() if is_again_alone(one) and one.table_id not in self._finished]
+        if again:  # they were copied in a group, under way when the time was over
+            self._finished |= {status.table_id for status in again}
+            drain = threading.Event()
+            drain.set()
+            self._copies.finish(again, lambda status, stop: self._copier(stop, drain=drain).finish_or_fail(status))
             return True
         if self._drained_at is None:
             self._drained_at = time.monotonic()

@@ -57,6 +57,16 @@ class BackgroundCopies:
         self._drain.set()
         return self._thread is not None and self._thread.is_alive()
 
+    def finish(self, tables: Sequence[TableStatus], copy: Callable[[TableStatus, threading.Event], object]) -> None:
+        """After `drain`, and its end: copies these, whose copies had begun. `copy(status, stop)` copies one."""
+        self._thread = threading.Thread(target=self._finish, args=(tables, copy), name="copies", daemon=True)
+        self._thread.start()
+
+    def _finish(self, tables: Sequence[TableStatus], copy: Callable[[TableStatus, threading.Event], object]) -> None:
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="copy") as pool:
+            for future in [pool.submit(copy, status, self._stop) for status in tables]:
+                self._told(future.result)
+
     def stop(self) -> None:
         """Ends what is being copied and waits for it. Idempotent."""
         self._stop.set()

@@ -173,6 +173,10 @@ class TableCopier:
         """Copies one table that is in INIT; returns the error of one that fails, which becomes ERRORED."""
         if self._stop.is_set() or self._drain.is_set():
             return TransientError(f"{status.name} was not copied: stopped before its turn")
+        return self.finish_or_fail(status)
+
+    def finish_or_fail(self, status: TableStatus) -> Copied | EtlError:
+        """As `copy_or_fail`, also after `drain`: of a table whose copy had begun, and has to be made again."""
         started = time.monotonic()
         repeated = self._wait_if_repeated(status)
         if repeated is not None:

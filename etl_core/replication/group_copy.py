@@ -28,7 +28,7 @@ from etl_core.destination.protocol import Destination, GroupDestination, TableCo
 from etl_core.errors import EtlError, SlotInUse, StateConflict, Stopped, TransientError, where
 from etl_core.identifiers import TableId
 from etl_core.lsn import Lsn
-from etl_core.replication.copied import Copied
+from etl_core.replication.copied import Copied, why_again_alone
 from etl_core.replication.copy_description import CopyDescriptions, Described, NotSmall
 from etl_core.replication.copy_publish import CopyEnd
 from etl_core.replication.failpoints import (
@@ -98,8 +98,7 @@ def find_groups(
 
 def changed_in_group(status: TableStatus) -> TableUpdate:
     """Of a table that was copied in a group and goes back to INIT: with a reason it is in no other group."""
-    why = "it changed while it was copied together with other tables, and is copied again alone"
-    return TableUpdate(error=f"{status.name}: {why}", is_requested=True)
+    return TableUpdate(error=why_again_alone(status.name), is_requested=True)
 
 
 class GroupCopy:
@@ -143,7 +142,7 @@ class GroupCopy:
                     self._copy(exporter, tables)
                 except Exception as failure:
                     error = _told(failure)
-                self._set_back()
+                self._set_back(error)
         except EtlError as failure:
             error = failure
         copied = [outcome for outcome in self._outcomes.values() if isinstance(outcome, Copied)]
@@ -189,7 +188,16 @@ class GroupCopy:
 
     def _begin(self, tables: Sequence[TableStatus], slot: str) -> None:
         update = TableUpdate(sync_slot=slot)
-        answers = self._store.transition_all([(status, TableState.DATA_SYNC, update) for status in tables])
+        try:
+            answers = self._store.transition_all([(status, TableState.DATA_SYNC, update) for status in tables])
+        except EtlError as error:
+            # Its answer may be lost: those that were moved are set back, the others are tried later.
+            self._outcomes |= {status.table_id: error for status in tables}
+            for status in self._store.tables():
+                if status.sync_slot == slot:
+                    self._statuses[status.table_id] = status
+                    del self._outcomes[status.table_id]
+            raise
         for status, moved in zip(tables, answers, strict=True):
             if isinstance(moved, StateConflict):
                 self._outcomes[status.table_id] = moved  # somebody else copies it, or has decided otherwise
@@ -197,19 +205,19 @@ class GroupCopy:
                 self._statuses[status.table_id] = moved
                 self._observer.on_state(moved.name, moved.state)
 
-    def _set_back(self) -> None:
-        """Those that have left the group go back to INIT. Before the group's session ends."""
+    def _set_back(self, error: EtlError | None) -> None:
+        """Those that have left the group go back to INIT. Before the group's session ends, maybe by `error`."""
         left = [status for table_id, status in self._statuses.items() if table_id not in self._outcomes]
         if not left:
             return
         try:
             answers = self._store.transition_all([(status, TableState.INIT, TableUpdate()) for status in left])
-        except EtlError as error:  # the next start sees that the copy has died
-            self._outcomes |= {status.table_id: error for status in left}
+        except EtlError as away:  # the next start sees that the copy has died
+            self._outcomes |= {status.table_id: away for status in left}
             return
         for status, moved in zip(left, answers, strict=True):
             if isinstance(moved, StateConflict):
-                self._outcomes[status.table_id] = moved
+                self._outcomes[status.table_id] = error or moved
             else:
                 self._statuses[status.table_id] = moved
                 self._observer.on_state(moved.name, moved.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections import Counter
@@ -113,7 +114,7 @@ def test_views_show_what_was_before_or_what_is_now(
 
         for at, statement in enumerate(lost, start=1):
             schema, lsn = (with_both if at % 2 else with_id), 100 + 100 * at
-            account.before["COMMIT"] = lambda statement=statement: statement and account.lost.append(statement)
+            account.before["COMMIT"] = functools.partial(account.lost.extend, [statement] if statement else [])
             account.before.update(dict.fromkeys(steps, look))
             with pytest.raises(DestinationUnavailable) if statement else contextlib.nullcontext():
                 append_copy(destination, schema, [(1, f"n{at}", "x")], lsn, LoggedCopy(THEN))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from etl_core.testing.seaweedfs import SeaweedFS
 from pyiceberg.table import Table
 
 from etl_core.batch import TableChanges
@@ -21,6 +20,7 @@ from etl_core.errors import DestinationUnavailable, TryAgain
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
 from etl_core.testing.destination_tables import INT8, TEXT, batch, changes, contents, orders, publish, table
+from etl_core.testing.servers.seaweedfs import SeaweedFS
 from tests.lakes.test_iceberg_commits import Fault, Gateway, gateway
 
 __all__ = ["gateway"]

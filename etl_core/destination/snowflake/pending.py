@@ -189,4 +189,4 @@ def _identifier(name: TableName) -> Query:
 
 
 def _word(query: str) -> Query:
-    return sql.SQL(query)  # type: ignore[arg-type]  # a query that was composed, and written down
+    return sql.SQL(query)  # a query that was composed, and written down

@@ -125,4 +125,4 @@ def _replaced(text: Query, before: str, after: str) -> Query:
 def _quoted(text: str) -> Query:
     """A string constant: in those of Snowflake a backslash escapes what comes next."""
     escaped = text.replace("\\", "\\\\").replace("'", "''")
-    return sql.SQL(f"'{escaped}'")  # type: ignore[arg-type]  # not known beforehand, and quoted here
+    return sql.SQL(f"'{escaped}'")

@@ -150,7 +150,7 @@ class Session:
             raise ProgrammingError(msg=f"the double does not know: {statement}", errno=1003, sqlstate="42000")
         return self._resolved(tree).sql(dialect="postgres")
 
-    def _resolved(self, tree: exp.Expression) -> exp.Expression:
+    def _resolved(self, tree: exp.Expr) -> exp.Expr:
         for name in tree.find_all(exp.Identifier):
             if not name.quoted:
                 name.set("this", name.this.upper())

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from etl_core.identifiers import TableName
+from etl_core.policies import TablePolicy
 from etl_core.replication import failpoints
 from etl_core.replication.stream import Ended
 from etl_core.state.store import TableUpdate
@@ -21,7 +22,8 @@ A, B = TableName("public", "a"), TableName("public", "b")
 def test_a_copy_under_way_is_finished_after_the_time_and_no_other_begins(lab: Lab, churned: MakeTables) -> None:
     churned("a", "b")
     lab.publish()
-    pipeline = lab.pipeline(copy=replace(lab.config.copy, workers=1))
+    policy = TablePolicy(recopy_max_bytes=1 << 40)  # so that each is copied alone
+    pipeline = lab.pipeline(copy=replace(lab.config.copy, workers=1), policy=policy)
     staged, publish = threading.Event(), threading.Event()
 
     def hold_the_copy_back() -> None:

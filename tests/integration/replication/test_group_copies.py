@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,27 @@ def test_a_stream_that_begins_beside_one_copy_leaves_no_table_to_be_copied_again
     other.observer.until_ready(*TABLES)
     streaming[0].__exit__(None, None, None)
     assert copies(pipeline, "t3") == 2
+    lab.assert_equal(pipeline)
+
+
+def test_a_run_whose_time_is_over_finishes_what_was_copied_in_a_group(lab: Lab) -> None:
+    create(lab)
+    pipeline = lab.pipeline(copy=CopyConfig(workers=1))
+    staged = threading.Event()
+
+    def change() -> None:
+        if staged.is_set():
+            return
+        staged.set()
+        pipeline.observer.until(lambda: any("time is over" in one for one in pipeline.observer.waiting), "the end")
+        lab.execute("UPDATE t3 SET note = 'changed'")
+        pipeline.observer.until_flushed(pipeline.current_lsn())
+
+    with failpoints.activated(failpoints.COPY_STAGED, change):
+        pipeline._copies.start()
+        assert staged.wait(300)
+        pipeline.run(seconds=0)
+    assert [copies(pipeline, table) for table in ("t1", "t3")] == [1, 2]
     lab.assert_equal(pipeline)
 
 

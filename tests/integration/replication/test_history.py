@@ -82,7 +82,7 @@ def anywhere(request: pytest.FixtureRequest, lab: Lab, monkeypatch: pytest.Monke
             monkeypatch.setattr(lab, "rows", warehouse.execute)
         else:
             double = pytest.importorskip(
-                "etl_core.testing.snowflake_double", reason="pip install 'etl-dagster[snowflake]'"
+                "etl_core.testing.servers.snowflake_double", reason="pip install 'etl-dagster[snowflake]'"
             )
             lab.config = replace(lab.config, destination=DestinationConfig(f"{double.__name__}:DOUBLE", options))
             session = stack.enter_context(double.SnowflakeAccount(warehouse.dsn)).connect(True)

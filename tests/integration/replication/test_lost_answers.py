@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from etl_core.errors import EtlError, TransientError
+from etl_core.identifiers import TableName
 from etl_core.state.sql_store import open_store
 from etl_core.state.store import StateStore
 from etl_core.testing.hostile import LosingStore
@@ -21,6 +22,8 @@ CALLS = (
     "save_source_identity",
     "add_table",
     "transition",
+    "transition_all",
+    "finish_copies",
     "save_schema",
     "forget_slot",
     "claim_progress",
@@ -45,7 +48,8 @@ def test_an_answer_of_the_store_is_lost(lab: Lab, churned: Callable[..., None], 
 
     def streamed() -> None:
         pipeline = lab.pipeline(store=store)
-        failed = [outcome for outcome in pipeline.sync() if isinstance(outcome, EtlError)]
+        copies = [*pipeline.sync(), *pipeline.sync([TableName("public", "a")])]  # both together, one alone
+        failed = [outcome for outcome in copies if isinstance(outcome, EtlError)]
         if failed:
             raise failed[0]
         lab.execute(
