@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from etl_dagster.any_destination import AnyDestinationResource as AnyDestinationResource
+    from etl_dagster.bigquery_destination import BigQueryDestinationResource as BigQueryDestinationResource
     from etl_dagster.declared_destinations import DuckLakeDestinationResource as DuckLakeDestinationResource
     from etl_dagster.declared_destinations import IcebergDestinationResource as IcebergDestinationResource
     from etl_dagster.declared_destinations import SnowflakeDestinationResource as SnowflakeDestinationResource
@@ -31,11 +32,10 @@ if TYPE_CHECKING:
     from etl_dagster.definitions.factory import build_postgres_replication as build_postgres_replication
     from etl_dagster.definitions.specs import build_slot_asset_spec as build_slot_asset_spec
     from etl_dagster.definitions.specs import build_source_asset_specs as build_source_asset_specs
+    from etl_dagster.destination_resource import DestinationResource as DestinationResource
+    from etl_dagster.duckdb_destination import DuckDBDestinationResource as DuckDBDestinationResource
     from etl_dagster.postgres_destination import PostgresDestinationResource as PostgresDestinationResource
     from etl_dagster.reports.checks import build_replication_checks as build_replication_checks
-    from etl_dagster.resources import BigQueryDestinationResource as BigQueryDestinationResource
-    from etl_dagster.resources import DestinationResource as DestinationResource
-    from etl_dagster.resources import DuckDBDestinationResource as DuckDBDestinationResource
     from etl_dagster.resources import PostgresReplicationResource as PostgresReplicationResource
     from etl_dagster.resources import StateStoreResource as StateStoreResource
     from etl_dagster.stream.control_job import build_control_job as build_control_job
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "AnyDestinationResource": "any_destination",
     "DagsterReplicationTranslator": "translator",
-    "DestinationResource": "resources",
-    "BigQueryDestinationResource": "resources",
-    "DuckDBDestinationResource": "resources",
+    "DestinationResource": "destination_resource",
+    "BigQueryDestinationResource": "bigquery_destination",
+    "DuckDBDestinationResource": "duckdb_destination",
     "MaterializeOptions": "sync.materialize_options",
     "DuckLakeDestinationResource": "declared_destinations",
     "IcebergDestinationResource": "declared_destinations",

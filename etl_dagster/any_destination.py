@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from etl_core.config_values import config_error
 from etl_core.destination.registry import FoundType, find_type, type_label
-from etl_dagster.resources import DestinationResource
+from etl_dagster.destination_resource import DestinationResource
 from etl_dagster.secrets import is_secret_name, plain
 
 if TYPE_CHECKING:

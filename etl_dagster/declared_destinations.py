@@ -12,7 +12,7 @@ from etl_core.destination.ducklake.declaration import DUCKLAKE
 from etl_core.destination.iceberg.declaration import ICEBERG
 from etl_core.destination.registry import find_type
 from etl_core.destination.snowflake.declaration import SNOWFLAKE
-from etl_dagster.resources import DestinationResource, option_field
+from etl_dagster.destination_resource import DestinationResource, option_field
 from etl_dagster.secrets import literal, plain, refuse_literal_secret
 
 if TYPE_CHECKING:

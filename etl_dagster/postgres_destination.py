@@ -8,7 +8,7 @@ from pydantic import ConfigDict, field_validator
 from etl_core.destination.postgres.declaration import POSTGRES
 from etl_core.destination.registry import find_type
 from etl_dagster.addresses import parse_address
-from etl_dagster.resources import DestinationResource, option_field
+from etl_dagster.destination_resource import DestinationResource, option_field
 from etl_dagster.secrets import literal, plain, refuse_literal_secret
 
 if TYPE_CHECKING:

@@ -1,39 +1,30 @@
-"""Dagster resources: the source with its replication connection, the state store, the destinations.
+"""Dagster resources: the source with its replication connection, and the state store.
 
-`PostgresReplicationResource` puts the three together and opens the pipeline; use it in your own ops and assets as the
-assets, the stream and the checks of this package do. Nothing connects before `pipeline()` or `connect()` is called.
+`PostgresReplicationResource` puts them together with a destination and opens the pipeline; use it in your own ops and
+assets as the assets, the stream and the checks of this package do. Nothing connects before `pipeline()` or `connect()`
+is called.
 
 A password never stands in a resource: Dagster shows the configuration of resources on a page. Name the environment
 variable that holds it (`password_env`), or give the whole address as `dg.EnvVar("…")`.
 """
 
-import abc
 import contextlib
-import os
-import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
-from etl_core.destination.bigquery.declaration import BIGQUERY
-from etl_core.destination.declaration import DestinationType
-from etl_core.destination.duckdb.declaration import DUCKDB
-from etl_core.destination.options import read_options
 from etl_dagster.addresses import Address, parse_address
+from etl_dagster.destination_resource import DestinationResource
 from etl_dagster.secrets import is_secret_name, literal, plain, refuse_literal_secret
 
 if TYPE_CHECKING:
-    from etl_core.config import DestinationConfig, PipelineConfig
+    from etl_core.config import PipelineConfig
     from etl_core.control import PipelineControl
-    from etl_core.destination.bigquery.names import Place
-    from etl_core.identifiers import TableName
     from etl_core.pipeline import Pipeline
     from etl_core.replication.observer import Observer
-    from etl_core.schema.table import TableSchema
     from etl_core.shape.shapes import Shapes
     from etl_core.source.connection import Connection
     from etl_core.state.store import StateStore
@@ -65,181 +56,6 @@ class StateStoreResource(dg.ConfigurableResource):
         from etl_core.state.sql_store import open_store
 
         return open_store(StateConfig(plain(self.url) or "").url, pipeline)
-
-
-def option_field(declared: DestinationType, name: str) -> Any:
-    """The field of an option, as the destination declares it."""
-    [option] = [option for option in declared.options or () if option.name == name]
-    default: Any = {} if option.kind == "mapping" else option.default
-    return Field(default=... if option.required else default, description=option.help)
-
-
-class DestinationResource(dg.ConfigurableResource, abc.ABC):
-    """A destination: its registered type, its options, and how its tables are called in Dagster."""
-
-    @property
-    @abc.abstractmethod
-    def type(self) -> str:
-        """As `destination.type` in the YAML of `etl`."""
-
-    @abc.abstractmethod
-    def options(self) -> dict[str, Any]:
-        """As the rest of `destination` there."""
-
-    @abc.abstractmethod
-    def table_uri(self, table: "TableName") -> str:
-        """Where a reader finds the table."""
-
-    def config(self) -> "DestinationConfig":
-        """As `etl_core` is told, secrets included. Raises ConfigError."""
-        from etl_core.config import DestinationConfig
-
-        return DestinationConfig(self.type, self.options())
-
-    def check(self) -> None:
-        """Raises ConfigError for what is known to be wrong when a code location loads, which reads no variable."""
-
-    def table_path(self, table: "TableName") -> tuple[str, str]:
-        """What the IO managers of the destination call schema, or dataset, and table."""
-        return table.namespace, table.name
-
-    def database_name(self) -> str | None:
-        """What a query calls the database, or project, of the tables; None as long as only a variable says it."""
-        return None
-
-    def table_name(self, table: "TableName") -> str | None:
-        """`database.schema.table` as a query has it, by which Dagster tells tables apart; None as `database_name`."""
-        database = self.database_name()
-        return None if database is None else ".".join((database, *self.table_path(table)))
-
-    def column_types(self, schema: "TableSchema") -> Sequence[str]:
-        """The types of the columns as the destination spells them, in the order of `schema`; here PostgreSQL's."""
-        from etl_core.schema.pg_types import format_type
-
-        return [format_type(column) for column in schema.columns]
-
-
-class DuckDBDestinationResource(DestinationResource):
-    """A DuckDB file. It is open only while a batch is written, so that others can read between."""
-
-    path: str = option_field(DUCKDB, "path")
-    storage_version: Literal["v1.0.0", "v1.2.0", "v1.4.0", "v1.5.0", "latest"] = option_field(DUCKDB, "storage_version")
-
-    @property
-    def type(self) -> str:
-        return "duckdb"
-
-    def options(self) -> dict[str, Any]:
-        return {"path": plain(self.path), "storage_version": self.storage_version}
-
-    def table_uri(self, table: "TableName") -> str:
-        file = Path(plain(self.path) or "").resolve()
-        return f"duckdb://{file}/{table.namespace}/{table.name}"
-
-    def database_name(self) -> str | None:
-        from etl_core.destination.duckdb.location import database_name
-
-        path = literal(self.path)
-        return None if path is None else database_name(Path(path))
-
-    def column_types(self, schema: "TableSchema") -> Sequence[str]:
-        from etl_core.destination.duckdb_sql.types import duckdb_type
-
-        return [duckdb_type(column) for column in schema.columns]
-
-    def copy_file(self, target: str | Path) -> int:
-        """Copies the file to `target`, replacing that, and returns its bytes: for readers that hold a file for long.
-
-        The copy is as of the end of a batch. The stream waits meanwhile, not while the copy is read; processes that
-        read an older copy need not have ended. Raises dg.Failure, with what to do.
-        """
-        from etl_core.destination.duckdb.destination import DuckDBDestination
-        from etl_core.destination.duckdb.same_file import wal_path
-        from etl_core.errors import DestinationError, EtlError
-        from etl_dagster.failures import failure_of
-
-        target = Path(target)
-        fresh = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
-        try:
-            path = read_options(self.type, DUCKDB.options or (), self.options())["path"]
-            size = DuckDBDestination(path, "copy_file").backup(fresh)
-            wal_path(target).unlink(missing_ok=True)  # of the file that is replaced: another process wrote to it
-            fresh.replace(target)
-        except EtlError as error:
-            raise failure_of(error) from error
-        except OSError as error:
-            reason = error.strerror if error.errno is None else os.strerror(error.errno)
-            hint = "name a file in a folder that this user may write to"
-            raise failure_of(DestinationError(f"cannot write {target}: {reason}", hint=hint)) from error
-        finally:
-            with contextlib.suppress(OSError):
-                fresh.unlink(missing_ok=True)
-        return size
-
-
-class BigQueryDestinationResource(DestinationResource):
-    """BigQuery: a dataset for each PostgreSQL schema, or one for all.
-
-    Credentials are Application Default Credentials unless `credentials` names a service account's file, or is
-    `dg.EnvVar` of a variable that holds its JSON.
-    """
-
-    model_config = _HIDE
-
-    project: str = option_field(BIGQUERY, "project")
-    dataset: str = option_field(BIGQUERY, "dataset")
-    location: str | None = option_field(BIGQUERY, "location")
-    credentials: str = option_field(BIGQUERY, "credentials")
-    method: Literal["load_merge", "storage_write_cdc", "auto"] = option_field(BIGQUERY, "method")
-    max_staleness: str | None = option_field(BIGQUERY, "max_staleness")
-    labels: dict[str, str] = option_field(BIGQUERY, "labels")
-    partition_by: dict[str, str] = option_field(BIGQUERY, "partition_by")
-    api_endpoint: str | None = option_field(BIGQUERY, "api_endpoint")
-    storage_endpoint: str | None = option_field(BIGQUERY, "storage_endpoint")
-
-    @field_validator("credentials")
-    @classmethod
-    def _no_secret(cls, credentials: str) -> str:
-        if not isinstance(credentials, dg.EnvVar) and credentials.lstrip().startswith("{"):
-            if credentials in os.environ.values():
-                return credentials
-            raise ValueError(
-                "credentials holds a key, which Dagster would show on its pages: name the file, or give"
-                ' dg.EnvVar("…") of the variable that holds it'
-            )
-        return credentials
-
-    @property
-    def type(self) -> str:
-        return "bigquery"
-
-    def options(self) -> dict[str, Any]:
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        plain_texts = {name: plain(value) if isinstance(value, str) else value for name, value in given.items()}
-        return {name: value for name, value in plain_texts.items() if value is not None}
-
-    def table_path(self, table: "TableName") -> tuple[str, str]:
-        place = self._place(table)
-        return place.dataset, place.table
-
-    def table_uri(self, table: "TableName") -> str:
-        place = self._place(table)
-        return (
-            f"https://console.cloud.google.com/bigquery?p={place.project}&d={place.dataset}&t={place.table}&page=table"
-        )
-
-    def database_name(self) -> str | None:
-        return literal(self.project)
-
-    def column_types(self, schema: "TableSchema") -> Sequence[str]:
-        from etl_core.destination.bigquery.types import bigquery_field
-
-        return [bigquery_field(column).sql for column in schema.columns]
-
-    def _place(self, table: "TableName") -> "Place":
-        from etl_core.destination.bigquery.names import place_of
-
-        return place_of(plain(self.project) or "", plain(self.dataset) or "", table)
 
 
 class PostgresReplicationResource(dg.ConfigurableResource):

@@ -70,7 +70,7 @@ class FoundType:
 
         Those whose names are in `elsewhere` are not known yet: they are None here, and `check` is not asked.
         """
-        given = self._spelled_out(given)
+        given = self.spelled_out(given)
         declared = self.type.options
         options = given if declared is None else read_options(self.name, declared, given, folder, elsewhere)
         if self.type.check is not None and not elsewhere:
@@ -80,7 +80,7 @@ class FoundType:
 
     def build(self, given: Mapping[str, object], folder: Path | None, pipeline: str) -> Destination:
         """See `build_destination`."""
-        given = self._spelled_out(given)
+        given = self.spelled_out(given)
         options = self.read_options(given, folder)
         with self._calling(given):
             built = self.type.build(options, pipeline)
@@ -94,8 +94,8 @@ class FoundType:
             )
         return built
 
-    def _spelled_out(self, given: Mapping[str, object]) -> Mapping[str, object]:
-        """The options that a URL stands for."""
+    def spelled_out(self, given: Mapping[str, object]) -> Mapping[str, object]:
+        """The options that a URL stands for, `given` itself where there is none. Raises ConfigError."""
         if WHOLE_URL not in given:
             return given
         url = self.type.url

@@ -9,22 +9,20 @@ source.
 import contextlib
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union
+from typing import Annotated, Any, Literal, Self
 
 import dagster as dg
 from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from etl_core.destination.registry import check_type_name, destination_types, find_type
-from etl_core.errors import ConfigError, EtlError
+from etl_core.errors import EtlError
 from etl_core.identifiers import check_pipeline_name
 from etl_core.table_pattern import read_selection
 from etl_dagster import names
-from etl_dagster.any_destination import AnyDestinationResource
+from etl_dagster.definitions.component_destination import destination_models, resolve_destination
 from etl_dagster.definitions.component_schema import exact_model, without_secrets
 from etl_dagster.definitions.component_sections import (
     Batch,
@@ -41,6 +39,7 @@ from etl_dagster.definitions.component_sections import (
 from etl_dagster.definitions.dbt import dbt_sources as build_dbt_sources
 from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
+from etl_dagster.destination_resource import DestinationResource
 from etl_dagster.failures import failure_of
 from etl_dagster.load_checks import (
     check_policy,
@@ -49,34 +48,13 @@ from etl_dagster.load_checks import (
     check_types,
     check_write_mode,
     checked,
-    sentence,
 )
-from etl_dagster.postgres_destination import PostgresDestinationResource
-from etl_dagster.resources import (
-    BigQueryDestinationResource,
-    DestinationResource,
-    DuckDBDestinationResource,
-    PostgresReplicationResource,
-    StateStoreResource,
-)
-from etl_dagster.secrets import holds_secret, refuse_key
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
+from etl_dagster.secrets import holds_secret
 from etl_dagster.sync.sync_step import SyncStep
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 _log = logging.getLogger(__name__)
-
-_DESTINATIONS: Mapping[str, type[DestinationResource]] = {
-    "duckdb": DuckDBDestinationResource,
-    "bigquery": BigQueryDestinationResource,
-    "postgres": PostgresDestinationResource,
-}
-"""`destination.type` and the resource whose fields are the rest of `destination`."""
-
-_VARIABLES = {
-    "credentials": "The environment variable that holds a service account's key, as JSON.",
-    "dsn": "The environment variable that holds the whole address.",
-}
-"""By option that is a secret what `<option>_env` names."""
 
 Translate = Callable[[dg.AssetSpec, ReplicatedTableProps], dg.AssetSpec]
 """Gives the spec of one table from the translator's."""
@@ -99,75 +77,6 @@ def _check_tables(tables: list[str]) -> None:
     read_selection("tables", tables, instead=_INSTEAD)
 
 
-def _other_types() -> str:
-    """The regular expression of the types without a resource class, for `dg check yaml`."""
-    return f"^({'|'.join(re.escape(name) for name in destination_types() if name not in _DESTINATIONS)}|[^:]+:[^:]+)$"
-
-
-class OtherDestination(dg.Model):
-    """`destination` of a type that has no resource class: whatever options it declares, each also as `<option>_env`.
-
-    Which types are installed is known without importing their packages.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Annotated[str, checked(check_type_name)] = Field(json_schema_extra={"pattern": _other_types()})
-
-
-def _destination_models() -> Any:
-    """`destination` as YAML has it: `type` and, where the type has a resource class, its fields."""
-    models: list[Any] = [Annotated[OtherDestination, Tag("other")]]
-    for type_name, resource in _DESTINATIONS.items():
-        options: dict[str, Any] = {name: (field.annotation, field) for name, field in resource.model_fields.items()}
-        options["type"] = (Literal[type_name], ...)
-        for secret in _VARIABLES.keys() & options.keys():
-            annotation, field = options[secret]
-            options[secret] = (annotation | None, Field(default=None, description=field.description))
-            options[f"{secret}_env"] = (str | None, Field(default=None, description=_VARIABLES[secret]))
-        models.append(Annotated[create_model(resource.__name__, __base__=dg.Model, **options), Tag(type_name)])
-    return Annotated[Union[*models], Discriminator(_destination_tag)]
-
-
-def _destination_tag(destination: Any) -> str:
-    name = destination.get("type") if isinstance(destination, Mapping) else getattr(destination, "type", None)
-    return str(name) if name in _DESTINATIONS else "other"
-
-
-def _resolve_destination(context: dg.ResolutionContext, model: BaseModel) -> DestinationResource:
-    options = dict(context.resolve_value(model.model_dump(exclude_unset=True)))
-    # Also a key that `{{ env.… }}` has put there: pydantic's error would show it to whoever loads the code location.
-    refuse_key("destination.credentials", options.get("credentials"))
-    type_name = options.pop("type")
-    if type_name not in _DESTINATIONS:
-        return _other_destination(type_name, options)
-    for secret in _VARIABLES.keys() & _DESTINATIONS[type_name].model_fields.keys():
-        variable = options.pop(f"{secret}_env", None)
-        if variable is not None:
-            if secret in options:
-                raise dg.DagsterInvalidDefinitionError(
-                    f"destination: {secret} and {secret}_env exclude each other; leave one of them out"
-                )
-            options[secret] = dg.EnvVar(variable)
-        elif options.get(secret) is None and _DESTINATIONS[type_name].model_fields[secret].is_required():
-            raise dg.DagsterInvalidDefinitionError(f"destination: give either {secret} or {secret}_env")
-    return _DESTINATIONS[type_name](**options)
-
-
-def _other_destination(type_name: str, options: Mapping[str, Any]) -> DestinationResource:
-    try:
-        found = find_type(type_name)
-    except ConfigError as error:
-        raise dg.DagsterInvalidDefinitionError(f"{error.field}: {sentence(error)}") from None
-    declared = {option.name for option in found.type.options or ()}
-    variables = {name for name in options if name.endswith("_env") and name not in declared}
-    return AnyDestinationResource(
-        destination_type=type_name,
-        settings={name: value for name, value in options.items() if name not in variables},
-        settings_env={name.removesuffix("_env"): options[name] for name in variables},
-    )
-
-
 @dg.scaffold_with(ReplicationScaffolder)
 class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolvable):
     """A PostgreSQL publication replicated into a destination: an asset per table, a supervised stream, checks."""
@@ -178,9 +87,7 @@ class PostgresReplicationComponent(dg.StateBackedComponent, dg.Model, dg.Resolva
         description="The pipeline's name: the replication slot is etl_<name>."
     )
     source: Source
-    destination: Annotated[
-        DestinationResource, dg.Resolver(_resolve_destination, model_field_type=_destination_models())
-    ]
+    destination: Annotated[DestinationResource, dg.Resolver(resolve_destination, model_field_type=destination_models())]
     state: State
     tables: Annotated[list[str] | None, checked(_check_tables)] = Field(
         default=None,

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from etl_core.schema.table import TableSchema
     from etl_core.shape.shape import Shape
     from etl_core.source.connection import Connection
-    from etl_dagster.resources import DestinationResource, PostgresReplicationResource
+    from etl_dagster.destination_resource import DestinationResource
+    from etl_dagster.resources import PostgresReplicationResource
 
 COLUMN_SCHEMA = "dagster/column_schema"
 ROW_COUNT = "dagster/row_count"

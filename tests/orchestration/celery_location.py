@@ -14,7 +14,8 @@ from dagster_celery import celery_executor
 from etl_core.identifiers import TableName
 from etl_core.replication.failpoints import SLOT_CREATED, activated
 from etl_dagster import names
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from etl_dagster.sync.assets import build_initial_sync_assets
 
 QUEUES = {"one": ("orders", "notes"), "two": ("customers", "items")}

@@ -12,7 +12,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from etl_core.testing.postgres import Database
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import os
 import dagster as dg
 
 from etl_dagster.definitions.factory import build_postgres_replication
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from etl_dagster.stream.stream_job import StreamConfig
 
 replication = PostgresReplicationResource(

@@ -46,16 +46,16 @@ def launchpad(**options: Any) -> dict[str, Any]:
 def like(
     replication: PostgresReplicationResource, kind: type[PostgresReplicationResource], **options: Any
 ) -> PostgresReplicationResource:
-    """`replication` as another class."""
-    return kind(
-        name=replication.name,
-        publication=replication.publication,
-        dsn=replication.dsn,
-        tables=replication.tables,
-        state=replication.state,
-        destination=replication.destination,
-        **options,
-    )
+    """`replication` as another class, or with other options."""
+    same = {
+        "name": replication.name,
+        "publication": replication.publication,
+        "dsn": replication.dsn,
+        "tables": replication.tables,
+        "state": replication.state,
+        "destination": replication.destination,
+    }
+    return kind(**{**same, **options})
 
 
 def materializations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetMaterialization]:

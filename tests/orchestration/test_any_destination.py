@@ -23,6 +23,7 @@ from etl_core.identifiers import TableName
 from etl_core.testing.postgres import Database
 from etl_dagster import names
 from etl_dagster.any_destination import AnyDestinationResource
+from etl_dagster.bigquery_destination import BigQueryDestinationResource
 from etl_dagster.declared_destinations import (
     DuckLakeDestinationResource,
     IcebergDestinationResource,
@@ -30,14 +31,10 @@ from etl_dagster.declared_destinations import (
 )
 from etl_dagster.definitions.component import PostgresReplicationComponent
 from etl_dagster.definitions.factory import build_postgres_replication
+from etl_dagster.destination_resource import DestinationResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
 from etl_dagster.postgres_destination import PostgresDestinationResource
-from etl_dagster.resources import (
-    BigQueryDestinationResource,
-    DestinationResource,
-    DuckDBDestinationResource,
-    PostgresReplicationResource,
-    StateStoreResource,
-)
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
 from tests.orchestration.syncing import TABLES, materializations, sync
 from tests.own_package import environment

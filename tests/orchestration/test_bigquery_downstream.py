@@ -17,7 +17,8 @@ from google.cloud import bigquery
 from etl_core.testing.postgres import Database
 from etl_core.testing.servers.bigquery_emulator import BigQueryEmulator
 from etl_dagster import names
-from etl_dagster.resources import BigQueryDestinationResource, PostgresReplicationResource
+from etl_dagster.bigquery_destination import BigQueryDestinationResource
+from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync.assets import build_initial_sync_assets
 from tests.orchestration.syncing import ORDERS
 

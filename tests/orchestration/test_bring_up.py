@@ -19,6 +19,7 @@ from etl_core.state.store import TableStatus, TableUpdate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
 from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync.assets import build_initial_sync_assets
 from etl_dagster.sync.bring_up import BringUp, as_it_is
@@ -31,6 +32,7 @@ from tests.orchestration.syncing import (
     content,
     failures,
     launchpad,
+    like,
     materializations,
     state,
     sync,
@@ -339,3 +341,22 @@ def evaluations(instance: dg.DagsterInstance, run_id: str) -> set[tuple[str, str
     entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     found = [entry.dagster_event.asset_check_evaluation_data for entry in entries if entry.dagster_event]
     return {(each.check_name, each.asset_key.path[-1]) for each in found}
+
+
+def test_another_destination_is_refused_until_every_table_is_copied_into_it(
+    replication: PostgresReplicationResource, instance: dg.DagsterInstance, database: Database, tmp_path: Path
+) -> None:
+    assert sync(replication, instance, ORDERS).success
+    path = tmp_path / "another.duckdb"
+    moved = like(replication, PostgresReplicationResource, destination=DuckDBDestinationResource(path=str(path)))
+
+    refused = sync(moved, instance, CUSTOMERS)
+
+    said, hint = failures(refused)["customers"]
+    assert "the destination has nothing of pipeline" in said
+    assert "(public.orders); nothing was changed" in said
+    assert "a materialisation of every table with full_refresh: true" in hint
+    assert (state(replication, ORDERS), state(replication, CUSTOMERS)) == (TableState.FINISHED_COPY, TableState.INIT)
+    assert sync(moved, instance, full_refresh=True).success
+    for table in ("orders", "customers", "notes"):
+        assert content(moved, table) == at_source(database, table)

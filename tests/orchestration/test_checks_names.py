@@ -11,9 +11,10 @@ from psycopg import sql
 from etl_core.identifiers import TableName
 from etl_core.testing.postgres import Database
 from etl_dagster.definitions.factory import build_postgres_replication
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
 from etl_dagster.names import check_job_name
 from etl_dagster.reports.checks import build_replication_checks
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 
 ODD = [
     TableName("public", name) for name in ("Order Items", "Order_Items", "a.b", "a/b", "ümlaut", "日本語", 'say "hi"')

@@ -27,8 +27,9 @@ from etl_core.testing import destination_tables
 from etl_core.testing.postgres import Database
 from etl_dagster.definitions.component import PostgresReplicationComponent
 from etl_dagster.definitions.scaffold import ReplicationScaffolder
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
 from etl_dagster.postgres_destination import PostgresDestinationResource
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
+from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.sync.sync_step import SyncStep
 from etl_dagster.translator import ReplicatedTableProps
 
@@ -436,6 +437,36 @@ def test_a_key_in_the_file_is_refused_and_not_repeated(
     assert SECRET not in said
 
 
+@pytest.mark.parametrize(
+    ("destination", "type_name", "options"),
+    [
+        ("duckdb:lake/shop.duckdb", "duckdb", {"path": "lake/shop.duckdb"}),
+        ("postgresql://etl@warehouse/shop", "postgres", {"dsn": "postgresql://etl@warehouse/shop"}),
+        ("bigquery:project.dataset", "bigquery", {"project": "project", "dataset": "dataset"}),
+        ("{{ env.SHOP_URL }}", "duckdb", {"path": "shop.duckdb"}),
+        (
+            {"type": "snowflake", "account_env": "ACCOUNT", "user": "etl", "private_key_file": "k.p8", "database": "d"},
+            "snowflake",
+            {"account": "org-acme", "user": "etl", "private_key_file": "k.p8", "database": "d"},
+        ),
+    ],
+)
+def test_a_destination_is_a_url_or_its_options(
+    sandbox: DefsFolderSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    destination: object,
+    type_name: str,
+    options: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("SHOP_URL", "duckdb:shop.duckdb")
+    monkeypatch.setenv("ACCOUNT", "org-acme")
+
+    found = (load(sandbox, destination=destination).resources or {})["shop"].destination
+
+    assert found.type == type_name
+    assert found.options().items() >= options.items()
+
+
 def test_a_key_comes_from_the_environment(sandbox: DefsFolderSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCP_KEY", KEY)
 
@@ -471,6 +502,15 @@ def test_a_key_comes_from_the_environment(sandbox: DefsFolderSandbox, monkeypatc
             "credentials and credentials_env exclude each other",
         ),
         ({"destination": {"type": "postgres"}}, "destination: give either dsn or dsn_env"),
+        ({"destination": {"type": "ducklake", "catalogue": "x.ducklake", "data": "x"}}, "catalogue"),
+        (
+            {"destination": {"type": "iceberg", "uri": "http://x"}},
+            "destination: give either warehouse or warehouse_env",
+        ),
+        ({"destination": "duckdb"}, "destination: must be a mapping or a URL"),
+        ({"destination": "oracle:x"}, "there is no destination type 'oracle'; use one of: "),
+        ({"destination": "duckdb://x"}, "destination: is not a URL of its type; write duckdb:PATH"),
+        ({"destination": f"postgresql://etl:{SECRET}@db/x"}, "destination holds a password"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(sandbox: DefsFolderSandbox, changes: dict[str, Any], said: str) -> None:

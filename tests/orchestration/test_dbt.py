@@ -22,13 +22,10 @@ from etl_core.destination.registry import reader_names
 from etl_core.identifiers import TableName
 from etl_core.testing.database import Database, Postgres, create_database
 from etl_dagster import DagsterReplicationTranslator, dbt_sources
-from etl_dagster.resources import (
-    BigQueryDestinationResource,
-    DestinationResource,
-    DuckDBDestinationResource,
-    PostgresReplicationResource,
-    StateStoreResource,
-)
+from etl_dagster.bigquery_destination import BigQueryDestinationResource
+from etl_dagster.destination_resource import DestinationResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from examples.shop import TABLES, create_shop
 from tests.orchestration.syncing import streaming
 

@@ -12,15 +12,12 @@ import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 
 from etl_core.identifiers import TableName
+from etl_dagster.bigquery_destination import BigQueryDestinationResource
 from etl_dagster.definitions.factory import build_postgres_replication
 from etl_dagster.definitions.specs import build_source_asset_specs
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
 from etl_dagster.reports.checks import build_replication_checks
-from etl_dagster.resources import (
-    BigQueryDestinationResource,
-    DuckDBDestinationResource,
-    PostgresReplicationResource,
-    StateStoreResource,
-)
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from etl_dagster.stream.stream_job import StreamConfig, build_stream_job
 from etl_dagster.sync.assets import build_initial_sync_assets
 

@@ -13,7 +13,8 @@ import pytest
 
 from etl_core.testing.postgres import Database
 from etl_dagster.definitions.automation import on_replicated_change
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from examples.downstream import downstream_assets, downstream_resources
 
 ORDERS = dg.AssetKey(["duckdb", "public", "orders"])

@@ -16,8 +16,9 @@ from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
 from etl_dagster.definitions.specs import build_source_asset_specs
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
 from etl_dagster.failures import failure_of
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from etl_dagster.sync.assets import build_initial_sync_assets
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 from tests.orchestration.syncing import (

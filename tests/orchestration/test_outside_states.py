@@ -9,9 +9,10 @@ import yaml
 from etl_core.cli import main
 from etl_core.testing.postgres import Database
 from etl_dagster.definitions.factory import build_postgres_replication
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
 from etl_dagster.names import resource_key, stream_sensor_name
 from etl_dagster.reports.table_states import TABLE_STATE
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
+from etl_dagster.resources import PostgresReplicationResource
 from tests.orchestration.syncing import NOTES, ORDERS, TABLES, await_slot, sync
 from tests.orchestration.test_sensor import read_elsewhere, synced
 from tests.orchestration.test_stream import Runs

@@ -17,7 +17,8 @@ from etl_core.replication.failpoints import RANGE_STAGED, activated
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from etl_dagster.sync.assets import build_initial_sync_assets
 from etl_dagster.sync.shared_sync import helpers_wanted
 from tests.orchestration.syncing import (

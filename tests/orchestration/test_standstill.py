@@ -10,7 +10,8 @@ import pytest
 
 from etl_core.errors import ConfigError, DestinationError, PermanentError
 from etl_core.testing.postgres import Database
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource
 from etl_dagster.stream import copy_requests, standstill, supervisor
 from etl_dagster.stream.control_job import build_control_job
 from tests.orchestration.syncing import ORDERS, like

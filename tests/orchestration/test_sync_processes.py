@@ -18,7 +18,8 @@ from etl_core.replication.failpoints import COPY_STARTED, SLOT_CREATED, activate
 from etl_core.state.table_state import TableState
 from etl_core.testing.postgres import Database
 from etl_dagster import names
-from etl_dagster.resources import DuckDBDestinationResource, PostgresReplicationResource, StateStoreResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from etl_dagster.sync.assets import build_initial_sync_assets
 from etl_dagster.sync.step import CopyProgress, run_interruptibly
 from tests.orchestration.syncing import (

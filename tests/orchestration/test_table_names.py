@@ -7,14 +7,11 @@ import pytest
 
 from etl_core.identifiers import TableName
 from etl_dagster.addresses import Address, parse_address
+from etl_dagster.bigquery_destination import BigQueryDestinationResource
 from etl_dagster.definitions.factory import build_postgres_replication
-from etl_dagster.resources import (
-    BigQueryDestinationResource,
-    DestinationResource,
-    DuckDBDestinationResource,
-    PostgresReplicationResource,
-    StateStoreResource,
-)
+from etl_dagster.destination_resource import DestinationResource
+from etl_dagster.duckdb_destination import DuckDBDestinationResource
+from etl_dagster.resources import PostgresReplicationResource, StateStoreResource
 from etl_dagster.translator import DagsterReplicationTranslator, ReplicatedTableProps
 
 USERS = TableName("public", "users")

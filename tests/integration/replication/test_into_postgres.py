@@ -129,7 +129,7 @@ VALUES = {
     "numeric(5,2)[]": "array['NaN', 1.5, null]::numeric(5,2)[]",
     "numeric(3)": "999",
     "interval(6)": "'178000000 years'",
-    "interval(0)": "'-2562047788 hours'",
+    "interval(0)": "'-2000000000 hours'",
     "interval day to second(3)": "'-0.001 s'",
     "timestamp(6)": "'294276-12-31 23:59:59.999999'",
     "timestamp(3)": "'4714-11-24 00:00 BC'",
