@@ -227,6 +227,10 @@ _NESTED = frozenset(
 )
 
 
+_TYPES_OF_A_KEY = 4
+"""In one table, of which each takes a destination a while. BigQuery clusters by as many columns."""
+
+
 def _differences(destination: Destination, schema: TableSchema, expected: Rows) -> dict[str, tuple[list[Row], ...]]:
     """Of each column that differs: (id, value) of the rows that are missing, and of those that are there instead."""
     there, wanted = contents(destination, schema), Counter(comparable(rows(schema, expected)))
@@ -312,21 +316,31 @@ class ValueSuite(ValueCases):
         assert contents(destination, schema) == Counter(comparable(rows(schema, expected)))
 
     def test_values_are_keys(self, destination: Destination, cases: Sequence[Case]) -> None:
-        """Each type is the key of a table of its own; all of them are written in one batch."""
-        expected: dict[str, Rows] = {}
-        parts = []
-        for number, (column, values) in enumerate(cases):
+        """Four types to a key; rows differ in one of them. All tables are written in one batch."""
+        keyed: list[Case] = []
+        for column, values in cases:
             if column.name in ("float8", "jsonb", "ints", "texts", "uuids"):
                 values = values[:1] + values[2:]
             values = [value for value in values if self.holds(column, value)]
-            if len(values) < 2 or column.name in ("json", "jsons"):
-                continue
-            schema = table(
-                f"key_{column.name}", Column("what", TEXT), column, key=(column.name,), table_id=16_500 + number
-            )
-            publish(destination, schema, [("old", value) for value in values])
-            expected[column.name] = [("new", value) for value in values[:-1]]
-            parts.append(changes(schema, upserts=expected[column.name], deletes=[(values[-1],)]))
+            if len(values) > 1 and column.name not in ("json", "jsons"):
+                keyed.append((column, values))
+        expected: dict[str, Rows] = {}
+        parts = []
+        for first in range(0, len(keyed), _TYPES_OF_A_KEY):
+            columns, values_of = zip(*keyed[first : first + _TYPES_OF_A_KEY], strict=True)
+            names = [column.name for column in columns]
+            base = tuple(values[0] for values in values_of)
+
+            def other(at: int, value: Any, base: Row = base) -> Row:
+                return (*base[:at], value, *base[at + 1 :])
+
+            kept = [base, *(other(at, value) for at, values in enumerate(values_of) for value in values[1:-1])]
+            gone = [other(at, values[-1]) for at, values in enumerate(values_of)]
+            name = f"key_{'_'.join(names)}"
+            schema = table(name, Column("what", TEXT), *columns, key=names, table_id=16_500 + first)
+            publish(destination, schema, [("old", *key) for key in kept + gone])
+            expected[name] = [("new", *key) for key in kept]
+            parts.append(changes(schema, upserts=expected[name], deletes=gone))
         destination.write(batch(*parts, expected=100, new=200))
         assert {
             name: found
