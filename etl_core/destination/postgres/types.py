@@ -257,9 +257,9 @@ def _spell(pg_type: PgType, modifier: int, known: TypeNames) -> str:
 
 def _spell_interval(modifier: int) -> str:
     """The fields and the precision that a modifier of `interval` says, as intervaltypmodout does."""
-    if modifier < 0:
-        return "interval"
     fields = [field for field, bit in _INTERVAL_FIELDS.items() if modifier >> 16 & 1 << bit]
+    if modifier < 0 or not fields:  # PostgreSQL makes none without fields
+        return "interval"
     named = "" if len(fields) == len(_INTERVAL_FIELDS) else f" {fields[0]}{f' to {fields[-1]}' if fields[1:] else ''}"
     precision = modifier & 0xFFFF
     return f"interval{named}{'' if precision == _FULL_PRECISION else f'({precision})'}"
