@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Union
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
-from etl_core.config import DestinationConfig
 from etl_core.destination.registry import check_type_name, destination_types, find_type
 from etl_core.errors import ConfigError
 from etl_dagster.any_destination import AnyDestinationResource
@@ -90,6 +89,8 @@ def _destination_tag(destination: Any) -> str:
 
 def _check_url(url: str) -> None:
     """Imports no type. Raises ConfigError."""
+    from etl_core.config import DestinationConfig
+
     check_type_name(DestinationConfig.from_url(url).type)
 
 
@@ -103,6 +104,8 @@ def resolve_destination(context: dg.ResolutionContext, model: BaseModel | str) -
 
 
 def _of_url(url: str) -> DestinationResource:
+    from etl_core.config import DestinationConfig
+
     try:
         config = DestinationConfig.from_url(url)
         options = find_type(config.type).spelled_out(config.options)
