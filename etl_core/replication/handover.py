@@ -76,17 +76,17 @@ class Handover:
         claim: str | None,
         pipeline: str,
         write_lock: threading.Lock,
-        check_copied: Callable[[TableSchema], None] = lambda _: None,
+        check_copied: Callable[[TableSchema, str | None], None] = lambda _schema, _shape: None,
         put_aside: Callable[[Set[TableId]], None] = lambda _: None,
         name_taken: Callable[[], None] = lambda: None,
     ) -> None:
         """`begin_catch_up` gives None if the slot has passed what the destination has. `claim` is the stream's.
 
         `hold` gives the hold in force, of a session that lives; see `hold.py`. `check_copied` raises CopiedAgain for a
-        table that was copied by other settings: another process may have others. `put_aside` is told
-        what the destination has under no name of its own when the stream begins; `name_taken` is called when a table
-        is taken in that was copied, or renamed while it caught up, under a name that another one may have had: the
-        destination has put that one aside.
+        table that was copied by other settings, as another process may have others; it is given those that are stored,
+        or None to read them. `put_aside` is told what the destination has under no name of its own when the stream
+        begins; `name_taken` is called when a table is taken in that was copied, or renamed while it caught up, under a
+        name that another one may have had: the destination has put that one aside.
         """
         self._stopped = stopped
         self._fence = fence
@@ -130,11 +130,14 @@ class Handover:
         else:
             self._fence.expect(positions.stream)
         marks = positions.tables
-        for status in self._store.tables():
+        statuses = self._store.tables()
+        schemas, shapes = self._store.schemas(), self._store.shapes()  # at once: a query for each table costs 2 ms
+        for status in statuses:
             try:
                 match status.state:
                     case TableState.READY:
-                        self._take_in_ready(status, marks)
+                        schema = schemas.get(status.table_id)
+                        self._take_in_ready(status, marks, schema, shapes.get(status.table_id))
                     case TableState.SYNC_DONE:
                         self._resume_sync_done(status, marks, position)
                     case _:
@@ -226,12 +229,14 @@ class Handover:
         others = (self._store.schema(status.table_id) for status in self._store.tables() if status.table_id != table_id)
         return stored is not None and any(other is not None and other[1].name == stored[1].name for other in others)
 
-    def _take_in_ready(self, status: TableStatus, marks: Mapping[TableId, Lsn]) -> None:
+    def _take_in_ready(
+        self, status: TableStatus, marks: Mapping[TableId, Lsn], schema: TableSchema | None, shape: str | None
+    ) -> None:
         watermark = marks.get(status.table_id)
         if watermark is None or watermark < (status.snapshot_lsn or ZERO):
             self._fail_wanting(status, watermark)
             return
-        self._activate(status, watermark, self._schema(status))
+        self._activate(status, watermark, self._checked(status, schema, shape))
 
     def _activate(self, status: TableStatus, watermark: Lsn, schema: TableSchema) -> None:
         self._active.activate(status.table_id, watermark, schema)
@@ -245,14 +250,17 @@ class Handover:
 
     def _schema(self, status: TableStatus) -> TableSchema:
         stored = self._store.schema(status.table_id)
-        if stored is None:
+        return self._checked(status, None if stored is None else stored[1], None)
+
+    def _checked(self, status: TableStatus, schema: TableSchema | None, shape: str | None) -> TableSchema:
+        if schema is None:
             raise CopyNeeded(
                 f"the state store has no schema for {status.name}",
                 table=str(status.name),
                 hint=f"etl resync {status.name}",
             )
-        self._check_copied(stored[1])
-        return stored[1]
+        self._check_copied(schema, shape)
+        return schema
 
     def _resume_sync_done(self, status: TableStatus, marks: Mapping[TableId, Lsn], position: Lsn) -> None:
         """The process ended after the catch-up was complete: its watermark is beyond where the stream begins again."""

@@ -69,9 +69,13 @@ class Shaping:
                 found[status.table_id] = self._shapes.change_told(shape, status.name)
         return found
 
-    def check_copied(self, schema: TableSchema) -> None:
-        """Raises CopiedAgain if the destination's table, of `schema`, is not as the settings say it now."""
-        if self._shapes.is_as_copied(self._store.shape(schema.table_id), schema):
+    def check_copied(self, schema: TableSchema, shape: str | None = None) -> None:
+        """Raises CopiedAgain if the destination's table, of `schema`, is not as the settings say it now.
+
+        `shape` are the settings by which it was copied, where they are read already.
+        """
+        copied = self._store.shape(schema.table_id) if shape is None else shape
+        if self._shapes.is_as_copied(copied, schema):
             return
         raise CopiedAgain(
             f"{schema.name} is copied again: it was copied by other settings",

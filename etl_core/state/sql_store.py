@@ -183,6 +183,11 @@ class SqlStateStore(TransitionRows):
         with self._read() as connection:
             return self._newest_schema(connection, table_id)
 
+    def schemas(self) -> Mapping[TableId, TableSchema]:
+        with self._read() as connection:
+            newest = self._newest_schemas(connection)
+        return {table_id: schema_from_json(text) for table_id, (_, text) in newest.items()}
+
     def schema_versions(self, table_id: TableId, limit: int = 50) -> Sequence[SchemaVersion]:
         schemas = self._sql.schemas
         statement = self._select(schemas, table_id).order_by(schemas.c.version.desc()).limit(limit)

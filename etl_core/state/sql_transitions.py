@@ -66,7 +66,10 @@ class TransitionRows(PipelineRows):
                 connection.execute(sa.insert(sql.schemas), versions)
             return self._move_all(connection, [copy.move for copy in copies])
 
-    def _newest_schemas(self, connection: Connection, table_ids: Sequence[TableId]) -> dict[TableId, tuple[int, str]]:
+    def _newest_schemas(
+        self, connection: Connection, table_ids: Sequence[TableId] | None = None
+    ) -> dict[TableId, tuple[int, str]]:
+        """Version and JSON of the newest schema of each table, or of these."""
         schemas = self._sql.schemas
         later = schemas.alias()
         is_newest = ~sa.exists().where(
@@ -74,9 +77,8 @@ class TransitionRows(PipelineRows):
             later.c.table_id == schemas.c.table_id,
             later.c.version > schemas.c.version,
         )
-        found = connection.execute(
-            sa.select(schemas).where(*self._mine(schemas), schemas.c.table_id.in_(table_ids), is_newest)
-        )
+        wanted = () if table_ids is None else (schemas.c.table_id.in_(table_ids),)
+        found = connection.execute(sa.select(schemas).where(*self._mine(schemas), *wanted, is_newest))
         return {TableId(row.table_id): (row.version, row.schema_json) for row in found}
 
     def _move_all(self, connection: Connection, moves: Sequence[Move]) -> list[TableStatus | StateConflict]:

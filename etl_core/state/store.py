@@ -309,6 +309,9 @@ class StateStore(Protocol):
     def schema(self, table_id: TableId) -> tuple[int, TableSchema] | None:
         """The newest schema version of a table, counted from 1."""
 
+    def schemas(self) -> Mapping[TableId, TableSchema]:
+        """The newest schema of every table."""
+
     def schema_versions(self, table_id: TableId, limit: int = 50) -> Sequence[SchemaVersion]:
         """The newest versions of a table, oldest first."""
 

@@ -259,6 +259,9 @@ class StateStoreSuite(StateStoreRaces, StateStoreCopies, StateStoreHolds):
         assert [store.table(table_id) for table_id in ids] == [*finished[:2], paused, finished[2], stopped]
         found = [store.schema(table_id) for table_id in ids if table_id != paused.table_id]
         assert [version for version, _ in filter(None, found)] == [1, 2, 1, 1]
+        assert {table_id: schema.comment for table_id, schema in store.schemas().items()} == dict.fromkeys(
+            (ids[0], ids[1], ids[3], ids[4])
+        )
         assert store.shapes()[ids[3]] == f'{{"of": {ids[3]}}}'
         assert set(store.fingerprints()) == {ids[0], ids[1], ids[3], ids[4]}
         moves = [(move.from_state, move.to_state) for move in store.history(ids[0])]
