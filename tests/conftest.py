@@ -51,7 +51,7 @@ settings.load_profile(os.environ.get("ETL_HYPOTHESIS", "ci"))
 
 @pytest.fixture(scope="session")
 def own_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a package with a destination of its own, `type: mine`, is installed into."""
+    """The folder that packages with a destination of their own, `type: mine` and `type: sqlite`, are installed into."""
     target = tmp_path_factory.mktemp("own_package") / "installed"
     install(target)
     return target

@@ -146,6 +146,9 @@ class DuckDBDialect(Dialect):
             value, back = _without_last_zeros(value), _without_last_zeros(back)  # which a DECIMAL does not tell apart
         return sql.SQL("CASE WHEN {} = {} THEN {} END").format(back, value, cast)
 
+    def one_of_each(self, query: Query, key: Query) -> Query:
+        return sql.SQL("SELECT DISTINCT ON ({}) * FROM ({}) AS k").format(key, query)
+
     def told_apart(self, value: Query, column: Column) -> Query | None:
         return sql.SQL("CAST({} AS VARCHAR)").format(value) if _ALIKE.search(self.type_name(column)) else None
 

@@ -113,6 +113,9 @@ class PostgresDialect(Dialect):
             return sql.SQL("{} = {}").format(left, right)
         return sql.SQL("CAST({} AS text) = CAST({} AS text)").format(left, right)
 
+    def one_of_each(self, query: Query, key: Query) -> Query:
+        return sql.SQL("SELECT DISTINCT ON ({}) * FROM ({}) AS k").format(key, query)
+
     def row_values(self, alias: str, columns: Sequence[Column]) -> list[Query]:
         names = sql.SQL(", ").join(sql.Identifier(alias, column.name) for column in columns)
         return [sql.SQL("CAST(ROW({}) AS text)").format(names)]

@@ -103,7 +103,7 @@ class Bookkeeping:
                 pipeline,
                 TableId(table_id),
                 TableName(namespace, name),
-                None if lsn is None else Lsn(lsn),
+                None if lsn is None else Lsn(int(lsn)),
                 self._dialect.load_attnums(attnums),
             )
             for pipeline, table_id, namespace, name, lsn, attnums in self._session.fetch(query)
@@ -133,7 +133,7 @@ class Bookkeeping:
             return None
         # `incarnation` came later: before `create` it may not be there. A person may have added others.
         _, lsn, _, *later = rows[0]
-        return StreamPosition(Lsn(lsn), *later[:1])
+        return StreamPosition(Lsn(int(lsn)), *later[:1])
 
     def fence(self, batch: WriteBatch) -> dict[TableId, StoredTable]:
         """Moves the positions as the batch does, before anything else of it; returns this pipeline's tables.
@@ -278,7 +278,7 @@ class Bookkeeping:
             StoredLog(
                 pipeline,
                 TableId(table_id),
-                None if since is None else Lsn(since),
+                None if since is None else Lsn(int(since)),
                 None if name is None else TableName(namespace, name),
                 views,
             )

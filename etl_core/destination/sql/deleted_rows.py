@@ -33,7 +33,7 @@ _WAS_DELETED = sql.Identifier("etl$was_deleted")
 def mark_deleted(dialect: Dialect, table: Query, moment: datetime) -> Query:
     """Marks the rows that live."""
     query = sql.SQL("UPDATE {} SET {} = {} WHERE {} IS NULL")
-    return query.format(table, _DELETED_AT, _timestamp(dialect, moment), _DELETED_AT)
+    return query.format(table, _DELETED_AT, dialect.moment(moment, DELETED_AT), _DELETED_AT)
 
 
 def marks_only(changes: TableChanges) -> bool:
@@ -179,7 +179,7 @@ def _carried(
         if value is None:
             value = sql.SQL("CAST(NULL AS {})").format(statements.type_name(dialect, column))
         if moment is not None and column.attnum == DELETED_AT.attnum:
-            value = sql.SQL("coalesce({}, {})").format(value, _timestamp(dialect, moment))
+            value = sql.SQL("coalesce({}, {})").format(value, dialect.moment(moment, DELETED_AT))
         chosen.append(sql.SQL("{} AS {}").format(value, sql.Identifier(column.name)))
     return [*chosen, *(sql.Identifier("t", column.name) for column in added)]
 
@@ -230,12 +230,14 @@ def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence
     the columns of `rows` to keep.
     """
     key = [sql.Identifier("o", column.name) for column in keys]
-    same = [dialect.same(sql.Identifier("o", c.name), sql.Identifier("k", c.name), c) for c in keys]
+    is_among = statements.is_among(dialect, "o", keys)
+    if dialect.finds_keys_by_in:  # of which NULL is no answer
+        is_among = sql.SQL("coalesce({}, FALSE)").format(is_among)
     is_known = [sql.SQL("{} IS NOT NULL").format(name) for name in key]
     number = sql.Identifier("etl$number")
     return sql.SQL(
         'SELECT {} FROM (SELECT "o".*, row_number() OVER (PARTITION BY {} ORDER BY "o".{} DESC) AS {} FROM ({}) AS "o"'
-        ' WHERE ("o".{} OR ({})) AND NOT EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS "p") AS "k" WHERE {})) AS "o"'
+        ' WHERE ("o".{} OR ({})) AND NOT {}) AS "o"'
         " WHERE {} = 1 OR {}"
     ).format(
         _list(", ", [sql.Identifier(name) for name in names]),
@@ -245,9 +247,7 @@ def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence
         rows,
         _WAS_DELETED,
         _list(" AND ", is_known),
-        statements.converted(dialect, keys),
-        dialect.rows,
-        _list(" AND ", same),
+        is_among,
         number,
         _list(" OR ", [sql.SQL("{} IS NULL").format(name) for name in key]),
     )
@@ -255,7 +255,3 @@ def _without(dialect: Dialect, rows: Query, names: Sequence[str], keys: Sequence
 
 def _list(separator: LiteralString, parts: Sequence[Query]) -> Query:
     return sql.SQL(separator).join(parts)
-
-
-def _timestamp(dialect: Dialect, moment: datetime) -> Query:
-    return sql.SQL("CAST({} AS {})").format(sql.Literal(moment.isoformat()), statements.type_name(dialect, DELETED_AT))

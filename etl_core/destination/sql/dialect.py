@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, LiteralString, TypeVar
 
 import pyarrow as pa
@@ -116,6 +117,8 @@ class Dialect(ABC):
     """Whether a table can be altered in the transaction that has changed rows of it."""
     alters_in_place: ClassVar[bool] = True
     """Whether a table can be altered in a transaction; it is made anew with its rows where not."""
+    finds_keys_by_in: ClassVar[bool] = False
+    """Whether an index of the key is used for `(key) IN (SELECT …)` alone, and not for a correlated EXISTS."""
     replaces_by_select: ClassVar[bool] = False
     """Whether CREATE OR REPLACE TABLE … AS may select from the table that it replaces, in a transaction."""
     row_id: ClassVar[str | None] = None
@@ -174,7 +177,14 @@ class Dialect(ABC):
 
     def one_of_each(self, query: Query, key: Query) -> Query:
         """Of what `query` finds one row for each of the values of the columns `key`; more columns may follow."""
-        return sql.SQL("SELECT DISTINCT ON ({}) * FROM ({}) AS k").format(key, query)
+        return sql.SQL(
+            'SELECT * FROM (SELECT "k".*, row_number() OVER (PARTITION BY {} ORDER BY {}) AS "etl$nth"'
+            ' FROM ({}) AS "k") AS "k" WHERE "etl$nth" = 1'
+        ).format(key, key, query)
+
+    def moment(self, moment: datetime, column: Column) -> Query:
+        """The stored value of a column of type timestamptz, in which `moment` has its time zone."""
+        return sql.SQL("CAST({} AS {})").format(sql.Literal(moment.isoformat()), sql.SQL(self.type_name(column)))
 
     @abstractmethod
     def dump_attnums(self, attnums: Mapping[str, int]) -> object:

@@ -89,12 +89,13 @@ class Session(ABC):
             other for other in self.relations(views=True) if (dialect.fold(other[0]), dialect.fold(other[1])) == same
         ]
 
-    @abstractmethod
     def additions(self, name: TableName, ours: Collection[str]) -> Additions:
         """What is added to the table beside the columns `ours`; none if the table is not there.
 
-        It may be spelled otherwise there: names are the same when `Dialect.fold` makes them so.
+        It may be spelled otherwise there: names are the same when `Dialect.fold` makes them so. For a product whose
+        `columns` finds nothing where no table is, and which brings nothing but columns into a table made anew.
         """
+        return Additions(tuple(column for column in self.columns(name) if column.name not in ours))
 
     @abstractmethod
     def made_anew(self, schema: TableSchema, additions: Additions) -> AbstractContextManager[Query]:

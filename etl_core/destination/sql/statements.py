@@ -29,6 +29,15 @@ def select(dialect: Dialect, table: Query, columns: Sequence[Column]) -> Query:
     return sql.SQL("SELECT {} FROM {}").format(_list(chosen), table)
 
 
+def create_table(dialect: Dialect, table: Query, columns: Sequence[Column], added: Sequence[StoredColumn]) -> Query:
+    """An empty table with our `columns` and a person's."""
+    defined = [sql.SQL("{} {}").format(sql.Identifier(c.name), type_name(dialect, c)) for c in columns]
+    for c in added:
+        default = "" if c.default is None else f" DEFAULT {c.default}"
+        defined.append(sql.SQL("{} {}").format(sql.Identifier(c.name), _word(c.type + default)))
+    return sql.SQL("CREATE TABLE {} ({})").format(table, _list(defined))
+
+
 # The rows of a batch and of a copy.
 
 
@@ -50,10 +59,17 @@ def delete_all(table: Query) -> Query:
 
 def delete_keys(dialect: Dialect, table: Query, key: Sequence[Column]) -> Query:
     """Deletes the rows whose key stands in the Arrow rows; a key may stand there twice."""
-    same = [dialect.same(sql.Identifier("t", c.name), sql.Identifier("k", c.name), c) for c in key]
-    return sql.SQL(
-        'DELETE FROM {} AS "t" WHERE EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS "p") AS "k" WHERE {})'
-    ).format(table, converted(dialect, key), dialect.rows, _all(same))
+    return sql.SQL('DELETE FROM {} AS "t" WHERE {}').format(table, is_among(dialect, "t", key))
+
+
+def is_among(dialect: Dialect, alias: str, key: Sequence[Column]) -> Query:
+    """Whether the key of a row stands in the Arrow rows. May be NULL instead of false where it has a NULL."""
+    if dialect.finds_keys_by_in:
+        names = _list([sql.Identifier(alias, c.name) for c in key])
+        return sql.SQL('({}) IN (SELECT {} FROM {} AS "p")').format(names, converted(dialect, key), dialect.rows)
+    same = [dialect.same(sql.Identifier(alias, c.name), sql.Identifier("k", c.name), c) for c in key]
+    query = sql.SQL('EXISTS (SELECT 1 FROM (SELECT {} FROM {} AS "p") AS "k" WHERE {})')
+    return query.format(converted(dialect, key), dialect.rows, _all(same))
 
 
 def complete(

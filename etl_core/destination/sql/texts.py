@@ -1,11 +1,12 @@
 """Arrow columns as PostgreSQL's text representations, which every type reads back to the same value.
 
 Whole columns: no Python runs for a single row. It is the inverse of `etl_core.values`: what is printed here is what a
-session with pinned settings prints, as far as a value can be kept as text at all.
+session with pinned settings prints, as far as a value can be kept as text at all. `from_texts` reads them back.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,10 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_core.identifiers import TableName
-from etl_core.schema.pg_types import under_domains
+from etl_core.schema import pg_types
+from etl_core.schema.pg_types import builtin, numeric_modifier, under_domains
 from etl_core.schema.table import Column, PgType, TypeKind
 from etl_core.type_options import EVERY_VALUE
+from etl_core.values.arrow import arrow_type
 from etl_core.values.datetimes import INFINITE_DAYS, INFINITE_MICROSECONDS
+from etl_core.values.loading import load
+from etl_core.values.money import money_type
 from etl_core.values.refusal import not_utf8
 from etl_core.values.registry import family_of, is_list, is_struct
 from etl_core.values.text import (
@@ -63,6 +68,31 @@ def as_texts(values: Array, column: Column, table: TableName) -> Array:
     if not is_utf8(texts):
         raise not_utf8(column, table)
     return texts
+
+
+def from_texts(texts: Array, column: Column, table: TableName) -> Array:
+    """The inverse of `as_texts`: the column in its Arrow type. Raises ValueOutOfRange for what is no value of it."""
+    values, target = load(texts, read_column(column), table), arrow_type(column)
+    return values if values.type == target else values.cast(target)
+
+
+def read_column(column: Column) -> Column:
+    """The column by whose type its text is read back: that of money is a number's, wherever it stands."""
+    pg_type, modifier = _read_type(column.type, column.type_modifier)
+    return replace(column, type=pg_type, type_modifier=modifier)
+
+
+def _read_type(pg_type: PgType, modifier: int) -> tuple[PgType, int]:
+    if pg_type.kind is TypeKind.DOMAIN:
+        return _read_type(*under_domains(pg_type, modifier))
+    numeric = builtin(pg_types.NUMERIC)
+    if pg_type.oid == pg_types.MONEY and pg_type.form >= 0 and numeric is not None:
+        digits: Any = money_type(pg_type.form)
+        return numeric, numeric_modifier(digits.precision, digits.scale)
+    element = pg_type.element
+    if element is not None:
+        element, modifier = _read_type(element, modifier)
+    return replace(pg_type, element=element, attributes=tuple(map(read_column, pg_type.attributes))), modifier
 
 
 def as_hex(values: Array) -> Array:
@@ -169,7 +199,11 @@ def _clock(microseconds: npt.NDArray[np.int64]) -> Array:
     hour, minute = np.divmod(minutes, 60)
     colon = _word(":")
     whole = _concat(_padded(hour, 2), colon, _padded(minute, 2), colon, _padded(second, 2))
-    return _concat(whole, _word("."), _padded(fraction, 6)) if fraction.any() else whole
+    if not fraction.any():
+        return whole
+    # Without zeros at its end, as PostgreSQL prints it: where texts are stored, one value has one text.
+    digits = pc.ascii_rtrim(_padded(fraction, 6), "0")
+    return _concat(whole, pc.if_else(_mask(fraction != 0), _word("."), _word("")), digits)
 
 
 def _with_infinity(texts: Array, numbers: npt.NDArray[np.int64], infinite: Mask) -> Array:

@@ -1,4 +1,4 @@
-"""A destination outside this repository's packages: installed by pip, held to the contract, written by `etl`."""
+"""Destinations outside this repository's packages: installed by pip, held to the contract, written by `etl`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cli.conftest import Project
-from tests.own_package import SOURCE, environment
+from tests.own_package import MINE, SQLITE, environment
 
 Etl = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -40,11 +40,16 @@ def configure(project: Project, destination: str) -> None:
     file.write_text(file.read_text().replace("{type: duckdb, path: shop.duckdb}", destination))
 
 
-def test_it_keeps_the_contract(own_package: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "chosen"),
+    [(MINE, ""), (SQLITE, "not slices_of_many_rows and not (Hostile and reader)")],  # which take as long as the rest
+    ids=["mine", "sqlite"],
+)
+def test_it_keeps_the_contract(own_package: Path, tmp_path: Path, package: Path, chosen: str) -> None:
     """By the suite, as its own tests run it; apart from its source, so that what is installed is tested."""
-    shutil.copy(SOURCE / "test_etl_mine.py", tmp_path)
+    shutil.copy(package / f"test_{package.name}.py", tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_etl_mine.py"],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-k", chosen],
         cwd=tmp_path,
         env=environment(own_package),
         stdout=subprocess.PIPE,
@@ -87,10 +92,11 @@ def test_a_pipeline_into_it_from_the_first_row_to_the_last(project: Project, etl
 
 
 def test_it_need_not_be_installed_as_a_type(project: Project, etl: Etl) -> None:
-    configure(project, "{type: 'etl_mine:MINE', path: tables}")
+    configure(project, "{type: 'etl_sqlite:SQLITE', path: shop.db}")
     copied = etl("run", "--until-caught-up")
     assert copied.returncode == 0, copied.stderr
-    assert etl("verify").returncode == 0
+    compared = etl("verify")
+    assert compared.returncode == 0, compared.stdout
 
 
 def test_each_mistake_is_one_sentence_with_what_to_do(project: Project, etl: Etl) -> None:

@@ -1,4 +1,4 @@
-"""`docs/destinations/writing_one.md` shows the package as it is, and a configuration that loads."""
+"""`docs/destinations/writing_one.md` shows the packages as they are, and a configuration that loads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from etl_core.config_file import load_config
-from tests.own_package import SOURCE
+from tests.own_package import MINE, SQLITE
 
 TEXT = (Path(__file__).parents[3] / "docs" / "destinations" / "writing_one.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-PACKAGE = {file.relative_to(SOURCE): file.read_text() for file in SOURCE.rglob("*") if file.suffix in (".py", ".toml")}
+PACKAGES = {
+    file.relative_to(source): file.read_text()
+    for source in (MINE, SQLITE)
+    for file in source.rglob("*")
+    if file.suffix in (".py", ".toml")
+}
 
 
 @pytest.mark.parametrize("block", [text for kind, text in BLOCKS if kind in ("toml", "python")])
@@ -20,7 +25,7 @@ def test_what_is_shown_stands_in_the_package(block: str) -> None:
     if "from etl_dagster import" in block:
         exec(block, {})  # noqa: S102 - of our own docs
     else:
-        assert any(unindented(block) in unindented(text) for text in PACKAGE.values())
+        assert any(unindented(block) in unindented(text) for text in PACKAGES.values())
 
 
 def unindented(text: str) -> str:
@@ -31,9 +36,14 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
     [text] = [text for kind, text in BLOCKS if kind == "yaml"]
     (tmp_path / "etl.yaml").write_text(text)
     config = load_config(tmp_path / "etl.yaml").destination
-    assert (config.type, config.options, config.folder) == ("mine", {"path": "warehouse/shop.tables"}, tmp_path)
+    assert (config.type, config.options, config.folder) == ("sqlite", {"path": "shop.db"}, tmp_path)
 
 
-def test_every_file_of_the_package_is_named() -> None:
+def test_every_file_of_the_packages_is_named() -> None:
     named = set(re.findall(r"^\| `([\w./]+)` \|", TEXT, re.MULTILINE))
-    assert {str(path) for path in PACKAGE} <= named
+    assert {str(path) for path in PACKAGES} <= named
+
+
+def test_the_example_is_as_short_as_the_page_says() -> None:
+    lines = [text for path, text in PACKAGES.items() if path.parts[0] == "etl_sqlite"]
+    assert sum(text.count("\n") for text in lines) < 300
