@@ -17,11 +17,13 @@ import duckdb
 import pytest
 
 from etl_core.batch import TableChanges
+from etl_core.config import DestinationConfig
 from etl_core.destination.duckdb_sql.extensions import load_extensions
 from etl_core.destination.ducklake.catalog import read_catalog
 from etl_core.destination.ducklake.compaction import Cadence
 from etl_core.destination.ducklake.destination import DuckLakeDestination
-from etl_core.errors import ConfigError, DestinationUnusable, WatermarkConflict
+from etl_core.destination.registry import build_destination
+from etl_core.errors import ConfigError, DestinationUnusable, EtlError, WatermarkConflict
 from etl_core.identifiers import TableName
 from etl_core.lsn import Lsn
 from etl_core.schema.table import Column
@@ -32,6 +34,7 @@ from etl_core.testing.destination_tables import batch, changes, contents, orders
 from etl_core.testing.destination_values_suite import ValueCases
 from etl_core.testing.destination_watermark_suite import MakeDestination
 from etl_core.testing.postgres import Database
+from etl_core.testing.servers.seaweedfs import BUCKET, KEY, SECRET, SeaweedFS
 from tests.lakes.lake import lake
 from tests.lakes.writing import TABLE_ID
 
@@ -195,6 +198,43 @@ def test_small_files_become_large_ones_between_batches(tmp_path: Path) -> None:
     assert _fetch(compacting, "SELECT compacted_at IS NOT NULL FROM _etl.turns") == [(True,)]
     assert compacting.positions().tables[A.table_id] == Lsn(120)
     compacting.close()
+
+
+def test_data_in_s3(tmp_path: Path, seaweedfs: SeaweedFS) -> None:
+    options = {
+        "catalog": f"sqlite:{tmp_path / 'catalog.sqlite'}",
+        "data": f"s3://{BUCKET}/{tmp_path.name}",
+        "s3_key_id": KEY,
+        "s3_secret": SECRET,
+        "s3_region": "us-east-1",
+        "s3_endpoint": seaweedfs.s3_endpoint,
+        "staging": str(tmp_path / "staging"),
+    }
+
+    def made(**changed: str) -> DuckLakeDestination:
+        built = build_destination(DestinationConfig("ducklake", {**options, **changed}), "ours")
+        assert isinstance(built, DuckLakeDestination)
+        return built
+
+    destination = made()
+    destination.prepare()
+    publish(destination, A, [(key, "a", "b", 0) for key in range(100)])
+    for at in range(100, 103):
+        destination.write(batch(changes(A, upserts=[(1, "a", "c", at)], deletes=[(at - 50,)]), expected=at, new=at + 1))
+    assert [each.error for each in destination.compact([A.name])] == [None]
+    expected = contents(destination, A)
+    assert len(expected) == 97
+    found = _fetch(destination, "SELECT data_file FROM ducklake_list_files('lake', 'a', schema => 'public')")
+    assert all(path.startswith(f"s3://{BUCKET}/{tmp_path.name}/") for (path,) in found)
+    destination.close()
+    again = made()
+    assert contents(again, A) == expected
+    publish(again, A, [(1, "new", "copy", 0)], watermark=200)
+    assert contents(again, A) == Counter([(1, "new", "copy", 0)])
+    again.close()
+    with pytest.raises(EtlError) as refused:
+        contents(made(s3_secret="wrong"), A)
+    assert "wrong" not in str(refused.value)
 
 
 def test_what_is_younger_than_it_is_kept_stays_in_sqlite_too(tmp_path: Path) -> None:

@@ -59,7 +59,12 @@ DUCKLAKE = DestinationType(
         ),
         Option("s3_key_id", "The access key of S3; without it AWS_ACCESS_KEY_ID of the environment."),
         Option("s3_secret", "The secret of that key; without it AWS_SECRET_ACCESS_KEY.", secret=True),
-        Option("s3_session_token", "A session's token; without it AWS_SESSION_TOKEN.", secret=True),
+        Option(
+            "s3_session_token",
+            "A session's token; without it AWS_SESSION_TOKEN, unless s3_secret is set: the variable belongs to another"
+            " key.",
+            secret=True,
+        ),
         Option("s3_region", "The region of the bucket; without it AWS_REGION.", example="eu-central-1"),
         Option(
             "s3_endpoint",

@@ -25,6 +25,8 @@ from etl_core.destination.iceberg.catalog import Access
 from etl_core.testing.postgres_process import free_port
 
 KEY, SECRET = "ak", "secretkey"
+BUCKET = "plain"
+"""One of S3 alone, without a catalog."""
 _WAREHOUSES = 256
 _START_SECONDS = 300.0
 _PORTS = (
@@ -99,6 +101,7 @@ def _start(stack: ExitStack, program: str, directory: Path) -> SeaweedFS:
         "-webdav=false",
         "-s3.port.lance=0",
         f"-volume.max={16 * _WAREHOUSES}",  # each warehouse takes several; else as many as the disk has room for
+        f"-bucket={BUCKET}",
         "-tableBucket=" + ",".join(f"lake{at}" for at in range(1, _WAREHOUSES + 1)),
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
