@@ -114,6 +114,8 @@ class IcebergDestinationResource(DeclaredDestinationResource):
     s3_region: str | None = option_field(ICEBERG, "s3_region")
     s3_access_key: str | None = option_field(ICEBERG, "s3_access_key")
     s3_secret_key: str | None = option_field(ICEBERG, "s3_secret_key")
+    compact_every: str = option_field(ICEBERG, "compact_every")
+    keep_snapshots: str = option_field(ICEBERG, "keep_snapshots")
     staging: str = option_field(ICEBERG, "staging")
 
 
