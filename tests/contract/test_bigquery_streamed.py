@@ -21,7 +21,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
 from etl_core.batch import TableChanges
-from etl_core.destination.bigquery import change_streams, redo_log, statements
+from etl_core.destination.bigquery import bookkeeping, change_streams, redo_log, statements
 from etl_core.destination.bigquery import destination as destination_module
 from etl_core.destination.bigquery.bookkeeping import Bookkeeping
 from etl_core.destination.bigquery.cdc import CdcWriter
@@ -563,3 +563,37 @@ def test_staleness_is_an_option_of_streamed_tables_alone(warehouse: Warehouse, m
     streamed, merged = (sql for sql in sent if sql.startswith("CREATE OR REPLACE"))
     assert "max_staleness = INTERVAL 600 SECOND)" in streamed
     assert "max_staleness" not in merged
+
+
+def test_a_committed_batch_is_streamed_though_its_table_has_no_more_changes(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine finds the watermark where the batch was to move it, and never writes that batch again."""
+    destination = streams_logged(warehouse, [FIRST])
+
+    def down() -> None:
+        raise DestinationUnavailable("BigQuery did not answer")
+
+    once_before(monkeypatch, RowStream, "send", down)
+    with pytest.raises(DestinationUnavailable):
+        destination.write(batch(MOVED, expected=100, new=200))
+    assert destination.positions().tables[TOASTED.table_id] == Lsn(200)
+    assert warehouse.has(TOASTED) == Counter([(2, "x", "A", 1), (1, "new", "B", 5)])
+
+
+def test_a_bookkeeping_of_before_the_redo_log(bigquery_options: dict[str, str]) -> None:
+    destination = from_options(bigquery_options, f"old_{bigquery_options['dataset'].partition('_')[0]}")
+    book = destination._book
+    book.create_dataset(book.dataset)
+    columns = [column for column in bookkeeping._SCHEMA if column.name != "redo"]
+    destination._clients.rest().create_table(bigquery.Table(str(book.tables_place), columns))
+    destination._clients.run(
+        f"INSERT INTO {book.tables_place.sql} (table_id, namespace, name, dataset, table_name, columns, watermark,"  # noqa: S608
+        " method, updated_at) VALUES (0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL), (7, 'public', 'orders',"
+        " 'd', 'orders', '[]', '0000000000000064', 'load_merge', CURRENT_TIMESTAMP())",
+        "making an older bookkeeping",
+    )
+    assert destination.positions().tables == {TableId(7): Lsn(100)}  # as etl status asks, before anything is prepared
+    destination.prepare()
+    assert book.tables()[TableId(7)].redo is None
+    destination.close()

@@ -49,8 +49,8 @@ _SCHEMA = [
     bigquery.SchemaField("method", "STRING"),
     bigquery.SchemaField("epoch", "INT64"),
     bigquery.SchemaField("epoch_of", "STRING"),
-    bigquery.SchemaField("redo", "STRING"),
     bigquery.SchemaField("updated_at", "TIMESTAMP"),
+    bigquery.SchemaField("redo", "STRING"),
 ]
 
 
@@ -159,7 +159,7 @@ class Bookkeeping:
                     row["method"],
                     tuple((name, attnum) for name, attnum in json.loads(row["added"] or "[]")),
                     None if row["epoch_of"] is None else Claim(row["epoch"], row["epoch_of"]),
-                    row["redo"],
+                    row.get("redo"),  # a process that only looks may find a bookkeeping of an older version
                 )
             )
         return tables, stream
@@ -167,11 +167,8 @@ class Bookkeeping:
     def _read(self) -> list[Any]:
         with translated("reading the watermarks"):
             try:
-                return list(
-                    self._clients.rest().list_rows(
-                        str(self.tables_place), selected_fields=_SCHEMA, retry=RETRY, timeout=CALL_SECONDS
-                    )
-                )
+                # By the table's own columns: rows have them in its order, whatever fields are asked for in which.
+                return list(self._clients.rest().list_rows(str(self.tables_place), retry=RETRY, timeout=CALL_SECONDS))
             except exceptions.NotFound:
                 return []
 

@@ -64,6 +64,8 @@ class BigQueryDestination:
         self._book = Bookkeeping(self._clients, pipeline, options.location)
         self._streams = ChangeStreams(self._clients, self._book)
         self._redo = RedoLog(self._clients, self._book)
+        self._left: set[TableId] = set()
+        """Tables of a batch that may be committed and not streamed: nobody writes it again."""
         self._pace = Pace()
 
     def prepare(self) -> None:
@@ -80,6 +82,8 @@ class BigQueryDestination:
                 self._book.drop(place)
 
     def positions(self) -> Positions:
+        """See Destination. A batch that is where it was to go counts as applied, so it is streamed to the end first."""
+        self._finish_left()
         return self._book.positions()
 
     def refuses_removals(self, schema: TableSchema) -> None:
@@ -102,7 +106,23 @@ class BigQueryDestination:
         self._pace.accepted()
         return jobs
 
+    def _finish_left(self) -> None:
+        """Streams what a batch that failed may have left. A table that cannot have it says so at its next batch.
+
+        Raises DestinationUnavailable: the batch then counts as not applied, and is asked for again.
+        """
+        left = set(self._left)
+        if not left:
+            return
+        tables = self._book.tables()
+        try:
+            self._redo.finish([tables[table_id] for table_id in left if table_id in tables])
+        except (DestinationError, TableError) as error:
+            _log.warning("%s; its next batch says so again", error)
+        self._left -= left
+
     def _write(self, batch: WriteBatch) -> list[Job]:
+        self._finish_left()
         tables = self._book.fenced_tables(batch)
         unfinished = [tables[table_id] for table_id in batch.watermarks if tables[table_id].redo]
         if unfinished:
@@ -121,6 +141,7 @@ class BigQueryDestination:
             return self._apply(batch, stager)
         except BaseException:
             attempt.failed()
+            self._left.update(stager.redo)
             raise
         finally:
             stager.drop()
@@ -159,6 +180,10 @@ class BigQueryDestination:
         stored = self._book.tables().get(table_id)
         if stored is None:
             return
+        try:
+            self._redo.finish([stored])  # the rows stay, and are to be those of the watermark
+        except (DestinationError, TableError) as error:
+            _log.warning("%s; it is given up without its last batch", error)
         self._book.forget(table_id)
         give_up(self._clients, stored)
 

@@ -45,7 +45,7 @@ from etl_core.destination.bigquery.protobuf import RowEncoder
 from etl_core.destination.bigquery.reading import read_columns
 from etl_core.destination.bigquery.row_stream import RowStream
 from etl_core.destination.bigquery.staging_tables import StagingTables
-from etl_core.errors import COPIED_AGAIN, CopiedAgain, EtlError, TableError
+from etl_core.errors import COPIED_AGAIN, CopiedAgain, DestinationError, DestinationUnusable, EtlError, TableError
 from etl_core.lsn import Lsn
 from etl_core.schema.table import TableSchema
 
@@ -132,7 +132,7 @@ class RedoLog:
     def finish(self, tables: Collection[StoredTable]) -> None:
         """Streams what the tables have in `redo`, and takes note of it.
 
-        Raises DestinationUnavailable, or the first TableError when the other tables are finished.
+        Raises DestinationUnavailable, DestinationUnusable, or the first TableError when the other tables are finished.
         """
         redone, parts, failed = {}, [], None
         for table in tables:
@@ -141,9 +141,11 @@ class RedoLog:
             redo = Redo.load(table.redo, self._clients.project, self._book.dataset)
             try:
                 self._stream(table, redo)
-            except TableError as error:
+            except DestinationUnusable:
+                raise
+            except (TableError, DestinationError) as error:  # such as a right on this table that is gone
                 if not self._is_done(table):
-                    failed = failed or error
+                    failed = failed or _of_table(table, error)
                     continue
             redone[table.table_id] = table.redo
             parts += [place for place, _ in redo.parts]
@@ -246,3 +248,9 @@ def _gone(table: StoredTable) -> CopiedAgain:
         table=str(table.name),
         hint=COPIED_AGAIN,
     )
+
+
+def _of_table(table: StoredTable, error: TableError | DestinationError) -> TableError:
+    if isinstance(error, TableError):
+        return error
+    return TableError(str(error), table=str(table.name), hint=error.hint)
